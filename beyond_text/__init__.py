@@ -1,0 +1,1 @@
+"""Beyond Text: a curriculum recipe for multimodal product search."""

@@ -1,0 +1,87 @@
+"""What crosses the borders between modules: samples, batches, embeddings.
+
+The four views are query, text, image and product (the fused vector). A view that a product lacks
+is row -1 of its index and a view that was not computed is None: a zero vector never means missing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from beyond_text.config import View
+
+
+class Judgement(NamedTuple):
+    """A query that names a product, and how relevant the product is to it (one grade a column)."""
+
+    query_id: str
+    query: str
+    kind: str
+    grades: dict[str, float]
+
+
+class Sample(NamedTuple):
+    """One product as a shard holds it; `query` is the judgement drawn for this epoch, if any."""
+
+    product_id: str
+    text: str
+    image: Image.Image | None
+    judgements: list[Judgement]
+    query: Judgement | None
+    epoch: int = 0
+
+
+class Tokens(NamedTuple):
+    """Distinct texts of a batch, padded to the longest."""
+
+    input_ids: Int[Tensor, "texts length"]
+    attention_mask: Int[Tensor, "texts length"]
+
+
+class Judged(NamedTuple):
+    """All positive judgements of a batch's products, as flat columns."""
+
+    query_key: Int[Tensor, "judgements"]
+    row: Int[Tensor, "judgements"]
+    grade: Float[Tensor, "judgements"]
+
+
+class Batch(NamedTuple):
+    """`rows` products. Distinct texts, queries and pictures stand once; `*_row` points at them.
+
+    Keys are 64-bit hashes of ids and texts, equal on every process for equal strings.
+    """
+
+    product_ids: list[str]
+    product_key: Int[Tensor, "rows"]
+    text: Tokens
+    text_row: Int[Tensor, "rows"]
+    text_key: Int[Tensor, "rows"]
+    query: Tokens
+    query_row: Int[Tensor, "rows"]
+    query_key: Int[Tensor, "rows"]
+    image: UInt8[Tensor, "pictures 3 height width"]
+    image_row: Int[Tensor, "rows"]
+    judged: Judged
+    skipped: list[str]
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors of each computed view, and which rows have that view at all."""
+
+    vectors: dict[View, Float[Tensor, "rows dim"]]
+    present: dict[View, Bool[Tensor, "rows"]]
+
+
+def rows_of(
+    vectors: Float[Tensor, "distinct dim"], row: Int[Tensor, "rows"]
+) -> Float[Tensor, "rows dim"]:
+    """Spreads distinct vectors over the batch's rows; rows without the view get zeros."""
+    if vectors.shape[0] == 0:
+        return vectors.new_zeros(row.shape[0], vectors.shape[1])
+    return torch.where((row >= 0).unsqueeze(1), vectors[row.clamp(min=0)], 0.0)

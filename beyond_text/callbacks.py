@@ -1,0 +1,148 @@
+"""What is watched while training: speed, learning rates, retrieval metrics and pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from beyond_text.batch import Batch
+from beyond_text.config import View
+from beyond_text.corpus import Corpus
+from beyond_text.encode import rank
+from beyond_text.evaluate import write_json
+from beyond_text.metrics import Ranking, retrieval_metrics
+from beyond_text.module import ContrastiveModule
+from beyond_text.panel import PanelRow, draw_panel
+
+
+def read_history(run: Path) -> dict[str, dict[View, Any]]:
+    """Metrics of every view at step 0 and after each stage up to this run, in order."""
+    path = run / "history.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def save_history(run: Path, history: dict[str, dict[View, Any]]) -> None:
+    """Writes what `read_history` reads."""
+    write_json(run / "history.json", history)
+
+
+class Throughput(pl.Callback):
+    """Logs samples a second and the share of time spent waiting for data, both over all ranks."""
+
+    def __init__(self) -> None:
+        self.end = 0.0
+        self.waited = 0.0
+
+    def on_train_start(self, *_: Any) -> None:
+        """Starts the clock."""
+        self.end = time.perf_counter()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """The time since the last step's end went into getting the batch."""
+        self.waited = time.perf_counter() - self.end
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, index: int
+    ) -> None:
+        """Logs the step's two figures."""
+        now = time.perf_counter()
+        step = max(now - self.end, 1e-9)
+        rows = len(batch.product_ids) * trainer.world_size
+        module.log("speed/samples_per_second", rows / step, prog_bar=True, batch_size=rows)
+        module.log("speed/waiting_for_data", self.waited / step, batch_size=rows)
+        self.end = now
+
+
+class Retrieval(pl.Callback):
+    """Retrieval metrics and a picture panel of the dev split, every so many steps; 0: never."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Any,
+        every: int,
+        bf16: bool,
+        views: tuple[View, ...] = ("product", "text", "image"),
+    ) -> None:
+        self.corpus = corpus
+        self.tokenizer = tokenizer
+        self.every = every
+        self.bf16 = bf16
+        self.views = views
+
+    def measure(self, module: ContrastiveModule) -> tuple[dict[View, Any], dict[View, Ranking]]:
+        """Metrics and rankings of each view, now."""
+        rankings = rank(
+            module.model, self.tokenizer, self.corpus, self.views, bf16=self.bf16,
+            workers=min(1, module.config.data.workers),
+        )
+        metrics = {
+            view: retrieval_metrics(found, self.corpus.queries, self.corpus.qrels)
+            for view, found in rankings.items()
+        }
+        return metrics, rankings
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Before the first step of a run that starts from nothing: the untouched encoders."""
+        assert isinstance(module, ContrastiveModule)
+        if trainer.global_step == 0 and not module.config.start:
+            save_history(Path(module.config.run), {"step 0": self.measure_and_log(trainer, module)[0]})
+
+    def measure_and_log(
+        self, trainer: pl.Trainer, module: ContrastiveModule
+    ) -> tuple[dict[View, Any], dict[View, Ranking]]:
+        """Writes metrics and pictures to TensorBoard and returns metrics and rankings."""
+        metrics, rankings = self.measure(module)
+        if isinstance(trainer.logger, TensorBoardLogger):
+            board = trainer.logger.experiment
+            for view, kinds in metrics.items():
+                for kind, block in kinds.items():
+                    for measure in ("ndcg@10", "recall@10"):
+                        if measure in block:
+                            tag = f"dev_{measure}/{view}/{kind}"
+                            board.add_scalar(tag, block[measure], trainer.global_step)
+            picture = panel_of(self.corpus, rankings["product"])
+            board.add_image("dev queries", picture, trainer.global_step, dataformats="HWC")
+        return metrics, rankings
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, index: int
+    ) -> None:
+        """Measures every `every` optimizer steps, but for the last, which the run ends with."""
+        step = trainer.global_step
+        done_accumulating = (index + 1) % trainer.accumulate_grad_batches == 0
+        if self.every and done_accumulating and 0 < step < trainer.max_steps:
+            if step % self.every == 0:
+                assert isinstance(module, ContrastiveModule)
+                if trainer.is_global_zero:
+                    self.measure_and_log(trainer, module)
+                trainer.strategy.barrier()
+
+
+def panel_of(corpus: Corpus, ranking: Ranking, queries: int = 8, top: int = 6) -> np.ndarray:
+    """A few queries, spread over the split, with their top products: uint8 [height, width, 3]."""
+    judged = corpus.qrels.set_index(["query_id", "product_id"]).iloc[:, 0]
+    grades = {pair: float(grade) for pair, grade in judged.items()}
+    place = {product_id: number for number, product_id in enumerate(corpus.product_ids)}
+    rows = []
+    for number in np.linspace(0, len(ranking.query_ids) - 1, queries).astype(int):
+        query_id = ranking.query_ids[number]
+        found = ranking.product_ids[number][:top]
+        samples = [corpus.products[place[product_id]] for product_id in found]
+        rows.append(
+            PanelRow(
+                query=corpus.queries["query"].iloc[number],
+                pictures=[sample.image for sample in samples],
+                grades=[grades.get((query_id, product_id), 0.0) for product_id in found],
+                captions=[sample.text for sample in samples],
+            )
+        )
+    return np.asarray(draw_panel(rows))

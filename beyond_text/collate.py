@@ -1,0 +1,139 @@
+"""Samples to a batch: tokenizer, picture transform, and the ids that tell who is relevant to whom.
+
+What stands twice in a batch (a text, a query) is tokenised and encoded once. A sample that could
+not be read stays as an empty row, so every process keeps equal rows, and is named in `skipped`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from beyond_text.batch import Batch, Judged, Sample, Tokens
+
+SMALLEST_CROP = 0.9
+
+
+def key_of(text: str) -> int:
+    """A 64-bit key, equal in every process for equal strings."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def picture_tensor(picture: Image.Image, size: int, seed: Sequence[int] | None = None) -> Tensor:
+    """uint8 [3, size, size]: the whole picture squeezed to a square, as SigLIP does.
+
+    With a seed, a random crop of at least nine tenths of each side, mirrored half of the time.
+    """
+    box = None
+    mirrored = False
+    if seed is not None:
+        random = np.random.default_rng(list(seed))
+        width, height = picture.size
+        kept = random.uniform(SMALLEST_CROP, 1, size=2) * (width, height)
+        left, top = random.uniform(0, 1, size=2) * ((width, height) - kept)
+        box = (left, top, left + kept[0], top + kept[1])
+        mirrored = random.random() < 0.5
+    resized = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    array = np.asarray(resized)
+    if mirrored:
+        array = array[:, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int, fixed: bool) -> Tokens:
+    """Tokens of distinct texts, padded to the longest, or to max_length where `fixed`."""
+    if not texts:
+        empty = torch.zeros(0, 1, dtype=torch.long)
+        return Tokens(empty, empty)
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        padding="max_length" if fixed else "longest",
+        return_tensors="pt",
+    )
+    # Some tokenizers, SigLIP's among them, give no mask: every position counts.
+    mask = encoded.get("attention_mask", torch.ones_like(encoded["input_ids"]))
+    return Tokens(encoded["input_ids"], mask)
+
+
+def _distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Distinct non-empty texts in order, and each text's row among them (-1 for an empty one)."""
+    place = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
+    return list(place), torch.tensor([place.get(text, -1) for text in texts])
+
+
+class Collate:
+    """Turns a list of samples into a Batch; with `augment_seed`, pictures are augmented."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        fixed_length: bool,
+        picture_size: int,
+        augment_seed: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.fixed_length = fixed_length
+        self.picture_size = picture_size
+        self.augment_seed = augment_seed
+
+    def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        pictures = []
+        row = []
+        for sample in samples:
+            row.append(-1 if sample.image is None else len(pictures))
+            if sample.image is not None:
+                seed = None
+                if self.augment_seed is not None:
+                    seed = (self.augment_seed, sample.epoch, key_of(sample.product_id) % 2**63)
+                pictures.append(picture_tensor(sample.image, self.picture_size, seed))
+        size = self.picture_size
+        stacked = torch.stack(pictures) if pictures else torch.zeros(0, 3, size, size).byte()
+        return stacked, torch.tensor(row)
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tokens, Tensor]:
+        distinct, row = _distinct(texts)
+        return tokenize(self.tokenizer, distinct, self.max_length, self.fixed_length), row
+
+    def __call__(self, found: Sequence[Sample | str]) -> Batch:
+        """A batch of as many rows as `found` has entries."""
+        skipped = [entry for entry in found if isinstance(entry, str)]
+        samples = [
+            Sample("", "", None, [], None) if isinstance(entry, str) else entry for entry in found
+        ]
+        text, text_row = self._tokens([sample.text for sample in samples])
+        query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
+        image, image_row = self._pictures(samples)
+        judged = [
+            (key_of(judgement.query_id), row, next(iter(judgement.grades.values())))
+            for row, sample in enumerate(samples)
+            for judgement in sample.judgements
+        ]
+        keys, rows, grades = zip(*judged, strict=True) if judged else ((), (), ())
+        return Batch(
+            product_ids=[sample.product_id for sample in samples],
+            product_key=torch.tensor([key_of(sample.product_id) for sample in samples]),
+            text=text,
+            text_row=text_row,
+            text_key=torch.tensor([key_of(sample.text) for sample in samples]),
+            query=query,
+            query_row=query_row,
+            query_key=torch.tensor([key_of(s.query.query_id) if s.query else 0 for s in samples]),
+            image=image,
+            image_row=image_row,
+            judged=Judged(
+                torch.tensor(keys, dtype=torch.long),
+                torch.tensor(rows, dtype=torch.long),
+                torch.tensor(grades, dtype=torch.float32),
+            ),
+            skipped=skipped,
+        )

@@ -1,0 +1,56 @@
+"""The learning-rate table: rate 0 freezes a group, the rest become AdamW groups on one schedule."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_cosine_schedule_with_warmup
+
+from beyond_text.config import LearningRates
+from beyond_text.model import TwoTower
+
+
+def freeze(model: TwoTower, rates: LearningRates) -> None:
+    """Switches gradients off in every group of rate 0; LoRA has done so for wrapped encoders."""
+    for name, members in model.groups().items():
+        if getattr(rates, name) == 0:
+            for _, parameter in members:
+                parameter.requires_grad_(False)
+
+
+def frozen_towers(model: TwoTower) -> list[str]:
+    """Names of the towers that nothing moves: these stay in evaluation mode."""
+    towers = {"text_tower": model.text_tower, "image_tower": model.image_tower}
+    if model.own_query_tower is not None:
+        towers["own_query_tower"] = model.own_query_tower
+    return [
+        name
+        for name, tower in towers.items()
+        if not any(parameter.requires_grad for parameter in tower.parameters())
+    ]
+
+
+def adamw(model: TwoTower, rates: LearningRates, weight_decay: float) -> AdamW:
+    """AdamW with a group per row of the table; vectors, scalars and temperatures do not decay."""
+    groups = []
+    for name, members in model.groups().items():
+        moving = [parameter for _, parameter in members if parameter.requires_grad]
+        matrices = [p for p in moving if p.ndim > 1]
+        others = [p for p in moving if p.ndim <= 1]
+        rate = asdict(rates)[name]
+        if matrices:
+            groups.append(
+                {"params": matrices, "lr": rate, "weight_decay": weight_decay, "name": name}
+            )
+        if others:
+            groups.append(
+                {"params": others, "lr": rate, "weight_decay": 0.0, "name": f"{name} (no decay)"}
+            )
+    return AdamW(groups)
+
+
+def warmup_cosine(optimizer: AdamW, steps: int, warmup: float) -> LambdaLR:
+    """Linear warm-up over the share `warmup` of the steps, then a cosine to zero."""
+    return get_cosine_schedule_with_warmup(optimizer, round(warmup * steps), steps)

@@ -1,0 +1,103 @@
+"""A picture's bytes become an upright RGB image, or a PictureError that says why not.
+
+Notable: the formats are an allow-list and the pixel count is read from the header, so neither a
+rare decoder nor a decompression bomb is reached by a file that merely claims to be a picture.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 64_000_000
+JPEG_QUALITY = 90
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used: `reason` is a short name to count by, `detail` explains."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        """Both, for a reader."""
+        return f"{self.reason}: {self.detail}"
+
+
+def decode_picture(
+    data: bytes, max_pixels: int = MAX_PIXELS, reduce_to: int | None = None
+) -> Image.Image:
+    """Decode the first frame as RGB, upright by its EXIF orientation, transparency over white.
+
+    16-bit grey keeps its upper eight bits; CMYK and palettes are converted.
+
+    Args:
+        data: the file's bytes: JPEG, PNG, WebP, GIF, BMP or TIFF.
+        max_pixels: most pixels (width x height) the header may announce.
+        reduce_to: lets a JPEG be decoded at 1/2, 1/4 or 1/8 scale, as far as neither side falls
+            below this many pixels; other formats come at full size.
+
+    Raises:
+        PictureError: "picture too large" or "picture unreadable".
+    """
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > max_pixels:
+                raise PictureError(
+                    "picture too large",
+                    f"{image.width}x{image.height} is {pixels} pixels, expected <= {max_pixels}",
+                )
+            if reduce_to is not None:
+                image.draft(None, (reduce_to, reduce_to))
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError("picture too large", str(error)) from error
+    except Exception as error:
+        # Damaged files leave Pillow's decoders as OSError, SyntaxError, struct.error, EOFError ...
+        raise PictureError("picture unreadable", f"{type(error).__name__}: {error}") from error
+
+
+def reduce_picture(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Re-encode as an RGB JPEG whose longest side is at most `size` pixels; never enlarges.
+
+    The same bytes give the same bytes (under one version of Pillow), without any metadata.
+
+    Raises:
+        PictureError: as `decode_picture`.
+        ValueError: `size` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"picture size {size}, expected at least 1")
+    image = decode_picture(data, max_pixels, reduce_to=size)
+    scale = size / max(image.size)
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    encoded = BytesIO()
+    # A bare copy of the pixels: Pillow would carry comments and colour profiles over.
+    bare = Image.new("RGB", image.size)
+    bare.paste(image)
+    bare.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    return encoded.getvalue()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise PictureError("picture unreadable", "floating point pixels have no known range")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255 and turns such a picture white.
+        samples = np.asarray(image).clip(0, 65535).astype(np.uint16)
+        return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

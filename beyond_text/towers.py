@@ -1,0 +1,192 @@
+"""A Hugging Face encoder as a tower: inputs in, one pooled vector a row out.
+
+Any class that AutoModel loads serves: BERT-like encoders, both halves of CLIP, SigLIP and SigLIP2,
+DINOv2, ViT, and timm's through TimmWrapper. A two-headed model keeps only the half that is used.
+LoRA goes in through peft and is merged on export, so weights on disk are always plain ones.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import peft
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig
+
+from beyond_text.config import Lora
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def load_encoder(path: str, pretrained: bool) -> nn.Module:
+    """Loads weights, or with `pretrained=False` only the architecture of a folder or hub name.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a hub name that can be reached.
+    """
+    try:
+        if pretrained:
+            return AutoModel.from_pretrained(path)
+        return AutoModel.from_config(AutoConfig.from_pretrained(path))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{path}: no encoder there: expected a folder with config.json and weights, or a "
+            f"Hugging Face hub name ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _with_lora(encoder: nn.Module, lora: Lora) -> nn.Module:
+    if lora.rank == 0:
+        return encoder
+    return peft.get_peft_model(
+        encoder,  # type: ignore[arg-type]
+        peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets or "all-linear",
+        ),
+    )
+
+
+class Tower(nn.Module):
+    """What both towers share: the half of a two-headed model that is used, LoRA and its merge."""
+
+    unused: tuple[str, ...] = ()
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        for name in (*self.unused, "logit_scale", "logit_bias"):
+            if hasattr(encoder, name):
+                delattr(encoder, name)
+        self.encoder = encoder
+
+    def add_lora(self, lora: Lora) -> None:
+        """Wraps the encoder in adapters; its own weights freeze. Rank 0 changes nothing."""
+        self.encoder = _with_lora(self.encoder, lora)
+
+    def plain(self) -> nn.Module:
+        """The encoder with adapters merged in, under the names of an encoder without them."""
+        if not isinstance(self.encoder, peft.PeftModel):
+            return self.encoder
+        return copy.deepcopy(self.encoder).merge_and_unload()  # type: ignore[operator]
+
+    @property
+    def settings(self) -> PretrainedConfig:
+        """The encoder's Hugging Face configuration."""
+        return self.encoder.config  # type: ignore[return-value]
+
+
+class TextTower(Tower):
+    """Tokens to one pooled vector: the model's own text features, mean, first token or pooler.
+
+    `auto` takes the model's text features where it has them (CLIP, SigLIP), else the mean over
+    real tokens. `buckets` splits a batch by length so that short texts are not padded to the
+    longest; it changes speed only.
+    """
+
+    unused = ("vision_model", "visual_projection")
+
+    def __init__(self, encoder: nn.Module, pooling: str = "auto", buckets: int = 4) -> None:
+        super().__init__(encoder)
+        self.pooling = pooling
+        self.buckets = buckets
+
+    def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts width"]:
+        features = getattr(self.encoder, "get_text_features", None)
+        if features is not None:
+            output = features(input_ids=ids, attention_mask=mask)
+            if self.pooling == "auto":
+                return output.pooler_output
+        else:
+            output = self.encoder(input_ids=ids, attention_mask=mask)
+        tokens = output.last_hidden_state
+        if self.pooling == "pooler":
+            return output.pooler_output
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        weight = mask.unsqueeze(-1).to(tokens.dtype)
+        return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+    def forward(
+        self, input_ids: Int[Tensor, "texts length"], attention_mask: Int[Tensor, "texts length"]
+    ) -> Float[Tensor, "texts width"]:
+        """Pooled vectors [texts, width]."""
+        length = attention_mask.sum(dim=1)
+        if self.buckets == 1 or len(length) < 8 * self.buckets or self.fixed_length:
+            return self._pool(input_ids, attention_mask)
+        order = length.argsort(stable=True)
+        pooled = []
+        for part in order.tensor_split(self.buckets):
+            longest = int(length[part].max())
+            pooled.append(self._pool(input_ids[part, :longest], attention_mask[part, :longest]))
+        return torch.cat(pooled)[order.argsort()]
+
+    @property
+    def fixed_length(self) -> bool:
+        """SigLIP reads its last position, padding included: it must be padded as it was trained."""
+        return "siglip" in self.settings.model_type
+
+
+class ImageTower(Tower):
+    """uint8 pictures to one pooled vector; scaling and normalisation happen here, on the device."""
+
+    mean: Tensor
+    std: Tensor
+
+    unused = ("text_model", "text_projection")
+
+    def __init__(
+        self, encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__(encoder)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(
+        self, image: UInt8[Tensor, "pictures 3 height width"]
+    ) -> Float[Tensor, "pictures width"]:
+        """Pooled vectors [pictures, width]."""
+        pixels = ((image.float() / 255 - self.mean) / self.std).contiguous(
+            memory_format=torch.channels_last
+        )
+        features = getattr(self.encoder, "get_image_features", None)
+        output = features(pixel_values=pixels) if features else self.encoder(pixel_values=pixels)
+        if output.pooler_output is not None:
+            return output.pooler_output.flatten(1)
+        return output.last_hidden_state[:, 0]
+
+
+def picture_statistics(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel (of pixels in [0, 1]) the encoder was trained with.
+
+    From the image processor beside the weights; ImageNet's where there is none.
+    """
+    try:
+        processor = AutoImageProcessor.from_pretrained(path)
+    except (OSError, ValueError):
+        return IMAGENET
+    source = getattr(processor, "data_config", None) or {
+        "mean": processor.image_mean,
+        "std": processor.image_std,
+    }
+    return tuple(source["mean"]), tuple(source["std"])
+
+
+def encoder_picture_size(path: str) -> int:
+    """Side in pixels of the square pictures that the encoder's own configuration names.
+
+    Raises:
+        ValueError: it names none; set `image_encoder.image_size`.
+    """
+    settings = AutoConfig.from_pretrained(path)
+    size = getattr(getattr(settings, "vision_config", settings), "image_size", None)
+    timm_settings = getattr(settings, "pretrained_cfg", None) or {}
+    if size is None and "input_size" in timm_settings:
+        size = timm_settings["input_size"][-1]
+    if not isinstance(size, int):
+        raise ValueError(f"{path}: names no picture size; set image_encoder.image_size")
+    return size

@@ -1,0 +1,1 @@
+"""Tables of any shop in, WebDataset shards out; also the built-in catalogue and encoders."""

@@ -1,0 +1,33 @@
+"""`python -m data_prep.catalogue OUT` writes the built-in catalogue as tables and pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from data_prep.catalogue.build import build_catalogue, contact_sheet
+
+
+def main() -> None:
+    """Parses the command line and builds; a bad argument ends with a message and status 2."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep.catalogue", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder to write; replaced if it is a catalogue")
+    parser.add_argument("--products", type=int, default=2000, help="how many (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
+    parser.add_argument("--size", type=int, default=192, help="pixels a side (default: 192)")
+    parser.add_argument("--workers", type=int, help="drawing processes (default: all cores)")
+    parser.add_argument("--sheet", type=Path, help="also write a contact sheet, a PNG file")
+    arguments = parser.parse_args()
+    try:
+        facts = build_catalogue(
+            arguments.out, arguments.products, arguments.seed, arguments.size, arguments.workers
+        )
+        if arguments.sheet:
+            contact_sheet(arguments.sheet, arguments.products, arguments.seed)
+    except (ValueError, FileExistsError) as error:
+        parser.error(str(error))
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), "->", arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Writes the built-in catalogue as a folder of tables and pictures, whole or not at all.
+
+Everything is written into OUT + ".partial" and renamed at the end, so a folder named OUT is
+complete; the same arguments give the same bytes. A folder that this module did not make is never
+replaced.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from data_prep.catalogue.products import Product, make_products
+from data_prep.catalogue.queries import judge, make_queries
+from data_prep.catalogue.scene import draw_product
+
+MARK = "catalogue.json"
+
+
+def build_catalogue(
+    out: Path, products: int = 2000, seed: int = 0, size: int = 192, workers: int | None = None
+) -> dict[str, int]:
+    """Builds the catalogue in `out`; returns the counts that it also writes to catalogue.json.
+
+    Pictures are `size` x `size` JPEG. `workers` processes draw (all cores by default).
+
+    Raises:
+        FileExistsError: `out` exists and is not a catalogue made by this module.
+        ValueError: `products` or `size` is out of range.
+    """
+    if not 16 <= size <= 2048:
+        raise ValueError(f"size: expected 16 to 2048 pixels, got {size}")
+    goods = make_products(products, seed)
+    queries = make_queries(goods, seed)
+    judgements = judge(queries, goods)
+    facts = {"products": products, "seed": seed, "size": size, "queries": len(queries),
+             "judgements": len(judgements)}  # fmt: skip
+    with _whole_or_nothing(out) as folder:
+        _write(
+            folder / "products.csv",
+            ("product_id", "title", "description", "category", "image", "group_id", "split"),
+            (
+                (p.product_id, d.title, d.description, d.kind, p.image, d.group_id, d.split)
+                for p in goods
+                for d in (p.design,)
+            ),
+        )
+        _write(
+            folder / "queries.csv",
+            ("query_id", "query", "split", "kind"),
+            ((q.query_id, q.query, q.split, q.kind) for q in queries),
+        )
+        _write(folder / "qrels.csv", ("query_id", "product_id", "relevance"), judgements)
+        _draw_all(folder, [p for p in goods if p.has_image], seed, size, workers)
+        (folder / MARK).write_text(json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def contact_sheet(
+    path: Path, products: int, seed: int, columns: int = 10, rows: int = 6, tile: int = 112
+) -> None:
+    """Writes a PNG of `columns` x `rows` pictures, all kinds in turn, colours mixed."""
+    shelf: dict[str, list[Product]] = {}
+    for product in make_products(products, seed):
+        if product.has_image:
+            shelf.setdefault(product.design.kind, []).append(product)
+    gap = 3
+    step = tile + gap
+    sheet = Image.new("RGB", (columns * step + gap, rows * step + gap), "white")
+    kinds = list(shelf)
+    for place in range(columns * rows):
+        goods = shelf[kinds[place % len(kinds)]]
+        # A stride that visits other designs and colours than the neighbouring tiles show.
+        picture = draw_product(goods[place * 7 % len(goods)], seed, tile)
+        row, column = divmod(place, columns)
+        sheet.paste(picture, (gap + column * step, gap + row * step))
+    sheet.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
+
+
+def _draw_one(product: Product, folder: Path, seed: int, size: int) -> None:
+    draw_product(product, seed, size).save(folder / product.image, quality=88)
+
+
+def _draw_all(
+    folder: Path, products: Sequence[Product], seed: int, size: int, workers: int | None
+) -> None:
+    for product in products:
+        (folder / product.image).parent.mkdir(parents=True, exist_ok=True)
+    draw = partial(_draw_one, folder=folder, seed=seed, size=size)
+    workers = workers or os.cpu_count() or 1
+    bar = partial(tqdm, total=len(products), desc="drawing", unit="picture")
+    if workers == 1:
+        for _ in bar(map(draw, products)):
+            pass
+        return
+    # spawn: forking a process that already runs threads (torch, faiss) can deadlock.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for _ in bar(pool.map(draw, products, chunksize=16)):
+            pass
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` only if the block ends well."""
+    if out.exists() and not (out / MARK).is_file():
+        raise FileExistsError(f"{out}: exists and has no {MARK}, so it is not ours to replace")
+    fresh, old = (out.with_name(out.name + suffix) for suffix in (".partial", ".old"))
+    for leftover in (fresh, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    fresh.mkdir(parents=True)
+    yield fresh
+    if out.exists():
+        out.rename(old)
+    fresh.rename(out)
+    if old.exists():
+        shutil.rmtree(old)

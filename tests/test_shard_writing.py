@@ -1,0 +1,223 @@
+"""A build is whole, repeatable and accounts for every row; a failed one leaves nothing behind."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data_prep.shards import BuildError, build_shards, main
+
+
+def write_picture(path: Path, colour: str, size: tuple[int, int] = (40, 20)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """Seven products, five of train; one has no picture, one no text."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "products.csv").write_text(
+        "product_id,title,image,split\n"
+        "a.1/x,Vase,images/a.png,train\nb,Lamp,images/b.png,train\nc,Rug,,train\n"
+        "d,,images/d.png,train\ne,Mug,images/e.png,train\nf,Bowl,images/f.png,dev\n"
+        "g,Plåt,images/g.png,dev\n",
+        encoding="utf-8",
+    )
+    (folder / "queries.csv").write_text(
+        "query_id,query,split,kind\nq1,red,train,attribute\nq2,round,dev,human\n", encoding="utf-8"
+    )
+    (folder / "qrels.csv").write_text(
+        "query_id,product_id,relevance,desirability\nq1,a.1/x,2,1\nq1,b,0,0\nq1,d,1,0.5\nq2,f,2,3\n",
+        encoding="utf-8",
+    )
+    for name in "abdefg":
+        write_picture(folder / "images" / f"{name}.png", "red")
+    return folder
+
+
+build = partial(build_shards, workers=1)
+
+
+def samples(out: Path, split: str) -> dict[str, dict[str, Any]]:
+    """By product_id: what the shards hold, read with tarfile alone."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(out.glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            members = {}
+            for member in tar.getmembers():
+                stream = tar.extractfile(member)
+                assert stream is not None
+                members[member.name] = stream.read()
+        for name, data in members.items():
+            key, extension = name.split(".")
+            if extension == "json":
+                content = json.loads(data)
+                picture = members.get(f"{key}.jpg")
+                found[content["product_id"]] = content | {"key": key, "jpg": picture}
+    return found
+
+
+def test_shards_hold_every_product_of_a_split_with_its_queries(
+    tables: Path, tmp_path: Path
+) -> None:
+    build(tables, tmp_path / "out", picture_size=16, samples_per_shard=2)
+    train, dev = samples(tmp_path / "out", "train"), samples(tmp_path / "out", "dev")
+    assert set(train) == {"a.1/x", "b", "c", "d", "e"}
+    assert set(dev) == {"f", "g"}
+    assert sorted(sample["key"] for sample in train.values()) == [f"{n:08d}" for n in range(5)]
+    assert train["c"]["jpg"] is None
+    assert dev["g"]["title"] == "Plåt"
+    with Image.open(BytesIO(train["d"]["jpg"])) as image:
+        assert (image.format, image.size) == ("JPEG", (16, 8))
+    question = {"query_id": "q1", "query": "red", "kind": "attribute"}
+    grades = {"relevance": 2.0, "desirability": 1.0}
+    assert train["a.1/x"]["queries"] == [question | {"grades": grades}]
+    assert train["b"]["queries"][0]["grades"] == {"relevance": 0.0, "desirability": 0.0}
+    assert train["e"]["queries"] == []
+    assert train["e"]["group_id"] == "e"
+
+
+def test_the_manifest_counts_what_is_there(tables: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = build(tables, out, samples_per_shard=2)
+    assert manifest == json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["version"] == 1
+    assert manifest["source"] == "shop"
+    assert manifest["grades"] == {"relevance": {"max": 2.0}, "desirability": {"max": 3.0}}
+    train = manifest["splits"]["train"]
+    counts = {name: train[name] for name in train if name != "shards"}
+    assert counts == {"products": 5, "pictures": 4, "texts": 4, "queries": 1, "judged_pairs": 2}
+    assert [shard["samples"] for shard in train["shards"]] == [2, 2, 1]
+    for shard in train["shards"]:
+        data = (out / shard["file"]).read_bytes()
+        assert shard["bytes"] == len(data)
+        assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+    assert (out / "queries-dev.csv").read_text() == "query_id,query,kind\nq2,round,human\n"
+    expected = "query_id,product_id,relevance,desirability\nq2,f,2.0,3.0\n"
+    assert (out / "qrels-dev.csv").read_text() == expected
+    assert {path.name for path in out.iterdir()} == {
+        "train-00000.tar", "train-00001.tar", "train-00002.tar", "dev-00000.tar",
+        "queries-dev.csv", "qrels-dev.csv", "rejects.csv", "manifest.json",
+    }  # fmt: skip
+
+
+def test_one_process_or_two_write_the_same_bytes(tables: Path, tmp_path: Path) -> None:
+    one = build(tables, tmp_path / "one")
+    two = build_shards(tables, tmp_path / "two", workers=2)
+    assert one == two
+    assert build(tables, tmp_path / "three", seed=1)["splits"]["train"] != one["splits"]["train"]
+
+
+def test_bad_pictures_are_rejected_and_the_product_goes_on_by_its_text(
+    tables: Path, tmp_path: Path
+) -> None:
+    (tables / "images" / "a.png").write_bytes(b"nothing")
+    (tables / "images" / "b.png").unlink()
+    (tables / "images" / "d.png").unlink()
+    write_picture(tables / "images" / "f.png", "red", (101, 100))
+    out = tmp_path / "out"
+    manifest = build(tables, out, max_rejected=0.6, max_pixels=10_000)
+    train = samples(out, "train")
+    assert set(train) == {"a.1/x", "b", "c", "e"}
+    assert train["a.1/x"]["jpg"] is None
+    assert manifest["splits"]["train"]["pictures"] == 1
+    assert manifest["splits"]["train"]["judged_pairs"] == 1
+    assert manifest["rejects"] == {
+        "picture missing": 2,
+        "picture unreadable": 1,
+        "no text and no picture": 1,
+        "unknown product": 1,
+        "picture too large": 1,
+    }
+    with (out / "rejects.csv").open(newline="", encoding="utf-8") as file:
+        rows = sorted(
+            (row["file"], int(row["row"]), row["id"], row["reason"]) for row in csv.DictReader(file)
+        )
+    assert rows == [
+        ("products.csv", 2, "a.1/x", "picture unreadable"),
+        ("products.csv", 3, "b", "picture missing"),
+        ("products.csv", 5, "d", "no text and no picture"),
+        ("products.csv", 5, "d", "picture missing"),
+        ("products.csv", 7, "f", "picture too large"),
+        ("qrels.csv", 4, "q1 d", "unknown product"),
+    ]
+
+
+def test_too_many_rejects_stop_the_build_and_leave_only_the_list(
+    tables: Path, tmp_path: Path
+) -> None:
+    for name in "ab":
+        (tables / "images" / f"{name}.png").unlink()
+    out = tmp_path / "out"
+    with pytest.raises(BuildError, match=r"products\.csv: 2 of 7 rows .* 2 picture missing") as e:
+        build(tables, out, max_rejected=0.2)
+    assert "(a.1/x): picture missing" in str(e.value)
+    assert not out.exists()
+    assert not (tmp_path / "out.partial").exists()
+    assert len((tmp_path / "out.rejects.csv").read_text().splitlines()) == 3
+    build(tables, out, max_rejected=2 / 7)
+    assert not (tmp_path / "out.rejects.csv").exists()
+
+
+def test_a_failed_build_keeps_the_earlier_one(tables: Path, tmp_path: Path) -> None:
+    build(tables, tmp_path / "out")
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    (tables / "images" / "a.png").unlink()
+    with pytest.raises(BuildError):
+        build(tables, tmp_path / "out", max_rejected=0)
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+
+
+def test_leftovers_of_a_killed_build_are_no_part_of_the_next(tables: Path, tmp_path: Path) -> None:
+    for suffix in (".partial", ".old"):
+        left = tmp_path / f"out{suffix}"
+        left.mkdir()
+        (left / "train-00099.tar").write_bytes(b"half")
+    build(tables, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out"]
+    assert not (tmp_path / "out" / "train-00099.tar").exists()
+
+
+def test_only_an_empty_folder_or_an_earlier_build_is_replaced(tables: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    build(tables, out, samples_per_shard=1)
+    build(tables, out)
+    assert not (out / "train-00001.tar").exists()
+    (out / "manifest.json").unlink()
+    with pytest.raises(BuildError, match="earlier build"):
+        build(tables, out)
+    with pytest.raises(BuildError, match="earlier build"):
+        build(tables, tables)
+    assert (tables / "products.csv").exists()
+
+
+def test_tables_without_a_usable_product_build_nothing(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("product_id,title\n", encoding="utf-8")
+    with pytest.raises(BuildError, match="no product is left"):
+        build(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_counts_and_an_error_without_a_traceback(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "data_prep.shards", str(tables), str(tmp_path / "out")]
+    done = subprocess.run([*command, "--workers", "1"], capture_output=True, text=True, check=True)
+    assert "train: 5 products, 4 pictures, 4 texts, 1 queries, 2 judged pairs" in done.stdout
+    assert "rejected: nothing" in done.stdout
+    assert main([str(tmp_path / "none"), str(tmp_path / "out2")]) == 1
+    assert "error: " in capsys.readouterr().err
