@@ -114,7 +114,9 @@ class Config:
     # Run folder whose weights this one starts from; empty means the untouched encoders.
     start: str = ""
     seed: int = 0
+    # Optimizer steps, and a factor on them: `budget=3` gives every stage three times its steps.
     steps: int = 100
+    budget: float = 1.0
     batch_size: int = 128
     accumulate: int = 1
     precision: str = "auto"
@@ -139,6 +141,11 @@ class Config:
     # Passed to Lightning's Trainer as it is: accelerator, devices, num_nodes, strategy ...
     trainer: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return max(1, round(self.steps * self.budget))
+
 
 # The views that each field of Losses contrasts.
 PAIRS: dict[str, tuple[View, View]] = {
@@ -159,6 +166,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # (setting, smallest, largest); bounds included.
 RANGES: tuple[tuple[str, float, float], ...] = (
     ("steps", 1, float("inf")),
+    ("budget", 1e-3, float("inf")),
     ("batch_size", 2, float("inf")),
     ("accumulate", 1, float("inf")),
     ("dim", 1, float("inf")),

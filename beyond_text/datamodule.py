@@ -76,7 +76,7 @@ class ShardData(pl.LightningDataModule):
             [split.sizes for split in splits],
             [weight for _, weight in self.sources.values()],
             config.batch_size,
-            config.steps * config.accumulate,
+            config.total_steps * config.accumulate,
             config.seed,
             trainer.global_rank,
             trainer.world_size,

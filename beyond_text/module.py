@@ -142,7 +142,7 @@ class ContrastiveModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW by the learning-rate table, warm-up and cosine over the run's own step count."""
         optimizer = adamw(self.model, self.config.lr, self.config.weight_decay)
-        schedule = warmup_cosine(optimizer, self.config.steps, self.config.warmup)
+        schedule = warmup_cosine(optimizer, self.config.total_steps, self.config.warmup)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

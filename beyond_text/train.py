@@ -135,7 +135,7 @@ def train(config: Config) -> dict[str, Any]:
     last = run / "checkpoints" / "last.ckpt"
     resuming = config.resume == "auto" and last.is_file()
     trainer = pl.Trainer(
-        max_steps=config.steps,
+        max_steps=config.total_steps,
         accumulate_grad_batches=config.accumulate,
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(run, name="", version="", default_hp_metric=False),
@@ -161,8 +161,8 @@ def train(config: Config) -> dict[str, Any]:
     began = time.perf_counter()
     trainer.fit(module, data, ckpt_path=last if resuming else None, weights_only=True)
     seconds = time.perf_counter() - began
-    if trainer.global_step < config.steps:
-        raise TrainingError(f"stopped at step {trainer.global_step} of {config.steps}")
+    if trainer.global_step < config.total_steps:
+        raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")
     if not trainer.is_global_zero:
         return {}
     return _finish(config, module, trainer, retrieval, tokenizer, seconds)
@@ -185,7 +185,7 @@ def _finish(
     save_history(run, {**history, run.name: by_view})
     training = {
         "seconds": round(seconds, 1),
-        "steps": config.steps,
+        "steps": config.total_steps,
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "fusion_parameters": sum(p.numel() for p in module.model.fusion.parameters()),
     }

@@ -214,13 +214,13 @@ def test_picture_shows_the_named_colour(products: list[Product]) -> None:
         picture, mask = _object_pixels(product)
         assert mask.mean() > 0.03
         middle = np.median(picture[mask], axis=0)
-        # Lightness varies with the light, so it counts less than the two colour differences.
+        # Lightness varies with the light, so it counts less than the hue.
         difference = palette - middle
-        grey = difference.mean(axis=1, keepdims=True)
-        nearest = names[int(((difference - grey) ** 2).sum(axis=1).__add__(0.5 * grey[:, 0] ** 2)
-                            .argmin())]  # fmt: skip
+        lightness = difference.mean(axis=1)
+        hue = ((difference - lightness[:, None]) ** 2).sum(axis=1)
+        nearest = names[int((hue + 0.5 * lightness**2).argmin())]
         right += nearest == product.colour
-    assert right >= 0.85 * len(sample)
+    assert right >= 0.9 * len(sample)
 
 
 def test_own_colour_covers_more_of_every_pattern_than_the_second_colour() -> None:

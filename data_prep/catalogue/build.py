@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -68,9 +69,9 @@ def build_catalogue(
 
 
 def contact_sheet(
-    path: Path, products: int, seed: int, columns: int = 10, rows: int = 6, tile: int = 112
+    path: Path, products: int, seed: int, columns: int = 11, rows: int = 5, tile: int = 96
 ) -> None:
-    """Writes a PNG of `columns` x `rows` pictures, all kinds in turn, colours mixed."""
+    """Writes a PNG of `columns` x `rows` pictures, all kinds in turn, looks mixed."""
     shelf: dict[str, list[Product]] = {}
     for product in make_products(products, seed):
         if product.has_image:
@@ -79,15 +80,17 @@ def contact_sheet(
     step = tile + gap
     sheet = Image.new("RGB", (columns * step + gap, rows * step + gap), "white")
     kinds = list(shelf)
+    shown: Counter[str] = Counter()
     for place in range(columns * rows):
-        goods = shelf[kinds[place % len(kinds)]]
-        # A stride that visits other designs and colours than the neighbouring tiles show.
-        picture = draw_product(goods[place * 7 % len(goods)], seed, tile)
+        product = min(
+            shelf[kinds[place % len(kinds)]],
+            key=lambda p: shown[p.colour] + shown[p.pattern] + shown[p.design.group_id],
+        )
+        shown.update((product.colour, product.pattern, product.design.group_id))
+        picture = draw_product(product, seed, tile)
         row, column = divmod(place, columns)
         sheet.paste(picture, (gap + column * step, gap + row * step))
-    sheet.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )
+    sheet.save(path, optimize=True)
 
 
 def _draw_one(product: Product, folder: Path, seed: int, size: int) -> None:

@@ -154,7 +154,7 @@ class Layer:
             surface += weight * (np.asarray(self.look.accent, np.float32) - surface)
         light = _light(form, mask, across, x, self.pixels)
         bump, gloss = _finish(material, form, across, x, y, self._grain[window])
-        surface = surface * (light * bump)[..., None]
+        surface *= (light * bump)[..., None].astype(np.float32)
         surface += gloss[..., None] * (1 - np.clip(surface, 0, 1))
         if material == "glass" and form != "flat":
             opacity = 0.78
@@ -239,7 +239,7 @@ def _light(form: Form, mask: Field, across: Field, x: Field, pixels: int) -> Fie
         height = 0.6 * height + 0.4 * blur(np.pad(mask, padding), pixels / 48)
         down, right = np.gradient(height[padding:-padding, padding:-padding])
         slope = (down * 0.9 + right * 0.6) * (pixels / 18)
-        return np.clip(0.97 + sign * 0.42 * slope, 0.5, 1.2)
+        return np.asarray(np.clip(0.97 + sign * 0.42 * slope, 0.5, 1.2))
     return np.ones_like(mask)
 
 

@@ -33,18 +33,19 @@ def draw_product(product: Product, seed: int, size: int) -> Image.Image:
     DRAW[design.kind](layer, design.shape)
     scale = rng.uniform(0.72, 0.98)
     matrix = _pose(rng, design.kind, place, scale, pixels)
-    placed = layer.image().transform(
-        (pixels, pixels), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+    placed = (
+        layer.image()
+        .transform((pixels, pixels), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+        .resize((size, size), Image.Resampling.BOX)
     )
-    backdrop = _background(rng, place, pixels)
+    backdrop = _background(rng, place, size)
     stacked = np.asarray(placed, np.float32) / 255
     colour, alpha = stacked[..., :3], stacked[..., 3:]
-    backdrop *= (1 - _shadow(placed, place, scale, pixels))[..., None]
+    backdrop *= (1 - _shadow(placed, place, scale, size))[..., None]
     picture = backdrop * (1 - alpha) + colour * alpha
-    ramp = np.linspace(0, 1, pixels, dtype=np.float32)
+    ramp = np.linspace(0, 1, size, dtype=np.float32)
     picture *= (1.03 - 0.06 * (0.5 * ramp[None] + 0.5 * ramp[:, None]))[..., None]
-    whole = Image.fromarray(np.asarray(np.clip(picture, 0, 1) * 255 + 0.5, np.uint8), "RGB")
-    return whole.resize((size, size), Image.Resampling.LANCZOS)
+    return Image.fromarray(np.asarray(np.clip(picture, 0, 1) * 255 + 0.5, np.uint8), "RGB")
 
 
 def _look(product: Product, rng: np.random.Generator) -> Look:
@@ -83,7 +84,7 @@ def _pose(
     forward = scale * np.array([[cosine, -sine], [sine, cosine]])
     if kind == "rug" and rng.random() < 0.6:
         # Seen by someone standing in the room rather than from the ceiling.
-        forward = np.array([[1.0, rng.uniform(-0.3, 0.3)], [0.0, 0.55]]) @ forward
+        forward = np.array([[1.0, rng.uniform(-0.3, 0.3)], [0.0, 0.65]]) @ forward
     if rng.random() < 0.5:
         forward = forward @ np.diag([-1.0, 1.0])
     slack = max(0.0, 0.96 - scale)
@@ -120,7 +121,7 @@ def _background(rng: np.random.Generator, place: Place, pixels: int) -> Field:
         if kind == "room":
             board = np.floor((x + 3 + 0.02 * np.sin(3 * y)) * 3.2)
             wall[:] = floor * (0.97 + 0.05 * np.sin(board * 12.9))[..., None]
-            seam = np.abs((x + 3 + 0.02 * np.sin(3 * y)) * 3.2 % 1 - 0.5) > 0.485
+            seam = np.abs((x + 3 + 0.02 * np.sin(3 * y)) * 3.2 % 1 - 0.5) > 0.5 - 6.4 / pixels
             wall *= (1 - 0.12 * seam)[..., None]
         return wall
     if kind == "tint":
@@ -133,12 +134,14 @@ def _background(rng: np.random.Generator, place: Place, pixels: int) -> Field:
     line = (0.86 if place == "hang" else 0.42) + tilt * np.clip(side, 0, None)
     beam = np.abs(x + 0.6 * y - rng.uniform(-0.6, 0.3))
     wall *= (1 + 0.045 / (1 + np.exp((beam - 0.3) * 24)))[..., None]
-    skirting = (y > line - 0.09) & (y <= line)
-    wall += 0.35 * (0.97 - wall) * skirting[..., None]
+    # Edges are soft over one pixel: the background is not drawn larger and reduced.
+    ground_share = np.clip((y - line) * pixels / 2 + 0.5, 0, 1)[..., None]
+    skirting = np.clip((y - line + 0.09) * pixels / 2 + 0.5, 0, 1)[..., None]
+    wall += 0.35 * (0.97 - wall) * skirting
     depth = np.clip(y - line, 1e-3, None)
     boards = np.floor(2.2 * np.log(depth + 0.05) * 3)
     ground = floor * (0.96 + 0.045 * np.sin(boards * 12.9) + 0.06 * np.clip(depth, 0, 1))[..., None]
-    wall = np.where((y > line)[..., None], ground, wall)
+    wall += ground_share * (ground - wall)
     return wall * (1 - 0.25 * np.exp(-(((y - line) / 0.012) ** 2)))[..., None]
 
 
@@ -152,7 +155,7 @@ def _shadow(placed: Image.Image, place: Place, scale: float, pixels: int) -> Fie
     foot = pixels / 2 * (1 + _foot_line(scale))
     # The object laid flat on the ground, away from the light: y' = foot - flat (foot - y).
     flat, lean = 0.2, 1.1
-    cast = _moved(alpha, (1, lean / 1.0, -lean * foot, 0, 1 / flat, foot - foot / flat))
+    cast = _moved(alpha, (1, lean, -lean * foot, 0, 1 / flat, foot - foot / flat))
     contact = _moved(alpha, (1, 0, 0, 0, 1 / 0.07, foot + 2 - (foot + 2) / 0.07))
     return np.clip(0.3 * blur(cast, pixels / 36) + 0.4 * blur(contact, pixels / 60), 0, 0.6)
 
