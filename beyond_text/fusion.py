@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 Vectors = Float[Tensor, "rows dim"]
 Flags = Bool[Tensor, "rows"]
+Column = Float[Tensor, "rows 1"]
 
 
 def _identity(dim: int) -> nn.Linear:
@@ -48,7 +49,7 @@ class Fusion(nn.Module):
         self.dim = dim
         self.rank = rank
 
-    def combine(self, x: Vectors, y: Vectors, has_text: Vectors, has_image: Vectors) -> Vectors:
+    def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """The fused vector before normalisation; x, y are zero where missing, flags are 0/1."""
         return x + y
 
@@ -71,7 +72,7 @@ class TextFusion(Fusion):
 
     uses = ("text",)
 
-    def combine(self, x: Vectors, y: Vectors, has_text: Vectors, has_image: Vectors) -> Vectors:
+    def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """The text vector; where there is no text, the image vector."""
         return x + (1 - has_text) * y
 
@@ -81,7 +82,7 @@ class ImageFusion(Fusion):
 
     uses = ("image",)
 
-    def combine(self, x: Vectors, y: Vectors, has_text: Vectors, has_image: Vectors) -> Vectors:
+    def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """The image vector; where there is no picture, the text vector."""
         return y + (1 - has_image) * x
 
@@ -99,7 +100,7 @@ class ConcatFusion(Fusion):
         self.hidden = nn.Linear(2 * dim + 2, rank)
         self.out = _zero(rank, dim)
 
-    def combine(self, x: Vectors, y: Vectors, has_text: Vectors, has_image: Vectors) -> Vectors:
+    def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """Linear skip plus one hidden layer; inputs scaled to entries of about one."""
         scale = self.dim**0.5
         joined = torch.cat([x * scale, y * scale, has_text, has_image], dim=1)
@@ -119,7 +120,7 @@ class GatedFusion(Fusion):
         self.image = _identity(dim)
         self.gate = _zero(2 * dim, dim)
 
-    def combine(self, x: Vectors, y: Vectors, has_text: Vectors, has_image: Vectors) -> Vectors:
+    def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """Elementwise gate between the two."""
         both = has_text * has_image
         gate = torch.sigmoid(self.gate(torch.cat([x, y], dim=1) * self.dim**0.5))
@@ -143,7 +144,7 @@ class BilinearFusion(Fusion):
         self.image_factor = nn.Linear(dim, rank)
         self.out = _zero(rank, dim)
 
-    def combine(self, x: Vectors, y: Vectors, has_text: Vectors, has_image: Vectors) -> Vectors:
+    def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """Residual plus the factorised product, which only products with both have."""
         scale = self.dim**0.5
         left = torch.tanh(self.text_factor(x * scale))

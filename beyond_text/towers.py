@@ -94,7 +94,7 @@ class TextTower(Tower):
         self.pooling = pooling
         self.buckets = buckets
 
-    def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts width"]:
+    def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts features"]:
         features = getattr(self.encoder, "get_text_features", None)
         if features is not None:
             output = features(input_ids=ids, attention_mask=mask)
@@ -112,8 +112,8 @@ class TextTower(Tower):
 
     def forward(
         self, input_ids: Int[Tensor, "texts length"], attention_mask: Int[Tensor, "texts length"]
-    ) -> Float[Tensor, "texts width"]:
-        """Pooled vectors [texts, width]."""
+    ) -> Float[Tensor, "texts features"]:
+        """Pooled vectors [texts, features]."""
         length = attention_mask.sum(dim=1)
         if self.buckets == 1 or len(length) < 8 * self.buckets or self.fixed_length:
             return self._pool(input_ids, attention_mask)
@@ -148,8 +148,8 @@ class ImageTower(Tower):
 
     def forward(
         self, image: UInt8[Tensor, "pictures 3 height width"]
-    ) -> Float[Tensor, "pictures width"]:
-        """Pooled vectors [pictures, width]."""
+    ) -> Float[Tensor, "pictures features"]:
+        """Pooled vectors [pictures, features]."""
         pixels = ((image.float() / 255 - self.mean) / self.std).contiguous(
             memory_format=torch.channels_last
         )

@@ -150,7 +150,7 @@ def train(config: Config) -> dict[str, Any]:
             LearningRateMonitor("step"),
             Throughput(),
             retrieval,
-            RichProgressBar(),
+            *([RichProgressBar()] if config.trainer.get("enable_progress_bar", True) else []),
         ],
         log_every_n_steps=5,
         enable_model_summary=False,

@@ -1,0 +1,166 @@
+"""Tiny random encoders, tables and shards, made once a session; shapes are checked at run time."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+with install_import_hook(
+    [f"beyond_text.{name}" for name in ("fusion", "losses", "metrics", "model", "towers")],
+    "beartype.beartype",
+):
+    import beyond_text.fusion
+    import beyond_text.losses
+    import beyond_text.metrics
+    import beyond_text.model
+    import beyond_text.towers  # noqa: F401
+
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    TimmWrapperConfig,
+    TimmWrapperModel,
+)
+
+from data_prep.shards import build_shards
+
+torch.set_num_threads(1)
+COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 160, 30)}
+KINDS = ("cushion", "vase", "rug", "lamp")
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over the words of `tiny_tables`; unknown words share one token."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *COLOURS, *KINDS, "a", "the", "home", "decor"]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers of width 16, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("encoders") / "text"
+    torch.manual_seed(0)
+    settings = BertConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertModel(settings).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_image_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """timm's test_vit-sized ResNet for 32-pixel pictures, as transformers wraps it."""
+    folder = tmp_path_factory.mktemp("encoders") / "image"
+    torch.manual_seed(0)
+    settings = TimmWrapperConfig(architecture="test_resnet", num_labels=0)
+    settings.pretrained_cfg = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "input_size": [3, 32, 32],
+    }
+    TimmWrapperModel(settings).save_pretrained(folder)
+    return folder
+
+
+def write_tiny_tables(folder: Path) -> Path:
+    """A shop of coloured squares: the text names the kind, only the picture shows the colour.
+
+    24 products a split; two lack a picture, one has no description. Each query asks for a kind in
+    a colour; the right product has grade 2, one of the same kind in another colour grade 1.
+    """
+    random = np.random.default_rng(0)
+    products, queries, qrels = [], [], []
+    (folder / "images").mkdir(parents=True)
+    for split in ("train", "dev"):
+        for number in range(24):
+            kind, colour = KINDS[number % 4], list(COLOURS)[number // 4 % 3]
+            name = f"{split}.{number}"
+            picture = "" if number in (5, 11) else f"images/{name}.jpg"
+            if picture:
+                noise = random.integers(-20, 20, (40, 30, 3))
+                pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / picture)
+            description = "" if number == 3 else f"a {kind} home decor"
+            products.append((name, kind, description, "decor", picture, name, split))
+        for kind in KINDS:
+            for colour in COLOURS:
+                query_id = f"{split}-{colour}-{kind}"
+                queries.append((query_id, f"{colour} {kind}", split, "attribute"))
+                for number in range(24):
+                    if KINDS[number % 4] != kind:
+                        continue
+                    same = list(COLOURS)[number // 4 % 3] == colour
+                    qrels.append((query_id, f"{split}.{number}", 2 if same else 1))
+
+    def write(name: str, header: str, rows: list[tuple]) -> None:
+        lines = [header, *(",".join(map(str, row)) for row in rows)]
+        (folder / name).write_text("\n".join(lines) + "\n")
+
+    write("products.csv", "product_id,title,description,category,image,group_id,split", products)
+    write("queries.csv", "query_id,query,split,kind", queries)
+    write("qrels.csv", "query_id,product_id,relevance", qrels)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_tables(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tiny_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of `tiny_tables`, seven samples a shard."""
+    out = tmp_path_factory.mktemp("shards") / "tiny"
+    build_shards(tiny_tables, out, picture_size=40, samples_per_shard=7, workers=1)
+    return out
+
+
+@pytest.fixture
+def tiny_overrides(
+    tiny_text_encoder: Path, tiny_image_encoder: Path, tiny_shards: Path, tmp_path: Path
+) -> list[str]:
+    """Settings of a run of a few steps over the tiny encoders and shards, in tmp_path/run."""
+    return [
+        f"text_encoder.path={tiny_text_encoder}",
+        "text_encoder.max_length=16",
+        f"image_encoder.path={tiny_image_encoder}",
+        "image_encoder.image_size=32",
+        f"data.sources.tables.path={tiny_shards}",
+        f"data.dev={tiny_shards}",
+        "data.workers=0",
+        f"run={tmp_path / 'run'}",
+        "dim=16",
+        "fusion_rank=8",
+        "batch_size=8",
+        "steps=4",
+        "budget=1",
+        "evaluate_every=0",
+        "precision=32-true",
+        "trainer.enable_progress_bar=false",
+    ]
