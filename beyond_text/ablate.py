@@ -17,23 +17,19 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
-from beyond_text.config import Config, load_config, to_yaml
+from beyond_text.config import Config, differences, load_config
 from beyond_text.fusion import FUSIONS
 from beyond_text.metrics import MEASURES, compare_paired, interval, per_query, read_trec
 
 STAGE3 = Path(__file__).parent.parent / "recipes" / "stage3.yaml"
-# Settings that leave the numbers as they are. What START holds is compared by `claim`.
-WITHOUT_EFFECT = (
-    "run", "start", "resume", "trainer", "data.workers", "checkpoint_every", "evaluate_every"
-)  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -77,17 +73,9 @@ def configure(cell: Cell, start: Path, recipes: Sequence[Path], overrides: Seque
         raise ValueError(f"{', '.join(sorted(taken))}: set by the ablation, cannot be overridden")
     config = load_config([start / "config.yaml", *recipes], [*overrides, *own])
     if (cell.folder / "config.yaml").exists():
-        asked = _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-        found = _flat(OmegaConf.to_container(OmegaConf.load(cell.folder / "config.yaml")))
-        keys = sorted(
-            key for key in asked.keys() | found.keys() if not key.startswith(WITHOUT_EFFECT)
-        )
-        differing = [
-            f"{key} (asked {asked.get(key)!r}, found {found.get(key)!r})"
-            for key in keys
-            if asked.get(key) != found.get(key)
-        ]
-        if differing:
+        # START may have moved; what it holds is compared by `claim`.
+        found = replace(load_config([cell.folder / "config.yaml"]), start=config.start)
+        if differing := differences(found, config):
             raise ValueError(
                 f"{cell.folder} was trained with other settings: {', '.join(differing)}; "
                 "remove it or choose another --out"
@@ -114,16 +102,23 @@ def claim(out: Path, start: Path) -> None:
 
 
 def run_cells(configs: Sequence[Config]) -> None:
-    """Trains the cells that are not finished, in order."""
+    """Trains the cells that are not finished, in order.
+
+    Raises:
+        ValueError: a cell that cannot be trained, or whose training had to stop; names it.
+    """
     for number, config in enumerate(configs, start=1):
         finished = (Path(config.run) / "metrics.json").exists()
         action = "reused" if finished else "training"
         print(f"[{number}/{len(configs)}] {config.run}: {action}", flush=True)
         if not finished:
             # A finished ladder is reported without loading the training libraries.
-            from beyond_text.train import train
+            from beyond_text.train import TrainingError, train
 
-            train(config)
+            try:
+                train(config)
+            except TrainingError as error:
+                raise ValueError(f"{config.run}: {error}") from error
 
 
 def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
@@ -278,20 +273,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         cells = fusion_cells(asked.fusion, asked.seeds, asked.out)
         configs = [configure(cell, asked.start, asked.recipe, asked.overrides) for cell in cells]
         claim(asked.out, asked.start)
-    except ValueError as error:
+        run_cells(configs)
+    except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"ablate: {error}") from error
-    run_cells(configs)
     print(write_report(summarise(cells, asked.measure), asked.out))
-
-
-def _flat(settings: object, prefix: str = "") -> dict[str, object]:
-    """Gives the settings by dotted key."""
-    if not isinstance(settings, dict) or not settings:
-        return {prefix: settings}
-    flat: dict[str, object] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return flat
 
 
 def _split(words: Sequence[str]) -> list[str]:

@@ -46,9 +46,9 @@ class Tokens(NamedTuple):
 class Judged(NamedTuple):
     """All positive judgements of a batch's products, as flat columns."""
 
-    query_key: Int[Tensor, "judgements"]
-    row: Int[Tensor, "judgements"]
-    grade: Float[Tensor, "judgements"]
+    query_key: Int[Tensor, " judgements"]
+    row: Int[Tensor, " judgements"]
+    grade: Float[Tensor, " judgements"]
 
 
 class Batch(NamedTuple):
@@ -58,15 +58,15 @@ class Batch(NamedTuple):
     """
 
     product_ids: list[str]
-    product_key: Int[Tensor, "rows"]
+    product_key: Int[Tensor, " rows"]
     text: Tokens
-    text_row: Int[Tensor, "rows"]
-    text_key: Int[Tensor, "rows"]
+    text_row: Int[Tensor, " rows"]
+    text_key: Int[Tensor, " rows"]
     query: Tokens
-    query_row: Int[Tensor, "rows"]
-    query_key: Int[Tensor, "rows"]
+    query_row: Int[Tensor, " rows"]
+    query_key: Int[Tensor, " rows"]
     image: UInt8[Tensor, "pictures 3 height width"]
-    image_row: Int[Tensor, "rows"]
+    image_row: Int[Tensor, " rows"]
     judged: Judged
     skipped: list[str]
 
@@ -75,11 +75,11 @@ class Embeddings(NamedTuple):
     """Unit vectors of each computed view, and which rows have that view at all."""
 
     vectors: dict[View, Float[Tensor, "rows dim"]]
-    present: dict[View, Bool[Tensor, "rows"]]
+    present: dict[View, Bool[Tensor, " rows"]]
 
 
 def rows_of(
-    vectors: Float[Tensor, "distinct dim"], row: Int[Tensor, "rows"]
+    vectors: Float[Tensor, "distinct dim"], row: Int[Tensor, " rows"]
 ) -> Float[Tensor, "rows dim"]:
     """Spreads distinct vectors over the batch's rows; rows without the view get zeros."""
     if vectors.shape[0] == 0:

@@ -49,7 +49,12 @@ class Throughput(pl.Callback):
         self.waited = time.perf_counter() - self.end
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, index: int
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Logs the step's two figures."""
         now = time.perf_counter()
@@ -79,9 +84,9 @@ class Retrieval(pl.Callback):
 
     def measure(self, module: ContrastiveModule) -> tuple[dict[View, Any], dict[View, Ranking]]:
         """Metrics and rankings of each view, now."""
+        workers = min(1, module.config.data.workers)
         rankings = rank(
-            module.model, self.tokenizer, self.corpus, self.views, bf16=self.bf16,
-            workers=min(1, module.config.data.workers),
+            module.model, self.tokenizer, self.corpus, self.views, bf16=self.bf16, workers=workers
         )
         metrics = {
             view: retrieval_metrics(found, self.corpus.queries, self.corpus.qrels)
@@ -94,7 +99,8 @@ class Retrieval(pl.Callback):
         """Before the first step of a run that starts from nothing: the untouched encoders."""
         assert isinstance(module, ContrastiveModule)
         if trainer.global_step == 0 and not module.config.start:
-            save_history(Path(module.config.run), {"step 0": self.measure_and_log(trainer, module)[0]})
+            metrics, _ = self.measure_and_log(trainer, module)
+            save_history(Path(module.config.run), {"step 0": metrics})
 
     def measure_and_log(
         self, trainer: pl.Trainer, module: ContrastiveModule
@@ -114,17 +120,21 @@ class Retrieval(pl.Callback):
         return metrics, rankings
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, index: int
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Measures every `every` optimizer steps, but for the last, which the run ends with."""
         step = trainer.global_step
-        done_accumulating = (index + 1) % trainer.accumulate_grad_batches == 0
-        if self.every and done_accumulating and 0 < step < trainer.max_steps:
-            if step % self.every == 0:
-                assert isinstance(module, ContrastiveModule)
-                if trainer.is_global_zero:
-                    self.measure_and_log(trainer, module)
-                trainer.strategy.barrier()
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every and stepped and step < trainer.max_steps and step % self.every == 0:
+            assert isinstance(module, ContrastiveModule)
+            if trainer.is_global_zero:
+                self.measure_and_log(trainer, module)
+            trainer.strategy.barrier()
 
 
 def panel_of(corpus: Corpus, ranking: Ranking, queries: int = 8, top: int = 6) -> np.ndarray:

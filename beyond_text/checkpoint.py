@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from beyond_text.model import ModelSettings, TwoTower, build_model
 from beyond_text.towers import Tower
@@ -34,7 +34,7 @@ class CheckpointError(ValueError):
 
 def plain_state(model: TwoTower) -> dict[str, Tensor]:
     """All weights, adapters merged into their encoders."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, child in model.named_children():
         if isinstance(child, Tower):
             state |= {f"{name}.encoder.{k}": v for k, v in child.plain().state_dict().items()}
@@ -43,7 +43,7 @@ def plain_state(model: TwoTower) -> dict[str, Tensor]:
     return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
 
 
-def save_model(model: TwoTower, tokenizer: Any, run: Path) -> Path:
+def save_model(model: TwoTower, tokenizer: PreTrainedTokenizerBase, run: Path) -> Path:
     """Writes RUN/model, replacing an older one only when the new one is whole."""
     folder = run / MODEL
     partial = run / f"{MODEL}.partial"
@@ -73,6 +73,20 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder / WEIGHTS}: not whole: {error}") from error
 
 
+def _fill(model: TwoTower, state: dict[str, Tensor], folder: Path) -> None:
+    """Gives the model all of its weights, and names the first that does not fit."""
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {name: list(value.shape) for name, value in state.items()}
+    wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: does not fit this run's model: {len(wrong)} weights differ, the first is "
+            f"{wrong[0]}: expected {expected.get(wrong[0], 'none')}, "
+            f"got {found.get(wrong[0], 'none')}; are both of one backbone?"
+        )
+    model.load_state_dict(state)
+
+
 def load_model(run: Path | str) -> tuple[TwoTower, Any]:
     """The model of a run folder and its tokenizer, from that folder alone, in evaluation mode.
 
@@ -80,14 +94,14 @@ def load_model(run: Path | str) -> tuple[TwoTower, Any]:
         CheckpointError: no finished model, or weights cut short or of another model.
     """
     folder = _folder_of(Path(run))
-    fields = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(folder / "settings.yaml")))
-    settings = ModelSettings(**fields)
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(folder / "settings.yaml"))
+        settings = ModelSettings(**cast("dict[str, Any]", saved))
+    except (OSError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'settings.yaml'}: {error}") from error
     text = str(folder / "text_encoder")
     model = build_model(settings, text, str(folder / "image_encoder"), pretrained=False)
-    try:
-        model.load_state_dict(_weights(folder))
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+    _fill(model, _weights(folder), folder)
     return model.eval(), AutoTokenizer.from_pretrained(text)
 
 
@@ -95,24 +109,16 @@ def warm_start(model: TwoTower, run: Path | str) -> list[str]:
     """Gives `model` the weights of another run; returns the names of those that stay new.
 
     Only the fusion block may differ: a stage starts another block from the same towers. Its
-    weights are taken over just where they are of the same shape and the same variant.
+    weights are taken over all together, where every name and shape agrees, or not at all.
 
     Raises:
         CheckpointError: the towers or projections of the two models do not match.
     """
     folder = _folder_of(Path(run))
     state = _weights(folder)
-    fusion = OmegaConf.load(folder / "settings.yaml").fusion
-    if fusion != model.settings.fusion:
-        state = {name: value for name, value in state.items() if not name.startswith("fusion.")}
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: does not fit this run's model: {error}") from error
-    strangers = [name for name in missing if not name.startswith("fusion.")] + unexpected
-    if strangers:
-        raise CheckpointError(
-            f"{folder}: does not fit this run's model: {len(strangers)} weights differ, "
-            f"the first {strangers[0]}; are both runs of one backbone?"
-        )
-    return missing
+    own = {f"fusion.{name}": value for name, value in model.fusion.state_dict().items()}
+    saved = {name: value for name, value in state.items() if name.startswith("fusion.")}
+    fits = {n: v.shape for n, v in own.items()} == {n: v.shape for n, v in saved.items()}
+    towers = {name: value for name, value in state.items() if name not in saved}
+    _fill(model, towers | (saved if fits else own), folder)
+    return [] if fits else list(own)

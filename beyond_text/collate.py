@@ -7,8 +7,7 @@ not be read stays as an empty row, so every process keeps equal rows, and is nam
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from torch import Tensor
 from beyond_text.batch import Batch, Judged, Sample, Tokens
 
 SMALLEST_CROP = 0.9
+# A Hugging Face tokenizer, as far as it is used here.
+Tokenizer = Callable[..., Mapping[str, Tensor]]
 
 
 def key_of(text: str) -> int:
@@ -46,7 +47,7 @@ def picture_tensor(picture: Image.Image, size: int, seed: Sequence[int] | None =
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int, fixed: bool) -> Tokens:
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, fixed: bool) -> Tokens:
     """Tokens of distinct texts, padded to the longest, or to max_length where `fixed`."""
     if not texts:
         empty = torch.zeros(0, 1, dtype=torch.long)
@@ -74,7 +75,7 @@ class Collate:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         max_length: int,
         fixed_length: bool,
         picture_size: int,
@@ -87,7 +88,7 @@ class Collate:
         self.augment_seed = augment_seed
 
     def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        pictures = []
+        pictures: list[Tensor] = []
         row = []
         for sample in samples:
             row.append(-1 if sample.image is None else len(pictures))

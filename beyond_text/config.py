@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +26,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Resume = Literal["auto", "never"]
 FusionName = Literal["bilinear", "concat", "gated", "sum", "text", "image"]
 Pooling = Literal["auto", "mean", "cls", "pooler"]
+TextField = Literal["title", "description", "category"]
 
 
 class ConfigError(ValueError):
@@ -135,6 +139,8 @@ class Config:
     checkpoint_every: int = 50
     losses: Losses = field(default_factory=Losses)
     lr: LearningRates = field(default_factory=LearningRates)
+    # Factors on `lr`: how fast a backbone moves is its own, whether a group moves is the stage's.
+    lr_scale: LearningRates = field(default_factory=lambda: LearningRates(*[1.0] * 6))
     text_encoder: TextEncoder = field(default_factory=TextEncoder)
     image_encoder: ImageEncoder = field(default_factory=ImageEncoder)
     data: Data = field(default_factory=Data)
@@ -145,6 +151,12 @@ class Config:
     def total_steps(self) -> int:
         """Optimizer steps of the run."""
         return max(1, round(self.steps * self.budget))
+
+    @property
+    def rates(self) -> LearningRates:
+        """Peak learning rate of each group: `lr` times `lr_scale`, so what is 0 stays 0."""
+        names = [item.name for item in dataclasses.fields(LearningRates)]
+        return LearningRates(*(getattr(self.lr, n) * getattr(self.lr_scale, n) for n in names))
 
 
 # The views that each field of Losses contrasts.
@@ -163,8 +175,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "text_encoder.pooling": get_args(Pooling),
 }
 
-# (setting, smallest, largest); bounds included.
+# (setting, smallest, largest); bounds included, infinity not.
 RANGES: tuple[tuple[str, float, float], ...] = (
+    ("seed", 0, 2**32 - 1),
     ("steps", 1, float("inf")),
     ("budget", 1e-3, float("inf")),
     ("batch_size", 2, float("inf")),
@@ -180,27 +193,27 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("checkpoint_every", 1, float("inf")),
     ("text_encoder.max_length", 4, float("inf")),
     ("text_encoder.lora.rank", 0, float("inf")),
+    ("text_encoder.lora.dropout", 0.0, 1.0),
     ("image_encoder.image_size", 0, 4096),
     ("image_encoder.lora.rank", 0, float("inf")),
+    ("image_encoder.lora.dropout", 0.0, 1.0),
     ("data.modality_dropout", 0.0, 1.0),
     ("data.max_skipped", 0.0, 1.0),
     ("data.workers", 0, float("inf")),
 )
 
 
-def _known_keys(schema: Any, prefix: str = "") -> list[str]:
-    """Dotted names of all settings below a dataclass."""
+def _known_keys(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all settings, tables and what is in them."""
     keys = []
-    for item in dataclasses.fields(schema):
-        name = f"{prefix}{item.name}"
-        keys.append(name)
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        if dataclasses.is_dataclass(default):
-            keys += _known_keys(default, f"{name}.")
+    for name, value in settings.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            keys += _known_keys(value, f"{prefix}{name}.")
     return keys
 
 
-KNOWN = _known_keys(Config)
+KNOWN = _known_keys(dataclasses.asdict(Config()))
 
 
 def _check_keys(given: Mapping[str, Any], origin: str, prefix: str = "") -> None:
@@ -225,10 +238,29 @@ def _check_keys(given: Mapping[str, Any], origin: str, prefix: str = "") -> None
             _check_keys(value, origin, f"{name}.")
 
 
+def _line(error: Exception) -> str:
+    """The error's message on one line."""
+    return " ".join(str(error).split())
+
+
+def _parse(override: str) -> DictConfig:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{override}: expected key=value")
+    try:
+        # Nothing after the sign is the empty string, as a shell means it, and not null.
+        return OmegaConf.from_dotlist([f"{key}={value or repr('')}"])
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override}: not a YAML value: {_line(error)}") from None
+
+
 def _read(path: Path) -> DictConfig:
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe file")
-    loaded = OmegaConf.load(path)
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {_line(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path}: expected settings as `key: value`, got a list")
     return loaded
@@ -242,28 +274,21 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
             contradict each other; the message names the file or override.
     """
     merged = OmegaConf.structured(Config)
+    config = Config()
     layers = [(str(path), _read(Path(path))) for path in files]
-    for text in overrides:
-        if "=" not in text:
-            raise ConfigError(f"{text}: expected key=value")
-        layers.append((text, OmegaConf.from_dotlist([text])))
+    layers += [(text, _parse(text)) for text in overrides]
     for origin, layer in layers:
         _check_keys(cast("Mapping[str, Any]", OmegaConf.to_container(layer)), origin)
         try:
             merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
+            # Here, so that a reference to nothing names the file or override it stands in.
+            config = cast("Config", OmegaConf.to_object(merged))
+        except (OmegaConfBaseException, TypeError) as error:
+            key = getattr(error, "full_key", None)
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"{origin}: {error.full_key}: {reason}") from None
-    config = cast("Config", OmegaConf.to_object(merged))
+            raise ConfigError(f"{origin}: {f'{key}: ' if key else ''}{reason}") from None
     check(config)
     return config
-
-
-def _get(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def check(config: Config) -> None:
@@ -273,14 +298,18 @@ def check(config: Config) -> None:
         ConfigError: naming the setting, what was expected and what was got.
     """
     for name, choices in CHOICES.items():
-        value = _get(config, name)
+        value = attrgetter(name)(config)
         if value not in choices:
             raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-    rates = [(f"lr.{f.name}", 0.0, 1.0) for f in dataclasses.fields(LearningRates)]
+    rates = [
+        (f"{table}.{f.name}", 0.0, highest)
+        for table, highest in (("lr", 1.0), ("lr_scale", 100.0))
+        for f in dataclasses.fields(LearningRates)
+    ]
     weights = [(f"losses.{f.name}", 0.0, float("inf")) for f in dataclasses.fields(Losses)]
     for name, low, high in (*RANGES, *rates, *weights):
-        value = _get(config, name)
-        if not low <= value <= high:
+        value = attrgetter(name)(config)
+        if not (low <= value <= high and math.isfinite(value)):
             raise ConfigError(f"{name}: expected a value from {low:g} to {high:g}, got {value:g}")
     if config.temperature < config.temperature_min:
         raise ConfigError(
@@ -290,8 +319,13 @@ def check(config: Config) -> None:
     for name, source in config.data.sources.items():
         if not source.path:
             raise ConfigError(f"data.sources.{name}.path: expected a folder of shards, got ''")
-        if source.weight < 0:
-            raise ConfigError(f"data.sources.{name}.weight: expected at least 0")
+        if not 0 <= source.weight < float("inf"):
+            raise ConfigError(
+                f"data.sources.{name}.weight: expected at least 0, got {source.weight:g}"
+            )
+    known, fields = get_args(TextField), config.data.text_fields
+    if not fields or not set(fields) <= set(known):
+        raise ConfigError(f"data.text_fields: expected some of {', '.join(known)}, got {fields}")
 
 
 def active_pairs(config: Config) -> dict[str, float]:
@@ -310,6 +344,30 @@ def active_pairs(config: Config) -> dict[str, float]:
 def views_of(config: Config) -> set[View]:
     """The views that a stage's losses need."""
     return {view for name in active_pairs(config) for view in PAIRS[name]}
+
+
+# How a run is carried out and where it lies, which leaves its numbers as they are.
+HOW_NOT_WHAT = ("run", "resume", "trainer", "data.workers", "checkpoint_every", "evaluate_every")
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """The settings that would give other numbers, as "key (asked ..., found ...)", sorted."""
+    found, asked = (flat(dataclasses.asdict(config)) for config in (before, now))
+    return [
+        f"{key} (asked {asked.get(key)!r}, found {found.get(key)!r})"
+        for key in sorted(found.keys() | asked.keys())
+        if asked.get(key) != found.get(key)
+        and not any(f"{key}.".startswith(f"{how}.") for how in HOW_NOT_WHAT)
+    ]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, Mapping) and value
+        found |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return found
 
 
 def to_yaml(config: Config) -> str:

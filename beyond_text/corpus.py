@@ -14,14 +14,15 @@ from torch.utils.data import Dataset
 
 from beyond_text.batch import Sample
 from beyond_text.pictures import PictureError, decode_picture, reduce_picture
-from beyond_text.shards import Split, product_text
+from beyond_text.shards import ShardError, Split, product_text
 from beyond_text.tables import TableError, read_tables
 
 
 class Corpus(NamedTuple):
     """One split, ready to be encoded and ranked.
 
-    `product_ids` are those of `products`, in order; `queries` has query_id, query and kind; `qrels` query_id, product_id and the grade columns.
+    `product_ids` are those of `products`, in order; `queries` has query_id, query and kind; `qrels`
+    has query_id, product_id and the grade columns.
     """
 
     products: Dataset[Sample]
@@ -38,8 +39,15 @@ class ShardProducts(Dataset[Sample]):
         self.picture = picture
 
     def __getitem__(self, number: int) -> Sample:
-        """The number-th product."""
-        fields, picture = self.split.read(number, self.picture)
+        """The number-th product.
+
+        Raises:
+            ShardError: its picture cannot be read; a measurement leaves nothing out.
+        """
+        try:
+            fields, picture = self.split.read(number, self.picture)
+        except PictureError as error:
+            raise ShardError(f"{self.split.folder} sample {number}: {error}") from error
         text = self.split.text_of(fields)
         return Sample(fields["product_id"], text, picture, [], None)
 
@@ -47,7 +55,9 @@ class ShardProducts(Dataset[Sample]):
 class TableProducts(Dataset[Sample]):
     """Products of a table; one whose picture cannot be used goes on by its text."""
 
-    def __init__(self, rows: pd.DataFrame, text_fields: list[str], stored: int, picture: int):
+    def __init__(
+        self, rows: pd.DataFrame, text_fields: list[str], stored: int, picture: int
+    ) -> None:
         self.rows = rows.to_dict("records")
         self.text_fields = text_fields
         self.stored = stored

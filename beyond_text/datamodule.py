@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from beyond_text.batch import Batch
+from beyond_text.batch import Sample
 from beyond_text.collate import Collate
 from beyond_text.config import Config, ConfigError, View, active_pairs, views_of
 from beyond_text.model import ModelSettings
@@ -52,8 +52,9 @@ def usable_sources(config: Config) -> dict[str, tuple[Split, float]]:
 class ShardData(pl.LightningDataModule):
     """Batches for every step of a run, the same for any number of workers."""
 
-    def __init__(self, config: Config, settings: ModelSettings, tokenizer: Any,
-                 fixed_length: bool) -> None:
+    def __init__(
+        self, config: Config, settings: ModelSettings, tokenizer: Any, fixed_length: bool
+    ) -> None:
         super().__init__()
         self.config = config
         self.collate = Collate(
@@ -66,7 +67,7 @@ class ShardData(pl.LightningDataModule):
         self.sources = usable_sources(config)
         self.sees_pictures = bool(views_of(config) & {"image", "product"})
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Sample | str]:
         """The batches from the current step on, one slice a process."""
         config = self.config
         trainer = self.trainer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from beyond_text.batch import Batch, Tokens
+from beyond_text.batch import Sample, Tokens
 from beyond_text.collate import Collate, tokenize
 from beyond_text.config import View
 from beyond_text.corpus import Corpus
@@ -49,6 +50,18 @@ def _to(device: torch.device, batch: Any) -> Any:
     return batch
 
 
+@contextmanager
+def evaluating(model: TwoTower) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every part, frozen ones too, is as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.inference_mode()
 def encode_products(
     model: TwoTower,
@@ -61,7 +74,7 @@ def encode_products(
 ) -> dict[View, Vectors]:
     """Vectors of each view, of the products that have it, by one pass over the corpus."""
     device = _device(model)
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[Sample] = DataLoader(
         corpus.products,
         sampler=range(len(corpus.product_ids)),
         batch_size=batch_size,
@@ -70,10 +83,8 @@ def encode_products(
     )
     ids: dict[View, list[str]] = {view: [] for view in views}
     rows: dict[View, list[Tensor]] = {view: [] for view in views}
-    was_training = model.training
-    model.eval()
     for batch in tqdm(loader, desc="encoding products", leave=False, disable=None):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             embeddings = model.embed(_to(device, batch), views)
         for view in views:
             present = embeddings.present[view].cpu()
@@ -83,7 +94,6 @@ def encode_products(
                 for product_id, there in zip(batch.product_ids, present.tolist(), strict=True)
                 if there
             ]
-    model.train(was_training)
     return {view: Vectors(ids[view], torch.cat(rows[view]).numpy()) for view in views}
 
 
@@ -97,17 +107,14 @@ def encode_queries(
 ) -> Float[np.ndarray, "queries dim"]:
     """Unit vectors of query texts, in their order."""
     device = _device(model)
-    was_training = model.training
-    model.eval()
     parts = []
     for first in range(0, len(queries), batch_size):
         texts = queries[first : first + batch_size]
         tokens = tokenize(
             tokenizer, texts, model.settings.max_length, model.text_tower.fixed_length
         )
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             parts.append(model.encode_query(Tokens(*_to(device, tokens))).float().cpu())
-    model.train(was_training)
     return torch.cat(parts).numpy()
 
 

@@ -17,12 +17,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from beyond_text.checkpoint import CheckpointError, load_model
-from beyond_text.config import View
+from beyond_text.checkpoint import load_model
+from beyond_text.config import View, load_config
 from beyond_text.corpus import Corpus, read_corpus
 from beyond_text.encode import rank
 from beyond_text.metrics import Ranking, retrieval_metrics, write_trec
-from beyond_text.shards import ShardError
 from beyond_text.tables import TableError
 
 Metrics = dict[str, dict[str, Any]]
@@ -37,6 +36,14 @@ def bf16_is_fast(device: torch.device) -> bool:
         able = torch.cpu.get_capabilities()
         return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return False
+
+
+def precision_of(asked: str) -> str:
+    """Lightning's precision; `auto` is bfloat16 autocast where the device computes it natively."""
+    if asked != "auto":
+        return asked
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16-mixed" if bf16_is_fast(device) else "32-true"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -72,6 +79,8 @@ def show(title: str, rows: dict[str, Metrics], measures: tuple[str, ...] = SHOWN
 def evaluate(run: Path, tables: Path, split: str, out: Path, view: View = "product") -> Metrics:
     """Ranks a split's products for its queries with a run's model; writes and returns the metrics.
 
+    In the precision of the run's config.yaml, so the numbers are those that training reported.
+
     Raises:
         CheckpointError: no finished model in `run`.
         TableError, ShardError: no such tables or split.
@@ -84,7 +93,12 @@ def evaluate(run: Path, tables: Path, split: str, out: Path, view: View = "produ
         tables, split, settings.text_fields, settings.image_size, settings.picture_size
     )
     workers = max(1, (os.cpu_count() or 1) - 1)
-    found = rank(model, tokenizer, corpus, (view,), bf16=bf16_is_fast(device), workers=workers)
+    saved = run / "config.yaml"
+    precision = precision_of(load_config([saved]).precision if saved.is_file() else "auto")
+    bf16 = precision == "bf16-mixed"
+    found = rank(model, tokenizer, corpus, (view,), bf16=bf16, workers=workers)
+    if view not in found:
+        raise TableError(f"{tables}: no product of split {split!r} has the view {view!r}")
     metrics = retrieval_metrics(found[view], corpus.queries, corpus.qrels)
     write_results(out, metrics, found[view], corpus)
     return metrics
@@ -106,10 +120,8 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out or arguments.run / f"eval-{arguments.split}"
     try:
-        metrics = evaluate(
-            arguments.run, arguments.tables, arguments.split, out, arguments.view
-        )
-    except (CheckpointError, TableError, ShardError, ValueError) as error:
+        metrics = evaluate(arguments.run, arguments.tables, arguments.split, out, arguments.view)
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     show(f"{arguments.run} on {arguments.tables} ({arguments.split})", {"": metrics})
     print(f"written to {out}")

@@ -22,7 +22,7 @@ Matrix = Float[Tensor, "anchors candidates"]
 
 
 def relevance_matrix(
-    query_key: Int[Tensor, "queries"], judged: Judged, rows: int
+    query_key: Int[Tensor, " queries"], judged: Judged, rows: int
 ) -> Float[Tensor, "queries rows"]:
     """relevance[i, j]: the grade in [0, 1] of product row j for query i, 0 where not judged."""
     distinct, position = torch.unique(query_key, return_inverse=True)
@@ -33,7 +33,7 @@ def relevance_matrix(
     return table[position]
 
 
-def share_between_equals(relevance: Matrix, key: Int[Tensor, "candidates"]) -> Matrix:
+def share_between_equals(relevance: Matrix, key: Int[Tensor, " candidates"]) -> Matrix:
     """Gives candidates of equal key the best relevance among them.
 
     Colour variants with one text have one text vector: what is relevant by one of them cannot be a
@@ -45,7 +45,9 @@ def share_between_equals(relevance: Matrix, key: Int[Tensor, "candidates"]) -> M
     return best[:, position]
 
 
-def _one_direction(logits: Matrix, relevance: Matrix, candidate: Bool[Tensor, "n"]) -> Tensor:
+def _one_direction(
+    logits: Matrix, relevance: Matrix, candidate: Bool[Tensor, " candidates"]
+) -> Float[Tensor, ""]:
     """Mean over anchors of the cross-entropy to their graded positives, weighted by best grade."""
     # Finite, for an infinite one gives NaN gradients where no candidate is left.
     log_probability = logits.masked_fill(~candidate, -1e9).log_softmax(dim=1)
@@ -66,8 +68,8 @@ def info_nce(
     anchors: Float[Tensor, "anchors dim"],
     candidates: Float[Tensor, "candidates dim"],
     relevance: Matrix,
-    has_anchor: Bool[Tensor, "anchors"],
-    has_candidate: Bool[Tensor, "candidates"],
+    has_anchor: Bool[Tensor, " anchors"],
+    has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
@@ -90,8 +92,8 @@ def sigmoid(
     anchors: Float[Tensor, "anchors dim"],
     candidates: Float[Tensor, "candidates dim"],
     relevance: Matrix,
-    has_anchor: Bool[Tensor, "anchors"],
-    has_candidate: Bool[Tensor, "candidates"],
+    has_anchor: Bool[Tensor, " anchors"],
+    has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:

@@ -157,7 +157,7 @@ def interval(values: Float[np.ndarray, " queries"], seed: int = 0) -> tuple[floa
 
 
 def compare_paired(
-    a: Float[np.ndarray, " queries"], b: Float[np.ndarray, " queries"], seed: int = 0
+    a: Float[np.ndarray, " queries"], b: Float[np.ndarray, " as_many"], seed: int = 0
 ) -> Comparison:
     """Compares two systems on the same queries: mean of a - b, its 95 % interval, and p.
 

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond_text.batch import Batch, Embeddings, Tokens, rows_of
-from beyond_text.config import PAIRS, Config, View
+from beyond_text.config import PAIRS, Config, ConfigError, View
 from beyond_text.fusion import FUSIONS
 from beyond_text.towers import (
     ImageTower,
     TextTower,
-    load_encoder,
+    Tower,
     encoder_picture_size,
+    load_encoder,
     picture_statistics,
 )
+
 
 @dataclass
 class ModelSettings:
@@ -51,7 +53,8 @@ def settings_of(config: Config, picture_size: int) -> ModelSettings:
 
     `picture_size` is what the shards' pictures were reduced to.
     """
-    mean, std = picture_statistics(config.image_encoder.path)
+    image = config.image_encoder
+    mean, std = picture_statistics(image.path)
     return ModelSettings(
         dim=config.dim,
         fusion=config.fusion,
@@ -59,7 +62,7 @@ def settings_of(config: Config, picture_size: int) -> ModelSettings:
         share_text_encoder=config.share_text_encoder,
         pooling=config.text_encoder.pooling,
         max_length=config.text_encoder.max_length,
-        image_size=config.image_encoder.image_size or encoder_picture_size(config.image_encoder.path),
+        image_size=image.image_size or encoder_picture_size(image.path),
         picture_size=picture_size,
         mean=list(mean),
         std=list(std),
@@ -100,11 +103,28 @@ def _projection(width: int, dim: int) -> nn.Linear:
     return layer
 
 
-class TwoTower(nn.Module):
-    """Query tower and product tower; `embed` gives the unit vectors of the views asked for."""
+def _width(tower: Tower, setting: str, *inputs: Tensor) -> int:
+    """Size of a tower's pooled vector; refuses inputs larger or smaller than the encoder takes."""
+    try:
+        return tower(*inputs).shape[1]
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{setting}: not for {tower.settings.name_or_path}: {error}") from error
 
-    def __init__(self, settings: ModelSettings, text: nn.Module, image: nn.Module,
-                 query: nn.Module | None = None) -> None:
+
+class TwoTower(nn.Module):
+    """Query tower and product tower; `embed` gives the unit vectors of the views asked for.
+
+    Raises:
+        ConfigError: text length or picture size that an encoder cannot take.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        text: nn.Module,
+        image: nn.Module,
+        query: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.text_tower = TextTower(text, settings.pooling)
@@ -121,14 +141,15 @@ class TwoTower(nn.Module):
 
     @torch.no_grad()
     def _widths(self) -> tuple[int, int]:
-        """Sizes of the two pooled vectors, by asking the towers."""
+        """Sizes of the two pooled vectors, by asking the towers with the largest inputs."""
         self.eval()
-        token = torch.ones(1, 2, dtype=torch.long)
-        if self.text_tower.fixed_length:
-            token = torch.ones(1, self.settings.max_length, dtype=torch.long)
-        size = self.settings.image_size
+        length, size = self.settings.max_length, self.settings.image_size
+        tokens = torch.ones(1, length, dtype=torch.long)
         picture = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-        widths = self.text_tower(token, token).shape[1], self.image_tower(picture).shape[1]
+        widths = (
+            _width(self.text_tower, f"text_encoder.max_length={length}", tokens, tokens),
+            _width(self.image_tower, f"image_encoder.image_size={size}", picture),
+        )
         self.train()
         return widths
 
@@ -205,4 +226,5 @@ class TwoTower(nn.Module):
 def build_model(settings: ModelSettings, text: str, image: str, pretrained: bool) -> TwoTower:
     """The model around encoders from hub names or folders, with their weights if `pretrained`."""
     query = None if settings.share_text_encoder else load_encoder(text, pretrained)
-    return TwoTower(settings, load_encoder(text, pretrained), load_encoder(image, pretrained), query)
+    encoders = load_encoder(text, pretrained), load_encoder(image, pretrained)
+    return TwoTower(settings, *encoders, query)

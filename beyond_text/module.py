@@ -1,12 +1,15 @@
 """The Lightning half of the model: one training step for every stage.
 
-Which losses, what moves and from where is configuration; nothing here knows a stage by name.
+Which losses, what moves and from where is configuration; nothing here knows a stage by name. All
+that a step draws (dropout, lost modalities) is decided by seed, step and process, so a run that
+goes on after a kill ends with the weights of one that never stopped.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -34,7 +37,9 @@ class ContrastiveModule(pl.LightningModule):
         self.views = views_of(config)
         self.seen = 0
         self.skipped = 0
-        freeze(model, config.lr)
+        freeze(model, config.rates)
+        # Lightning keeps the modes it finds.
+        self.train()
 
     def train(self, mode: bool = True) -> ContrastiveModule:
         """Training mode, but for frozen towers: no dropout there, and no moving statistics."""
@@ -43,11 +48,31 @@ class ContrastiveModule(pl.LightningModule):
             getattr(self.model, name).eval()
         return self
 
-    def _gathered(self, tensor: Tensor) -> Tensor:
-        """Rows of all processes, with gradients; the tensor itself on a single one."""
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds what the step draws."""
+        seed = np.random.SeedSequence((self.config.seed, self.global_rank, batch_idx))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+
+    def _gathered(self, tensor: Tensor, gradients: bool = False) -> Tensor:
+        """Rows of all processes, with gradients on request; the tensor itself on a single one."""
         if self.trainer.world_size == 1:
             return tensor
-        return self.all_gather(tensor, sync_grads=tensor.requires_grad).flatten(0, 1)
+        if gradients and not tensor.requires_grad:
+            # Gathering back is collective: a process whose slice has no picture takes part too.
+            tensor = tensor.detach().requires_grad_()
+        gathered = self.all_gather(tensor, sync_grads=gradients)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
+    def _with_modalities_lost(self, batch: Batch) -> Batch:
+        """Takes text or picture, each alike, from a share of the products that have both."""
+        draw = torch.rand(len(batch.text_row), device=batch.text_row.device)
+        draw[(batch.text_row < 0) | (batch.image_row < 0)] = 1.0
+        share = self.config.data.modality_dropout
+        lost = batch.text_row.new_tensor(-1)
+        text_row = torch.where(draw < share / 2, lost, batch.text_row)
+        image_row = torch.where((share / 2 <= draw) & (draw < share), lost, batch.image_row)
+        return batch._replace(text_row=text_row, image_row=image_row)
 
     def _relevance(self, batch: Batch, pair: str) -> Tensor:
         """Who is relevant to whom [anchors, candidates] over all processes, by id."""
@@ -67,8 +92,10 @@ class ContrastiveModule(pl.LightningModule):
 
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
         """The loss of each pair of views that the stage names, unweighted."""
-        vectors = {view: self._gathered(v) for view, v in embeddings.vectors.items()}
-        present = {view: self._gathered(flags) for view, flags in embeddings.present.items()}
+        # In one order, for a set's differs between processes: rows of another view would come.
+        views = sorted(embeddings.vectors)
+        vectors = {v: self._gathered(embeddings.vectors[v], gradients=True) for v in views}
+        present = {v: self._gathered(embeddings.present[v]) for v in views}
         found = {}
         for name in self.pairs:
             anchor, candidate = PAIRS[name]
@@ -92,7 +119,7 @@ class ContrastiveModule(pl.LightningModule):
             TrainingError: the loss is not finite, or too large a share of samples was unreadable.
         """
         self._count(batch)
-        embeddings = self.model.embed(batch, self.views)
+        embeddings = self.model.embed(self._with_modalities_lost(batch), self.views)
         losses = self.losses(batch, embeddings)
         total = torch.stack([self.pairs[name] * loss for name, loss in losses.items()]).sum()
         if not torch.isfinite(total):
@@ -104,7 +131,9 @@ class ContrastiveModule(pl.LightningModule):
         rows = len(batch.product_ids)
         for name, loss in losses.items():
             self.log(f"loss/{name}", loss, prog_bar=True, batch_size=rows)
-            self.log(f"temperature/{name}", self.model.temperatures[name].value, batch_size=rows)
+            temperature = self.model.temperatures[name]
+            assert isinstance(temperature, Temperature)
+            self.log(f"temperature/{name}", temperature.value, batch_size=rows)
         self.log("loss/chance", chance_level(rows * self.trainer.world_size), batch_size=rows)
         return total
 
@@ -128,20 +157,31 @@ class ContrastiveModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips to `clip_norm` (0: not at all) and logs the norm before it."""
+        """Clips to `clip_norm` (0: not at all) and logs the norm before it.
+
+        Raises:
+            TrainingError: the norm is not finite; the weights are still those of the step before.
+        """
         limit = self.config.clip_norm or float("inf")
         norm = clip_grad_norm_([p for p in self.parameters() if p.grad is not None], limit)
         self.log("gradient_norm", norm)
+        # Float16's scaler skips such a step by itself.
+        if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
+            raise TrainingError(f"step {self.global_step}: the gradient norm is {norm.item():g}")
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Keeps every temperature within its limits."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Takes the step, then keeps every temperature within its limits.
+
+        Here, because a checkpoint is written before the module hears of the batch's end.
+        """
+        super().optimizer_step(*args, **kwargs)
         for temperature in self.model.temperatures.values():
             assert isinstance(temperature, Temperature)
             temperature.clamp()
 
     def configure_optimizers(self) -> Any:
         """AdamW by the learning-rate table, warm-up and cosine over the run's own step count."""
-        optimizer = adamw(self.model, self.config.lr, self.config.weight_decay)
+        optimizer = adamw(self.model, self.config.rates, self.config.weight_decay)
         schedule = warmup_cosine(optimizer, self.config.total_steps, self.config.warmup)
         return {
             "optimizer": optimizer,

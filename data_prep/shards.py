@@ -30,16 +30,9 @@ import pandas as pd
 from tqdm import tqdm
 from webdataset import TarWriter
 
+from beyond_text.layouts import OWN_LAYOUT, TEXT_COLUMNS, Layout, Reject, TableError
 from beyond_text.pictures import MAX_PIXELS, PictureError, reduce_picture
-from beyond_text.tables import (
-    OWN_LAYOUT,
-    TEXT_COLUMNS,
-    Layout,
-    Reject,
-    TableError,
-    Tables,
-    read_tables,
-)
+from beyond_text.tables import Tables, read_tables
 from data_prep.adapters import ADAPTERS
 
 VERSION = 1

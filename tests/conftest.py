@@ -75,7 +75,7 @@ def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_image_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """timm's test_vit-sized ResNet for 32-pixel pictures, as transformers wraps it."""
+    """Timm's test_vit-sized ResNet for 32-pixel pictures, as transformers wraps it."""
     folder = tmp_path_factory.mktemp("encoders") / "image"
     torch.manual_seed(0)
     settings = TimmWrapperConfig(architecture="test_resnet", num_labels=0)

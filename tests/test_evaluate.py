@@ -1,0 +1,177 @@
+"""What evaluation reports is what training reported, and what counting by hand gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_text.checkpoint import load_model
+from beyond_text.config import load_config
+from beyond_text.corpus import read_corpus
+from beyond_text.encode import encode_products, encode_queries, evaluating
+from beyond_text.evaluate import evaluate, main
+from beyond_text.shards import ShardError, index_shard
+from beyond_text.tables import TableError
+from beyond_text.train import train
+
+
+@pytest.fixture(scope="module")
+def run(
+    tiny_text_encoder: Path,
+    tiny_image_encoder: Path,
+    tiny_shards: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    overrides = [
+        f"text_encoder.path={tiny_text_encoder}", "text_encoder.max_length=16",
+        f"image_encoder.path={tiny_image_encoder}", "image_encoder.image_size=32",
+        f"data.sources.tables.path={tiny_shards}", f"data.dev={tiny_shards}", "data.workers=0",
+        f"run={folder}", "dim=16", "fusion_rank=8", "batch_size=8", "steps=3",
+        "precision=32-true", "trainer.enable_progress_bar=false", "losses.query_product=1",
+    ]  # fmt: skip
+    train(load_config([], overrides))
+    return folder
+
+
+def by_hand(run: Path, tables: Path, depth: int) -> dict[str, float]:
+    """Gives nDCG and recall at `depth`, and mrr, from the vectors alone, query by query."""
+    model, tokenizer = load_model(run)
+    corpus = read_corpus(tables, "dev", model.settings.text_fields, 32)
+    queries = encode_queries(model, tokenizer, list(corpus.queries["query"]))
+    products = encode_products(model, tokenizer, corpus, workers=0)["product"]
+    assert np.linalg.norm(products.vectors, axis=1) == pytest.approx(1)
+    found: dict[str, list[float]] = {"ndcg": [], "recall": [], "mrr": []}
+    for query_id, vector in zip(corpus.queries["query_id"], queries, strict=True):
+        own = corpus.qrels[corpus.qrels["query_id"] == query_id]
+        grade = dict(zip(own["product_id"], own["relevance"], strict=True))
+        order = np.argsort(-(products.vectors @ vector), kind="stable")
+        grades = [grade.get(products.ids[place], 0) for place in order]
+        gains = [(2**g - 1) / np.log2(place + 2) for place, g in enumerate(grades[:depth])]
+        best = sorted(grade.values(), reverse=True)[:depth]
+        ideal = sum((2**g - 1) / np.log2(place + 2) for place, g in enumerate(best))
+        found["ndcg"].append(sum(gains) / ideal)
+        found["recall"].append(sum(g > 0 for g in grades[:depth]) / sum(g > 0 for g in best))
+        found["mrr"].append(1 / (1 + next(p for p, g in enumerate(grades) if g > 0)))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def test_numbers_from_the_run_folder_are_those_training_reported(
+    run: Path, tiny_shards: Path, tiny_tables: Path, tmp_path: Path
+) -> None:
+    reported = json.loads((run / "metrics.json").read_text())
+    del reported["training"]
+    for source in (tiny_shards, tiny_tables):
+        out = tmp_path / source.name
+        metrics = evaluate(run, source, "dev", out)
+        assert metrics == json.loads((out / "metrics.json").read_text())
+        for kind, block in reported.items():
+            assert metrics[kind] == pytest.approx(block)
+        assert {"run.trec", "qrels.trec", "metrics.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_numbers_are_those_counted_from_the_vectors(
+    run: Path, tiny_tables: Path, tmp_path: Path
+) -> None:
+    block = evaluate(run, tiny_tables, "dev", tmp_path)["all"]
+    assert block["queries"] == 12
+    assert 0 < block["ndcg@10"] < 1
+    hand = by_hand(run, tiny_tables, 10)
+    assert block["ndcg@10"] == pytest.approx(hand["ndcg"], abs=1e-6)
+    assert block["recall@10"] == pytest.approx(hand["recall"], abs=1e-6)
+    assert block["mrr"] == pytest.approx(hand["mrr"], abs=1e-6)
+
+
+def test_a_further_grade_column_has_a_block_of_its_own(
+    run: Path, tiny_tables: Path, tmp_path: Path
+) -> None:
+    desirable = tmp_path / "desirable"
+    shutil.copytree(tiny_tables, desirable)
+    qrels = pd.read_csv(desirable / "qrels.csv")
+    # Desirable is what relevance finds only partly right, and the other way round.
+    qrels["desirability"] = 3 - qrels["relevance"]
+    qrels.to_csv(desirable / "qrels.csv", index=False)
+    plain = evaluate(run, tiny_tables, "dev", tmp_path / "plain")["all"]
+    both = evaluate(run, desirable, "dev", tmp_path / "both")["all"]
+    assert both["ndcg@10"] == plain["ndcg@10"]
+    assert both["desirability"]["ndcg@10"] != pytest.approx(plain["ndcg@10"])
+    assert both["desirability"]["recall@10"] == plain["recall@10"]
+    qrels["relevance"] = qrels.pop("desirability")
+    qrels.to_csv(desirable / "qrels.csv", index=False)
+    swapped = evaluate(run, desirable, "dev", tmp_path / "swapped")["all"]
+    assert both["desirability"]["ndcg@10"] == swapped["ndcg@10"]
+
+
+def test_a_single_modality_can_be_searched(run: Path, tiny_tables: Path, tmp_path: Path) -> None:
+    blocks = {
+        view: evaluate(run, tiny_tables, "dev", tmp_path / view, view)["all"]["ndcg@10"]
+        for view in ("product", "text", "image")
+    }
+    assert len(set(blocks.values())) == 3
+
+
+def test_evaluation_leaves_every_part_in_its_mode(run: Path) -> None:
+    model, _ = load_model(run)
+    model.train()
+    model.image_tower.eval()
+    before = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
+
+
+def test_a_damaged_picture_stops_a_measurement_and_is_named(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_shards, folder)
+    path = folder / "dev-00000.tar"
+    number, picture = next(
+        (n, members["jpg"]) for n, members in enumerate(index_shard(path)) if "jpg" in members
+    )
+    content = bytearray(path.read_bytes())
+    content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
+    path.write_bytes(content)
+    corpus = read_corpus(folder, "dev", ["title"], 32)
+    with pytest.raises(ShardError, match=rf"damaged sample {number}: picture unreadable"):
+        corpus.products[number]
+
+
+def test_a_split_without_queries_is_refused(tiny_shards: Path, tiny_tables: Path) -> None:
+    with pytest.raises(TableError, match="'train' has no queries to evaluate"):
+        read_corpus(tiny_shards, "train", ["title"], 32)
+    with pytest.raises(TableError, match=r"'test' has 0 products and 0 queries \(splits: dev, tra"):
+        read_corpus(tiny_tables, "test", ["title"], 32)
+
+
+def test_the_command_prints_a_table_and_says_mistakes_in_one_line(
+    run: Path,
+    tiny_tables: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def call(*argv: str | Path) -> None:
+        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, argv)])
+        main()
+
+    call(run, "--tables", tiny_tables)
+    printed = capsys.readouterr().out
+    metrics = json.loads((run / "eval-dev" / "metrics.json").read_text())
+    assert f"{metrics['attribute']['ndcg@10']:.3f}" in printed
+    assert "attribute" in printed
+    for argv, expected in (
+        ((tmp_path, "--tables", tiny_tables), "no finished model there"),
+        ((run, "--tables", tmp_path / "nowhere"), "nowhere: "),
+        ((run, "--tables", tiny_tables, "--split", "test"), "split 'test' has 0 products"),
+    ):
+        with pytest.raises(SystemExit, match=expected) as caught:
+            call(*argv)
+        assert str(caught.value).startswith("error: ")
+        assert "\n" not in str(caught.value)

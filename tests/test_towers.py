@@ -1,0 +1,344 @@
+"""Every supported class of encoder, tiny and random: pooled vectors, buckets, LoRA, statistics."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor, nn
+
+from beyond_text.config import ConfigError, Lora
+from beyond_text.towers import (
+    IMAGENET,
+    ImageTower,
+    TextTower,
+    encoder_picture_size,
+    load_encoder,
+    picture_statistics,
+)
+
+SIZE, LENGTH, WIDTH = 32, 16, 16
+BODY = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+TEXT = {**BODY, "vocab_size": 32, "max_position_embeddings": LENGTH}
+PICTURE = {**BODY, "image_size": SIZE, "patch_size": 8}
+
+
+def _bert() -> nn.Module:
+    return hf.BertModel(hf.BertConfig(**TEXT))
+
+
+def _clip() -> nn.Module:
+    text = {**TEXT, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    return hf.CLIPModel(
+        hf.CLIPConfig(text_config=text, vision_config=PICTURE, projection_dim=WIDTH)
+    )
+
+
+def _siglip() -> nn.Module:
+    # SigLIP2's checkpoints of fixed resolution are of this class too.
+    return hf.SiglipModel(hf.SiglipConfig(text_config=TEXT, vision_config=PICTURE))
+
+
+def _siglip2_naflex() -> nn.Module:
+    picture = {**BODY, "patch_size": 8, "num_patches": 16}
+    return hf.Siglip2Model(hf.Siglip2Config(text_config=TEXT, vision_config=picture))
+
+
+def _dinov2() -> nn.Module:
+    return hf.Dinov2Model(hf.Dinov2Config(**{**PICTURE, "mlp_ratio": 2}))
+
+
+def _vit() -> nn.Module:
+    return hf.ViTModel(hf.ViTConfig(**PICTURE))
+
+
+def _timm(architecture: str) -> nn.Module:
+    settings = hf.TimmWrapperConfig(architecture=architecture, num_labels=0)
+    if architecture == "test_vit":
+        settings.model_args = {"img_size": SIZE}
+    settings.pretrained_cfg = {"mean": [0.4] * 3, "std": [0.2] * 3, "input_size": [3, SIZE, SIZE]}
+    return hf.TimmWrapperModel(settings)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "bert": _bert,
+    "clip": _clip,
+    "siglip": _siglip,
+    "siglip2_naflex": _siglip2_naflex,
+    "dinov2": _dinov2,
+    "vit": _vit,
+    "timm_resnet": lambda: _timm("test_resnet"),
+    "timm_vit": lambda: _timm("test_vit"),
+}
+TEXT_MODELS = ("bert", "clip", "siglip", "siglip2_naflex")
+IMAGE_MODELS = ("clip", "siglip", "dinov2", "vit", "timm_resnet", "timm_vit")
+
+
+def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> str:
+    """A random model of a class, saved in FOLDER/name; weights wide enough to tell inputs apart."""
+    torch.manual_seed(len(name))
+    model = MODELS[name]().to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder / name)
+    return str(folder / name)
+
+
+def some_tokens(rows: int = 40) -> tuple[Tensor, Tensor]:
+    """Ids [rows, 16] that end in the last special token, and the mask; lengths from 2 to 16."""
+    random = torch.Generator().manual_seed(1)
+    length = torch.randint(2, LENGTH + 1, (rows, 1), generator=random)
+    ids = torch.randint(4, 32, (rows, LENGTH), generator=random)
+    place = torch.arange(LENGTH)
+    ids = ids.where(place != length - 1, 3).where(place < length, 0)
+    return ids, (place < length).long()
+
+
+def some_pictures(count: int = 3) -> Tensor:
+    random = torch.Generator().manual_seed(2)
+    return torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=random, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds every tiny model under its name."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in MODELS:
+        save_tiny(name, folder)
+    return folder
+
+
+def _reference(path: str) -> nn.Module:
+    return hf.AutoModel.from_pretrained(path).eval()
+
+
+def _text(folder: Path, name: str, pooling: str = "auto", buckets: int = 1) -> TextTower:
+    return TextTower(load_encoder(str(folder / name), pretrained=True), pooling, buckets).eval()
+
+
+def _image(folder: Path, name: str) -> ImageTower:
+    encoder = load_encoder(str(folder / name), pretrained=True)
+    return ImageTower(encoder, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)).eval()
+
+
+def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    rows = [row[:length].mean(dim=0) for row, length in zip(tokens, mask.sum(dim=1), strict=True)]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+@torch.no_grad()
+def test_the_text_vector_is_the_models_own_feature_or_the_mean_over_real_tokens(
+    folder: Path, name: str
+) -> None:
+    ids, mask = some_tokens(5)
+    model = _reference(str(folder / name))
+    if name == "bert":
+        expected = _mean(model(ids, mask).last_hidden_state, mask)
+    elif name == "clip":
+        expected = model.text_projection(model.text_model(ids, mask).pooler_output)
+    else:  # SigLIP was trained with padding in sight: no mask.
+        expected = model.text_model(ids).pooler_output
+    assert expected.std(dim=0).min() > 1e-4  # The texts differ.
+    torch.testing.assert_close(_text(folder, name)(ids, mask), expected)
+
+
+@torch.no_grad()
+def test_each_pooling_is_what_it_says(folder: Path) -> None:
+    ids, mask = some_tokens(5)
+    output = _reference(str(folder / "bert"))(ids, mask)
+    tokens = output.last_hidden_state
+    expected = {
+        "auto": _mean(tokens, mask),
+        "mean": _mean(tokens, mask),
+        "cls": tokens[:, 0],
+        "pooler": output.pooler_output,
+    }
+    for pooling, vectors in expected.items():
+        torch.testing.assert_close(_text(folder, "bert", pooling)(ids, mask), vectors)
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+@torch.no_grad()
+def test_the_image_vector_is_the_models_own_feature_of_the_normalised_picture(
+    folder: Path, name: str
+) -> None:
+    pictures = some_pictures()
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
+    pixels = ((pictures.permute(0, 2, 3, 1) / 255 - mean) / std).permute(0, 3, 1, 2)
+    model = _reference(str(folder / name))
+    if name == "clip":
+        expected = model.visual_projection(model.vision_model(pixels).pooler_output)
+    elif name == "siglip":
+        expected = model.vision_model(pixels).pooler_output
+    elif name.startswith("timm"):
+        expected = model.timm_model(pixels)
+    else:
+        expected = model(pixels).pooler_output
+    assert expected.std(dim=0).max() > 1e-4  # The pictures differ.
+    torch.testing.assert_close(_image(folder, name)(pictures), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_tower_keeps_only_its_half_of_a_two_headed_model(folder: Path, name: str) -> None:
+    projected = name == "clip"
+    text = {key.split(".")[1] for key in _text(folder, name).state_dict()}
+    image = {key.split(".")[1] for key in _image(folder, name).state_dict()}
+    assert text == ({"text_model", "text_projection"} if projected else {"text_model"})
+    assert image == ({"vision_model", "visual_projection"} if projected else {"vision_model"})
+
+
+def test_a_naflex_siglip2_serves_as_text_tower_and_is_refused_as_image_tower(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="siglip2_naflex is a NaFlex SigLIP2; expected one of"):
+        _image(folder, "siglip2_naflex")
+
+
+@pytest.mark.parametrize("name", ["bert", "clip", "siglip"])
+def test_length_buckets_change_neither_vectors_nor_gradients(folder: Path, name: str) -> None:
+    ids, mask = some_tokens()
+    weights = torch.randn(len(ids), WIDTH, dtype=torch.float64)
+    found = []
+    for buckets in (1, 4):
+        tower = _text(folder, name, buckets=buckets).double()
+        vectors = tower(ids, mask)
+        (vectors * weights).sum().backward()
+        found.append([vectors, *(p.grad for p in tower.parameters() if p.grad is not None)])
+    for whole, bucketed in zip(*found, strict=True):
+        torch.testing.assert_close(bucketed, whole)
+
+
+def test_buckets_cut_texts_to_the_longest_of_each(folder: Path) -> None:
+    tower = _text(folder, "bert", buckets=4)
+    shapes: list[int] = []
+    tower.encoder.register_forward_pre_hook(
+        lambda _, __, inputs: shapes.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    ids, mask = some_tokens()
+    tower(ids, mask)
+    longest = [int(part.max()) for part in mask.sum(dim=1).sort().values.tensor_split(4)]
+    assert shapes == longest
+    assert shapes[0] < LENGTH
+
+
+def _adapted(folder: Path, name: str, targets: list[str]) -> tuple[TextTower | ImageTower, tuple]:
+    tower: TextTower | ImageTower
+    if name in TEXT_MODELS:
+        tower, inputs = _text(folder, name), some_tokens(5)
+    else:
+        tower, inputs = _image(folder, name), (some_pictures(),)
+    tower.add_lora(Lora(rank=4, alpha=8.0, targets=targets))
+    return tower.eval(), inputs
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("bert", []),
+        ("bert", ["query", "value"]),
+        ("clip", []),
+        ("clip", ["q_proj", "v_proj"]),
+        ("siglip", ["q_proj", "v_proj"]),
+        ("vit", []),
+        ("dinov2", []),
+        ("timm_vit", ["qkv"]),
+    ],
+)
+def test_lora_trains_adapters_only_and_merges_to_the_same_vectors(
+    folder: Path, name: str, targets: list[str]
+) -> None:
+    plain = (_text if name in TEXT_MODELS else _image)(folder, name)
+    tower, inputs = _adapted(folder, name, targets)
+    moving = {key for key, value in tower.named_parameters() if value.requires_grad}
+    assert moving
+    assert all("lora_" in key for key in moving)
+    if targets:
+        assert {key.split(".lora_")[0].split(".")[-1] for key in moving} == set(targets)
+    with torch.no_grad():
+        torch.testing.assert_close(tower(*inputs), plain(*inputs))  # Adapters start at nothing.
+        for key, value in tower.named_parameters():
+            if "lora_B" in key:
+                value.normal_(std=0.3)
+        before = tower(*inputs)
+        assert (before - plain(*inputs)).abs().max() > 1e-2
+        merged = tower.plain()
+        assert merged.state_dict().keys() == plain.encoder.state_dict().keys()
+        # Training goes on with adapters.
+        assert {key for key, value in tower.named_parameters() if value.requires_grad} == moving
+        torch.testing.assert_close(tower(*inputs), before)
+        plain.encoder.load_state_dict(merged.state_dict())
+        torch.testing.assert_close(plain(*inputs), before, rtol=1e-4, atol=1e-5)
+
+
+def test_rank_zero_adds_no_adapter(folder: Path) -> None:
+    tower = _text(folder, "bert")
+    tower.add_lora(Lora(rank=0))
+    assert not isinstance(tower.encoder, peft.PeftModel)
+    assert all(parameter.requires_grad for parameter in tower.parameters())
+
+
+@pytest.mark.parametrize(("name", "targets"), [("timm_resnet", []), ("bert", ["q_proj"])])
+def test_lora_without_a_layer_to_adapt_names_encoder_and_setting(
+    folder: Path, name: str, targets: list[str]
+) -> None:
+    expected = "q_proj" if targets else "any linear layer"
+    with pytest.raises(ConfigError, match=f"lora.targets: .*{name} has no layer.*{expected}"):
+        _adapted(folder, name, targets)
+
+
+def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no encoder there: expected a folder"):
+        load_encoder(str(tmp_path / "nowhere"), pretrained=True)
+
+
+def test_weights_stored_in_half_precision_load_in_float32(tmp_path: Path) -> None:
+    path = save_tiny("bert", tmp_path, torch.float16)
+    for pretrained in (True, False):
+        kinds = {p.dtype for p in load_encoder(path, pretrained).parameters()}
+        assert kinds == {torch.float32}
+
+
+def test_loading_a_folder_prints_nothing(
+    folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    load_encoder(str(folder / "bert"), pretrained=True)
+    picture_statistics(str(folder / "timm_resnet"))
+    logger.removeHandler(caplog.handler)
+    assert caplog.messages == []
+    assert capfd.readouterr() == ("", "")
+    assert hf.utils.logging.is_progress_bar_enabled()
+
+
+def test_picture_statistics_are_those_the_encoder_was_trained_with(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = Path(save_tiny("clip", tmp_path))
+    processor = {"image_processor_type": "CLIPImageProcessor"}
+    statistics = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+    (path / "preprocessor_config.json").write_text(json.dumps({**processor, **statistics}))
+    assert picture_statistics(str(path)) == ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    (path / "preprocessor_config.json").write_text(json.dumps({**processor, "do_normalize": False}))
+    assert picture_statistics(str(path)) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert picture_statistics(str(folder / "timm_vit")) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+    assert picture_statistics(str(folder / "vit")) == IMAGENET
+
+
+def test_the_picture_size_is_the_encoders_own(folder: Path, tmp_path: Path) -> None:
+    for name in IMAGE_MODELS:
+        assert encoder_picture_size(str(folder / name)) == SIZE
+    with pytest.raises(ConfigError, match=r"bert: names no picture size; set image_encoder\.image"):
+        encoder_picture_size(str(folder / "bert"))

@@ -1,0 +1,328 @@
+"""The training command, end to end on the tiny shop: it learns, it resumes exactly, it refuses.
+
+Notable: a killed run is really killed, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from beyond_text.checkpoint import CheckpointError
+from beyond_text.config import ConfigError, load_config
+from beyond_text.module import TrainingError
+from beyond_text.shards import index_shard
+from beyond_text.train import main, report, train
+from data_prep.shards import build_shards
+
+STAGES = ("stage1", "stage2", "stage3")
+RECIPES = Path(__file__).parent.parent / "recipes"
+PRODUCT = ["losses.query_product=1"]
+
+
+@pytest.fixture(scope="module")
+def chain(
+    tiny_text_encoder: Path,
+    tiny_image_encoder: Path,
+    tiny_shards: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The three stages of recipes/, in order, each from the weights of the one before."""
+    runs = tmp_path_factory.mktemp("runs")
+    start = ""
+    for stage in STAGES:
+        overrides = [
+            f"text_encoder.path={tiny_text_encoder}",
+            "text_encoder.max_length=16",
+            f"image_encoder.path={tiny_image_encoder}",
+            "image_encoder.image_size=32",
+            f"data.sources.tables.path={tiny_shards}",
+            f"data.dev={tiny_shards}",
+            "data.workers=0",
+            f"run={runs / stage}",
+            f"start={start}",
+            "dim=16",
+            "fusion_rank=8",
+            "batch_size=12",
+            "steps=40",
+            "evaluate_every=20",
+            "precision=32-true",
+            "lr.text_encoder=0.003",
+            "lr.image_encoder=0.003",
+            "trainer.enable_progress_bar=false",
+            "trainer.log_every_n_steps=1",
+        ]
+        files = [RECIPES / "base.yaml", RECIPES / f"{stage}.yaml"]
+        train(load_config(files, overrides))
+        start = str(runs / stage)
+    return runs
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def board(run: Path) -> EventAccumulator:
+    return EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0}).Reload()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def launch(overrides: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "beyond_text.train", str(RECIPES / "base.yaml"), *overrides]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_three_stages_in_order_learn_to_see(chain: Path, capsys: pytest.CaptureFixture) -> None:
+    history = json.loads((chain / "stage3" / "history.json").read_text())
+    assert list(history) == ["step 0", *STAGES]
+    value = {name: views["product"]["all"]["ndcg@10"] for name, views in history.items()}
+    assert value["stage3"] > 0.9, value
+    assert value["step 0"] < value["stage3"] - 0.2
+    # Only the picture shows the colour: text alone must stay behind.
+    assert history["stage3"]["text"]["all"]["ndcg@10"] < value["stage3"] - 0.05
+    report(chain / "stage3")
+    row = next(line for line in capsys.readouterr().out.splitlines() if "fused" in line)
+    assert [f"{number:.3f} (" in row for number in value.values()] == [True] * 4
+
+
+def test_metrics_come_last_and_the_checkpoint_goes(chain: Path) -> None:
+    for stage in STAGES:
+        run = chain / stage
+        written = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.is_file()}
+        assert max(written, key=lambda path: written[path]).name == "metrics.json"
+        assert not (run / "checkpoints").exists()
+        metrics = json.loads((run / "metrics.json").read_text())
+        history = json.loads((run / "history.json").read_text())
+        assert metrics["training"]["steps"] == 40
+        assert metrics["all"]["queries"] == 12
+        assert metrics["all"] == history[stage]["product"]["all"]
+
+
+def test_a_finished_run_is_returned_without_training(chain: Path) -> None:
+    config = load_config([chain / "stage1" / "config.yaml"])
+    before = {path: path.stat().st_mtime_ns for path in (chain / "stage1").rglob("*")}
+    assert train(config) == json.loads((chain / "stage1" / "metrics.json").read_text())
+    assert before == {path: path.stat().st_mtime_ns for path in (chain / "stage1").rglob("*")}
+
+
+def test_other_settings_are_refused_by_key(chain: Path) -> None:
+    saved = [chain / "stage1" / "config.yaml"]
+    with pytest.raises(ConfigError, match=r"other settings: batch_size \(asked 6, found 12\); tak"):
+        train(load_config(saved, ["batch_size=6"]))
+    assert train(load_config(saved, ["data.workers=1", "evaluate_every=7", "trainer.devices=1"]))
+
+
+def test_saved_settings_are_those_of_the_run(chain: Path) -> None:
+    config = load_config([chain / "stage2" / "config.yaml"])
+    assert (config.losses.query_text, config.losses.query_product) == (1.0, 0.0)
+    assert (config.steps, config.start) == (40, str(chain / "stage1"))
+
+
+def test_tensorboard_holds_losses_beside_chance_rates_speed_and_retrieval(chain: Path) -> None:
+    events = board(chain / "stage3")
+    tags = set(events.Tags()["scalars"])
+    rates = ("text_encoder", "image_encoder", "projections", "fusion", "temperature (no decay)")
+    assert {
+        "loss/query_image", "loss/query_product", "loss/chance", "temperature/query_product",
+        "gradient_norm", "data/skipped", "speed/samples_per_second", "speed/waiting_for_data",
+        "dev_ndcg@10/product/all", "dev_recall@10/text/attribute", "final/all",
+        *(f"lr-AdamW/{name}" for name in rates),
+    } <= tags  # fmt: skip
+    assert all(event.value == pytest.approx(np.log(12)) for event in events.Scalars("loss/chance"))
+    loss = [event.value for event in events.Scalars("loss/query_product")]
+    assert len(loss) == 40
+    assert np.mean(loss[-5:]) < np.mean(loss[:5])
+    assert [event.step for event in events.Scalars("dev_ndcg@10/product/all")] == [20, 40]
+    rate = [event.value for event in events.Scalars("lr-AdamW/fusion")]
+    assert max(rate) == pytest.approx(1e-3, rel=0.02)
+    assert rate[-1] < 1e-4
+    assert all(0 <= event.value <= 1 for event in events.Scalars("speed/waiting_for_data"))
+    assert [image.step for image in events.Images("dev queries")] == [20, 40]
+    assert "_hparams_/experiment" in events.summary_metadata
+    first = board(chain / "stage1").Scalars("dev_ndcg@10/product/all")
+    assert [event.step for event in first] == [0, 20, 40]
+
+
+def test_a_killed_run_is_not_finished_and_resumes_to_the_same_bits(
+    tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    settings = [
+        *tiny_overrides, *PRODUCT, "steps=40", "checkpoint_every=2", "accumulate=2",
+        "data.modality_dropout=0.3", "temperature=0.011", "temperature_min=0.0109",
+        "evaluate_every=3",
+    ]  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = launch([*settings, f"run={killed}"])
+    checkpoint = killed / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 200
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert checkpoint.is_file(), errors
+    assert not (killed / "metrics.json").exists()
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < step < 40
+
+    config = load_config([RECIPES / "base.yaml"], [*settings, f"run={killed}"])
+    content = checkpoint.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", content.replace(b"exp_avg", b"exp_agv", 1)):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"last\.ckpt: not whole .*; delete it to begin"):
+            train(config)
+    checkpoint.write_bytes(content)
+    train(config)
+    trained = [event.step for event in board(killed).Scalars("gradient_norm")]
+    assert min(event for event in trained if event > step) <= step + 10
+    train(load_config([RECIPES / "base.yaml"], [*settings, f"run={whole}"]))
+    assert same(weights(killed), weights(whole))
+    ours, theirs = (json.loads((run / "history.json").read_text()) for run in (killed, whole))
+    assert ours["killed"] == theirs["whole"]
+    assert ours["step 0"] == theirs["step 0"]
+
+
+def test_resume_never_begins_again(tiny_overrides: list[str], tmp_path: Path) -> None:
+    config = load_config([], [*tiny_overrides, *PRODUCT, "steps=2"])
+    train(config)
+    before = weights(tmp_path / "run")
+    stale = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    stale.parent.mkdir()
+    stale.write_text("of an older run")
+    train(load_config([], [*tiny_overrides, *PRODUCT, "steps=2", "seed=1", "resume=never"]))
+    assert not stale.exists()
+    assert not same(before, weights(tmp_path / "run"))
+
+
+def test_a_loss_that_is_no_number_names_step_and_products_and_leaves_the_last_good_checkpoint(
+    tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    settings = [*tiny_overrides, "losses.text_image=1", "data.text_fields=[title]"]
+    start = tmp_path / "start"
+    train(load_config([], [*settings, "steps=1", f"run={start}"]))
+    state = weights(start)
+    # The token of "rug": the first batch that has one is the end.
+    state["text_tower.encoder.embeddings.word_embeddings.weight"][9] = torch.nan
+    save_file(state, start / "model" / "model.safetensors")
+    further = ["batch_size=2", "steps=20", "checkpoint_every=1", f"start={start}", "seed=3"]
+    with pytest.raises(TrainingError, match=r"not finite \(text_image nan\)") as caught:
+        train(load_config([], [*settings, *further]))
+    step, ids = re.search(r"step (\d+): .* of the batch: (.*)", str(caught.value)).groups()
+    assert any(int(name.removeprefix("train.")) % 4 == 2 for name in ids.split())
+    assert len(ids.split()) == 2
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == int(step) > 0
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.fixture
+def damaged_shards(tiny_shards: Path, tmp_path: Path) -> Path:
+    """Shards of which one training picture is overwritten with zeros."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_shards, folder)
+    path = folder / "train-00001.tar"
+    picture = next(members["jpg"] for members in index_shard(path) if "jpg" in members)
+    content = bytearray(path.read_bytes())
+    content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
+    path.write_bytes(content)
+    return folder
+
+
+def test_unreadable_samples_are_counted_and_too_many_stop_the_run(
+    tiny_overrides: list[str], damaged_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = [
+        *tiny_overrides, *PRODUCT, f"data.sources.tables.path={damaged_shards}", "steps=6",
+        "trainer.log_every_n_steps=1",
+    ]  # fmt: skip
+    train(load_config([], [*settings, "data.max_skipped=0.5"]))
+    # Six batches of eight are two epochs of 24.
+    assert [event.value for event in board(tmp_path / "run").Scalars("data/skipped")][-1] == 2
+    assert capsys.readouterr().out.count(f"skipped: {damaged_shards} sample ") == 2
+    with pytest.raises(TrainingError, match=r"1 of \d+ samples .* data\.max_skipped=0\.01; last: "):
+        train(load_config([], [*settings, f"run={tmp_path / 'strict'}"]))
+
+
+def test_sources_that_cannot_feed_a_stage_sit_out_and_none_left_is_an_error(
+    tiny_overrides: list[str], tiny_tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_tables, bare)
+    for name in ("queries.csv", "qrels.csv"):
+        (bare / name).unlink()
+    build_shards(bare, tmp_path / "pictures", picture_size=40, workers=1)
+    source = f"data.sources.pictures.path={tmp_path / 'pictures'}"
+    train(load_config([], [*tiny_overrides, *PRODUCT, source, "steps=1"]))
+    assert "pictures sits this stage out: no query in it" in capsys.readouterr().err
+    train(load_config([], [*tiny_overrides, "losses.text_image=1", source, "steps=1",
+                           f"run={tmp_path / 'first'}"]))  # fmt: skip
+    assert "source pictures: 24 products" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"none can feed the losses query_product .*needs query"):
+        train(load_config([], [*tiny_overrides, *PRODUCT, "data.sources.tables.weight=0",
+                               source, f"run={tmp_path / 'none'}"]))  # fmt: skip
+
+
+def test_bfloat16_trains_to_nearly_the_same_weights(
+    tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    settings = [*tiny_overrides, *PRODUCT, "steps=2"]
+    for precision in ("bf16-mixed", "32-true"):
+        run = f"run={tmp_path / precision}"
+        train(load_config([], [*settings, f"precision={precision}", run]))
+    half, full = weights(tmp_path / "bf16-mixed"), weights(tmp_path / "32-true")
+    assert not same(half, full)
+    assert all(value.dtype == full[name].dtype for name, value in half.items())
+    # Two AdamW steps move a weight by at most about twice the rate.
+    assert all(
+        torch.allclose(value.float(), full[name].float(), atol=5e-2) for name, value in half.items()
+    )
+
+
+def test_frozen_tower_keeps_weights_and_statistics_through_evaluations(
+    tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    settings = [*tiny_overrides, "losses.query_image=1"]
+    train(load_config([], [*settings, "steps=1", f"run={tmp_path / 'start'}"]))
+    train(load_config([], [*settings, "evaluate_every=1", "lr.image_encoder=0",
+                           f"start={tmp_path / 'start'}"]))  # fmt: skip
+    before, after = weights(tmp_path / "start"), weights(tmp_path / "run")
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert "image_tower" not in moved
+    assert {"text_tower", "query_projection", "image_projection"} <= moved
+
+
+def test_mistakes_on_the_command_line_are_one_clear_line(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*further: str) -> str:
+        argv = ["train", str(RECIPES / "base.yaml"), *tiny_overrides, *further]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as caught:
+            main()
+        line = str(caught.value)
+        assert line.startswith("error: ")
+        assert "\n" not in line
+        return line
+
+    assert "unknown setting stepz; the nearest known one is steps" in told("stepz=3")
+    assert "losses: every weight is 0" in told()
+    assert "no finished model there" in told(*PRODUCT, f"start={tmp_path / 'nowhere'}")
+    assert "no manifest.json" in told(*PRODUCT, f"data.dev={tmp_path}")
+    assert "no encoder there" in told(*PRODUCT, "text_encoder.path=/nowhere")
+    assert "trainer.max_steps: the run's own" in told(*PRODUCT, "trainer.max_steps=3")
+    assert "devicez" in told(*PRODUCT, "trainer.devicez=3")
+    assert not (tmp_path / "run" / "metrics.json").exists()
