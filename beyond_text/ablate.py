@@ -53,9 +53,15 @@ def fusion_cells(fusions: Sequence[str], seeds: Sequence[int], out: Path) -> lis
     if len(set(fusions)) < len(fusions) or len(set(seeds)) < len(seeds):
         raise ValueError(f"named twice: one of {', '.join([*fusions, *map(str, seeds)])}")
     return [
-        Cell(name, seed, (f"fusion={name}",), out / f"{name}-seed{seed}")
+        Cell(name, seed, _settings_of(name), out / f"{name}-seed{seed}")
         for name, seed in product(fusions, seeds)
     ]
+
+
+def _settings_of(fusion: str) -> tuple[str, ...]:
+    """A control without pictures is a system that never sees one, in its losses either."""
+    blind = "image" not in FUSIONS[fusion].uses
+    return (f"fusion={fusion}", *(["losses.query_image=0"] if blind else []))
 
 
 def configure(cell: Cell, start: Path, recipes: Sequence[Path], overrides: Sequence[str]) -> Config:
