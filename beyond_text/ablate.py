@@ -27,7 +27,9 @@ from matplotlib.figure import Figure
 
 from beyond_text.config import Config, differences, load_config
 from beyond_text.fusion import FUSIONS
-from beyond_text.metrics import MEASURES, compare_paired, interval, per_query, read_trec
+from beyond_text.metrics import MEASURES, per_query
+from beyond_text.significance import compare_paired, interval
+from beyond_text.trec import read_trec
 
 STAGE3 = Path(__file__).parent.parent / "recipes" / "stage3.yaml"
 

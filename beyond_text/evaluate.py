@@ -21,8 +21,9 @@ from beyond_text.checkpoint import load_model
 from beyond_text.config import View, load_config
 from beyond_text.corpus import Corpus, read_corpus
 from beyond_text.encode import rank
-from beyond_text.metrics import Ranking, retrieval_metrics, write_trec
+from beyond_text.metrics import Ranking, retrieval_metrics
 from beyond_text.tables import TableError
+from beyond_text.trec import write_trec
 
 Metrics = dict[str, dict[str, Any]]
 SHOWN = ("ndcg@1", "ndcg@10", "recall@10", "recall@100", "mrr")

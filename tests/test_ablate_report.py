@@ -24,7 +24,9 @@ from beyond_text.ablate import (
     write_report,
 )
 from beyond_text.config import load_config, to_yaml
-from beyond_text.metrics import Ranking, compare_paired, interval, retrieval_metrics, write_trec
+from beyond_text.metrics import Ranking, retrieval_metrics
+from beyond_text.significance import compare_paired, interval
+from beyond_text.trec import write_trec
 
 RANDOM = np.random.default_rng(0)
 RANKS = {  # rank of the one relevant product of each query

@@ -11,16 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beyond_text.metrics import (
-    MEASURES,
-    Ranking,
-    compare_paired,
-    interval,
-    per_query,
-    read_trec,
-    retrieval_metrics,
-    write_trec,
-)
+from beyond_text.metrics import MEASURES, Ranking, per_query, retrieval_metrics
+from beyond_text.significance import compare_paired, interval
+from beyond_text.trec import read_trec, write_trec
 
 
 def frame(*rows: tuple, columns: str = "query_id product_id relevance") -> pd.DataFrame:
