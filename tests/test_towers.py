@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable
@@ -342,3 +343,25 @@ def test_the_picture_size_is_the_encoders_own(folder: Path, tmp_path: Path) -> N
         assert encoder_picture_size(str(folder / name)) == SIZE
     with pytest.raises(ConfigError, match=r"bert: names no picture size; set image_encoder\.image"):
         encoder_picture_size(str(folder / "bert"))
+
+
+def test_strided_depthwise_convolutions_leave_autocast_and_change_nothing_else() -> None:
+    torch.manual_seed(0)
+    settings = hf.TimmWrapperConfig(architecture="test_efficientnet", num_labels=0)
+    plain = hf.TimmWrapperModel(settings).eval()
+    tower = ImageTower(copy.deepcopy(plain), (0.0,) * 3, (1.0,) * 3).eval()
+    image = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(tower(image), plain(pixel_values=image / 255).pooler_output)
+    assert tower.encoder.state_dict().keys() == plain.state_dict().keys()
+    strided = [
+        module
+        for module in tower.encoder.modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride[0] > 1
+    ]
+    assert strided
+    x = torch.randn(1, strided[0].in_channels, 9, 9, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        exact = strided[0](x)
+    assert exact.dtype == torch.float32
+    with torch.autocast("cpu", enabled=False):
+        torch.testing.assert_close(exact, strided[0](x), rtol=0, atol=0)
