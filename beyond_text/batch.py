@@ -17,12 +17,12 @@ from beyond_text.config import View
 
 
 class Judgement(NamedTuple):
-    """A query that names a product, and how relevant the product is to it (one grade a column)."""
+    """A query that names a product, and the product's gain for it, one a grade column, to 1."""
 
     query_id: str
     query: str
     kind: str
-    grades: dict[str, float]
+    gains: dict[str, float]
 
 
 class Sample(NamedTuple):
@@ -48,7 +48,7 @@ class Judged(NamedTuple):
 
     query_key: Int[Tensor, " judgements"]
     row: Int[Tensor, " judgements"]
-    grade: Float[Tensor, " judgements"]
+    gain: Float[Tensor, " judgements"]
 
 
 class Batch(NamedTuple):

@@ -115,11 +115,11 @@ class Collate:
         query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
         image, image_row = self._pictures(samples)
         judged = [
-            (key_of(judgement.query_id), row, next(iter(judgement.grades.values())))
+            (key_of(judgement.query_id), row, next(iter(judgement.gains.values())))
             for row, sample in enumerate(samples)
             for judgement in sample.judgements
         ]
-        keys, rows, grades = zip(*judged, strict=True) if judged else ((), (), ())
+        keys, rows, gains = zip(*judged, strict=True) if judged else ((), (), ())
         return Batch(
             product_ids=[sample.product_id for sample in samples],
             product_key=torch.tensor([key_of(sample.product_id) for sample in samples]),
@@ -134,7 +134,7 @@ class Collate:
             judged=Judged(
                 torch.tensor(keys, dtype=torch.long),
                 torch.tensor(rows, dtype=torch.long),
-                torch.tensor(grades, dtype=torch.float32),
+                torch.tensor(gains, dtype=torch.float32),
             ),
             skipped=skipped,
         )

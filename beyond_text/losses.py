@@ -1,8 +1,8 @@
 """The objectives, as functions of vectors and of who is relevant to whom; float32 throughout.
 
 The only place where a temperature divides. A positive is known by id, never assumed from the
-diagonal: `relevance[i, j]` in [0, 1] is the grade of candidate j for anchor i, so several rows of
-one product, shared queries and colour variants are positives with their grade, not false negatives.
+diagonal: `relevance[i, j]` in [0, 1] is the gain of candidate j for anchor i, so several rows of
+one product, shared queries and colour variants are positives with their gain, not false negatives.
 Rows and columns whose view is missing take no part.
 """
 
@@ -24,12 +24,12 @@ Matrix = Float[Tensor, "anchors candidates"]
 def relevance_matrix(
     query_key: Int[Tensor, " queries"], judged: Judged, rows: int
 ) -> Float[Tensor, "queries rows"]:
-    """relevance[i, j]: the grade in [0, 1] of product row j for query i, 0 where not judged."""
+    """relevance[i, j]: the gain in [0, 1] of product row j for query i, 0 where not judged."""
     distinct, position = torch.unique(query_key, return_inverse=True)
     slot = torch.searchsorted(distinct, judged.query_key).clamp(max=len(distinct) - 1)
     asked = distinct[slot] == judged.query_key
     table = torch.zeros(len(distinct), rows, device=query_key.device)
-    table[slot[asked], judged.row[asked]] = judged.grade[asked]
+    table[slot[asked], judged.row[asked]] = judged.gain[asked]
     return table[position]
 
 
@@ -48,7 +48,7 @@ def share_between_equals(relevance: Matrix, key: Int[Tensor, " candidates"]) -> 
 def _one_direction(
     logits: Matrix, relevance: Matrix, candidate: Bool[Tensor, " candidates"]
 ) -> Float[Tensor, ""]:
-    """Mean over anchors of the cross-entropy to their graded positives, weighted by best grade."""
+    """Mean over anchors of the cross-entropy to their graded positives, by their best gain."""
     # Finite, for an infinite one gives NaN gradients where no candidate is left.
     log_probability = logits.masked_fill(~candidate, -1e9).log_softmax(dim=1)
     share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
@@ -76,7 +76,7 @@ def info_nce(
     """Symmetric InfoNCE with graded positives, in nats; chance level is ln(candidates).
 
     With s = cosine / temperature and p_ij = relevance_ij / sum_k relevance_ik, an anchor's loss is
-    -sum_j p_ij log(exp s_ij / sum_k exp s_ik), weighted by its best grade; the mean of both
+    -sum_j p_ij log(exp s_ij / sum_k exp s_ik), weighted by its best gain; the mean of both
     directions. One positive a row gives van den Oord et al. 2018 (arXiv 1807.03748) as used by
     CLIP; several give the outer sum of Khosla et al. 2020 (arXiv 2004.11362). Zero, with zero
     gradient, where there is no positive. The bias has no effect: softmax cancels it.
@@ -100,7 +100,7 @@ def sigmoid(
     """SigLIP's pairwise loss (Zhai et al. 2023, arXiv 2303.15343, algorithm 1), graded, in nats.
 
     -sum_ij w_ij log sigmoid(z_ij (cosine_ij / temperature + bias)) / anchors, z = 1 for positives
-    and -1 for the rest; w is the grade for positives and 1 for the rest.
+    and -1 for the rest; w is the gain for positives and 1 for the rest.
     """
     logits = _similarity(anchors, candidates) / temperature + bias
     both = has_anchor[:, None] & has_candidate[None, :]

@@ -152,14 +152,20 @@ class Split:
         return product_text(fields, self.text_fields)
 
     def judgements_of(self, fields: dict[str, Any]) -> list[Judgement]:
-        """Judgements with a positive first grade, scaled to (0, 1] by the column's highest."""
+        """Judgements with a positive first grade, as gain in (0, 1]: (2^g - 1) / (2^max - 1).
+
+        The gain is the evaluation's, so a partial match weighs in training what it counts there.
+        """
         return [
             Judgement(
                 item["query_id"],
                 item["query"],
                 item["kind"],
-                # A further column may be all zeros.
-                {name: grade / (self.highest[name] or 1) for name, grade in item["grades"].items()},
+                {
+                    # A further column may be all zeros.
+                    name: (2**grade - 1) / (2 ** (self.highest[name] or 1) - 1)
+                    for name, grade in item["grades"].items()
+                },
             )
             for item in fields["queries"]
             if next(iter(item["grades"].values())) > 0
@@ -167,7 +173,7 @@ class Split:
 
 
 def draw_query(judgements: list[Judgement], seed: Sequence[int]) -> Judgement | None:
-    """One judgement: first a kind, each alike, then within it in proportion to the grade.
+    """One judgement: first a kind, each alike, then within it in proportion to the gain.
 
     Kinds alike, because machine-made queries outnumber those that people wrote.
     """
@@ -177,8 +183,8 @@ def draw_query(judgements: list[Judgement], seed: Sequence[int]) -> Judgement | 
     kinds = sorted({judgement.kind for judgement in judgements})
     kind = kinds[random.integers(len(kinds))]
     chosen = [judgement for judgement in judgements if judgement.kind == kind]
-    grades = np.array([next(iter(judgement.grades.values())) for judgement in chosen])
-    return chosen[random.choice(len(chosen), p=grades / grades.sum())]
+    gains = np.array([next(iter(judgement.gains.values())) for judgement in chosen])
+    return chosen[random.choice(len(chosen), p=gains / gains.sum())]
 
 
 class Products(Dataset[Sample | str]):

@@ -89,14 +89,14 @@ def test_keys_are_equal_for_equal_ids_and_texts_alone() -> None:
     assert len(set(batch.product_key.tolist())) == 5
 
 
-def test_judgements_are_flat_columns_of_key_row_and_first_grade() -> None:
+def test_judgements_are_flat_columns_of_key_row_and_first_gain() -> None:
     both = sample("1", "red vase", "the red vase")
     both.judgements.append(Judgement("q2", "vase", "human", {"relevance": 1.0, "desire": 0.1}))
     judged = collate()([sample("0", "a rug"), both]).judged
     assert judged.query_key.tolist() == [key_of("id of the red vase"), key_of("q2")]
     assert judged.row.tolist() == [1, 1]
-    assert judged.grade.tolist() == [0.5, 1.0]
-    assert judged.grade.dtype == torch.float32
+    assert judged.gain.tolist() == [0.5, 1.0]
+    assert judged.gain.dtype == torch.float32
 
 
 @pytest.mark.parametrize("found", [["unreadable"] * 2, [sample("1", "", None, picture=False)] * 2])

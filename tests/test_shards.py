@@ -147,8 +147,8 @@ def test_a_sample_holds_what_the_tables_say(tiny_shards: Path) -> None:
     red = np.asarray(cushion.image).mean(axis=(0, 1))
     assert red == pytest.approx((200, 30, 30), abs=8)
     assert unseen.image is None
-    grades = {judgement.query: judgement.grades["relevance"] for judgement in cushion.judgements}
-    assert grades == {"red cushion": 1.0, "blue cushion": 0.5, "green cushion": 0.5}
+    grades = {judgement.query: judgement.gains["relevance"] for judgement in cushion.judgements}
+    assert grades == {"red cushion": 1.0, "blue cushion": 1 / 3, "green cushion": 0.5}
     assert cushion.query in cushion.judgements
 
 
@@ -208,7 +208,9 @@ def copied(tiny_shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
 
 
-def test_judgements_are_scaled_by_the_highest_grade_of_their_column(copied: Path) -> None:
+def test_judgements_hold_the_gain_of_their_grade_relative_to_the_columns_highest(
+    copied: Path,
+) -> None:
     manifest = read_manifest(copied)
     manifest["grades"] = {"relevance": {"max": 4.0}, "desire": {"max": 8.0}, "flat": {"max": 0.0}}
     (copied / "manifest.json").write_text(json.dumps(manifest))
@@ -219,8 +221,8 @@ def test_judgements_are_scaled_by_the_highest_grade_of_their_column(copied: Path
     ]  # fmt: skip
     found = Split(copied, "train", FIELDS).judgements_of({"queries": given})
     assert found == [
-        judgement("a", "human", 1.0, desire=0.25, flat=0.0),
-        judgement("b", "human", 0.25, desire=0.25, flat=0.0),
+        judgement("a", "human", 1.0, desire=3 / 255, flat=0.0),
+        judgement("b", "human", 1 / 15, desire=3 / 255, flat=0.0),
     ]
 
 
