@@ -1,63 +1,81 @@
-"""Trains one recipe in several variants from the same weights and says whether they differ.
+"""Trains the rows of a ladder for equally many samples and says whether they differ.
 
     python -m beyond_text.ablate --fusion bilinear concat gated --seeds 0 1
+    python -m beyond_text.ablate --curriculum --seeds 0 1
 
-A cell is one variant trained with one seed, in OUT/NAME-seedSEED. It is finished when it holds
-metrics.json, which training writes last; finished cells are reused, so a stopped ladder goes on
-where it was, and another variant is one more cell. Nothing stale is reused: a cell of other
-settings, or a ladder begun from other weights, is an error. The report is computed from the TREC
-files of the cells, query by query, and its differences are paired against the first variant.
+A row is a chain of stages, each begun from the weights of the one before: with `--fusion` stage 3
+with each fusion, from START's weights; with `--curriculum` the chains of a file, from the untouched
+encoders; with `--ladder` the chains of a file, from START's weights. Settings are START's, then
+the recipe's, then the words of the command.
+
+A cell is one row trained with one seed, in OUT/NAME-seedSEED, a chain in OUT/NAME-seedSEED/1-stage1
+and so on; chains that begin alike share the runs they begin with. A run is finished when it holds
+metrics.json, which training writes last; finished runs are reused, so a stopped ladder goes on
+where it was, and another row is one more cell. Nothing stale is reused: a run of other settings, or
+one begun from other weights, is an error.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import pandas as pd
-from matplotlib.figure import Figure
+import yaml
+from omegaconf import OmegaConf
 
 from beyond_text.config import Config, differences, load_config
 from beyond_text.fusion import FUSIONS
-from beyond_text.metrics import MEASURES, per_query
-from beyond_text.significance import compare_paired, interval
-from beyond_text.trec import read_trec
+from beyond_text.metrics import MEASURES
+from beyond_text.report import Cell, summarise, write_report
 
-STAGE3 = Path(__file__).parent.parent / "recipes" / "stage3.yaml"
+RECIPES = Path(__file__).parent.parent / "recipes"
+STAGE3 = RECIPES / "stage3.yaml"
+CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
+# What a row cannot set: it follows from the row itself.
+OWN = {"start", "run", "seed"}
 
 
-class Cell(NamedTuple):
-    """One variant with one seed: its settings as `key=value`, and the folder it is trained in."""
+class Stage(NamedTuple):
+    """One training of a chain: its recipe files, and `key=value` words on top of them."""
+
+    recipes: tuple[Path, ...]
+    words: tuple[str, ...]
+
+
+class Row(NamedTuple):
+    """A chain of stages, by name."""
 
     name: str
-    seed: int
-    overrides: tuple[str, ...]
-    folder: Path
+    stages: tuple[Stage, ...]
 
 
-def fusion_cells(fusions: Sequence[str], seeds: Sequence[int], out: Path) -> list[Cell]:
-    """Gives a cell for each fusion and seed, in the order of the fusions.
+class Ladder(NamedTuple):
+    """Rows to compare with the first of them, all begun from `start`, or untouched without one."""
+
+    name: str
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+    start: Path | None
+
+
+def fusion_rows(fusions: Sequence[str], recipes: Sequence[Path]) -> list[Row]:
+    """Gives a row of one stage for each fusion.
 
     Raises:
-        ValueError: a fusion that `FUSIONS` does not have, or one named twice.
+        ValueError: a fusion that `FUSIONS` does not have.
     """
     for name in fusions:
         if name not in FUSIONS:
             raise ValueError(f"unknown fusion {name!r}: expected some of {', '.join(FUSIONS)}")
-    if len(set(fusions)) < len(fusions) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"named twice: one of {', '.join([*fusions, *map(str, seeds)])}")
-    return [
-        Cell(name, seed, _settings_of(name), out / f"{name}-seed{seed}")
-        for name, seed in product(fusions, seeds)
-    ]
+    return [Row(name, (Stage(tuple(recipes), _settings_of(name)),)) for name in fusions]
 
 
 def _settings_of(fusion: str) -> tuple[str, ...]:
@@ -66,199 +84,261 @@ def _settings_of(fusion: str) -> tuple[str, ...]:
     return (f"fusion={fusion}", *(["losses.query_image=0"] if blind else []))
 
 
-def configure(cell: Cell, start: Path, recipes: Sequence[Path], overrides: Sequence[str]) -> Config:
-    """Gives the settings of a cell: those of the run it starts from, the recipes, the overrides.
+def read_rows(path: Path) -> list[Row]:
+    """Reads rows from YAML, each `name: [recipe.yaml key=value ..., ...]`, a text for each stage.
+
+    Recipes lie relative to the file.
 
     Raises:
-        ValueError: `start` is not a finished run, an override of what the cell itself decides,
-            or settings other than those the cell's folder was begun with; names the keys.
+        ValueError: a file that is not there or holds no such rows; names the file and the row.
     """
-    if not (start / "metrics.json").exists():
-        raise ValueError(f"{start} is not a finished run (no metrics.json): train it first")
-    own = [f"start={start}", f"run={cell.folder}", f"seed={cell.seed}", *cell.overrides]
-    taken = {text.partition("=")[0] for text in own} & {s.partition("=")[0] for s in overrides}
-    if taken:
-        raise ValueError(f"{', '.join(sorted(taken))}: set by the ablation, cannot be overridden")
-    config = load_config([start / "config.yaml", *recipes], [*overrides, *own])
-    if (cell.folder / "config.yaml").exists():
-        # START may have moved; what it holds is compared by `claim`.
-        found = replace(load_config([cell.folder / "config.yaml"]), start=config.start)
-        if differing := differences(found, config):
-            raise ValueError(
-                f"{cell.folder} was trained with other settings: {', '.join(differing)}; "
-                "remove it or choose another --out"
-            )
-    return config
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: no rows to read: {' '.join(str(error).split())}") from None
+    if not (found and isinstance(found, dict)):
+        raise ValueError(f"{path}: expected rows as `name: [stage, ...]`")
+    return [_row(path, name, stages) for name, stages in found.items()]
 
 
-def claim(out: Path, start: Path) -> None:
-    """Ties the ladder in `out` to the finished run in `start`, whose weights all cells begin with.
-
-    Raises:
-        ValueError: `out` was begun from another run, or before `start` was trained again.
-    """
-    # The metrics hold the seconds that training took, so they tell two trainings apart.
-    digest = hashlib.sha256((start / "metrics.json").read_bytes()).hexdigest()
-    mark = out / "start.sha256"
-    if mark.exists() and mark.read_text().strip() != digest:
+def _row(path: Path, name: Any, stages: Any) -> Row:
+    texts = stages if isinstance(stages, list) else []
+    # The name is also a folder's, where a dash stands before the seed.
+    named = isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)
+    if not (named and texts and all(isinstance(text, str) for text in texts)):
         raise ValueError(
-            f"{out} was begun from other weights than {start} holds now: "
+            f"{path}: row {name!r}: expected a name of letters, digits, - and _, with a list of "
+            "stages such as [stage2.yaml, stage3.yaml losses.query_image=0]"
+        )
+    parsed = []
+    for text in texts:
+        words = [word for word in text.split() if "=" in word]
+        recipes = [path.parent / word for word in text.split() if "=" not in word]
+        if not recipes:
+            raise ValueError(f"{path}: row {name!r}: stage {text!r} names no recipe file")
+        parsed.append(Stage(tuple(recipes), tuple(words)))
+    return Row(name, tuple(parsed))
+
+
+def plan(
+    ladders: Sequence[Ladder], settings: Path, overrides: Sequence[str], out: Path
+) -> dict[Cell, list[Config]]:
+    """Gives the cells, by row and then by seed, with the settings of each one's stages in order.
+
+    The stages of every row see as many samples together as those of the ladder's first row. A
+    stage that trains the same as one planned before it, from the same weights, is that run.
+
+    Raises:
+        ValueError: a ladder, row or seed named twice, an unfinished start, or what `configure`
+            and `with_samples` refuse; names the row.
+    """
+    _check_distinct(ladder.name for ladder in ladders)
+    _check_distinct(row.name for ladder in ladders for row in ladder.rows)
+    cells: dict[Cell, list[Config]] = {}
+    planned: list[Config] = []
+    for ladder in ladders:
+        _check_distinct(ladder.seeds)
+        if ladder.start and not (ladder.start / "metrics.json").exists():
+            raise ValueError(
+                f"{ladder.start} is not a finished run (no metrics.json): train it first"
+            )
+        samples = 0
+        for row, seed in product(ladder.rows, ladder.seeds):
+            try:
+                chain = [configure(stage, seed, settings, overrides) for stage in row.stages]
+                samples = samples or _samples(chain)
+                chain = with_samples(chain, samples)
+            except ValueError as error:
+                raise ValueError(f"{row.name}: {error}") from None
+            folders = _folders(row, out / f"{row.name}-seed{seed}")
+            chain = _linked(chain, folders, str(ladder.start or ""), planned)
+            planned += chain
+            runs = tuple(Path(config.run) for config in chain)
+            cells[Cell(ladder.name, row.name, seed, runs)] = chain
+    return cells
+
+
+def _folders(row: Row, folder: Path) -> list[Path]:
+    """Where the stages of a row are trained: a single one in the folder itself."""
+    if len(row.stages) == 1:
+        return [folder]
+    names = [stage.recipes[0].stem for stage in row.stages]
+    return [folder / f"{number}-{name}" for number, name in enumerate(names, start=1)]
+
+
+def _linked(
+    chain: Sequence[Config], folders: Sequence[Path], start: str, planned: Sequence[Config]
+) -> list[Config]:
+    """Lets each stage begin with the weights of the one before; one planned already is that run."""
+    linked: list[Config] = []
+    for stage, folder in zip(chain, folders, strict=True):
+        config = replace(stage, start=start, run=str(folder))
+        # Settings include the start, so equal settings are an equal history.
+        same = (known for known in planned if not differences(known, config))
+        linked.append(next(same, config))
+        start = linked[-1].run
+    return linked
+
+
+def configure(stage: Stage, seed: int, settings: Path, overrides: Sequence[str]) -> Config:
+    """Gives the settings of a stage: the file `settings`, its recipes, the overrides, its words.
+
+    Raises:
+        ValueError: an override of what the row or the ablation decides, or an unknown setting.
+    """
+    words, asked = _keys(stage.words), _keys(overrides)
+    if taken := (words & asked) | ((words | asked) & OWN):
+        raise ValueError(f"{', '.join(sorted(taken))}: set by the ablation, cannot be overridden")
+    return load_config([settings, *stage.recipes], [*overrides, *stage.words, f"seed={seed}"])
+
+
+def _keys(words: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words}
+
+
+def with_samples(chain: Sequence[Config], samples: int) -> list[Config]:
+    """Scales the steps of a chain so that its stages see `samples` samples together.
+
+    Steps are rounded, and the last stage takes the remainder: the sum is exact where its batch
+    size divides what is left, as with one batch size it does, and else within half a batch.
+
+    Raises:
+        ValueError: too few samples for a step of each stage.
+    """
+    found = _samples(chain)
+    if found == samples:
+        return list(chain)
+    steps = [max(1, round(stage.total_steps * samples / found)) for stage in chain[:-1]]
+    seen = sum(n * _samples_a_step(stage) for n, stage in zip(steps, chain, strict=False))
+    steps.append(round((samples - seen) / _samples_a_step(chain[-1])))
+    if steps[-1] < 1:
+        raise ValueError(f"{samples} samples are too few for {len(chain)} stages")
+    return [replace(c, steps=n, budget=1.0) for n, c in zip(steps, chain, strict=True)]
+
+
+def _samples_a_step(config: Config) -> int:
+    return config.batch_size * config.accumulate
+
+
+def _samples(chain: Sequence[Config]) -> int:
+    return sum(stage.total_steps * _samples_a_step(stage) for stage in chain)
+
+
+def _check_distinct(names: Iterable[object]) -> None:
+    if twice := [str(name) for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"named twice: {', '.join(twice)}")
+
+
+def check_settings(config: Config) -> None:
+    """Refuses a run folder that was begun with other settings; names the keys.
+
+    Raises:
+        ValueError: as said.
+    """
+    path = Path(config.run) / "config.yaml"
+    if not path.exists():
+        return
+    # Folders may have moved; what they hold is compared by `check_origin`.
+    found = replace(load_config([path]), start=config.start)
+    if differing := differences(found, config):
+        raise ValueError(
+            f"{config.run} was trained with other settings: {', '.join(differing)}; "
             "remove it or choose another --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    mark.write_text(f"{digest}\n")
 
 
-def run_cells(configs: Sequence[Config]) -> None:
-    """Trains the cells that are not finished, in order.
+def check_origin(folder: Path, start: Path) -> str:
+    """Gives what tells the training in `start` from any other, as `folder` was begun from it.
 
     Raises:
-        ValueError: a cell that cannot be trained, or whose training had to stop; names it.
+        ValueError: `folder` was begun from another run, or before `start` was trained again.
     """
-    for number, config in enumerate(configs, start=1):
-        finished = (Path(config.run) / "metrics.json").exists()
-        action = "reused" if finished else "training"
-        print(f"[{number}/{len(configs)}] {config.run}: {action}", flush=True)
-        if not finished:
-            # A finished ladder is reported without loading the training libraries.
-            from beyond_text.train import TrainingError, train
-
-            try:
-                train(config)
-            except TrainingError as error:
-                raise ValueError(f"{config.run}: {error}") from error
-
-
-def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
-    """Gives a row for each variant and kind of query ("all" first), variants in order of cells.
-
-    Columns: name, kind, measure, seeds, queries, fusion_parameters, minutes (of training, mean
-    over seeds); mean, low, high (95 % bootstrap interval over queries of the value averaged over
-    seeds), deviation (sample standard deviation of the mean over seeds; nan for one seed);
-    difference, difference_low, difference_high, p (paired against the first variant).
-
-    Raises:
-        ValueError: cells measured on different queries.
-    """
-    names = list(dict.fromkeys(cell.name for cell in cells))
-    columns, training = {}, {}
-    for cell in cells:
-        judged = read_trec(cell.folder)
-        values = per_query(*judged, measure=measure)
-        kind_of = judged.queries.set_index("query_id")["kind"]
-        values.index = pd.MultiIndex.from_arrays(
-            [values.index, kind_of[values.index]], names=["query_id", "kind"]
+    metrics = start / "metrics.json"
+    # The metrics hold the seconds that training took, so they tell two trainings apart.
+    digest = hashlib.sha256(metrics.read_bytes()).hexdigest() if metrics.exists() else ""
+    mark = folder / "start.sha256"
+    if mark.exists() and mark.read_text().strip() != digest:
+        raise ValueError(
+            f"{folder} was begun from other weights than {start} holds now: "
+            "remove it or choose another --out"
         )
-        columns[cell.name, cell.seed] = values
-        if set(values.index) != set(columns[names[0], cells[0].seed].index):
-            raise ValueError(f"{cell.folder}: other queries than those of {cells[0].folder}")
-        training[cell] = json.loads((cell.folder / "metrics.json").read_text())["training"]
-    table = pd.DataFrame(columns)
-    kinds = sorted(table.index.unique("kind"))
-    rows = []
-    for name in names:
-        own = [training[cell] for cell in cells if cell.name == name]
-        for kind in ["all", *kinds] if len(kinds) > 1 else ["all"]:
-            part = table if kind == "all" else table.xs(kind, level="kind")
-            seeds, first = part[name], part[names[0]]
-            average = seeds.mean(axis=1).to_numpy()
-            mean, low, high = interval(average)
-            paired = compare_paired(average, first.mean(axis=1).to_numpy())
-            rows.append({
-                "name": name, "kind": kind, "measure": measure,
-                "seeds": seeds.shape[1], "queries": len(part),
-                "fusion_parameters": own[0]["fusion_parameters"],
-                "minutes": sum(run["seconds"] for run in own) / len(own) / 60,
-                "mean": mean, "low": low, "high": high, "deviation": seeds.mean().std(),
-                "difference": paired.difference, "difference_low": paired.low,
-                "difference_high": paired.high, "p": paired.p,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+    return digest
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Says for each kind which variant is the best and whether it is apart from the first.
+def claim(folder: Path, start: Path) -> None:
+    """Ties what is trained in `folder` to the run in `start`, whose weights it begins with.
 
-    Two variants are apart where the 95 % interval of their paired difference leaves out 0.
+    Raises:
+        ValueError: as `check_origin`.
     """
-    return "\n".join(_verdict(str(kind), rows) for kind, rows in table.groupby("kind", sort=False))
+    digest = check_origin(folder, start)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "start.sha256").write_text(f"{digest}\n")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """Gives the table for people: a row for each variant, then what the numbers mean."""
-    kinds, first = list(dict.fromkeys(table["kind"])), table.iloc[0]
-    header = ["", "fusion parameters", "minutes"]
-    header += [f"{first['measure']} {kind}" for kind in kinds]
-    header += [f"difference, {kind}" for kind in kinds]
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
-    for name, rows in table.groupby("name", sort=False):
-        words = [str(name), f"{rows.iloc[0]['fusion_parameters']:,}"]
-        words.append(f"{rows.iloc[0]['minutes']:.1f}")
-        words += [_value(row) for _, row in rows.iterrows()]
-        words += ["-" if name == first["name"] else _difference(r) for _, r in rows.iterrows()]
-        lines.append("| " + " | ".join(words) + " |")
-    seeds = (
-        f"averaged over {first['seeds']} seeds (± their standard deviation)"
-        if first["seeds"] > 1
-        else "of one seed"
-    )
-    note = (
-        f"Brackets: 95 % bootstrap interval over the {first['queries']} queries, {seeds}; "
-        "what another seed would change is not in them. Differences are paired by query against "
-        f"{first['name']}; p is a sign-flip permutation test, not corrected for the number of rows."
-    )
-    return "\n".join([*lines, "", note, "", *(f"- {s}" for s in verdict(table).splitlines()), ""])
+def check_chains(chains: Iterable[Sequence[Config]]) -> None:
+    """Refuses what is stale in the folders of some chains, before anything is trained.
+
+    Raises:
+        ValueError: as `check_settings` and `check_origin`.
+    """
+    for chain in chains:
+        for number, config in enumerate(chain):
+            check_settings(config)
+            if number:
+                check_origin(Path(config.run), Path(config.start))
 
 
-def chart(table: pd.DataFrame) -> Figure:
-    """Draws the means with their intervals: a panel for each kind, a line for each variant."""
-    names = list(dict.fromkeys(table["name"]))
-    kinds = list(table.groupby("kind", sort=False))
-    figure = Figure(figsize=(1.5 + 3.2 * len(kinds), 1.2 + 0.45 * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for panel, (kind, rows) in zip(panels, kinds, strict=True):
-        for height, (_, row) in enumerate(rows.iterrows()):
-            colour = "tab:gray" if height == 0 else "tab:blue"
-            panel.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=2.5)
-            panel.plot(row["mean"], height, "o", color=colour)
-            panel.annotate(
-                f"{row['mean']:.3f}", (row["mean"], height), (0, 6), ha="center",
-                textcoords="offset points", fontsize=8,
-            )  # fmt: skip
-        panel.axvline(rows.iloc[0]["mean"], color="tab:gray", linewidth=0.8, linestyle=":")
-        panel.set_title(f"{kind} ({rows.iloc[0]['queries']} queries)", fontsize=10)
-        panel.set_xlabel(f"{rows.iloc[0]['measure']}, 95 % interval")
-        panel.grid(axis="x", alpha=0.3)
-        panel.margins(x=0.12)
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].set_ylim(len(names) - 0.4, -0.7)
-    return figure
+def run_chains(chains: Sequence[Sequence[Config]]) -> None:
+    """Trains the runs that are not finished, chain by chain.
+
+    Raises:
+        ValueError: a run that cannot be trained, or whose training had to stop; names it.
+    """
+    for number, chain in enumerate(chains, start=1):
+        for place, config in enumerate(chain, start=1):
+            finished = (Path(config.run) / "metrics.json").exists()
+            where = f"stage {place} of {len(chain)}, {config.total_steps} steps"
+            action = "reused" if finished else "training"
+            print(f"[{number}/{len(chains)}] {config.run}, {where}: {action}", flush=True)
+            if place > 1:
+                claim(Path(config.run), Path(config.start))
+            if not finished:
+                _train(config)
 
 
-def write_report(table: pd.DataFrame, out: Path) -> str:
-    """Writes table.csv (one row a variant and kind), table.md and chart.png; gives the Markdown."""
-    text = markdown(table)
-    table.to_csv(out / "table.csv", index=False)
-    (out / "table.md").write_text(text, encoding="utf-8")
-    chart(table).savefig(out / "chart.png", dpi=150)
-    return text
+def _train(config: Config) -> None:
+    # A finished ladder is reported without loading the training libraries.
+    from beyond_text.train import TrainingError, train
+
+    try:
+        train(config)
+    except (TrainingError, ValueError) as error:
+        raise ValueError(f"{config.run}: {error}") from error
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; `key=value` words may stand anywhere."""
     parser = argparse.ArgumentParser(
         prog="python -m beyond_text.ablate",
-        description="Train stage 3 with each fusion from the same weights; report the differences.",
+        description="Train the rows of one or several ladders; report their differences.",
     )
-    parser.add_argument(
-        "--fusion", nargs="+", required=True, metavar="NAME", help=f"some of: {', '.join(FUSIONS)}"
-    )
-    parser.add_argument("--seeds", nargs="+", default=["0"], metavar="SEED", help="default: 0")
-    parser.add_argument("--start", type=Path, default=Path("runs/stage2"), help="run folder")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="results folder")
-    parser.add_argument("--measure", choices=MEASURES, default="ndcg@10")
-    parser.add_argument("--recipe", nargs="+", type=Path, default=[STAGE3], metavar="FILE")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every cell")
+    add = parser.add_argument
+    # fmt: off
+    add("--fusion", nargs="+", default=[], metavar="NAME", help=f"some of: {', '.join(FUSIONS)}")
+    add("--curriculum", nargs="?", type=Path, const=CURRICULUM, metavar="FILE",
+        help=f"chains from the untouched encoders; default: {CURRICULUM.name}")
+    add("--ladder", type=Path, metavar="FILE", help="chains from START's weights")
+    add("--seeds", nargs="+", default=["0"], metavar="SEED", help="default: 0")
+    add("--curriculum-seeds", nargs="+", metavar="SEED", help="default: those of --seeds")
+    add("--start", type=Path, default=Path("runs/stage2"),
+        help="run folder: settings, and weights but for --curriculum")
+    add("--out", type=Path, default=Path("runs/ablation"), help="results folder")
+    add("--measure", choices=MEASURES, default="ndcg@10")
+    add("--recipe", nargs="+", type=Path, default=[STAGE3], metavar="FILE",
+        help="the stage that --fusion trains; default: stage3.yaml")
+    # fmt: on
+    add("overrides", nargs="*", metavar="key=value", help="settings of every stage")
     # Set apart first, or the options that take several words would swallow them.
     words = list(sys.argv[1:] if argv is None else argv)
     overrides = [word for word in words if re.match(r"\w[\w.]*=", word)]
@@ -267,56 +347,54 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"expected key=value, got {arguments.overrides[0]!r}")
     arguments.overrides = overrides
     arguments.fusion = _split(arguments.fusion)
+    if not (arguments.fusion or arguments.curriculum or arguments.ladder):
+        parser.error("nothing to compare: give --fusion, --curriculum or --ladder")
     try:
         arguments.seeds = [int(seed) for seed in _split(arguments.seeds)]
+        asked = arguments.curriculum_seeds
+        arguments.curriculum_seeds = [int(s) for s in _split(asked)] if asked else arguments.seeds
     except ValueError as error:
-        parser.error(f"--seeds: expected whole numbers: {error}")
+        parser.error(f"seeds: expected whole numbers: {error}")
     return arguments
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; a mistake in the request is told before anything is trained."""
-    asked = parse(argv)
-    try:
-        cells = fusion_cells(asked.fusion, asked.seeds, asked.out)
-        configs = [configure(cell, asked.start, asked.recipe, asked.overrides) for cell in cells]
-        claim(asked.out, asked.start)
-        run_cells(configs)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"ablate: {error}") from error
-    print(write_report(summarise(cells, asked.measure), asked.out))
 
 
 def _split(words: Sequence[str]) -> list[str]:
     return [part for word in words for part in word.split(",") if part]
 
 
-def _value(row: pd.Series) -> str:
-    deviation = "" if pd.isna(row["deviation"]) else f" ± {row['deviation']:.3f}"
-    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{deviation}"
+def ladders_of(asked: argparse.Namespace) -> list[Ladder]:
+    """Gives the ladders that a command asks for.
+
+    Raises:
+        ValueError: an unknown fusion, or a file without rows.
+    """
+    ladders = []
+    if asked.fusion:
+        rows = fusion_rows(asked.fusion, asked.recipe)
+        ladders.append(Ladder("fusion", rows, asked.seeds, asked.start))
+    if asked.ladder:
+        rows = read_rows(asked.ladder)
+        ladders.append(Ladder(asked.ladder.stem, rows, asked.seeds, asked.start))
+    if asked.curriculum:
+        rows = read_rows(asked.curriculum)
+        ladders.append(Ladder("curriculum", rows, asked.curriculum_seeds, None))
+    return ladders
 
 
-def _difference(row: pd.Series) -> str:
-    low, high, p = row["difference_low"], row["difference_high"], row["p"]
-    chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}], {chance}"
-
-
-def _verdict(kind: str, rows: pd.DataFrame) -> str:
-    first, others = rows.iloc[0], rows.iloc[1:]
-    if others.empty:
-        return f"{kind}: {first['name']} alone, nothing to compare it with."
-    apart = (others["difference_low"] > 0) | (others["difference_high"] < 0)
-    best = rows.loc[rows["mean"].idxmax()]
-    if best["name"] != first["name"]:
-        result = "separate them" if apart[best.name] else "do not separate them"
-        return (
-            f"{kind}: {best['name']} is the best, {_difference(best)} against {first['name']}: "
-            f"the intervals {result}."
-        )
-    close = ", ".join(others["name"][~apart])
-    result = f"do not separate it from {close}" if close else "separate it from every other"
-    return f"{kind}: {first['name']} is the best: the intervals {result}."
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; a mistake in the request is told before anything is trained."""
+    asked = parse(argv)
+    try:
+        ladders = ladders_of(asked)
+        cells = plan(ladders, asked.start / "config.yaml", asked.overrides, asked.out)
+        chains = list(cells.values())
+        check_chains(chains)
+        if any(ladder.start for ladder in ladders):
+            claim(asked.out, asked.start)
+        run_chains(chains)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"ablate: {error}") from error
+    print(write_report(summarise(list(cells), asked.measure), asked.out))
 
 
 if __name__ == "__main__":

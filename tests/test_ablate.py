@@ -1,4 +1,4 @@
-"""A whole tiny ladder by the command: trained once, reported, reused."""
+"""Whole tiny ladders by the command: trained once, reported, reused, continued."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from beyond_text.ablate import main
-from beyond_text.config import load_config
+from beyond_text.callbacks import read_history
+from beyond_text.config import load_config, to_yaml
 from beyond_text.train import train
 
 
@@ -48,3 +49,47 @@ def test_a_ladder_is_trained_once_and_reported(
         main([*words.replace("concat", "gate").split(), "steps=2"])
     with pytest.raises(SystemExit, match=r"ablate: .*no encoder there"):
         main([*words.replace(str(out), f"{out}2").split(), "text_encoder.path=/nowhere"])
+
+
+def test_chains_are_trained_from_the_encoders_share_stages_and_go_on_where_they_were(
+    tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
+    start.mkdir()
+    # Settings are all that is taken from START: nothing was trained there.
+    (start / "config.yaml").write_text(to_yaml(load_config([], tiny_overrides)))
+    (tmp_path / "align.yaml").write_text("losses: {query_text: 1.0}\nsteps: 2\n")
+    (tmp_path / "fuse.yaml").write_text(
+        "losses: {query_text: 0.0, query_image: 0.3, query_product: 1.0}\nsteps: 1\n"
+    )
+    rows.write_text(
+        "full: [align.yaml, fuse.yaml]\n"
+        "no-images: [align.yaml, fuse.yaml losses.query_image=0]\n"
+        "alone: [fuse.yaml]\n"
+    )
+    argv = ["--curriculum", str(rows), "--start", str(start), "--out", str(out)]
+    main(argv)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert lines == [
+        f"[1/3] {out}/full-seed0/1-align, stage 1 of 2, 2 steps: training",
+        f"[1/3] {out}/full-seed0/2-fuse, stage 2 of 2, 1 steps: training",
+        f"[2/3] {out}/full-seed0/1-align, stage 1 of 2, 2 steps: reused",
+        f"[2/3] {out}/no-images-seed0/2-fuse, stage 2 of 2, 1 steps: training",
+        f"[3/3] {out}/alone-seed0, stage 1 of 1, 3 steps: training",
+    ]
+    for last in (out / "full-seed0" / "2-fuse", out / "no-images-seed0" / "2-fuse"):
+        assert list(read_history(last)) == ["step 0", "1-align", "2-fuse"]
+    table = pd.read_csv(out / "table.csv")
+    assert table["name"].unique().tolist() == ["full", "no-images", "alone"]
+    assert (table["ladder"] == "curriculum").all()
+
+    (out / "no-images-seed0" / "2-fuse" / "metrics.json").unlink()
+    main(argv)
+    printed = capsys.readouterr().out
+    assert printed.count(": reused") == 4
+    assert "no-images-seed0/2-fuse, stage 2 of 2, 1 steps: training" in printed
+    assert (
+        pd.read_csv(out / "table.csv").drop(columns="minutes").equals(table.drop(columns="minutes"))
+    )
+    with pytest.raises(SystemExit, match=r"ablate: .*1-align was trained with other settings: dim"):
+        main([*argv, "dim=8"])
