@@ -26,7 +26,7 @@ TRAIN = $(PY) -m beyond_text.train recipes/base.yaml recipes/$@.yaml $(OVERLAYS)
 # A tokenizer of each loader process has no use for threads of its own.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data stage1 stage2 stage3 test lint tensorboard clean
+.PHONY: help install data stage1 stage2 stage3 uniecs test lint tensorboard clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,11 +51,18 @@ data/catalogue/qrels.csv: | $(VENV)/installed
 	$(PY) -m data_prep.catalogue data/catalogue
 
 ifeq ($(TABLES),data/catalogue)
-$(SHARDS)/manifest.json: data/catalogue/qrels.csv
+$(SHARDS)/manifest.json $(RUNS)/pairs.jsonl: data/catalogue/qrels.csv
 endif
 $(SHARDS)/manifest.json: | $(VENV)/installed
 	mkdir -p $(RUNS)
 	$(PY) -m data_prep.shards '$(TABLES)' $(SHARDS)
+
+$(RUNS)/pairs.jsonl: | $(VENV)/installed
+	mkdir -p $(RUNS)
+	$(PY) -m data_prep.mbeer '$(TABLES)' $@
+
+$(RUNS)/pairs/manifest.json: $(RUNS)/pairs.jsonl | $(VENV)/installed
+	$(PY) -m data_prep.shards $< $(RUNS)/pairs --pictures '$(TABLES)'
 
 stage1: data ## domain-adaptive pretraining: text to picture
 	$(TRAIN) $(ARGS)
@@ -65,6 +72,9 @@ stage2: stage1 ## query-to-text alignment
 
 stage3: stage2 ## query-to-image alignment and fusion
 	$(TRAIN) start=$(RUNS)/stage2 $(ARGS)
+
+uniecs: data $(RUNS)/pairs/manifest.json ## the second system, on queries and pairs of one design
+	$(TRAIN) data.sources.pairs.path=$(RUNS)/pairs data.sources.pairs.weight=0.5 $(ARGS)
 
 test: install ## run all tests
 	$(PY) -m pytest tests

@@ -1,7 +1,9 @@
 """What crosses the borders between modules: samples, batches, embeddings.
 
-The four views are query, text, image and product (the fused vector). A view that a product lacks
-is row -1 of its index and a view that was not computed is None: a zero vector never means missing.
+The four views are query, text, image and product (the fused vector). A query may be a text, a
+picture or both (the trigger of UniECS): `trigger_text` and `trigger_image` are the vectors of
+either alone. A view that a row lacks is row -1 of its index and a view that was not computed is not
+there: a zero vector never means missing.
 """
 
 from __future__ import annotations
@@ -15,9 +17,14 @@ from torch import Tensor
 
 from beyond_text.config import View
 
+OWN = -1.0
+
 
 class Judgement(NamedTuple):
-    """A query that names a product, and the product's gain for it, one a grade column, to 1."""
+    """A query that names a product, and the product's gain for it, one a grade column, to 1.
+
+    A gain of OWN says that the query is this very product: neither a match nor a negative.
+    """
 
     query_id: str
     query: str
@@ -26,7 +33,10 @@ class Judgement(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One product as a shard holds it; `query` is the judgement drawn for this epoch, if any."""
+    """One product as a shard holds it; `query` is the judgement drawn for this epoch, if any.
+
+    `query_image` is that query's picture; its text is then allowed to be empty.
+    """
 
     product_id: str
     text: str
@@ -34,6 +44,7 @@ class Sample(NamedTuple):
     judgements: list[Judgement]
     query: Judgement | None
     epoch: int = 0
+    query_image: Image.Image | None = None
 
 
 class Tokens(NamedTuple):
@@ -44,7 +55,7 @@ class Tokens(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """All positive judgements of a batch's products, as flat columns."""
+    """All judgements of a batch's products but those of gain 0, as flat columns."""
 
     query_key: Int[Tensor, " judgements"]
     row: Int[Tensor, " judgements"]
@@ -67,6 +78,8 @@ class Batch(NamedTuple):
     query_key: Int[Tensor, " rows"]
     image: UInt8[Tensor, "pictures 3 height width"]
     image_row: Int[Tensor, " rows"]
+    # Queries' pictures stand in `image` too.
+    query_image_row: Int[Tensor, " rows"]
     judged: Judged
     skipped: list[str]
 

@@ -142,6 +142,7 @@ def panel_of(corpus: Corpus, ranking: Ranking, queries: int = 8, top: int = 6) -
     judged = corpus.qrels.set_index(["query_id", "product_id"]).iloc[:, 0]
     grades = {pair: float(grade) for pair, grade in judged.items()}
     place = {product_id: number for number, product_id in enumerate(corpus.product_ids)}
+    texts = corpus.queries.set_index("query_id")["query"]
     rows = []
     for number in np.linspace(0, len(ranking.query_ids) - 1, queries).astype(int):
         query_id = ranking.query_ids[number]
@@ -149,7 +150,7 @@ def panel_of(corpus: Corpus, ranking: Ranking, queries: int = 8, top: int = 6) -
         samples = [corpus.products[place[product_id]] for product_id in found]
         rows.append(
             PanelRow(
-                query=corpus.queries["query"].iloc[number],
+                query=texts[query_id] or "(a picture)",
                 pictures=[sample.image for sample in samples],
                 grades=[grades.get((query_id, product_id), 0.0) for product_id in found],
                 captions=[sample.text for sample in samples],

@@ -34,12 +34,12 @@ class CheckpointError(ValueError):
 
 def plain_state(model: TwoTower) -> dict[str, Tensor]:
     """All weights, adapters merged into their encoders."""
+    towers = {name: part for name, part in model.named_children() if isinstance(part, Tower)}
     state: dict[str, Tensor] = {}
-    for name, child in model.named_children():
-        if isinstance(child, Tower):
-            state |= {f"{name}.encoder.{k}": v for k, v in child.plain().state_dict().items()}
-        else:
-            state |= {f"{name}.{key}": value for key, value in child.state_dict().items()}
+    for name, tower in towers.items():
+        state |= {f"{name}.encoder.{k}": v for k, v in tower.plain().state_dict().items()}
+    # By the model's names: a part that has two of them stands under both.
+    state |= {k: v for k, v in model.state_dict().items() if k.split(".")[0] not in towers}
     return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
 
 

@@ -1,7 +1,8 @@
 """Samples to a batch: tokenizer, picture transform, and the ids that tell who is relevant to whom.
 
-What stands twice in a batch (a text, a query) is tokenised and encoded once. A sample that could
-not be read stays as an empty row, so every process keeps equal rows, and is named in `skipped`.
+What stands twice in a batch (a text, a query's text or picture) is encoded once. A sample that
+could not be read stays as an empty row, so every process keeps equal rows, and is named in
+`skipped`.
 """
 
 from __future__ import annotations
@@ -87,19 +88,34 @@ class Collate:
         self.picture_size = picture_size
         self.augment_seed = augment_seed
 
-    def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    def _picture(self, picture: Image.Image, epoch: int, identity: str) -> Tensor:
+        seed = None
+        if self.augment_seed is not None:
+            seed = (self.augment_seed, epoch, key_of(identity) % 2**63)
+        return picture_tensor(picture, self.picture_size, seed)
+
+    def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        """The pictures of products, then of distinct queries; each row's product's and query's."""
         pictures: list[Tensor] = []
-        row = []
+        image_row = []
         for sample in samples:
-            row.append(-1 if sample.image is None else len(pictures))
+            image_row.append(-1 if sample.image is None else len(pictures))
             if sample.image is not None:
-                seed = None
-                if self.augment_seed is not None:
-                    seed = (self.augment_seed, sample.epoch, key_of(sample.product_id) % 2**63)
-                pictures.append(picture_tensor(sample.image, self.picture_size, seed))
+                pictures.append(self._picture(sample.image, sample.epoch, sample.product_id))
+        place: dict[str, int] = {}
+        query_row = []
+        for sample in samples:
+            if sample.query is None or sample.query_image is None:
+                query_row.append(-1)
+                continue
+            query_id = sample.query.query_id
+            if query_id not in place:
+                place[query_id] = len(pictures)
+                pictures.append(self._picture(sample.query_image, sample.epoch, query_id))
+            query_row.append(place[query_id])
         size = self.picture_size
         stacked = torch.stack(pictures) if pictures else torch.zeros(0, 3, size, size).byte()
-        return stacked, torch.tensor(row)
+        return stacked, torch.tensor(image_row), torch.tensor(query_row)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tokens, Tensor]:
         distinct, row = _distinct(texts)
@@ -113,7 +129,7 @@ class Collate:
         ]
         text, text_row = self._tokens([sample.text for sample in samples])
         query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
-        image, image_row = self._pictures(samples)
+        image, image_row, query_image_row = self._pictures(samples)
         judged = [
             (key_of(judgement.query_id), row, next(iter(judgement.gains.values())))
             for row, sample in enumerate(samples)
@@ -131,6 +147,7 @@ class Collate:
             query_key=torch.tensor([key_of(s.query.query_id) if s.query else 0 for s in samples]),
             image=image,
             image_row=image_row,
+            query_image_row=query_image_row,
             judged=Judged(
                 torch.tensor(keys, dtype=torch.long),
                 torch.tensor(rows, dtype=torch.long),

@@ -20,11 +20,14 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-View = Literal["query", "text", "image", "product"]
+View = Literal["query", "text", "image", "product", "trigger_text", "trigger_image"]
 LossName = Literal["info_nce", "sigmoid"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Resume = Literal["auto", "never"]
-FusionName = Literal["bilinear", "concat", "gated", "sum", "text", "image"]
+FusionName = Literal[
+    "bilinear", "concat", "gated", "moe", "mutan", "block", "lmf", "uniecs", "sum", "text", "image"
+]
+LossWeighting = Literal["fixed", "learned"]
 Pooling = Literal["auto", "mean", "cls", "pooler"]
 TextField = Literal["title", "description", "category"]
 
@@ -65,12 +68,15 @@ class ImageEncoder:
 
 @dataclass
 class Losses:
-    """Weight of the contrastive loss between each pair of views; 0 leaves the pair out."""
+    """Weight of each objective, 0 leaves it out: contrast of two views, or UniECS's three."""
 
     text_image: float = 0.0
     query_text: float = 0.0
     query_image: float = 0.0
     query_product: float = 0.0
+    cmal: float = 0.0
+    clal: float = 0.0
+    imcl: float = 0.0
 
 
 @dataclass
@@ -130,6 +136,8 @@ class Config:
     fusion_rank: int = 512
     share_text_encoder: bool = True
     loss: str = "info_nce"
+    # `learned` weighs the objectives by their uncertainty, on top of the weights in `losses`.
+    loss_weighting: str = "fixed"
     temperature: float = 0.05
     temperature_min: float = 0.01
     weight_decay: float = 0.05
@@ -159,16 +167,24 @@ class Config:
         return LearningRates(*(getattr(self.lr, n) * getattr(self.lr_scale, n) for n in names))
 
 
-# The views that each field of Losses contrasts.
+# The views that a contrastive objective contrasts.
 PAIRS: dict[str, tuple[View, View]] = {
     "text_image": ("text", "image"),
     "query_text": ("query", "text"),
     "query_image": ("query", "image"),
     "query_product": ("query", "product"),
 }
+# The views that each field of Losses needs.
+OBJECTIVE_VIEWS: dict[str, tuple[View, ...]] = {
+    **PAIRS,
+    "cmal": ("query", "trigger_text", "trigger_image", "product", "text", "image"),
+    "clal": ("query", "trigger_text", "trigger_image", "product", "text", "image"),
+    "imcl": ("trigger_text", "trigger_image", "text", "image"),
+}
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss": get_args(LossName),
+    "loss_weighting": get_args(LossWeighting),
     "precision": get_args(Precision),
     "resume": get_args(Resume),
     "fusion": get_args(FusionName),
@@ -316,6 +332,10 @@ def check(config: Config) -> None:
             f"temperature: {config.temperature:g} lies below temperature_min "
             f"{config.temperature_min:g}"
         )
+    if config.loss_weighting == "learned" and config.rates.temperature == 0:
+        raise ConfigError(
+            "loss_weighting=learned: weights learn at the rate of lr.temperature, which is 0"
+        )
     for name, source in config.data.sources.items():
         if not source.path:
             raise ConfigError(f"data.sources.{name}.path: expected a folder of shards, got ''")
@@ -328,22 +348,23 @@ def check(config: Config) -> None:
         raise ConfigError(f"data.text_fields: expected some of {', '.join(known)}, got {fields}")
 
 
-def active_pairs(config: Config) -> dict[str, float]:
-    """The pairs of views a stage contrasts, with their weights.
+def active_losses(config: Config) -> dict[str, float]:
+    """The objectives of a stage, with their weights.
 
     Raises:
         ConfigError: none has a weight.
     """
-    pairs = {name: getattr(config.losses, name) for name in PAIRS}
-    active = {name: weight for name, weight in pairs.items() if weight > 0}
+    weights = {name: getattr(config.losses, name) for name in OBJECTIVE_VIEWS}
+    active = {name: weight for name, weight in weights.items() if weight > 0}
     if not active:
-        raise ConfigError(f"losses: every weight is 0; give one of {', '.join(PAIRS)} a weight")
+        known = ", ".join(OBJECTIVE_VIEWS)
+        raise ConfigError(f"losses: every weight is 0; give one of {known} a weight")
     return active
 
 
 def views_of(config: Config) -> set[View]:
     """The views that a stage's losses need."""
-    return {view for name in active_pairs(config) for view in PAIRS[name]}
+    return {view for name in active_losses(config) for view in OBJECTIVE_VIEWS[name]}
 
 
 # How a run is carried out and where it lies, which leaves its numbers as they are.

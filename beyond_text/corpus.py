@@ -6,29 +6,47 @@ either way, so both give the same vectors.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
+from PIL.Image import Image
 from torch.utils.data import Dataset
 
 from beyond_text.batch import Sample
+from beyond_text.layouts import Reject
+from beyond_text.pairs import read_pairs, trigger_id
 from beyond_text.pictures import PictureError, decode_picture, reduce_picture
 from beyond_text.shards import ShardError, Split, product_text
 from beyond_text.tables import TableError, read_tables
+
+Modality = Literal["text", "image"]
+QUERY_COLUMNS = ["query_id", "query", "kind", "product_id"]
+
+
+def no_picture(number: int) -> Image | None:
+    """The picture of a query in a corpus where none has one."""
+    return None
 
 
 class Corpus(NamedTuple):
     """One split, ready to be encoded and ranked.
 
-    `product_ids` are those of `products`, in order; `queries` has query_id, query and kind; `qrels`
-    has query_id, product_id and the grade columns.
+    `product_ids` are those of `products`, in order; `queries` has query_id, query (may be "" where
+    there is a picture), kind and product_id (the product that the query itself is, or ""); `qrels`
+    has query_id, product_id and the grade columns. `query_image` gives the picture of the number-th
+    query, or None.
     """
 
     products: Dataset[Sample]
     product_ids: list[str]
     queries: pd.DataFrame
     qrels: pd.DataFrame
+    query_image: Callable[[int], Image | None] = no_picture
 
 
 class ShardProducts(Dataset[Sample]):
@@ -66,16 +84,75 @@ class TableProducts(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         """The number-th product."""
         row = self.rows[number]
-        picture = None
-        if row["image"]:
-            try:
-                data = reduce_picture(Path(row["image"]).read_bytes(), self.stored)
-                picture = decode_picture(data, reduce_to=self.picture)
-            except (OSError, PictureError) as error:
-                # The shard builder counts these; here the ranking shows what they cost.
-                print(f"{row['image']}: not used: {error}")
+        picture = _file_picture(row["image"], self.stored, self.picture)
         text = product_text(row, self.text_fields)
         return Sample(row["product_id"], text, picture, [], None)
+
+
+class Without(Dataset[Sample]):
+    """The products, a share of which lack their texts or their pictures.
+
+    Which ones, `is_left_out` says. A product left with nothing is an empty sample.
+    """
+
+    def __init__(
+        self, products: Dataset[Sample], modality: Modality, share: float, seed: int = 0
+    ) -> None:
+        self.products = products
+        self.modality = modality
+        self.share = share
+        self.seed = seed
+
+    def __getitem__(self, number: int) -> Sample:
+        """The number-th product, less what it has lost."""
+        sample = self.products[number]
+        if not is_left_out(sample.product_id, self.share, self.seed):
+            return sample
+        return sample._replace(**({"text": ""} if self.modality == "text" else {"image": None}))
+
+
+def is_left_out(product_id: str, share: float, seed: int = 0) -> bool:
+    """Whether a product is of the share, 0 to 1, that loses a modality.
+
+    By hash, so those of a smaller share are of every larger one too, and the share is met only as
+    closely as chance meets it.
+    """
+    digest = hashlib.sha256(f"{seed}/{product_id}".encode()).digest()[:8]
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _file_picture(path: str, stored: int, picture: int) -> Image | None:
+    """The picture as the shards would hold it; None, said aloud, where it cannot be used."""
+    if not path:
+        return None
+    try:
+        data = reduce_picture(Path(path).read_bytes(), stored)
+        return decode_picture(data, reduce_to=picture)
+    except (OSError, PictureError) as error:
+        # The shard builder counts these; here the ranking shows what they cost.
+        print(f"{path}: not used: {error}")
+        return None
+
+
+def _table_query_picture(
+    paths: Sequence[str], stored: int, picture: int, number: int
+) -> Image | None:
+    return _file_picture(paths[number], stored, picture)
+
+
+def _shard_query_picture(
+    split: Split, places: Sequence[str], picture: int, number: int
+) -> Image | None:
+    if not places[number]:
+        return None
+    try:
+        return split.read_query_picture(int(places[number]), picture)
+    except PictureError as error:
+        raise ShardError(f"{split.folder}: {error}") from error
+
+
+def _product_picture(products: Dataset[Sample], places: Sequence[int], number: int) -> Image | None:
+    return products[places[number]].image
 
 
 def read_corpus(
@@ -94,18 +171,7 @@ def read_corpus(
         TableError, ShardError: nothing of that split, or no queries.
     """
     if (folder / "manifest.json").is_file():
-        shards = Split(folder, split, text_fields)
-        paths = [folder / f"{name}-{split}.csv" for name in ("queries", "qrels")]
-        for path in paths:
-            if not path.is_file():
-                raise TableError(f"{path}: missing: split {split!r} has no queries to evaluate")
-        text = {"query_id": str, "product_id": str, "query": str, "kind": str}
-        queries, qrels = (
-            pd.read_csv(path, dtype=text, keep_default_na=False)  # type: ignore[arg-type]
-            for path in paths
-        )
-        ids = [shards.read(number, None)[0]["product_id"] for number in range(len(shards))]
-        return Corpus(ShardProducts(shards, picture), ids, queries, qrels)
+        return _shard_corpus(folder, split, text_fields, picture)
     tables = read_tables(folder)
     products, queries, qrels = (
         table[table["split"] == split] for table in (tables.products, tables.queries, tables.qrels)
@@ -119,6 +185,80 @@ def read_corpus(
     return Corpus(
         TableProducts(products, text_fields, stored, picture),
         list(products["product_id"]),
-        queries[["query_id", "query", "kind"]],
+        queries[QUERY_COLUMNS],
         qrels[["query_id", "product_id", *tables.grades]],
+        partial(_table_query_picture, list(queries["image"]), stored, picture),
+    )
+
+
+def _shard_corpus(folder: Path, split: str, text_fields: list[str], picture: int) -> Corpus:
+    shards = Split(folder, split, text_fields)
+    paths = [folder / f"{name}-{split}.csv" for name in ("queries", "qrels")]
+    for path in paths:
+        if not path.is_file():
+            raise TableError(f"{path}: missing: split {split!r} has no queries to evaluate")
+    text = dict.fromkeys(("query_id", "product_id", "query", "kind", "image"), str)
+    queries, qrels = (
+        pd.read_csv(path, dtype=text, keep_default_na=False)  # type: ignore[arg-type]
+        for path in paths
+    )
+    for column in ("image", "product_id"):
+        # The file leaves out what no query of the split has.
+        if column not in queries:
+            queries[column] = ""
+    ids = [shards.read(number, None)[0]["product_id"] for number in range(len(shards))]
+    return Corpus(
+        ShardProducts(shards, picture),
+        ids,
+        queries[QUERY_COLUMNS],
+        qrels,
+        partial(_shard_query_picture, shards, list(queries["image"]), picture),
+    )
+
+
+def with_triggers(corpus: Corpus, pairs: Path) -> Corpus:
+    """The same products, asked for by the item 1s of a JSONL of pairs that are products of it.
+
+    A trigger's text and picture are those of the corpus; its relevant products are its item 2s,
+    with grade 1. Prints how many pairs there are, and how many were left out because the corpus
+    lacks an item of theirs or because their line cannot be used.
+
+    Raises:
+        TableError: no pair is left.
+    """
+    rejects: list[Reject] = []
+    found, file = read_pairs(Path(pairs), rejects)
+    place = {product_id: number for number, product_id in enumerate(corpus.product_ids)}
+    known = found[["item_id_1", "item_id_2"]].isin(corpus.product_ids).all(axis=1)
+    reasons = Counter(reject.reason for reject in rejects)
+    reasons["of products that the corpus lacks"] = int((~known).sum())
+    lost = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    counts = f"{pairs}: {known.sum()} of {file.rows} pairs used, left out: {lost or 'none'}"
+    if not known.any():
+        raise TableError(f"{counts}; expected pairs of the {len(place)} products of the corpus")
+    print(counts)
+    found = found[known]
+    first = found.drop_duplicates("item_id_1")
+    places = [place[product_id] for product_id in first["item_id_1"]]
+    triggers = pd.DataFrame(
+        {
+            "query_id": first["item_id_1"].map(trigger_id),
+            "query": [corpus.products[number].text for number in places],
+            "kind": first["tag"].mask(first["tag"] == "", "pair"),
+            "product_id": first["item_id_1"],
+        }
+    )
+    qrels = pd.DataFrame(
+        {
+            "query_id": found["item_id_1"].map(trigger_id),
+            "product_id": found["item_id_2"],
+            "relevance": 1.0,
+        }
+    )
+    return Corpus(
+        corpus.products,
+        corpus.product_ids,
+        triggers.reset_index(drop=True),
+        qrels.reset_index(drop=True),
+        partial(_product_picture, corpus.products, places),
     )

@@ -11,24 +11,30 @@ from torch.utils.data import DataLoader
 
 from beyond_text.batch import Sample
 from beyond_text.collate import Collate
-from beyond_text.config import Config, ConfigError, View, active_pairs, views_of
+from beyond_text.config import Config, ConfigError, View, active_losses, views_of
 from beyond_text.model import ModelSettings
 from beyond_text.shards import BatchPlan, Products, Split
 
 # What a shard's counts call the products that have a view.
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
+# Views that need pictures, whatever the source.
+PICTURED: set[View] = {"image", "product", "trigger_image"}
 
 
 def usable_sources(config: Config) -> dict[str, tuple[Split, float]]:
     """The sources that can feed all losses of the stage; each other one is named with the reason.
 
     So one data overlay serves every stage: pictures without queries join domain pretraining, a
-    query-title log joins query-to-text alignment.
+    query-title log joins query-to-text alignment. A trigger need not have both text and picture:
+    whatever has queries feeds its views.
 
     Raises:
         ConfigError: no source is left.
     """
-    needed = views_of(config) - {"product"}
+    views = views_of(config)
+    needed = views & COUNTED.keys()
+    if any(view.startswith("trigger") for view in views):
+        needed.add("query")
     usable: dict[str, tuple[Split, float]] = {}
     console = Console(stderr=True)
     for name, source in config.data.sources.items():
@@ -43,7 +49,7 @@ def usable_sources(config: Config) -> dict[str, tuple[Split, float]]:
     if not usable:
         known = ", ".join(config.data.sources) or "none given"
         raise ConfigError(
-            f"data.sources: none can feed the losses {', '.join(active_pairs(config))} "
+            f"data.sources: none can feed the losses {', '.join(active_losses(config))} "
             f"(sources: {known}); each needs {' and '.join(sorted(needed))}"
         )
     return usable
@@ -65,7 +71,10 @@ class ShardData(pl.LightningDataModule):
             config.seed if config.data.augment else None,
         )
         self.sources = usable_sources(config)
-        self.sees_pictures = bool(views_of(config) & {"image", "product"})
+        views = views_of(config)
+        # A query's vector is one of all that it has.
+        shown = any(len(split.query_pictures) for split, _ in self.sources.values())
+        self.sees_pictures = bool(views & PICTURED) or (shown and "query" in views)
 
     def train_dataloader(self) -> DataLoader[Sample | str]:
         """The batches from the current step on, one slice a process."""

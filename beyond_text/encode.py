@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from beyond_text.batch import Sample, Tokens
-from beyond_text.collate import Collate, tokenize
+from beyond_text.batch import Judgement, Sample
+from beyond_text.collate import Collate
 from beyond_text.config import View
-from beyond_text.corpus import Corpus
+from beyond_text.corpus import Corpus, Modality, Without
 from beyond_text.index import ProductIndex
 from beyond_text.metrics import Ranking
 from beyond_text.model import TwoTower
+
+MODALITIES: tuple[Modality, ...] = ("text", "image")
+# No cosine is as small.
+BELOW_ALL = np.float32(-2)
 
 
 class Vectors(NamedTuple):
@@ -62,60 +67,123 @@ def evaluating(model: TwoTower) -> Iterator[None]:
             module.training = mode
 
 
-@torch.inference_mode()
+class Queries(Dataset[Sample]):
+    """The queries of a corpus as samples with nothing but a query, in order.
+
+    Of its text and picture a query keeps those named in `modalities`.
+    """
+
+    def __init__(self, corpus: Corpus, modalities: Sequence[Modality]) -> None:
+        self.rows = corpus.queries[["query_id", "query", "kind"]].to_dict("records")
+        self.query_image = corpus.query_image
+        self.modalities = modalities
+
+    def __getitem__(self, number: int) -> Sample:
+        """The number-th query."""
+        row = self.rows[number]
+        text = row["query"] if "text" in self.modalities else ""
+        query = Judgement(row["query_id"], text, row["kind"], {})
+        picture = self.query_image(number) if "image" in self.modalities else None
+        return Sample("", "", None, [], query, query_image=picture)
+
+
 def encode_products(
     model: TwoTower,
     tokenizer: Any,
     corpus: Corpus,
     views: Sequence[View] = ("product",),
+    modalities: Sequence[Modality] = MODALITIES,
     batch_size: int = 128,
     bf16: bool = False,
     workers: int = 1,
 ) -> dict[View, Vectors]:
-    """Vectors of each view, of the products that have it, by one pass over the corpus."""
+    """Vectors of each view, of the products that have it, by one pass over the corpus.
+
+    With one of the two modalities, every product is as if it had never had the other.
+    """
+    products = corpus.products
+    for modality in MODALITIES:
+        if modality not in modalities:
+            products = Without(products, modality, share=1.0, seed=0)
+    return _encode(model, tokenizer, products, corpus.product_ids, views, batch_size, bf16, workers)
+
+
+def encode_queries(
+    model: TwoTower,
+    tokenizer: Any,
+    corpus: Corpus,
+    modalities: Sequence[Modality] = MODALITIES,
+    batch_size: int = 256,
+    bf16: bool = False,
+    workers: int = 0,
+) -> Vectors:
+    """Vectors of the queries that have at least one of the modalities, made of these alone."""
+    ids = list(corpus.queries["query_id"])
+    samples = Queries(corpus, modalities)
+    return _encode(model, tokenizer, samples, ids, ("query",), batch_size, bf16, workers)["query"]
+
+
+@torch.inference_mode()
+def _encode(
+    model: TwoTower,
+    tokenizer: Any,
+    samples: Dataset[Sample],
+    ids: Sequence[str],
+    views: Sequence[View],
+    batch_size: int,
+    bf16: bool,
+    workers: int,
+) -> dict[View, Vectors]:
+    """Vectors of each view, of the samples that have it; `ids` names the samples, in order."""
     device = _device(model)
     loader: DataLoader[Sample] = DataLoader(
-        corpus.products,
-        sampler=range(len(corpus.product_ids)),
+        samples,
+        sampler=range(len(ids)),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate_for(model, tokenizer),
     )
-    ids: dict[View, list[str]] = {view: [] for view in views}
-    rows: dict[View, list[Tensor]] = {view: [] for view in views}
-    for batch in tqdm(loader, desc="encoding products", leave=False, disable=None):
+    present: dict[View, list[bool]] = {view: [] for view in views}
+    rows = {view: [torch.zeros(0, model.settings.dim)] for view in views}
+    for batch in tqdm(loader, desc=f"encoding {', '.join(views)}", leave=False, disable=None):
         with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             embeddings = model.embed(_to(device, batch), views)
         for view in views:
-            present = embeddings.present[view].cpu()
-            rows[view].append(embeddings.vectors[view].float().cpu()[present])
-            ids[view] += [
-                product_id
-                for product_id, there in zip(batch.product_ids, present.tolist(), strict=True)
-                if there
-            ]
-    return {view: Vectors(ids[view], torch.cat(rows[view]).numpy()) for view in views}
+            there = embeddings.present[view].cpu()
+            rows[view].append(embeddings.vectors[view].float().cpu()[there])
+            present[view] += there.tolist()
+    return {
+        view: Vectors(list(compress(ids, present[view])), torch.cat(rows[view]).numpy())
+        for view in views
+    }
 
 
-@torch.inference_mode()
-def encode_queries(
-    model: TwoTower,
-    tokenizer: Any,
-    queries: Sequence[str],
-    batch_size: int = 256,
-    bf16: bool = False,
-) -> Float[np.ndarray, "queries dim"]:
-    """Unit vectors of query texts, in their order."""
-    device = _device(model)
-    parts = []
-    for first in range(0, len(queries), batch_size):
-        texts = queries[first : first + batch_size]
-        tokens = tokenize(
-            tokenizer, texts, model.settings.max_length, model.text_tower.fixed_length
-        )
-        with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            parts.append(model.encode_query(Tokens(*_to(device, tokens))).float().cpu())
-    return torch.cat(parts).numpy()
+def own_products(corpus: Corpus) -> dict[str, str]:
+    """The product that a query is, by query_id, for the queries that are one."""
+    pairs = zip(corpus.queries["query_id"], corpus.queries["product_id"], strict=True)
+    return {query_id: product_id for query_id, product_id in pairs if product_id}
+
+
+def search(
+    queries: Vectors, products: Vectors, own: Mapping[str, str], depth: int = 100
+) -> Ranking:
+    """For every query its `depth` best products; without a query or a product, an empty ranking.
+
+    A query's own product (`own`, by query_id) is no result: all others come before it, so it is
+    seen at all only where no more than `depth` products are searched, and then as the last.
+    """
+    if not queries.ids or not products.ids:
+        return Ranking([], [], np.zeros((0, 0), dtype=np.float32))
+    found = ProductIndex.build(*products).search(queries.vectors, queries.ids, depth + bool(own))
+    product_ids, scores = [], found.scores.copy()
+    for number, (query_id, row) in enumerate(zip(queries.ids, found.product_ids, strict=True)):
+        mine = own.get(query_id, "")
+        if mine in row:
+            place = row.index(mine)
+            row = [*row[:place], *row[place + 1 :], mine]
+            scores[number] = np.append(np.delete(scores[number], place), BELOW_ALL)
+        product_ids.append(row[:depth])
+    return Ranking(queries.ids, product_ids, scores[:, :depth])
 
 
 def rank(
@@ -128,11 +196,11 @@ def rank(
     workers: int = 1,
 ) -> dict[View, Ranking]:
     """For every query of the corpus its `depth` best products, by each view's vectors."""
-    queries = encode_queries(model, tokenizer, list(corpus.queries["query"]), bf16=bf16)
-    query_ids = list(corpus.queries["query_id"])
+    queries = encode_queries(model, tokenizer, corpus, bf16=bf16)
     encoded = encode_products(model, tokenizer, corpus, views, bf16=bf16, workers=workers)
+    own = own_products(corpus)
     return {
-        view: ProductIndex.build(*vectors).search(queries, query_ids, depth)
+        view: search(queries, vectors, own, depth)
         for view, vectors in encoded.items()
         if vectors.ids
     }

@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 
 TEXT_COLUMNS = ("title", "description", "category")
 PRODUCT_COLUMNS = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
-QUERY_COLUMNS = ("query_id", "query", "split", "kind")
+QUERY_COLUMNS = ("query_id", "query", "image", "product_id", "split", "kind")
 JUDGEMENT_COLUMNS = ("query_id", "product_id", "relevance")
+# A split is part of a shard's file name.
+SPLIT_NAME = r"[A-Za-z0-9_-]+"
 FIRST_ROW = 2  # Row 1 is the header, as a spreadsheet shows it.
 csv.field_size_limit(16 * 2**20)
 
@@ -88,12 +90,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a data set. `absent_pictures`: a picture without a file is no rejection."""
+    """The files of a data set.
+
+    `pairs` names a file of item-item pairs. `absent_pictures`: a picture without a file is no
+    rejection.
+    """
 
     products: Source | None = None
     queries: Source | None = None
     qrels: Source | None = None
     log: Source | None = None
+    pairs: str = ""
     absent_pictures: bool = False
 
 
@@ -108,13 +115,19 @@ OWN_LAYOUT = Layout(
         optional=frozenset(PRODUCT_COLUMNS) - {"product_id"},
         one_of=("title", "image"),
     ),
-    queries=Source("queries", _same(QUERY_COLUMNS), optional=frozenset({"split", "kind"})),
+    queries=Source(
+        "queries",
+        _same(QUERY_COLUMNS),
+        optional=frozenset(QUERY_COLUMNS) - {"query_id"},
+        one_of=("query", "image"),
+    ),
     qrels=Source("qrels", _same(JUDGEMENT_COLUMNS), further_grades=True),
     log=Source(
         "query_title",
         _same(("query", "title", "relevance", "split")),
         optional=frozenset({"split"}),
     ),
+    pairs="pairs.jsonl",
 )
 
 

@@ -3,28 +3,42 @@
 The only place where a temperature divides. A positive is known by id, never assumed from the
 diagonal: `relevance[i, j]` in [0, 1] is the gain of candidate j for anchor i, so several rows of
 one product, shared queries and colour variants are positives with their gain, not false negatives.
-Rows and columns whose view is missing take no part.
+Below 0 (OWN: the query is that product) the two are not contrasted at all. Rows and columns whose
+view is missing take no part. `LOSSES` contrast two views; `OBJECTIVES`, the three of UniECS, are
+built out of the same pieces.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond_text.batch import Judged
+from beyond_text.config import View
 
 Matrix = Float[Tensor, "anchors candidates"]
+Mask = Bool[Tensor, "anchors candidates"]
+
+
+class Keys(NamedTuple):
+    """64-bit keys of the query, product and product text of each row, for who equals whom."""
+
+    query: Int[Tensor, " rows"]
+    product: Int[Tensor, " rows"]
+    text: Int[Tensor, " rows"]
 
 
 def relevance_matrix(
     query_key: Int[Tensor, " queries"], judged: Judged, rows: int
 ) -> Float[Tensor, "queries rows"]:
-    """relevance[i, j]: the gain in [0, 1] of product row j for query i, 0 where not judged."""
+    """relevance[i, j]: the gain of product row j for query i, 0 where not judged; OWN stays OWN."""
     distinct, position = torch.unique(query_key, return_inverse=True)
     slot = torch.searchsorted(distinct, judged.query_key).clamp(max=len(distinct) - 1)
     asked = distinct[slot] == judged.query_key
@@ -34,27 +48,37 @@ def relevance_matrix(
 
 
 def share_between_equals(relevance: Matrix, key: Int[Tensor, " candidates"]) -> Matrix:
-    """Gives candidates of equal key the best relevance among them.
+    """Gives candidates of equal key the best relevance among them, or else OWN if one has it.
 
     Colour variants with one text have one text vector: what is relevant by one of them cannot be a
-    negative by another.
+    negative by another, and neither can a query's own text.
     """
     distinct, position = torch.unique(key, return_inverse=True)
-    best = relevance.new_zeros(relevance.shape[0], len(distinct))
-    best = best.scatter_reduce(1, position.expand_as(relevance), relevance, "amax")
-    return best[:, position]
+    place, empty = position.expand_as(relevance), relevance.new_zeros(len(relevance), len(distinct))
+    best, least = (
+        empty.scatter_reduce(1, place, relevance, extreme, include_self=False)
+        for extreme in ("amax", "amin")
+    )
+    return torch.where(best > 0, best, least)[:, position]
 
 
-def _one_direction(
-    logits: Matrix, relevance: Matrix, candidate: Bool[Tensor, " candidates"]
-) -> Float[Tensor, ""]:
+def equal(*keys: Int[Tensor, " rows"]) -> Float[Tensor, "rows rows"]:
+    """1 where two rows agree in one of their keys at least, else 0."""
+    return torch.stack([key[:, None] == key[None, :] for key in keys]).any(dim=0).float()
+
+
+def _mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+    """Weighted mean; zero, with zero gradient, where no weight is left."""
+    return (weight * values).sum() / weight.sum().clamp(min=1e-12)
+
+
+def _one_direction(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Float[Tensor, ""]:
     """Mean over anchors of the cross-entropy to their graded positives, by their best gain."""
     # Finite, for an infinite one gives NaN gradients where no candidate is left.
-    log_probability = logits.masked_fill(~candidate, -1e9).log_softmax(dim=1)
+    log_probability = logits.masked_fill(~contrasted, -1e9).log_softmax(dim=1)
     share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
     loss = -(share * log_probability).sum(dim=1)
-    weight = relevance.amax(dim=1)
-    return (weight * loss).sum() / weight.sum().clamp(min=1e-12)
+    return _mean(loss, relevance.amax(dim=1))
 
 
 def _similarity(
@@ -64,6 +88,15 @@ def _similarity(
         return anchors.float() @ candidates.float().T
 
 
+def _contrasted(
+    relevance: Matrix,
+    has_anchor: Bool[Tensor, " anchors"],
+    has_candidate: Bool[Tensor, " candidates"],
+) -> Mask:
+    """The pairs that take part: both are there, and they are not one and the same."""
+    return has_anchor[:, None] & has_candidate[None, :] & (relevance >= 0)
+
+
 def info_nce(
     anchors: Float[Tensor, "anchors dim"],
     candidates: Float[Tensor, "candidates dim"],
@@ -71,7 +104,7 @@ def info_nce(
     has_anchor: Bool[Tensor, " anchors"],
     has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
-    bias: Float[Tensor, ""],
+    bias: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE with graded positives, in nats; chance level is ln(candidates).
 
@@ -82,9 +115,10 @@ def info_nce(
     gradient, where there is no positive. The bias has no effect: softmax cancels it.
     """
     logits = _similarity(anchors, candidates) / temperature
-    relevance = relevance * (has_anchor[:, None] & has_candidate[None, :])
-    forward = _one_direction(logits, relevance, has_candidate)
-    backward = _one_direction(logits.T, relevance.T, has_anchor)
+    contrasted = _contrasted(relevance, has_anchor, has_candidate)
+    relevance = relevance * contrasted
+    forward = _one_direction(logits, relevance, contrasted)
+    backward = _one_direction(logits.T, relevance.T, contrasted.T)
     return (forward + backward) / 2
 
 
@@ -103,9 +137,9 @@ def sigmoid(
     and -1 for the rest; w is the gain for positives and 1 for the rest.
     """
     logits = _similarity(anchors, candidates) / temperature + bias
-    both = has_anchor[:, None] & has_candidate[None, :]
     sign = torch.where(relevance > 0, 1.0, -1.0)
-    weight = torch.where(relevance > 0, relevance, 1.0) * both
+    weight = torch.where(relevance > 0, relevance, 1.0)
+    weight = weight * _contrasted(relevance, has_anchor, has_candidate)
     return -(weight * F.logsigmoid(sign * logits)).sum() / has_anchor.sum().clamp(min=1)
 
 
@@ -116,3 +150,197 @@ def chance_level(candidates: int) -> float:
 
 Loss = Callable[..., Tensor]
 LOSSES: dict[str, Loss] = {"info_nce": info_nce, "sigmoid": sigmoid}
+
+# What UniECS (arXiv 2508.13843) is known to set, all on the scale of cosines.
+RANKING_MARGIN = 0.3
+NEIGHBOURS = 10
+SLACK = 0.05
+POSITIVE_MARGIN = 0.2
+Vectors = Mapping[View, Tensor]
+Present = Mapping[View, Tensor]
+# The views of one item: its text, its picture, the fused vector.
+PRODUCT: tuple[View, View, View] = ("text", "image", "product")
+TRIGGER: tuple[View, View, View] = ("trigger_text", "trigger_image", "query")
+
+
+def _alignment(
+    vectors: Vectors,
+    present: Present,
+    views: tuple[View, View, View],
+    same_text: Float[Tensor, "rows rows"],
+    same_item: Float[Tensor, "rows rows"],
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Contrast of the three views of items that have both modalities, and their cosine terms."""
+    text, image, fused = views
+    both = present[text] & present[image]
+    total = torch.zeros_like(temperature)
+    for one, other, same in (
+        (text, image, same_text),
+        (text, fused, same_text),
+        (image, fused, same_item),
+    ):
+        total = total + info_nce(vectors[one], vectors[other], same, both, both, temperature)
+    for alone in (text, image):
+        cosine = (vectors[alone].float() * vectors[fused].float()).sum(dim=1)
+        total = total + _mean(1 - cosine, both)
+    return total
+
+
+def _margin_ranking(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Float[Tensor, ""]:
+    """Mean of relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i, by gain."""
+    anchor, positive = (contrasted & (relevance > 0)).nonzero(as_tuple=True)
+    negative = (contrasted & (relevance == 0))[anchor]
+    gap = similarity[anchor, positive].unsqueeze(1) - similarity[anchor]
+    return _mean(F.relu(RANKING_MARGIN - gap), relevance[anchor, positive].unsqueeze(1) * negative)
+
+
+def cmal(
+    vectors: Vectors,
+    present: Present,
+    relevance: Float[Tensor, "queries rows"],
+    keys: Keys,
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Cross-modal alignment: an item's text, picture and fused vector agree, and so they rank.
+
+    UniECS (arXiv 2508.13843) states the parts and gives no equation we could use; ours is
+
+        sum over products (t, v, m = text, image, product) and over triggers (t, v, m =
+            trigger_text, trigger_image, query), of the items that have both text and picture:
+            InfoNCE(t, v) + InfoNCE(t, m) + InfoNCE(v, m) + mean(1 - t.m) + mean(1 - v.m)
+        + sum over a of query, trigger_image, trigger_text:
+            mean over (i, j, k) with relevance_ij > 0 = relevance_ik, weighted by relevance_ij, of
+            relu(0.3 - a_i.product_j + a_i.product_k)
+
+    with every weight 1. An item with one modality has nothing to align. Positives of InfoNCE are
+    the rows of one product (trigger); where a text takes part also those of an equal product text.
+    The margin is one of cosines, before any temperature.
+    """
+    same_query, same_product = equal(keys.query), equal(keys.product)
+    same_text = equal(keys.product, keys.text)
+    total = _alignment(vectors, present, PRODUCT, same_text, same_product, temperature)
+    total = total + _alignment(vectors, present, TRIGGER, same_query, same_query, temperature)
+    for view in TRIGGER:
+        similarity = _similarity(vectors[view], vectors["product"])
+        contrasted = _contrasted(relevance, present[view], present["product"])
+        total = total + _margin_ranking(similarity, relevance, contrasted)
+    return total
+
+
+def clal(
+    vectors: Vectors,
+    present: Present,
+    relevance: Float[Tensor, "queries rows"],
+    keys: Keys,
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Cohesive local alignment: near a trigger, text, picture and fused vector score alike.
+
+    Our reading of UniECS (arXiv 2508.13843), which states it without an equation. With the cosines
+    f = query.product, v = trigger_image.image, t = trigger_text.text and the ten products of
+    highest f of each trigger (the choice has no gradient, the scores have):
+
+        sum over (a, b) of (v, f), (t, f), (v, t): mean of relu(|a - b| - 0.05)^2
+
+    over the pairs of a trigger and its neighbour that have both scores. A trigger that is itself a
+    product is not its own neighbour. Keys and temperature have no effect.
+    """
+    scores, exists = [], []
+    for trigger, product in zip(TRIGGER, PRODUCT, strict=True):
+        scores.append(_similarity(vectors[trigger], vectors[product]))
+        exists.append(_contrasted(relevance, present[trigger], present[product]))
+    ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)
+    near = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
+    scores = [score.gather(1, near) for score in scores]
+    # Where a trigger has fewer than ten, the rest are pairs that do not exist in any view.
+    exists = [there.gather(1, near) for there in exists]
+    total = torch.zeros_like(temperature)
+    for a, b in combinations(range(len(scores)), 2):
+        excess = F.relu((scores[a] - scores[b]).abs() - SLACK)
+        total = total + _mean(excess.square(), exists[a] & exists[b])
+    return total
+
+
+def _without_easy_half(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Mask:
+    """The pairs that stay when each anchor keeps the more similar half of its negatives."""
+    negative = contrasted & (relevance == 0)
+    ranked = similarity.detach().masked_fill(~negative, -math.inf)
+    # The place of each candidate among its anchor's negatives, the hardest first.
+    place = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    kept = (negative.sum(dim=1, keepdim=True) + 1) // 2
+    return contrasted & ((relevance > 0) | (place < kept))
+
+
+def imcl(
+    vectors: Vectors,
+    present: Present,
+    relevance: Float[Tensor, "queries rows"],
+    keys: Keys,
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Intra-modal contrast: a trigger's picture finds the product's picture, its text the text.
+
+    InfoNCE(trigger_text, text) + InfoNCE'(trigger_image, image), both symmetric and graded as
+    `info_nce`. In InfoNCE' each anchor keeps the more similar half of its negatives (rounded up),
+    and a positive's cosine is lessened by 0.2 before the temperature divides. UniECS (arXiv
+    2508.13843) states both without an equation; keeping the hard half in either direction is ours.
+    Products of equal text share what is relevant in the text part, as they share the vector.
+    """
+    text = info_nce(
+        vectors["trigger_text"],
+        vectors["text"],
+        share_between_equals(relevance, keys.text),
+        present["trigger_text"],
+        present["text"],
+        temperature,
+    )
+    similarity = _similarity(vectors["trigger_image"], vectors["image"])
+    contrasted = _contrasted(relevance, present["trigger_image"], present["image"])
+    relevance = relevance * contrasted
+    logits = (similarity - POSITIVE_MARGIN * (relevance > 0)) / temperature
+    forward = _one_direction(
+        logits, relevance, _without_easy_half(similarity, relevance, contrasted)
+    )
+    backward = _one_direction(
+        logits.T, relevance.T, _without_easy_half(similarity.T, relevance.T, contrasted.T)
+    )
+    return text + (forward + backward) / 2
+
+
+Objective = Callable[[Vectors, Present, Tensor, Keys, Tensor], Tensor]
+OBJECTIVES: dict[str, Objective] = {"cmal": cmal, "clal": clal, "imcl": imcl}
+
+
+class LossWeights(nn.Module):
+    """How much each objective counts: a fixed weight, or that and a learned uncertainty.
+
+    Fixed: sum_i w_i L_i. Learned: sum_i w_i (L_i exp(-s_i) / 2 + s_i / 2) with s_i = 0 at first,
+    the homoscedastic weighting of Kendall et al. 2018 (arXiv 1705.07115), s the log-variance; our
+    choice for what UniECS calls adaptive without an equation.
+    """
+
+    def __init__(self, weights: Mapping[str, float], learned: bool) -> None:
+        super().__init__()
+        self.fixed = dict(weights)
+        self.log_variance = nn.Parameter(torch.zeros(len(weights))) if learned else None
+
+    def forward(self, losses: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """The weighted sum of the losses of all objectives."""
+        if self.log_variance is None:
+            return torch.stack([w * losses[name] for name, w in self.fixed.items()]).sum()
+        terms = []
+        for (name, weight), s in zip(self.fixed.items(), self.log_variance, strict=True):
+            term = weight * (losses[name] * (-s).exp() / 2 + s / 2)
+            # Nothing to compare in this batch is no certainty: s would fall without end.
+            terms.append(torch.where(losses[name] == 0, 0.0, term))
+        return torch.stack(terms).sum()
+
+    def learned(self) -> dict[str, Float[Tensor, ""]]:
+        """What each loss is multiplied by now; nothing where that is fixed."""
+        if self.log_variance is None:
+            return {}
+        scales = (-self.log_variance.detach()).exp() / 2
+        return {
+            name: w * scale for (name, w), scale in zip(self.fixed.items(), scales, strict=True)
+        }

@@ -11,18 +11,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ir_measures
 import numpy as np
 import pandas as pd
-from ir_measures import RR, R, nDCG
+from ir_measures import RR, Measure, R, nDCG
 from jaxtyping import Float
 
 # trec_eval keeps an array as long as the largest gain for every query.
 MAX_GRADE = 10
 GAINS = {grade: 2**grade - 1 for grade in range(MAX_GRADE + 1)}
-MEASURES = {
+MEASURES: dict[str, Measure] = {
     "ndcg@1": nDCG(gains=GAINS) @ 1,
     "ndcg@10": nDCG(gains=GAINS) @ 10,
     "recall@10": R(rel=1) @ 10,
@@ -48,11 +49,14 @@ class Judged(NamedTuple):
 
 
 def retrieval_metrics(
-    ranking: Ranking, queries: pd.DataFrame, qrels: pd.DataFrame
+    ranking: Ranking,
+    queries: pd.DataFrame,
+    qrels: pd.DataFrame,
+    measures: Mapping[str, Measure] = MEASURES,
 ) -> dict[str, dict[str, Any]]:
     """Gives `{"all": block, kind: block, ...}` over all queries and over those of each kind.
 
-    A block holds the means of `MEASURES`, `queries` (how many the means are over) and
+    A block holds the means of the measures, `queries` (how many the means are over) and
     `queries_without_judgements`, all for the grade column `relevance` (the first one where
     there is none of that name); each further grade column has a block of its own in it. A block
     over no query has the two counts only. Recall and mrr see no deeper than the ranking is.
@@ -62,6 +66,7 @@ def retrieval_metrics(
         queries: `query_id`, `kind`, one row a query; other columns are ignored.
         qrels: `query_id`, `product_id` and the grade columns, whole numbers from 0 to 10;
             judgements of queries not in `queries` are ignored.
+        measures: what is computed, by the name it has in a block.
 
     Raises:
         ValueError: a grade that is no such number (names query and product), a column that is
@@ -70,7 +75,9 @@ def retrieval_metrics(
     """
     kinds = query_kinds(queries)
     columns = {grade: checked_grades(qrels, grade) for grade in grade_columns(qrels)}
-    values = {grade: _values(ranking, kinds.index, table) for grade, table in columns.items()}
+    values = {
+        grade: _values(ranking, kinds.index, table, measures) for grade, table in columns.items()
+    }
     main, *further = values
     if values[main].empty:
         raise ValueError(f"none of {len(kinds)} queries has a positive judgement of {main!r}")
@@ -101,8 +108,8 @@ def per_query(
     """
     if measure not in MEASURES:
         raise ValueError(f"unknown measure {measure!r}: expected one of {', '.join(MEASURES)}")
-    grade = grade or grade_columns(qrels)[0]
-    return _values(ranking, query_kinds(queries).index, checked_grades(qrels, grade))[measure]
+    grades = checked_grades(qrels, grade or grade_columns(qrels)[0])
+    return _values(ranking, query_kinds(queries).index, grades, MEASURES)[measure]
 
 
 def grade_columns(qrels: pd.DataFrame) -> list[str]:
@@ -181,7 +188,9 @@ def check_ranking(ranking: Ranking) -> None:
             raise ValueError(f"ranking of query {query_id!r}: scores not finite or not best first")
 
 
-def _values(ranking: Ranking, query_ids: pd.Index, grades: pd.Series) -> pd.DataFrame:
+def _values(
+    ranking: Ranking, query_ids: pd.Index, grades: pd.Series, measures: Mapping[str, Measure]
+) -> pd.DataFrame:
     """Gives a row for each of the queries with a positive judgement, a column for each measure."""
     check_ranking(ranking)
     if unknown := set(ranking.query_ids) - set(query_ids):
@@ -198,12 +207,12 @@ def _values(ranking: Ranking, query_ids: pd.Index, grades: pd.Series) -> pd.Data
         for query_id, product_ids, scores in rows
         if query_id in qrels
     }
-    values = pd.DataFrame(0.0, index=pd.Index(judged, name="query_id"), columns=list(MEASURES))
+    values = pd.DataFrame(0.0, index=pd.Index(judged, name="query_id"), columns=list(measures))
     if not run:
         return values
-    names = {measure: name for name, measure in MEASURES.items()}
+    names = {measure: name for name, measure in measures.items()}
     evaluator = ir_measures.pytrec_eval.evaluator(list(names), qrels)
-    found: dict[str, dict[str, float]] = {name: {} for name in MEASURES}
+    found: dict[str, dict[str, float]] = {name: {} for name in measures}
     for query_id, measure, value in evaluator.iter_calc(run):
         found[names[measure]][query_id] = value
     return pd.DataFrame(found).reindex(values.index, fill_value=0.0)

@@ -2,21 +2,26 @@
 
 All views live in one space of `dim`. A projection whose encoder already has that width starts as
 the identity, so an untouched CLIP scores as CLIP does. Towers that no view needs are not run.
+
+A query may hold a picture, as a product does: either side is a text, a picture and what fuses them.
+A fusion of vectors fuses those of the towers. A fusion of tokens (UniECS) takes the towers' token
+sequences, projected, and makes all three vectors of a side itself, by one encoder for both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond_text.batch import Batch, Embeddings, Tokens, rows_of
 from beyond_text.config import PAIRS, Config, ConfigError, View
-from beyond_text.fusion import FUSIONS
+from beyond_text.fusion import FUSIONS, UniecsFusion
 from beyond_text.towers import (
     ImageTower,
     TextTower,
@@ -25,6 +30,18 @@ from beyond_text.towers import (
     load_encoder,
     picture_statistics,
 )
+
+
+class Side(NamedTuple):
+    """The views of what is fused (its text alone, its picture alone) and of the two together."""
+
+    text: View
+    image: View
+    fused: View
+
+
+QUERY = Side("trigger_text", "trigger_image", "query")
+PRODUCT = Side("text", "image", "product")
 
 
 @dataclass
@@ -103,12 +120,34 @@ def _projection(width: int, dim: int) -> nn.Linear:
     return layer
 
 
-def _width(tower: Tower, setting: str, *inputs: Tensor) -> int:
-    """Size of a tower's pooled vector; refuses inputs larger or smaller than the encoder takes."""
+def _width(tower: TextTower | ImageTower, tokens: bool, setting: str, *inputs: Tensor) -> int:
+    """Size of a tower's pooled vector, or of its tokens; refuses inputs the encoder cannot take."""
     try:
-        return tower(*inputs).shape[1]
+        return (tower.tokens(*inputs)[0] if tokens else tower(*inputs)).shape[-1]
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{setting}: not for {tower.settings.name_or_path}: {error}") from error
+
+
+def _spread(
+    tokens: tuple[Float[Tensor, "distinct length dim"], Bool[Tensor, "distinct length"]],
+    row: Int[Tensor, " rows"],
+) -> tuple[Float[Tensor, "rows places dim"], Bool[Tensor, "rows places"]]:
+    """Each row's token sequence and which tokens are there: none in a row without the view."""
+    states, mask = tokens
+    if len(states) == 0:
+        return states.new_zeros(len(row), 1, states.shape[2]), mask.new_zeros(len(row), 1)
+    place = row.clamp(min=0)
+    return states[place], mask[place] & (row >= 0).unsqueeze(1)
+
+
+def _pictures(batch: Batch, needs: set[View]) -> tuple[Tensor, int]:
+    """The pictures that the needed views show, and the place of the first of them in the batch."""
+    of_queries = batch.query_image_row[batch.query_image_row >= 0]
+    # Products' pictures stand first.
+    border = int(of_queries.min()) if len(of_queries) else len(batch.image)
+    first = 0 if "image" in needs else border
+    last = len(batch.image) if "trigger_image" in needs else border
+    return batch.image[first:last], first
 
 
 class TwoTower(nn.Module):
@@ -131,24 +170,29 @@ class TwoTower(nn.Module):
         self.image_tower = ImageTower(image, tuple(settings.mean), tuple(settings.std))
         self.own_query_tower = TextTower(query, settings.pooling) if query is not None else None
         text_width, image_width = self._widths()
+        fusion = FUSIONS[settings.fusion]
         self.query_projection = _projection(text_width, settings.dim)
-        self.text_projection = _projection(text_width, settings.dim)
+        # One encoder reads the tokens of both sides, so one map leads into it.
+        self.text_projection = (
+            self.query_projection if fusion.tokens else _projection(text_width, settings.dim)
+        )
         self.image_projection = _projection(image_width, settings.dim)
-        self.fusion = FUSIONS[settings.fusion](settings.dim, settings.fusion_rank)
+        self.fusion = fusion(settings.dim, settings.fusion_rank)
         self.temperatures = nn.ModuleDict(
             {name: Temperature(settings.temperature, settings.temperature_min) for name in PAIRS}
         )
 
     @torch.no_grad()
     def _widths(self) -> tuple[int, int]:
-        """Sizes of the two pooled vectors, by asking the towers with the largest inputs."""
+        """Sizes of what is projected, by asking the towers with the largest inputs."""
         self.eval()
+        sequences = FUSIONS[self.settings.fusion].tokens
         length, size = self.settings.max_length, self.settings.image_size
         tokens = torch.ones(1, length, dtype=torch.long)
         picture = torch.zeros(1, 3, size, size, dtype=torch.uint8)
         widths = (
-            _width(self.text_tower, f"text_encoder.max_length={length}", tokens, tokens),
-            _width(self.image_tower, f"image_encoder.image_size={size}", picture),
+            _width(self.text_tower, sequences, f"text_encoder.max_length={length}", tokens, tokens),
+            _width(self.image_tower, sequences, f"image_encoder.image_size={size}", picture),
         )
         self.train()
         return widths
@@ -176,51 +220,122 @@ class TwoTower(nn.Module):
 
     def encode_text(self, tokens: Tokens) -> Float[Tensor, "texts dim"]:
         """Unit vectors of product texts."""
-        return self._project(self.text_tower, self.text_projection, tokens)
+        return self._vectors(self.text_tower, self.text_projection, tokens)
 
     def encode_query(self, tokens: Tokens) -> Float[Tensor, "texts dim"]:
-        """Unit vectors of queries."""
-        return self._project(self.query_tower, self.query_projection, tokens)
+        """Unit vectors of query texts."""
+        return self._vectors(self.query_tower, self.query_projection, tokens)
 
     def encode_image(self, image: Tensor) -> Float[Tensor, "pictures dim"]:
         """Unit vectors of uint8 pictures [pictures, 3, size, size]."""
-        if len(image) == 0:
-            return torch.zeros(0, self.settings.dim, device=image.device)
-        return F.normalize(self.image_projection(self.image_tower(image)).float(), dim=1)
+        return self._vectors(self.image_tower, self.image_projection, (image,))
 
-    def _project(self, tower: TextTower, projection: nn.Linear, tokens: Tokens) -> Tensor:
-        if len(tokens.input_ids) == 0:
-            return torch.zeros(0, self.settings.dim, device=tokens.input_ids.device)
-        return F.normalize(projection(tower(*tokens)).float(), dim=1)
+    def _vectors(self, tower: Tower, projection: nn.Linear, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Unit vectors of a tower's inputs [inputs, dim]."""
+        if len(inputs[0]) == 0:
+            return torch.zeros(0, self.settings.dim, device=inputs[0].device)
+        return F.normalize(projection(tower(*inputs)).float(), dim=1)
+
+    def _states(
+        self, tower: TextTower | ImageTower, projection: nn.Linear, inputs: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "inputs length dim"], Bool[Tensor, "inputs length"]]:
+        """Projected unit tokens of a tower's inputs, and which of them are there."""
+        if len(inputs[0]) == 0:
+            nothing = torch.zeros(0, 1, self.settings.dim, device=inputs[0].device)
+            return nothing, nothing[:, :, 0].bool()
+        tokens, mask = tower.tokens(*inputs)
+        return projection(F.normalize(tokens.float(), dim=2)).float(), mask
 
     def embed(self, batch: Batch, views: Collection[View]) -> Embeddings:
-        """Unit vectors [rows, dim] of the views asked for; only the towers these need are run."""
-        has_text, has_image = batch.text_row >= 0, batch.image_row >= 0
-        present = {
-            "query": batch.query_row >= 0,
-            "text": has_text,
-            "image": has_image,
-            "product": has_text | has_image,
+        """Unit vectors [rows, dim] of the views asked for; only the towers these need are run.
+
+        A query with a picture is fused as a product is. One without is its text's vector, but a
+        fusion of tokens makes it, too, of the tokens there are.
+        """
+        wants: set[View] = set(views)
+        has: dict[View, Tensor] = {
+            "trigger_text": batch.query_row >= 0,
+            "trigger_image": batch.query_image_row >= 0,
+            "text": batch.text_row >= 0,
+            "image": batch.image_row >= 0,
         }
-        wants = set(views)
-        uses = set(self.fusion.uses) if "product" in wants else set()
+        needs = self._needs(wants, has)
+        if self.fusion.tokens:
+            vectors = self._read(batch, wants, needs)
+        else:
+            vectors = self._fuse(batch, wants, needs, has)
+        present = has | {side.fused: has[side.text] | has[side.image] for side in (QUERY, PRODUCT)}
+        return Embeddings({v: vectors[v] for v in wants}, {v: present[v] for v in wants})
+
+    def _needs(self, wants: set[View], has: Mapping[View, Tensor]) -> set[View]:
+        """The views of one modality that are wanted, or that a wanted fused view is made of."""
+        needs = wants - {QUERY.fused, PRODUCT.fused}
+        for side in (QUERY, PRODUCT):
+            for view, modality, other in (
+                (side.text, "text", side.image),
+                (side.image, "image", side.text),
+            ):
+                # A control that uses one modality needs the other just where its own is missing.
+                if side.fused in wants and (
+                    modality in self.fusion.uses or bool((has[view] & ~has[other]).any())
+                ):
+                    needs.add(view)
+        return needs
+
+    def _rows(
+        self, batch: Batch, needs: set[View], read: Callable[..., Any], spread: Callable[..., Any]
+    ) -> dict[View, Any]:
+        """What `read` makes of the needed texts and pictures, each once, spread over the rows."""
+        found: dict[View, Any] = {}
+        if "trigger_text" in needs:
+            queries = read(self.query_tower, self.query_projection, batch.query)
+            found["trigger_text"] = spread(queries, batch.query_row)
+        if "text" in needs:
+            texts = read(self.text_tower, self.text_projection, batch.text)
+            found["text"] = spread(texts, batch.text_row)
+        shown, first = _pictures(batch, needs)
+        pictures = read(self.image_tower, self.image_projection, (shown,))
+        if "image" in needs:
+            found["image"] = spread(pictures, batch.image_row - first)
+        if "trigger_image" in needs:
+            found["trigger_image"] = spread(pictures, batch.query_image_row - first)
+        return found
+
+    def _fuse(
+        self, batch: Batch, wants: set[View], needs: set[View], has: Mapping[View, Tensor]
+    ) -> dict[View, Tensor]:
+        """The towers' vectors of the needed views, and what the fusion makes of them."""
+        vectors: dict[View, Tensor] = self._rows(batch, needs, self._vectors, rows_of)
+        nothing = torch.zeros(len(batch.text_row), self.settings.dim, device=batch.text_row.device)
+        for side, fuse in ((QUERY, self._query), (PRODUCT, self.fusion)):
+            if side.fused in wants:
+                vectors[side.fused] = fuse(
+                    vectors.get(side.text, nothing),
+                    vectors.get(side.image, nothing),
+                    has[side.text],
+                    has[side.image],
+                )
+        return vectors
+
+    def _query(self, text: Tensor, image: Tensor, has_text: Tensor, has_image: Tensor) -> Tensor:
+        """The text's vector, but the fused one in rows with a picture."""
+        if not has_image.any():
+            return text
+        fused = self.fusion(text, image, has_text, has_image)
+        return torch.where(has_image.unsqueeze(1), fused, text)
+
+    def _read(self, batch: Batch, wants: set[View], needs: set[View]) -> dict[View, Tensor]:
+        """The three vectors that the fusion of tokens makes of each side with a wanted view."""
+        assert isinstance(self.fusion, UniecsFusion)
+        states = self._rows(batch, needs, self._states, _spread)
+        absent = torch.zeros_like(batch.text_row, dtype=torch.bool).unsqueeze(1)
+        nothing = absent.new_zeros(len(absent), 1, self.settings.dim, dtype=torch.float), absent
         vectors: dict[View, Tensor] = {}
-        if "query" in wants:
-            vectors["query"] = rows_of(self.encode_query(batch.query), batch.query_row)
-        for view, has, other in (("text", has_text, has_image), ("image", has_image, has_text)):
-            # A control that uses one modality needs the other just where its own is missing.
-            needed = view in wants | uses or ("product" in wants and bool((has & ~other).any()))
-            if needed and view == "text":
-                vectors["text"] = rows_of(self.encode_text(batch.text), batch.text_row)
-            elif needed:
-                vectors["image"] = rows_of(self.encode_image(batch.image), batch.image_row)
-        if "product" in wants:
-            nothing = torch.zeros(len(has_text), self.settings.dim, device=has_text.device)
-            vectors["product"] = self.fusion(
-                vectors.get("text", nothing), vectors.get("image", nothing), has_text, has_image
-            )
-        kept = {view: vectors[view] for view in wants}
-        return Embeddings(kept, {view: present[view] for view in wants})
+        for side in (QUERY, PRODUCT):
+            if not wants.isdisjoint(side):
+                text, image = states.get(side.text, nothing), states.get(side.image, nothing)
+                vectors |= zip(side, self.fusion.encoder(*text, *image), strict=True)
+        return vectors
 
 
 def build_model(settings: ModelSettings, text: str, image: str, pretrained: bool) -> TwoTower:

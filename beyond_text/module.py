@@ -16,8 +16,17 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.batch import Batch, Embeddings
-from beyond_text.config import PAIRS, Config, active_pairs, views_of
-from beyond_text.losses import LOSSES, chance_level, relevance_matrix, share_between_equals
+from beyond_text.config import PAIRS, Config, View, active_losses, views_of
+from beyond_text.losses import (
+    LOSSES,
+    OBJECTIVES,
+    Keys,
+    LossWeights,
+    chance_level,
+    equal,
+    relevance_matrix,
+    share_between_equals,
+)
 from beyond_text.model import Temperature, TwoTower
 from beyond_text.optim import adamw, freeze, frozen_towers, warmup_cosine
 
@@ -26,14 +35,19 @@ class TrainingError(RuntimeError):
     """A run that must not go on: the loss is no number, or too many samples are unreadable."""
 
 
+def _tempered_as(objective: str) -> str:
+    """The pair of views whose temperature it takes: its own, or for UniECS's text and image."""
+    return objective if objective in PAIRS else "text_image"
+
+
 class ContrastiveModule(pl.LightningModule):
-    """Encodes a batch's views, contrasts each pair the stage names, logs what happened."""
+    """Encodes a batch's views, computes the losses that the stage names, logs what happened."""
 
     def __init__(self, model: TwoTower, config: Config) -> None:
         super().__init__()
         self.model = model
         self.config = config
-        self.pairs = active_pairs(config)
+        self.weights = LossWeights(active_losses(config), config.loss_weighting == "learned")
         self.views = views_of(config)
         self.seen = 0
         self.skipped = 0
@@ -64,52 +78,82 @@ class ContrastiveModule(pl.LightningModule):
         assert isinstance(gathered, Tensor)
         return gathered.flatten(0, 1)
 
-    def _with_modalities_lost(self, batch: Batch) -> Batch:
-        """Takes text or picture, each alike, from a share of the products that have both."""
-        draw = torch.rand(len(batch.text_row), device=batch.text_row.device)
-        draw[(batch.text_row < 0) | (batch.image_row < 0)] = 1.0
+    def _one_of_both_lost(self, text_row: Tensor, image_row: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes text or picture, each alike, from a share of the rows that have both."""
+        draw = torch.rand(len(text_row), device=text_row.device)
+        draw[(text_row < 0) | (image_row < 0)] = 1.0
         share = self.config.data.modality_dropout
-        lost = batch.text_row.new_tensor(-1)
-        text_row = torch.where(draw < share / 2, lost, batch.text_row)
-        image_row = torch.where((share / 2 <= draw) & (draw < share), lost, batch.image_row)
-        return batch._replace(text_row=text_row, image_row=image_row)
-
-    def _relevance(self, batch: Batch, pair: str) -> Tensor:
-        """Who is relevant to whom [anchors, candidates] over all processes, by id."""
-        text_key = self._gathered(batch.text_key)
-        if pair == "text_image":
-            same_product = self._gathered(batch.product_key)
-            # Rows of one text are each other's positives: the text fits either picture.
-            return (
-                (same_product[:, None] == same_product[None, :])
-                | (text_key[:, None] == text_key[None, :])
-            ).float()
-        own_columns = relevance_matrix(
-            self._gathered(batch.query_key), batch.judged, len(batch.product_ids)
+        lost = text_row.new_tensor(-1)
+        return (
+            torch.where(draw < share / 2, lost, text_row),
+            torch.where((share / 2 <= draw) & (draw < share), lost, image_row),
         )
-        relevance = self._gathered(own_columns.T.contiguous()).T
-        return share_between_equals(relevance, text_key) if pair == "query_text" else relevance
+
+    def _with_modalities_lost(self, batch: Batch) -> Batch:
+        """The batch where a share of the products, and of the queries, lost one of two modalities.
+
+        What else a step draws does not depend on queries' pictures where there are none.
+        """
+        text_row, image_row = self._one_of_both_lost(batch.text_row, batch.image_row)
+        batch = batch._replace(text_row=text_row, image_row=image_row)
+        if not (batch.query_image_row >= 0).any():
+            return batch
+        query_row, query_image_row = self._one_of_both_lost(batch.query_row, batch.query_image_row)
+        return batch._replace(query_row=query_row, query_image_row=query_image_row)
+
+    def _relevance(self, batch: Batch, keys: Keys) -> Tensor:
+        """Gain of each product for each query [queries, products] over all processes, by id."""
+        own_columns = relevance_matrix(keys.query, batch.judged, len(batch.product_ids))
+        return self._gathered(own_columns.T.contiguous()).T
+
+    def _pair_loss(
+        self,
+        pair: str,
+        vectors: dict[View, Tensor],
+        present: dict[View, Tensor],
+        relevance: Tensor,
+        keys: Keys,
+    ) -> Tensor:
+        """The contrast of two views, with the pair's own temperature."""
+        if pair == "text_image":
+            # Rows of one text are each other's positives: the text fits either picture.
+            relevance = equal(keys.product, keys.text)
+        elif pair == "query_text":
+            relevance = share_between_equals(relevance, keys.text)
+        anchor, candidate = PAIRS[pair]
+        temperature = self._temperature(pair)
+        return LOSSES[self.config.loss](
+            vectors[anchor],
+            vectors[candidate],
+            relevance,
+            present[anchor],
+            present[candidate],
+            temperature.value,
+            temperature.bias,
+        )
+
+    def _temperature(self, name: str) -> Temperature:
+        """The temperature that an objective divides by."""
+        temperature = self.model.temperatures[_tempered_as(name)]
+        assert isinstance(temperature, Temperature)
+        return temperature
 
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
-        """The loss of each pair of views that the stage names, unweighted."""
+        """The losses that the stage names, unweighted."""
         # In one order, for a set's differs between processes: rows of another view would come.
         views = sorted(embeddings.vectors)
         vectors = {v: self._gathered(embeddings.vectors[v], gradients=True) for v in views}
         present = {v: self._gathered(embeddings.present[v]) for v in views}
+        own = Keys(batch.query_key, batch.product_key, batch.text_key)
+        keys = Keys(*(self._gathered(key) for key in own))
+        relevance = self._relevance(batch, keys)
         found = {}
-        for name in self.pairs:
-            anchor, candidate = PAIRS[name]
-            temperature = self.model.temperatures[name]
-            assert isinstance(temperature, Temperature)
-            found[name] = LOSSES[self.config.loss](
-                vectors[anchor],
-                vectors[candidate],
-                self._relevance(batch, name),
-                present[anchor],
-                present[candidate],
-                temperature.value,
-                temperature.bias,
-            )
+        for name in self.weights.fixed:
+            if name in PAIRS:
+                found[name] = self._pair_loss(name, vectors, present, relevance, keys)
+            else:
+                temperature = self._temperature(name).value
+                found[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
         return found
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -121,7 +165,7 @@ class ContrastiveModule(pl.LightningModule):
         self._count(batch)
         embeddings = self.model.embed(self._with_modalities_lost(batch), self.views)
         losses = self.losses(batch, embeddings)
-        total = torch.stack([self.pairs[name] * loss for name, loss in losses.items()]).sum()
+        total = self.weights(losses)
         if not torch.isfinite(total):
             values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
             raise TrainingError(
@@ -131,9 +175,10 @@ class ContrastiveModule(pl.LightningModule):
         rows = len(batch.product_ids)
         for name, loss in losses.items():
             self.log(f"loss/{name}", loss, prog_bar=True, batch_size=rows)
-            temperature = self.model.temperatures[name]
-            assert isinstance(temperature, Temperature)
-            self.log(f"temperature/{name}", temperature.value, batch_size=rows)
+        for pair in dict.fromkeys(map(_tempered_as, losses)):
+            self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
+        for name, weight in self.weights.learned().items():
+            self.log(f"loss_weight/{name}", weight, batch_size=rows)
         self.log("loss/chance", chance_level(rows * self.trainer.world_size), batch_size=rows)
         return total
 
@@ -163,7 +208,8 @@ class ContrastiveModule(pl.LightningModule):
             TrainingError: the norm is not finite; the weights are still those of the step before.
         """
         limit = self.config.clip_norm or float("inf")
-        norm = clip_grad_norm_([p for p in self.parameters() if p.grad is not None], limit)
+        # The model's: weights of the losses must not take from its share of the norm.
+        norm = clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], limit)
         self.log("gradient_norm", norm)
         # Float16's scaler skips such a step by itself.
         if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
@@ -181,7 +227,9 @@ class ContrastiveModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW by the learning-rate table, warm-up and cosine over the run's own step count."""
-        optimizer = adamw(self.model, self.config.rates, self.config.weight_decay)
+        optimizer = adamw(
+            self.model, self.config.rates, self.config.weight_decay, self.weights.parameters()
+        )
         schedule = warmup_cosine(optimizer, self.config.total_steps, self.config.warmup)
         return {
             "optimizer": optimizer,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_schedule_with_warmup
@@ -32,13 +35,20 @@ def frozen_towers(model: TwoTower) -> list[str]:
     ]
 
 
-def adamw(model: TwoTower, rates: LearningRates, weight_decay: float) -> AdamW:
+def adamw(
+    model: TwoTower,
+    rates: LearningRates,
+    weight_decay: float,
+    loss_weights: Iterable[nn.Parameter] = (),
+) -> AdamW:
     """AdamW with a group per row of the table; vectors, scalars and temperatures do not decay.
+
+    Learned weights of the losses go at the rate of the temperatures, as no part of the model.
 
     Raises:
         ConfigError: nothing moves.
     """
-    groups = []
+    groups: list[dict[str, Any]] = []
     for name, members in model.groups().items():
         moving = [parameter for _, parameter in members if parameter.requires_grad]
         matrices = [p for p in moving if p.ndim > 1]
@@ -54,6 +64,10 @@ def adamw(model: TwoTower, rates: LearningRates, weight_decay: float) -> AdamW:
             )
     if not groups:
         raise ConfigError("lr: every group is frozen; give one of them a rate above 0")
+    if moving := list(loss_weights):
+        groups.append(
+            {"params": moving, "lr": rates.temperature, "weight_decay": 0.0, "name": "loss_weights"}
+        )
     return AdamW(groups)
 
 

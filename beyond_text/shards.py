@@ -1,10 +1,11 @@
 """WebDataset shards in, samples out, in an order that (seed, epoch) alone decides.
 
 A sample is a product: `KEY.json` and, where there is a picture, `KEY.jpg`; only these members are
-read, JSON and an allow-listed picture decoder are the only parsers, nothing is unpickled. Shards
-are plain local tar files read by offset, so a worker reads just its own samples and any number of
-workers gives the same batches. Shards are shuffled, then samples within a window of shards, so that
-reading stays local however large the set is.
+read, JSON and an allow-listed picture decoder are the only parsers, nothing is unpickled. Pictures
+of queries lie in shards of their own, once however many products answer them. Shards are plain
+local tar files read by offset, so a worker reads just its own samples and any number of workers
+gives the same batches. Shards are shuffled, then samples within a window of shards, so that reading
+stays local however large the set is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 from torch.utils.data import Dataset, Sampler
 
-from beyond_text.batch import Judgement, Sample
+from beyond_text.batch import OWN, Judgement, Sample
 from beyond_text.pictures import PictureError, decode_picture
 
 WINDOW = 16
@@ -95,20 +97,13 @@ class Draw(NamedTuple):
     epoch: int
 
 
-class Split:
-    """One split of one folder of shards, by sample number."""
+class Shards:
+    """Samples of the shards that a manifest lists, by number."""
 
-    def __init__(self, folder: Path | str, split: str, text_fields: Sequence[str]) -> None:
-        self.folder = Path(folder)
-        manifest = read_manifest(self.folder)
-        if split not in manifest["splits"]:
-            known = ", ".join(manifest["splits"])
-            raise ShardError(f"{self.folder}: no split {split!r}; it has {known}")
-        self.counts: dict[str, Any] = manifest["splits"][split]
-        self.highest = {name: column["max"] for name, column in manifest["grades"].items()}
-        self.text_fields = list(text_fields)
-        self.files = [self.folder / shard["file"] for shard in self.counts["shards"]]
-        self.sizes = [shard["samples"] for shard in self.counts["shards"]]
+    def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+        self.folder = folder
+        self.entries = entries
+        self.sizes = [entry["samples"] for entry in entries]
         self._starts = np.cumsum([0, *self.sizes])
         self._index: dict[int, list[dict[str, Member]]] = {}
 
@@ -117,7 +112,8 @@ class Split:
 
     def _members(self, shard: int) -> list[dict[str, Member]]:
         if shard not in self._index:
-            path, expected = self.files[shard], self.counts["shards"][shard]
+            expected = self.entries[shard]
+            path = self.folder / expected["file"]
             found = index_shard(path)
             size = path.stat().st_size
             # A tar cut between two members reads like a whole one: the size betrays it.
@@ -129,7 +125,50 @@ class Split:
             self._index[shard] = found
         return self._index[shard]
 
-    def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Any]:
+    def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
+        """The bytes of those of a sample's members that are there, by extension.
+
+        Raises:
+            ShardError: the shards hold no such sample, or its shard is damaged.
+        """
+        if not 0 <= sample < len(self):
+            raise ShardError(f"{self.folder}: expected a sample below {len(self)}, got {sample}")
+        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        members = self._members(shard)[sample - int(self._starts[shard])]
+        content = {}
+        with (self.folder / self.entries[shard]["file"]).open("rb") as file:
+            for extension in extensions:
+                if extension in members:
+                    file.seek(members[extension].offset)
+                    content[extension] = file.read(members[extension].size)
+        return content
+
+
+class Split:
+    """One split of one folder of shards: its products, and the pictures of its queries."""
+
+    def __init__(self, folder: Path | str, split: str, text_fields: Sequence[str]) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        if split not in manifest["splits"]:
+            known = ", ".join(manifest["splits"])
+            raise ShardError(f"{self.folder}: no split {split!r}; it has {known}")
+        self.counts: dict[str, Any] = manifest["splits"][split]
+        self.highest = {name: column["max"] for name, column in manifest["grades"].items()}
+        self.text_fields = list(text_fields)
+        self.products = Shards(self.folder, self.counts["shards"])
+        # Folders without pictures of queries, older ones among them, do not list any.
+        self.query_pictures = Shards(self.folder, self.counts.get("query_shards", []))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of products in each shard."""
+        return self.products.sizes
+
+    def __len__(self) -> int:
+        return len(self.products)
+
+    def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Image | None]:
         """The JSON of a sample and its picture (None where it has none or `picture` is None).
 
         `picture` is the side in pixels that the decoder may reduce to.
@@ -137,15 +176,27 @@ class Split:
         Raises:
             PictureError: the picture's bytes are no picture.
         """
-        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
-        members = self._members(shard)[sample - int(self._starts[shard])]
-        with self.files[shard].open("rb") as file:
-            file.seek(members["json"].offset)
-            fields = json.loads(file.read(members["json"].size))
-            if picture is None or "jpg" not in members:
-                return fields, None
-            file.seek(members["jpg"].offset)
-            return fields, decode_picture(file.read(members["jpg"].size), reduce_to=picture)
+        content = self.products.read(sample, ("json",) if picture is None else ("json", "jpg"))
+        fields = json.loads(content["json"])
+        if "jpg" not in content:
+            return fields, None
+        return fields, decode_picture(content["jpg"], reduce_to=picture)
+
+    def read_query_picture(self, number: int, size: int) -> Image:
+        """The number-th picture of a query, which may be reduced to `size` pixels a side.
+
+        Raises:
+            PictureError: its bytes are no picture.
+            ShardError: there is none of that number.
+        """
+        content = self.query_pictures.read(number, ("jpg",))
+        if "jpg" not in content:
+            raise ShardError(f"{self.folder}: query picture {number} has no jpg")
+        try:
+            return decode_picture(content["jpg"], reduce_to=size)
+        except PictureError as error:
+            detail = f"query picture {number}: {error.detail}"
+            raise PictureError(error.reason, detail) from error
 
     def text_of(self, fields: dict[str, Any]) -> str:
         """The product text of a sample."""
@@ -154,41 +205,48 @@ class Split:
     def judgements_of(self, fields: dict[str, Any]) -> list[Judgement]:
         """Judgements with a positive first grade, as gain in (0, 1]: (2^g - 1) / (2^max - 1).
 
-        The gain is the evaluation's, so a partial match weighs in training what it counts there.
+        The gain is the evaluation's, so a partial match weighs in training what it counts there. A
+        query that is the product itself is one too, of gain OWN.
         """
         return [
-            Judgement(
-                item["query_id"],
-                item["query"],
-                item["kind"],
-                {
-                    # A further column may be all zeros.
-                    name: (2**grade - 1) / (2 ** (self.highest[name] or 1) - 1)
-                    for name, grade in item["grades"].items()
-                },
-            )
+            Judgement(item["query_id"], item["query"], item["kind"], self._gains(item))
             for item in fields["queries"]
-            if next(iter(item["grades"].values())) > 0
+            if item.get("own") or next(iter(item["grades"].values())) > 0
         ]
+
+    def _gains(self, item: Mapping[str, Any]) -> dict[str, float]:
+        if item.get("own"):
+            return dict.fromkeys(self.highest, OWN)
+        return {
+            # A further column may be all zeros.
+            name: (2**grade - 1) / (2 ** (self.highest[name] or 1) - 1)
+            for name, grade in item["grades"].items()
+        }
+
+
+def _gain(judgement: Judgement) -> float:
+    return next(iter(judgement.gains.values()))
 
 
 def draw_query(judgements: list[Judgement], seed: Sequence[int]) -> Judgement | None:
     """One judgement: first a kind, each alike, then within it in proportion to the gain.
 
-    Kinds alike, because machine-made queries outnumber those that people wrote.
+    Kinds alike, because machine-made queries outnumber those that people wrote. Never the product
+    itself.
     """
-    if not judgements:
+    others = [judgement for judgement in judgements if _gain(judgement) != OWN]
+    if not others:
         return None
     random = np.random.default_rng(list(seed))
-    kinds = sorted({judgement.kind for judgement in judgements})
+    kinds = sorted({judgement.kind for judgement in others})
     kind = kinds[random.integers(len(kinds))]
-    chosen = [judgement for judgement in judgements if judgement.kind == kind]
-    gains = np.array([next(iter(judgement.gains.values())) for judgement in chosen])
+    chosen = [judgement for judgement in others if judgement.kind == kind]
+    gains = np.array([_gain(judgement) for judgement in chosen])
     return chosen[random.choice(len(chosen), p=gains / gains.sum())]
 
 
 class Products(Dataset[Sample | str]):
-    """Samples of several splits, by Draw."""
+    """Samples of several splits, by Draw; `picture` as in `Split.read`, for queries' as well."""
 
     def __init__(self, sources: Sequence[Split], seed: int, picture: int | None) -> None:
         self.sources = list(sources)
@@ -200,12 +258,22 @@ class Products(Dataset[Sample | str]):
         source = self.sources[draw.source]
         try:
             fields, picture = source.read(draw.sample, self.picture)
+            judgements = source.judgements_of(fields)
+            query = draw_query(judgements, (self.seed, *draw))
+            asked = self._query_picture(source, fields, query)
         except (PictureError, UnicodeDecodeError, json.JSONDecodeError) as error:
             return f"{source.folder} sample {draw.sample}: {error}"
-        judgements = source.judgements_of(fields)
-        query = draw_query(judgements, (self.seed, *draw))
         text = source.text_of(fields)
-        return Sample(fields["product_id"], text, picture, judgements, query, draw.epoch)
+        return Sample(fields["product_id"], text, picture, judgements, query, draw.epoch, asked)
+
+    def _query_picture(
+        self, source: Split, fields: Mapping[str, Any], query: Judgement | None
+    ) -> Image | None:
+        if query is None or self.picture is None:
+            return None
+        entries = (item for item in fields["queries"] if item["query_id"] == query.query_id)
+        number = next(entries).get("picture")
+        return None if number is None else source.read_query_picture(number, self.picture)
 
 
 def epoch_order(

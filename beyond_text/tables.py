@@ -17,6 +17,7 @@ from beyond_text.layouts import (
     JUDGEMENT_COLUMNS,
     OWN_LAYOUT,
     QUERY_COLUMNS,
+    SPLIT_NAME,
     TEXT_COLUMNS,
     Layout,
     Reject,
@@ -26,6 +27,7 @@ from beyond_text.layouts import (
     find_table,
     read_source,
 )
+from beyond_text.pairs import read_pairs, trigger_id
 
 
 class Tables(NamedTuple):
@@ -35,7 +37,8 @@ class Tables(NamedTuple):
         folder: where the tables lie.
         products: product_id, title, description, category, image (absolute path or ""),
             group_id, split; a product of several splits has a row in each.
-        queries: query_id, query, kind, split; likewise.
+        queries: query_id, query (may be "" where there is an image), kind, image (as the
+            products'), product_id (the product that the query itself is, or ""), split; likewise.
         qrels: query_id, product_id, split and one float column per grade, each >= 0.
         grades: names of the grade columns, "relevance" first.
         rejects: what was left aside, and why.
@@ -51,8 +54,13 @@ class Tables(NamedTuple):
     files: dict[str, TableFile]
 
 
-def read_tables(path: Path, layout: Layout = OWN_LAYOUT, dev_share: float = 0.1) -> Tables:
-    """Read a folder of tables, or a query-title log, and give every row its split.
+def read_tables(
+    path: Path,
+    layout: Layout = OWN_LAYOUT,
+    dev_share: float = 0.1,
+    pictures: Path | None = None,
+) -> Tables:
+    """Read a folder of tables, a query-title log or a file of pairs; give every row its split.
 
     Products with a split column: judgements across splits are rejected; queries without one
     belong to every split they are judged in. Products without: with queries, the split is the
@@ -63,10 +71,17 @@ def read_tables(path: Path, layout: Layout = OWN_LAYOUT, dev_share: float = 0.1)
     Each distinct title of a log is a product, each distinct query a query of kind "log"; the
     lowest relevance in the file becomes grade 0.
 
+    A file of pairs is M-BEER's JSONL, as `read_pairs` says. Each distinct item is a product, each
+    item 1 a query of the same text and picture, which is that product (`product_id`) and for which
+    its item 2s have relevance 1; its kind is the pair's tag, or "pair". Items joined by pairs are
+    one design, the group_id of its products, and of one split: the stated one, else by hash.
+
     Args:
-        path: folder with products (and queries and qrels), or with a log; or a log's own file.
+        path: folder with products (and queries and qrels), pairs or a log; or the own file of
+            either of the latter.
         layout: whose files and column names these are.
         dev_share: share of ids, 0 to 1, that a hash puts into dev.
+        pictures: folder in which the pictures lie; None for that of the tables.
 
     Raises:
         TableError: a file or column is missing, ambiguous or not readable.
@@ -75,38 +90,45 @@ def read_tables(path: Path, layout: Layout = OWN_LAYOUT, dev_share: float = 0.1)
     if not 0 <= dev_share <= 1:
         raise TableError(f"{path}: expected a dev_share from 0 to 1, got {dev_share}")
     if path.is_file():
+        if layout.pairs and path.suffix == ".jsonl":
+            return _read_pairs(path, pictures or path.parent, dev_share)
         if layout.log is None or path.suffix not in (".csv", ".parquet"):
-            raise TableError(f"{path}: expected a folder of tables, or a .csv or .parquet log")
+            raise TableError(
+                f"{path}: expected a folder of tables, a .csv or .parquet log or .jsonl pairs"
+            )
         return _read_log(path.parent, path, layout.log, dev_share)
     if not path.is_dir():
         raise TableError(f"{path}: no such file or folder")
     products_path = find_table(path, layout.products)
     if layout.products is not None and products_path is not None:
-        return _read_folder(path, products_path, layout, dev_share)
+        return _read_folder(path, products_path, layout, dev_share, pictures or path)
+    if layout.pairs and (path / layout.pairs).is_file():
+        return _read_pairs(path / layout.pairs, pictures or path, dev_share)
     log_path = find_table(path, layout.log)
     if layout.log is not None and log_path is not None:
         return _read_log(path, log_path, layout.log, dev_share)
     wanted = [source.file for source in (layout.products, layout.log) if source is not None]
     raise TableError(
-        f"{path}: expected {' or '.join(wanted)} as .csv or .parquet, "
+        f"{path}: expected {' or '.join(wanted)} as .csv or .parquet"
+        f"{f' or {layout.pairs}' if layout.pairs else ''}, "
         f"got {', '.join(sorted(entry.name for entry in path.iterdir())[:20]) or 'nothing'}"
     )
 
 
 class _Sieve:
-    """Takes rows out of the frames of one file and remembers why."""
+    """Takes rows out of frames of one file and remembers why; `keys` are what identifies one."""
 
-    def __init__(self, file: str, rejects: list[Reject]) -> None:
+    def __init__(self, file: str, rejects: list[Reject], *keys: str) -> None:
         self.file = file
         self.rejects = rejects
+        self.keys = keys
 
     def note(
         self, frame: pd.DataFrame, unfit: pd.Series, reason: str, column: str, expected: str
     ) -> None:
         """Record the unfit rows; `column` holds what was got."""
-        keys = [name for name in ("query_id", "product_id") if name in frame] or ["query"]
         for record in frame[unfit].to_dict("records"):
-            identity = " ".join(str(record[key]) for key in keys)
+            identity = " ".join(str(record[key]) for key in self.keys)
             detail = f"{column} {str(record[column])[:200]!r}, expected {expected}"
             self.rejects.append(Reject(self.file, int(record["row"]), identity, reason, detail))
 
@@ -124,7 +146,7 @@ class _Sieve:
 
     def splits(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Drop rows whose split cannot be part of a shard's file name."""
-        unfit = ~frame["split"].str.fullmatch(r"[A-Za-z0-9_-]+").astype(bool)
+        unfit = ~frame["split"].str.fullmatch(SPLIT_NAME).astype(bool)
         return self.drop(frame, unfit, "bad split", "split", "a name of letters, digits, - or _")
 
     def grades(self, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -137,14 +159,18 @@ class _Sieve:
         return frame
 
 
-def _read_folder(folder: Path, path: Path, layout: Layout, dev_share: float) -> Tables:
+def _read_folder(
+    folder: Path, path: Path, layout: Layout, dev_share: float, pictures: Path
+) -> Tables:
     if layout.products is None:
         raise TableError(f"{folder}: the layout names no products")
     rejects: list[Reject] = []
     products, file = read_source(path, layout.products, rejects)
     files = {"products": file}
     products_have_split = "split" in products
-    products = _check_products(products, folder, file.name, layout.absent_pictures, rejects)
+    absent = layout.absent_pictures
+    sieve = _Sieve(file.name, rejects, "product_id")
+    products = _check_products(products, pictures, absent, sieve)
 
     query_path = find_table(folder, layout.queries)
     judgement_path = find_table(folder, layout.qrels)
@@ -160,10 +186,11 @@ def _read_folder(folder: Path, path: Path, layout: Layout, dev_share: float) -> 
 
     queries, files["queries"] = read_source(query_path, layout.queries, rejects)
     queries_have_split = "split" in queries
-    queries = _check_queries(queries, files["queries"].name, rejects)
+    sieve = _Sieve(files["queries"].name, rejects, "query_id")
+    queries = _check_queries(queries, products, pictures, absent, sieve)
     qrels, files["qrels"] = read_source(judgement_path, layout.qrels, rejects)
     grades = [str(name) for name in qrels.columns.drop(["row", "query_id", "product_id"])]
-    sieve = _Sieve(files["qrels"].name, rejects)
+    sieve = _Sieve(files["qrels"].name, rejects, "query_id", "product_id")
     qrels = _check_judgements(sieve.grades(qrels, grades), products, queries, sieve)
 
     if not products_have_split and not queries_have_split:
@@ -191,7 +218,7 @@ def _read_folder(folder: Path, path: Path, layout: Layout, dev_share: float) -> 
 def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tables:
     rejects: list[Reject] = []
     log, file = read_source(path, source, rejects)
-    sieve = _Sieve(file.name, rejects)
+    sieve = _Sieve(file.name, rejects, "query")
     log = sieve.drop(log, log["query"] == "", "empty query", "query", "a text")
     log = sieve.drop(log, log["title"] == "", "no text and no picture", "title", "a text")
     log = sieve.grades(log, ["relevance"])
@@ -209,13 +236,16 @@ def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tab
 
     queries = log[["row", "query_id", "query", "split"]].drop_duplicates("query_id")
     products = log[["row", "product_id", "title"]].drop_duplicates("product_id")
-    products = _check_products(products.copy(), folder, file.name, False, rejects)
+    sieve = _Sieve(file.name, rejects, "product_id")
+    products = _check_products(products.copy(), folder, False, sieve)
+    queries = queries.assign(kind="log", image="", product_id="").reset_index(drop=True)
     qrels = log[["row", *JUDGEMENT_COLUMNS, "split"]]
+    sieve = _Sieve(file.name, rejects, "query_id", "product_id")
     qrels = _check_judgements(qrels, products, queries, sieve)
     return Tables(
         folder,
         _spread(products, "product_id", qrels),
-        queries.assign(kind="log").reset_index(drop=True),
+        queries,
         qrels,
         ["relevance"],
         rejects,
@@ -223,25 +253,51 @@ def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tab
     )
 
 
+def _read_pairs(path: Path, pictures: Path, dev_share: float) -> Tables:
+    rejects: list[Reject] = []
+    pairs, file = read_pairs(path, rejects)
+    hashed = pd.Series(_hash_splits(pairs["design"], dev_share), index=pairs.index, dtype=object)
+    pairs["split"] = pairs["split"].where(pairs["split"] != "", hashed)
+    triggers, recalled = (
+        pd.DataFrame(
+            {
+                "row": pairs["row"],
+                "product_id": pairs[f"item_id_{side}"],
+                "title": pairs[f"item_title_{side}"],
+                "image": pairs[f"item_image_{side}"],
+                "group_id": pairs["design"],
+                "split": pairs["split"],
+            }
+        )
+        for side in (1, 2)
+    )
+    products = pd.concat([triggers, recalled]).sort_values("row", kind="stable")
+    products = products.drop_duplicates("product_id").reset_index(drop=True)
+    sieve = _Sieve(file.name, rejects, "product_id")
+    products = _check_products(products, pictures, False, sieve)
+
+    query_id = triggers["product_id"].map(trigger_id)
+    queries = triggers.drop(columns="group_id").rename(columns={"title": "query"})
+    queries = queries.assign(query_id=query_id, kind=pairs["tag"].mask(pairs["tag"] == "", "pair"))
+    queries = queries.drop_duplicates("query_id").reset_index(drop=True)
+    sieve = _Sieve(file.name, rejects, "query_id")
+    queries = _check_queries(queries, products, pictures, False, sieve)
+
+    qrels = recalled[["row", "product_id", "split"]].assign(query_id=query_id, relevance=1.0)
+    sieve = _Sieve(file.name, rejects, "query_id", "product_id")
+    qrels = _check_judgements(qrels, products, queries, sieve)
+    files = dict.fromkeys(("products", "queries", "qrels"), file)
+    return Tables(path.parent, products, queries, qrels, ["relevance"], rejects, files)
+
+
 def _check_products(
-    products: pd.DataFrame, folder: Path, file: str, absent_pictures: bool, rejects: list[Reject]
+    products: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: _Sieve
 ) -> pd.DataFrame:
-    sieve = _Sieve(file, rejects)
     for column in (*TEXT_COLUMNS, "image", "group_id"):
         if column not in products:
             products[column] = ""
     products = sieve.ids(products, "product_id")
-    leaves = products["image"].map(_leaves_folder).astype(bool)
-    sieve.note(products, leaves, "picture outside folder", "image", "a path inside the folder")
-    root = folder.resolve()
-    products["image"] = [
-        str(root / image) if image and not outside else ""
-        for image, outside in zip(products["image"], leaves, strict=True)
-    ]
-    if absent_pictures:
-        products["image"] = [
-            image if image and Path(image).is_file() else "" for image in products["image"]
-        ]
+    products["image"] = _pictures(products, folder, absent_pictures, sieve)
     empty = (products[[*TEXT_COLUMNS, "image"]] == "").all(axis=1)
     reason = "no text and no picture"
     products = sieve.drop(products, empty, reason, "title", "a text or a picture")
@@ -253,14 +309,42 @@ def _check_products(
     return products
 
 
-def _check_queries(queries: pd.DataFrame, file: str, rejects: list[Reject]) -> pd.DataFrame:
-    sieve = _Sieve(file, rejects)
+def _check_queries(
+    queries: pd.DataFrame,
+    products: pd.DataFrame,
+    folder: Path,
+    absent_pictures: bool,
+    sieve: _Sieve,
+) -> pd.DataFrame:
+    for column in ("query", "image", "product_id", "kind"):
+        if column not in queries:
+            queries[column] = ""
     queries = sieve.ids(queries, "query_id")
-    queries = sieve.drop(queries, queries["query"] == "", "empty query", "query", "a text")
+    queries["image"] = _pictures(queries, folder, absent_pictures, sieve)
+    empty = (queries[["query", "image"]] == "").all(axis=1)
+    queries = sieve.drop(queries, empty, "empty query", "query", "a text or a picture")
     if "split" in queries:
         queries = sieve.splits(queries)
-    kinds = queries["kind"] if "kind" in queries else pd.Series("", index=queries.index)
-    return queries.assign(kind=kinds.where(kinds != "", "query"))
+    own = queries["product_id"]
+    unknown = (own != "") & ~own.isin(products["product_id"])
+    # A query that is a product the shop no longer has is a query still.
+    sieve.note(queries, unknown, "unknown product", "product_id", "a product in use")
+    kinds = queries["kind"]
+    return queries.assign(product_id=own.mask(unknown, ""), kind=kinds.where(kinds != "", "query"))
+
+
+def _pictures(frame: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: _Sieve) -> list[str]:
+    """Absolute paths of the pictures, "" where there is none; notes what leaves the folder."""
+    leaves = frame["image"].map(_leaves_folder).astype(bool)
+    sieve.note(frame, leaves, "picture outside folder", "image", "a path inside the folder")
+    root = folder.resolve()
+    paths = [
+        str(root / image) if image and not outside else ""
+        for image, outside in zip(frame["image"], leaves, strict=True)
+    ]
+    if absent_pictures:
+        return [path if path and Path(path).is_file() else "" for path in paths]
+    return paths
 
 
 def _check_judgements(
@@ -270,6 +354,10 @@ def _check_judgements(
         unknown = ~qrels[column].isin(known[column])
         table = column.removesuffix("_id")
         qrels = sieve.drop(qrels, unknown, f"unknown {table}", column, f"a {table} in use")
+    own = queries.set_index("query_id")["product_id"]
+    itself = qrels["product_id"] == qrels["query_id"].map(own)
+    other = "another product than the query itself is"
+    qrels = sieve.drop(qrels, itself, "judges itself", "product_id", other)
     twice = qrels.duplicated(["query_id", "product_id"])
     return sieve.drop(qrels, twice, "duplicate judgement", "relevance", "one row for the pair")
 

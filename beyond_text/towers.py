@@ -1,4 +1,4 @@
-"""A Hugging Face encoder as a tower: inputs in, one pooled vector a row out.
+"""A Hugging Face encoder as a tower: inputs in, one pooled vector a row out, or all its tokens.
 
 Any class that AutoModel loads serves: BERT-like encoders, both halves of CLIP, SigLIP and SigLIP2,
 DINOv2, ViT, and timm's through TimmWrapper. A two-headed model keeps only the half that is used.
@@ -11,10 +11,11 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig
 from transformers.utils import logging
@@ -145,19 +146,18 @@ class TextTower(Tower):
         self.pooling = pooling
         self.buckets = buckets
 
-    def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts features"]:
+    def _output(self, ids: Tensor, mask: Tensor) -> Any:
         # SigLIP was trained with padding in sight.
         seen = None if self.fixed_length else mask
-        features = getattr(self.encoder, "get_text_features", None)
-        if features is not None:
-            output = features(input_ids=ids, attention_mask=seen)
-            if self.pooling == "auto":
-                return output.pooler_output
-        else:
-            output = self.encoder(input_ids=ids, attention_mask=seen)
-        tokens = output.last_hidden_state
-        if self.pooling == "pooler":
+        run = getattr(self.encoder, "get_text_features", self.encoder)
+        return run(input_ids=ids, attention_mask=seen)
+
+    def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts features"]:
+        output = self._output(ids, mask)
+        own = self.pooling == "auto" and hasattr(self.encoder, "get_text_features")
+        if own or self.pooling == "pooler":
             return output.pooler_output
+        tokens = output.last_hidden_state
         if self.pooling == "cls":
             return tokens[:, 0]
         weight = mask.unsqueeze(-1).to(tokens.dtype)
@@ -176,6 +176,17 @@ class TextTower(Tower):
             longest = int(length[part].max())
             pooled.append(self._pool(input_ids[part, :longest], attention_mask[part, :longest]))
         return torch.cat(pooled)[order.argsort()]
+
+    def tokens(
+        self, input_ids: Int[Tensor, "texts length"], attention_mask: Int[Tensor, "texts length"]
+    ) -> tuple[Float[Tensor, "texts length features"], Bool[Tensor, "texts length"]]:
+        """The encoder's last hidden states [texts, length, features], and which of them are real.
+
+        All of SigLIP's are: its padding counts as it did in its training.
+        """
+        hidden = self._output(input_ids, attention_mask).last_hidden_state
+        real = torch.ones_like(attention_mask) if self.fixed_length else attention_mask
+        return hidden, real.bool()
 
     @property
     def fixed_length(self) -> bool:
@@ -207,18 +218,35 @@ class ImageTower(Tower):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
+    def _output(self, image: Tensor) -> Any:
+        pixels = ((image.float() / 255 - self.mean) / self.std).contiguous(
+            memory_format=torch.channels_last
+        )
+        return getattr(self.encoder, "get_image_features", self.encoder)(pixel_values=pixels)
+
     def forward(
         self, image: UInt8[Tensor, "pictures 3 height width"]
     ) -> Float[Tensor, "pictures features"]:
         """Pooled vectors [pictures, features]."""
-        pixels = ((image.float() / 255 - self.mean) / self.std).contiguous(
-            memory_format=torch.channels_last
-        )
-        features = getattr(self.encoder, "get_image_features", None)
-        output = features(pixel_values=pixels) if features else self.encoder(pixel_values=pixels)
+        output = self._output(image)
         if output.pooler_output is not None:
             return output.pooler_output.flatten(1)
         return output.last_hidden_state[:, 0]
+
+    def tokens(
+        self, image: UInt8[Tensor, "pictures 3 height width"]
+    ) -> tuple[Float[Tensor, "pictures tokens features"], Bool[Tensor, "pictures tokens"]]:
+        """The encoder's last hidden states [pictures, tokens, features], and that all are real.
+
+        The map of a convolutional network becomes a token a place, row by row.
+        """
+        hidden = self._output(image).last_hidden_state
+        if hidden.ndim == 4:
+            # Some of timm's, Swin among them, put the channels last.
+            layout = getattr(getattr(self.encoder, "timm_model", None), "output_fmt", "NCHW")
+            hidden = hidden if layout == "NHWC" else hidden.permute(0, 2, 3, 1)
+            hidden = hidden.flatten(1, 2)
+        return hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
 
 
 def picture_statistics(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

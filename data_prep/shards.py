@@ -2,7 +2,8 @@
 
 Notable: the folder is built beside its final name and renamed when its manifest is written; what a
 killed build left is removed by the next. One sample is one product, so a picture is stored once
-however many queries reach it. The same tables give the same bytes, hence the same checksums.
+however many queries reach it; a query's picture is stored once however many products answer it. The
+same tables give the same bytes, hence the same checksums.
 
     python -m data_prep.shards TABLES OUT
 """
@@ -17,10 +18,11 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from itertools import compress
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
@@ -42,6 +44,22 @@ class BuildError(ValueError):
     """Shards that were not written; the message says what was wrong and what to do."""
 
 
+class _Kind(NamedTuple):
+    """What differs between rows of products and of queries on their way into shards."""
+
+    table: str
+    id: str
+    text: tuple[str, ...]
+    # Reason to reject a row that has neither text nor picture.
+    empty: str
+    # Rows without a picture are samples too.
+    stores_text: bool
+
+
+PRODUCTS = _Kind("products", "product_id", TEXT_COLUMNS, "no text and no picture", True)
+QUERIES = _Kind("queries", "query_id", ("query",), "empty query", False)
+
+
 class Picture(NamedTuple):
     """A reduced picture, or (reason, detail) why there is none; neither where none was named."""
 
@@ -60,11 +78,13 @@ def build_shards(
     workers: int | None = None,
     dev_share: float = 0.1,
     seed: int = 0,
+    pictures: Path | None = None,
 ) -> dict[str, Any]:
     """Write `out`: shards of every split, queries and judgements of all but train, a manifest.
 
-    A picture that cannot be used is rejected and its product goes on by its text; with no text
-    either, the product and the judgements naming it are rejected too.
+    A picture that cannot be used is rejected and its product or query goes on by its text; with no
+    text either, the product or query and the judgements naming it are rejected too. An empty file
+    of pairs gives an empty train split, for there may be shops without designs.
 
     Args:
         tables_path: what `read_tables` takes.
@@ -77,6 +97,7 @@ def build_shards(
         workers: processes that reduce pictures; None for one per core.
         dev_share: share put into dev where the tables name no splits.
         seed: of the order of the samples within a split.
+        pictures: folder in which the pictures lie; None for that of the tables.
 
     Returns:
         The manifest, as written to manifest.json.
@@ -98,7 +119,7 @@ def build_shards(
             shutil.rmtree(leftover)
     left_rejects.unlink(missing_ok=True)
 
-    tables = read_tables(tables_path, layout, dev_share)
+    tables = read_tables(tables_path, layout, dev_share, pictures)
     rejects = _Rejects(tables, max_rejected, left_rejects)
     rejects.check()
     partial_out.mkdir(parents=True)
@@ -107,7 +128,9 @@ def build_shards(
             tables, partial_out, rejects, workers, samples_per_shard, seed,
             partial(_read_picture, size=picture_size, max_pixels=max_pixels),
         )  # fmt: skip
-        if not any(entry["products"] for entry in splits.values()):
+        file = tables.files["products"]
+        without_pairs = file.name.endswith(".jsonl") and not file.rows
+        if not without_pairs and not any(entry["products"] for entry in splits.values()):
             raise BuildError(f"{tables_path}: no product is left to write")
         manifest = {
             "version": VERSION,
@@ -184,6 +207,29 @@ class _Rejects:
             writer.writerows(self.rejects)
 
 
+class _Build(NamedTuple):
+    """What writing any part of a build needs."""
+
+    tables: Tables
+    out: Path
+    rejects: _Rejects
+    samples_per_shard: int
+    read_all: Callable[[list[str]], Iterable[Picture]]
+    progress: tqdm
+
+
+class _Written(NamedTuple):
+    """Shards of rows: their entries in the manifest, the rows used, which of them have a picture.
+
+    `gone` are the ids of the rows that were not used.
+    """
+
+    shards: list[dict[str, Any]]
+    records: list[dict[str, Any]]
+    pictured: list[bool]
+    gone: set[str]
+
+
 def _write_splits(
     tables: Tables,
     out: Path,
@@ -195,59 +241,109 @@ def _write_splits(
 ) -> dict[str, dict[str, Any]]:
     """Write every split's files; returns the manifest's entry of each."""
     workers = workers if workers is not None else os.cpu_count() or 1
-    others = {*tables.products["split"], *tables.queries["split"]} - {"train"}
-    entries: dict[str, dict[str, Any]] = {}
+    splits = ["train", *sorted({*tables.products["split"], *tables.queries["split"]} - {"train"})]
+    taken = [split for split in splits if f"queries-{split}" in splits]
+    if taken:
+        raise BuildError(f"split 'queries-{taken[0]}': query pictures of {taken[0]!r} go there")
+    rows = len(tables.products) + int((tables.queries["image"] != "").sum())
     with (
         ProcessPoolExecutor(workers, initializer=_end_with_parent)
         if workers > 1
         else nullcontext() as pool,
-        tqdm(total=len(tables.products), unit="product", disable=None) as progress,
+        tqdm(total=rows, unit="row", disable=None) as progress,
     ):
         read_all = partial(pool.map, read_picture, chunksize=16) if pool else partial(
             map, read_picture
         )  # fmt: skip
-        for split in ["train", *sorted(others)]:
-            products = _shuffled(tables.products[tables.products["split"] == split], seed)
-            queries = tables.queries[tables.queries["split"] == split]
-            qrels = tables.qrels[tables.qrels["split"] == split]
-            answers = _answers(queries, qrels, tables.grades)
-            counts: Counter[str] = Counter()
-            shards: list[dict[str, Any]] = []
-            gone: set[str] = set()
-            for start in range(0, len(products), samples_per_shard):
-                records = products[start : start + samples_per_shard]
-                # A shard at a time bounds the memory that finished pictures wait in.
-                pictures = list(read_all([record["image"] for record in records]))
-                progress.update(len(records))
-                usable = list(_usable(records, pictures, tables, rejects))
-                rejects.check()
-                gone.update(record["product_id"] for record in records)
-                gone.difference_update(record["product_id"] for record, _ in usable)
-                if not usable:
-                    continue
-                samples = [
-                    (_metadata(record, answers.get(record["product_id"], [])), jpeg)
-                    for record, jpeg in usable
-                ]
-                path = out / f"{split}-{len(shards):05d}.tar"
-                shards.append(_write_shard(path, counts["products"], samples))
-                counts["products"] += len(usable)
-                counts["pictures"] += sum(jpeg is not None for _, jpeg in usable)
-                counts["texts"] += sum(_has_text(record) for record, _ in usable)
-            qrels = _without(qrels, gone, tables, rejects)
-            entries[split] = {
-                **{name: counts[name] for name in ("products", "pictures", "texts")},
-                "queries": len(queries),
-                "judged_pairs": int((qrels[tables.grades] > 0).any(axis=1).sum()),
-                "shards": shards,
-            }
-            if split != "train" and len(queries):
-                columns = ["query_id", "query", "kind"]
-                queries.to_csv(out / f"queries-{split}.csv", columns=columns, index=False)
-                columns = ["query_id", "product_id", *tables.grades]
-                qrels.to_csv(out / f"qrels-{split}.csv", columns=columns, index=False)
+        build = _Build(tables, out, rejects, samples_per_shard, read_all, progress)
+        entries = {split: _write_split(split, seed, build) for split in splits}
     rejects.check()
     return entries
+
+
+def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
+    """Write the files of one split; returns its entry in the manifest."""
+    products, queries, qrels = (
+        table[table["split"] == split]
+        for table in (build.tables.products, build.tables.queries, build.tables.qrels)
+    )
+    grades = build.tables.grades
+    queries, asked = _write_query_pictures(split, queries, build)
+    qrels = _without(qrels, asked.gone, QUERIES, build)
+    answers = _answers(queries, qrels, grades)
+    written = _write_rows(
+        split,
+        _shuffled(products, seed),
+        PRODUCTS,
+        lambda record: _metadata(record, answers.get(record["product_id"], [])),
+        build,
+    )
+    qrels = _without(qrels, written.gone, PRODUCTS, build)
+    if split != "train" and len(queries):
+        further = [name for name in ("image", "product_id") if (queries[name] != "").any()]
+        columns = ["query_id", "query", "kind", *further]
+        queries.to_csv(build.out / f"queries-{split}.csv", columns=columns, index=False)
+        columns = ["query_id", "product_id", *grades]
+        qrels.to_csv(build.out / f"qrels-{split}.csv", columns=columns, index=False)
+    entry = {
+        "products": len(written.records),
+        "pictures": sum(written.pictured),
+        "texts": sum(_has_text(record, PRODUCTS) for record in written.records),
+        "queries": len(queries),
+        "judged_pairs": int((qrels[grades] > 0).any(axis=1).sum()),
+        "shards": written.shards,
+    }
+    return entry | ({"query_shards": asked.shards} if asked.shards else {})
+
+
+def _write_query_pictures(
+    split: str, queries: pd.DataFrame, build: _Build
+) -> tuple[pd.DataFrame, _Written]:
+    """Store the queries' pictures; their column `image` is then the picture's number, or ""."""
+    written = _write_rows(
+        f"queries-{split}",
+        queries[queries["image"] != ""].to_dict("records"),
+        QUERIES,
+        lambda record: json.dumps({"query_id": record["query_id"]}, ensure_ascii=False).encode(),
+        build,
+    )
+    stored = compress(written.records, written.pictured)
+    numbers = {record["query_id"]: number for number, record in enumerate(stored)}
+    queries = queries[~queries["query_id"].isin(written.gone)]
+    return queries.assign(image=[numbers.get(each, "") for each in queries["query_id"]]), written
+
+
+def _write_rows(
+    name: str,
+    records: list[Any],
+    kind: _Kind,
+    metadata: Callable[[dict[str, Any]], bytes],
+    build: _Build,
+) -> _Written:
+    """Write shards NAME-00000.tar ... of the usable rows; `metadata` is a sample's JSON."""
+    written = _Written([], [], [], set())
+    first_key = 0
+    for start in range(0, len(records), build.samples_per_shard):
+        part = records[start : start + build.samples_per_shard]
+        # A shard at a time bounds the memory that finished pictures wait in.
+        pictures = list(build.read_all([record["image"] for record in part]))
+        build.progress.update(len(part))
+        usable = list(_usable(part, pictures, kind, build))
+        build.rejects.check()
+        written.records.extend(record for record, _ in usable)
+        written.pictured.extend(jpeg is not None for _, jpeg in usable)
+        written.gone.update(record[kind.id] for record in part)
+        written.gone.difference_update(record[kind.id] for record, _ in usable)
+        samples = [
+            (metadata(record), jpeg)
+            for record, jpeg in usable
+            if kind.stores_text or jpeg is not None
+        ]
+        if samples:
+            path = build.out / f"{name}-{len(written.shards):05d}.tar"
+            written.shards.append(_write_shard(path, first_key, samples))
+            first_key += len(samples)
+    return written
 
 
 def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
@@ -261,35 +357,44 @@ def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
 
 
 def _usable(
-    records: list[dict[str, Any]], pictures: list[Picture], tables: Tables, rejects: _Rejects
+    records: list[dict[str, Any]], pictures: list[Picture], kind: _Kind, build: _Build
 ) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """The products that have a text or a picture, with the picture; notes what failed."""
+    """The rows that have a text or a picture, with the picture; notes what failed."""
     for record, picture in zip(records, pictures, strict=True):
         if picture.failure is not None:
-            rejects.add(_reject(tables, record, *picture.failure))
-        if picture.jpeg is not None or _has_text(record):
+            build.rejects.add(_reject(build.tables, kind, record, *picture.failure))
+        if picture.jpeg is not None or _has_text(record, kind):
             yield record, picture.jpeg
         else:
             detail = "expected a text or a picture, got neither"
-            rejects.add(_reject(tables, record, "no text and no picture", detail))
+            build.rejects.add(_reject(build.tables, kind, record, kind.empty, detail))
 
 
-def _has_text(record: dict[str, Any]) -> bool:
-    return any(record[column] for column in TEXT_COLUMNS)
+def _has_text(record: dict[str, Any], kind: _Kind) -> bool:
+    return any(record[column] for column in kind.text)
 
 
 def _answers(
     queries: pd.DataFrame, qrels: pd.DataFrame, grades: list[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The queries judged for each product; grade 0 stays, since a stated no is information."""
-    asked = {
-        record["query_id"]: {key: record[key] for key in ("query_id", "query", "kind")}
-        for record in queries.to_dict("records")
-    }
+    """The queries judged for each product, and those that are the product itself.
+
+    Grade 0 stays, since a stated no is information.
+    """
+    asked: dict[str, dict[str, Any]] = {}
+    own: list[tuple[str, str]] = []
+    for record in queries.to_dict("records"):
+        query = {key: record[key] for key in ("query_id", "query", "kind")}
+        picture = {} if record["image"] == "" else {"picture": record["image"]}
+        asked[record["query_id"]] = query | picture
+        if record["product_id"]:
+            own.append((record["product_id"], record["query_id"]))
     answers: dict[str, list[dict[str, Any]]] = {}
     for record in qrels.to_dict("records"):
         answer = asked[record["query_id"]] | {"grades": {grade: record[grade] for grade in grades}}
         answers.setdefault(record["product_id"], []).append(answer)
+    for product_id, query_id in own:
+        answers.setdefault(product_id, []).append(asked[query_id] | {"own": True})
     return answers
 
 
@@ -326,20 +431,23 @@ def _end_with_parent() -> None:
     Thread(target=wait, daemon=True).start()
 
 
-def _reject(tables: Tables, record: dict[str, Any], reason: str, detail: str) -> Reject:
-    file = tables.files["products"].name
-    return Reject(file, int(record["row"]), record["product_id"], reason, detail)
+def _reject(
+    tables: Tables, kind: _Kind, record: dict[str, Any], reason: str, detail: str
+) -> Reject:
+    return Reject(
+        tables.files[kind.table].name, int(record["row"]), record[kind.id], reason, detail
+    )
 
 
-def _without(
-    qrels: pd.DataFrame, gone: set[str], tables: Tables, rejects: _Rejects
-) -> pd.DataFrame:
-    """The judgements whose product was written; the others are rejected."""
-    lost = qrels["product_id"].isin(gone)
+def _without(qrels: pd.DataFrame, gone: set[str], kind: _Kind, build: _Build) -> pd.DataFrame:
+    """The judgements whose product or query is used; the others are rejected."""
+    lost = qrels[kind.id].isin(gone)
+    name = kind.id.removesuffix("_id")
     for record in qrels[lost].to_dict("records"):
         identity = f"{record['query_id']} {record['product_id']}"
-        file, detail = tables.files["qrels"].name, "expected a product that was not rejected"
-        rejects.add(Reject(file, int(record["row"]), identity, "unknown product", detail))
+        file = build.tables.files["qrels"].name
+        detail = f"expected a {name} that was not rejected"
+        build.rejects.add(Reject(file, int(record["row"]), identity, f"unknown {name}", detail))
     return qrels[~lost]
 
 
@@ -383,7 +491,7 @@ def _check_replaceable(out: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Build from the command line; prints the counts, or the error and returns 1."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.shards", description=__doc__)
-    parser.add_argument("tables", type=Path, help="folder of tables, or a query-title log")
+    parser.add_argument("tables", type=Path, help="folder of tables, a log or pairs")
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
     parser.add_argument("--picture-size", type=int, default=256, help="longest side, in pixels")
@@ -392,6 +500,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
     parser.add_argument("--workers", type=int, help="default: one per core")
     parser.add_argument("--dev-share", type=float, default=0.1)
+    parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
     given = vars(parser.parse_args(arguments))
     name = given.pop("layout")
     layout = ADAPTERS[name] if name else OWN_LAYOUT
@@ -401,9 +510,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for split, entry in manifest["splits"].items():
-        counts = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in entry.items()
-                           if key != "shards")  # fmt: skip
-        print(f"{split}: {counts}, {len(entry['shards'])} shards")
+        counts = {**entry, "shards": len(entry["shards"])}
+        asked = sum(shard["samples"] for shard in counts.pop("query_shards", []))
+        counts |= {"query_pictures": asked} if asked else {}
+        said = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
+        print(f"{split}: {said}")
     rejected = ", ".join(f"{count} {reason}" for reason, count in manifest["rejects"].items())
     print(f"rejected: {rejected or 'nothing'}")
     return 0

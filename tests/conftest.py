@@ -16,7 +16,10 @@ import torch
 from jaxtyping import install_import_hook
 
 with install_import_hook(
-    [f"beyond_text.{name}" for name in ("fusion", "losses", "metrics", "model", "towers")],
+    [
+        f"beyond_text.{name}"
+        for name in ("fusion", "losses", "metrics", "model", "towers", "uniecs")
+    ],
     "beartype.beartype",
 ):
     import beyond_text.fusion
@@ -35,6 +38,7 @@ from transformers import (
     TimmWrapperModel,
 )
 
+from data_prep.mbeer import read_designs, write_pairs
 from data_prep.shards import build_shards
 
 torch.set_num_threads(1)
@@ -88,11 +92,12 @@ def tiny_image_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_tiny_tables(folder: Path) -> Path:
+def write_tiny_tables(folder: Path, designs: bool = False) -> Path:
     """A shop of coloured squares: the text names the kind, only the picture shows the colour.
 
     24 products a split; two lack a picture, one has no description. Each query asks for a kind in
     a colour; the right product has grade 2, one of the same kind in another colour grade 1.
+    With `designs`, eight a split, each a kind in three colours; else each product is its own.
     """
     random = np.random.default_rng(0)
     products, queries, qrels = [], [], []
@@ -107,7 +112,8 @@ def write_tiny_tables(folder: Path) -> Path:
                 pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / picture)
             description = "" if number == 3 else f"a {kind} home decor"
-            products.append((name, kind, description, "decor", picture, name, split))
+            group = f"{split}-{kind}-{number // 12}" if designs else name
+            products.append((name, kind, description, "decor", picture, group, split))
         for kind in KINDS:
             for colour in COLOURS:
                 query_id = f"{split}-{colour}-{kind}"
@@ -139,6 +145,15 @@ def tiny_shards(tiny_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("shards") / "tiny"
     build_shards(tiny_tables, out, picture_size=40, samples_per_shard=7, workers=1)
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of pairs between the colours of each design, in the folder of its tables."""
+    tables = write_tiny_tables(tmp_path_factory.mktemp("designs"), designs=True)
+    designs, _ = read_designs(tables)
+    write_pairs(designs, tables / "pairs.jsonl")
+    return tables / "pairs.jsonl"
 
 
 @pytest.fixture

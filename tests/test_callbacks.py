@@ -43,6 +43,25 @@ def test_panel_frames_right_products_by_grade(tiny_shards: Path) -> None:
         assert tuple(row[left]) == colour
 
 
+def test_panel_shows_the_queries_of_the_ranking_also_those_that_are_a_picture(
+    tiny_shards: Path,
+) -> None:
+    corpus = read_corpus(tiny_shards, "dev", ["title"], 32)
+    asked = list(corpus.queries["query_id"])
+    products = [corpus.product_ids[:3]]
+
+    def panel(queries: pd.DataFrame, query_id: str) -> np.ndarray:
+        ranking = Ranking([query_id], products, np.array([[3, 2, 1]], dtype=np.float32))
+        return panel_of(corpus._replace(queries=queries), ranking, queries=1, top=3)
+
+    # By its id, wherever the query stands in the table.
+    assert np.array_equal(panel(corpus.queries, asked[5]), panel(corpus.queries[::-1], asked[5]))
+    assert not np.array_equal(panel(corpus.queries, asked[5]), panel(corpus.queries, asked[4]))
+    mute = corpus.queries.assign(query="")
+    said = corpus.queries.assign(query="(a picture)")
+    assert np.array_equal(panel(mute, asked[0]), panel(said, asked[0]))
+
+
 def test_kinds_without_judgements_and_products_without_pictures_do_not_stop_a_run(
     tiny_tables: Path, tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from beyond_text.checkpoint import CheckpointError, load_model, save_model, warm
 from beyond_text.config import Lora, View
 from beyond_text.model import TwoTower
 from tests.conftest import tiny_tokenizer
-from tests.test_model import some_batch, tiny_model
+from tests.test_model import SETTINGS, narrow_clip, some_batch, tiny_model
 from tests.test_towers import save_tiny
 
 VIEWS: tuple[View, ...] = ("query", "text", "image", "product")
@@ -54,13 +55,18 @@ def _assert_same(model: TwoTower, other: TwoTower, tolerance: float = 0.0) -> No
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize(
-    ("text", "image"),
-    [("bert", "timm_resnet"), ("clip", "clip"), ("siglip", "siglip"), ("bert", "vit")],
+    ("text", "image", "fusion"),
+    [
+        ("bert", "timm_resnet", "concat"),
+        ("clip", "clip", "concat"),
+        ("siglip", "siglip", "concat"),
+        ("bert", "vit", "uniecs"),
+    ],
 )
 def test_a_model_comes_back_from_its_folder_alone(
-    folder: Path, tmp_path: Path, text: str, image: str, share: bool
+    folder: Path, tmp_path: Path, text: str, image: str, fusion: str, share: bool
 ) -> None:
-    model = _moved(tiny_model(folder, text, image, share_text_encoder=share, fusion="concat"))
+    model = _moved(tiny_model(folder, text, image, share_text_encoder=share, fusion=fusion))
     save_model(model, tiny_tokenizer(), tmp_path / "run")
     shutil.rmtree(folder)
     (tmp_path / "run").rename(tmp_path / "elsewhere")
@@ -72,11 +78,14 @@ def test_a_model_comes_back_from_its_folder_alone(
     assert tokenizer(phrase)["input_ids"] == tiny_tokenizer()(phrase)["input_ids"]
 
 
-@pytest.mark.parametrize(("text", "image"), [("bert", "vit"), ("clip", "clip")])
+@pytest.mark.parametrize(
+    ("text", "image", "fusion"),
+    [("bert", "vit", "bilinear"), ("clip", "clip", "bilinear"), ("bert", "vit", "uniecs")],
+)
 def test_adapters_are_merged_on_disk_and_give_the_vectors_they_gave(
-    folder: Path, tmp_path: Path, text: str, image: str
+    folder: Path, tmp_path: Path, text: str, image: str, fusion: str
 ) -> None:
-    model = tiny_model(folder, text, image, share_text_encoder=False)
+    model = tiny_model(folder, text, image, share_text_encoder=False, fusion=fusion)
     names = set(model.state_dict())
     towers = (model.text_tower, model.image_tower, model.own_query_tower)
     for tower in towers:
@@ -146,7 +155,10 @@ def test_a_warm_start_takes_every_weight_over(folder: Path, tmp_path: Path) -> N
     _assert_same(model, before)
 
 
-@pytest.mark.parametrize("changes", [{"fusion": "gated"}, {"fusion_rank": 4}, {"fusion": "text"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"fusion": "gated"}, {"fusion_rank": 4}, {"fusion": "text"}, {"fusion": "uniecs"}],
+)
 def test_a_warm_start_begins_another_fusion_block_anew(
     folder: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
@@ -158,6 +170,33 @@ def test_a_warm_start_begins_another_fusion_block_anew(
         assert value.equal(untouched[name])
     restored, _ = load_model(tmp_path)
     assert model.text_projection.weight.equal(restored.text_projection.weight)
+
+
+def test_uniecs_starts_from_a_two_tower_run_with_its_product_sides_projection(
+    folder: Path, tmp_path: Path
+) -> None:
+    before = _moved(tiny_model(folder, "bert", "vit"))
+    assert not before.query_projection.weight.equal(before.text_projection.weight)
+    save_model(before, tiny_tokenizer(), tmp_path)
+    model = tiny_model(folder, "bert", "vit", fusion="uniecs")
+    assert warm_start(model, tmp_path) == [f"fusion.{n}" for n in model.fusion.state_dict()]
+    assert model.query_projection is model.text_projection
+    for name, weight in model.state_dict().items():
+        if not name.startswith(("fusion", "query_projection")):
+            assert weight.equal(before.state_dict()[name])
+
+
+def test_uniecs_does_not_start_from_vectors_of_another_width_than_its_tokens(
+    tmp_path: Path,
+) -> None:
+    def narrow(fusion: str) -> TwoTower:
+        return TwoTower(replace(SETTINGS, fusion=fusion), narrow_clip(), narrow_clip())
+
+    save_model(narrow("bilinear"), tiny_tokenizer(), tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"projection\.weight: expected \[16, 16\], got \[16, 12\]"
+    ):
+        warm_start(narrow("uniecs"), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beyond_text.batch import Judgement, Sample, rows_of
+from beyond_text.batch import OWN, Judgement, Sample, rows_of
 from beyond_text.collate import SMALLEST_CROP, Collate, key_of, picture_tensor, tokenize
 from tests.conftest import tiny_tokenizer
 
@@ -97,6 +97,53 @@ def test_judgements_are_flat_columns_of_key_row_and_first_gain() -> None:
     assert judged.row.tolist() == [1, 1]
     assert judged.gain.tolist() == [0.5, 1.0]
     assert judged.gain.dtype == torch.float32
+
+
+def asking(product_id: str, query_id: str, text: str, picture: bool = True) -> Sample:
+    """A product without a picture, asked for by a query with one."""
+    query = Judgement(query_id, text, "pair", {"relevance": 1.0})
+    image = gradient(30, 40) if picture else None
+    return Sample(product_id, "rug", None, [query], query, 0, image)
+
+
+def test_query_pictures_stand_once_behind_the_products() -> None:
+    found = [
+        asking("1", "q1", ""), sample("2", "a rug"), "unreadable", asking("3", "q2", "red rug"),
+        asking("4", "q1", ""), asking("5", "q3", "a lamp", picture=False), sample("6", "red rug"),
+    ]  # fmt: skip
+    batch = collate()(found)
+    assert batch.image_row.tolist() == [-1, 0, -1, -1, -1, -1, 1]
+    assert batch.query_image_row.tolist() == [2, -1, -1, 3, 2, -1, -1]
+    assert batch.query_row.tolist() == [-1, -1, -1, 0, -1, 1, -1]
+    assert batch.image.shape == (4, 3, SIZE, SIZE)
+    torch.testing.assert_close(batch.image[2], picture_tensor(gradient(30, 40), SIZE))
+    # A query without text is still the same query to every row.
+    assert batch.query_key[0] == batch.query_key[4] == key_of("q1")
+
+
+def test_a_batch_without_query_pictures_points_at_none() -> None:
+    assert collate()(SAMPLES).query_image_row.tolist() == [-1] * 5
+    alone = Sample("", "", None, [], Judgement("q", "rug", "human", {}), 0)
+    assert collate()([alone]).query_row.tolist() == [0]
+
+
+def test_a_query_picture_is_augmented_by_its_query_and_not_by_the_product() -> None:
+    def picture(product_id: str, query_id: str, seed: int | None = 0) -> bytes:
+        batch = collate(seed)([asking(product_id, query_id, "")])
+        return batch.image[0].numpy().tobytes()
+
+    assert picture("1", "q1") == picture("2", "q1")
+    assert len({picture("1", "q1"), picture("1", "q2"), picture("1", "q1", None)}) == 3
+    # As a product of that id would be.
+    own = Sample("q1", "", gradient(30, 40), [], None)
+    assert picture("1", "q1") == collate(0)([own]).image[0].numpy().tobytes()
+
+
+def test_the_query_that_is_the_product_is_judged_with_its_own_mark() -> None:
+    own = Judgement("trigger/1", "rug", "pair", {"relevance": OWN})
+    judged = collate()([Sample("1", "rug", None, [own], None)]).judged
+    assert judged.query_key.tolist() == [key_of("trigger/1")]
+    assert judged.gain.tolist() == [-1.0]
 
 
 @pytest.mark.parametrize("found", [["unreadable"] * 2, [sample("1", "", None, picture=False)] * 2])

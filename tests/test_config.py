@@ -9,26 +9,33 @@ from typing import get_args
 import pytest
 
 from beyond_text.config import (
+    OBJECTIVE_VIEWS,
     PAIRS,
     Config,
     ConfigError,
     FusionName,
     Losses,
     LossName,
+    LossWeighting,
     TextField,
     View,
-    active_pairs,
+    active_losses,
     differences,
     load_config,
     to_yaml,
     views_of,
 )
 from beyond_text.fusion import FUSIONS
-from beyond_text.losses import LOSSES
+from beyond_text.losses import LOSSES, OBJECTIVES
 from beyond_text.tables import TEXT_COLUMNS
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-RECIPE_FILES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
+RECIPE_FILES = sorted(
+    path.relative_to(RECIPES).as_posix()
+    for path in RECIPES.rglob("*.yaml")
+    # These name recipes, and are none.
+    if path.parent.name != "ladder"
+)
 
 
 def written(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
@@ -94,6 +101,7 @@ def test_a_source_has_a_path_and_a_weight_and_nothing_else() -> None:
     [
         ("fusion=sums", r"^fusion: expected one of bilinear, .*, got 'sums'$"),
         ("loss=nce", r"^loss: expected one of info_nce, sigmoid, got 'nce'$"),
+        ("loss_weighting=adaptive", r"^loss_weighting: expected one of fixed, learned, got 'ada"),
         ("precision=bf16", r"^precision: expected one of auto, .*, got 'bf16'$"),
         ("resume=always", r"^resume: expected one of auto, never, got 'always'$"),
         ("text_encoder.pooling=max", r"^text_encoder\.pooling: expected one of auto, .*'max'$"),
@@ -106,6 +114,7 @@ def test_a_source_has_a_path_and_a_weight_and_nothing_else() -> None:
         ("lr.fusion=-1e-4", r"^lr\.fusion: expected a value from 0 to 1, got -0\.0001$"),
         ("lr=3", r"^lr=3: .*LearningRates"),
         ("losses.query_text=-1", r"^losses\.query_text: expected .*, got -1$"),
+        ("losses.cmal=inf", r"^losses\.cmal: expected .*, got inf$"),
         ("losses=null", r"^losses=null: losses: .*not Optional"),
         ("seed=-1", r"^seed: expected a value from 0 to"),
         ("batch_size=1", r"^batch_size: expected a value from 2 to inf, got 1$"),
@@ -146,13 +155,25 @@ def test_every_recipe_loads_on_top_of_base(name: str) -> None:
     # The shop's own shards are named by the command line, as the Makefile does.
     shards = "data.sources.tables.path=shards"
     config = load_config([RECIPES / "base.yaml", RECIPES / name], [shards])
-    if name.startswith("stage"):
-        assert active_pairs(config)
+    if name.startswith(("stage", "uniecs")):
+        assert active_losses(config)
         assert any(dataclasses.astuple(config.lr))
 
 
-def test_the_three_stages_are_among_the_recipes() -> None:
-    assert {"base.yaml", "stage1.yaml", "stage2.yaml", "stage3.yaml"} <= set(RECIPE_FILES)
+def test_the_three_stages_and_uniecs_are_among_the_recipes() -> None:
+    stages = {"stage1.yaml", "stage2.yaml", "stage3.yaml"}
+    assert {"base.yaml", "uniecs.yaml"} | stages <= set(RECIPE_FILES)
+
+
+def test_uniecs_trains_on_as_many_samples_as_the_three_stages() -> None:
+    names = ("stage1", "stage2", "stage3", "uniecs")
+    *stages, uniecs = (
+        load_config([RECIPES / "base.yaml", RECIPES / f"{name}.yaml"]) for name in names
+    )
+    samples = [config.steps * config.batch_size * config.accumulate for config in stages]
+    assert uniecs.steps * uniecs.batch_size * uniecs.accumulate == sum(samples)
+    assert set(active_losses(uniecs)) == {"query_product", "cmal", "clal", "imcl"}
+    assert (uniecs.fusion, uniecs.loss_weighting) == ("uniecs", "learned")
 
 
 @pytest.mark.parametrize(
@@ -177,19 +198,33 @@ def test_saved_settings_read_back_equal(tmp_path: Path, overrides: list[str]) ->
 
 
 def test_registries_hold_exactly_the_names_that_settings_may_take() -> None:
-    assert tuple(FUSIONS) == get_args(FusionName)
+    assert sorted(FUSIONS) == sorted(get_args(FusionName))
     assert tuple(LOSSES) == get_args(LossName)
-    assert list(PAIRS) == [item.name for item in dataclasses.fields(Losses)]
-    assert {view for pair in PAIRS.values() for view in pair} == set(get_args(View))
+    assert set(get_args(LossWeighting)) == {"fixed", "learned"}
+    assert list(OBJECTIVE_VIEWS) == [item.name for item in dataclasses.fields(Losses)]
+    assert list(OBJECTIVE_VIEWS) == [*PAIRS, *OBJECTIVES]
+    assert {view for views in OBJECTIVE_VIEWS.values() for view in views} == set(get_args(View))
     assert set(get_args(TextField)) == set(TEXT_COLUMNS)
 
 
-def test_active_pairs_are_those_with_a_weight_and_views_are_theirs() -> None:
+def test_active_losses_are_those_with_a_weight_and_views_are_theirs() -> None:
     config = load_config([], ["losses.query_image=0.3", "losses.query_product=1"])
-    assert active_pairs(config) == {"query_image": 0.3, "query_product": 1.0}
+    assert active_losses(config) == {"query_image": 0.3, "query_product": 1.0}
     assert views_of(config) == {"query", "image", "product"}
+    config = load_config([], ["losses.imcl=0.5"])
+    assert active_losses(config) == {"imcl": 0.5}
+    assert views_of(config) == {"trigger_text", "trigger_image", "text", "image"}
     with pytest.raises(ConfigError, match="every weight is 0"):
-        active_pairs(Config())
+        active_losses(Config())
+
+
+@pytest.mark.parametrize("frozen", ["lr.temperature=0", "lr_scale.temperature=0"])
+def test_weights_of_losses_that_must_learn_at_no_rate_are_refused(frozen: str) -> None:
+    assert load_config([], [frozen]).loss_weighting == "fixed"
+    with pytest.raises(
+        ConfigError, match=r"^loss_weighting=learned: .* lr\.temperature, which is 0"
+    ):
+        load_config([], ["loss_weighting=learned", frozen])
 
 
 def test_budget_multiplies_the_steps_and_leaves_at_least_one() -> None:

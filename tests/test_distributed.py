@@ -1,7 +1,8 @@
 """Two processes with half the batch each compute what one computes with the whole.
 
-Notable: two thirds of the products lack a picture, so a process often has a slice without any while
-the other has some; where the processes' collectives then differ, this test hangs or is wrong.
+Notable: two thirds of the products and of the queries lack a picture, so a process often has a
+slice without any while the other has some; where the processes' collectives then differ, this test
+hangs or is wrong.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ from beyond_text.train import build, make_trainer
 class Recorder(ContrastiveModule):
     def training_step(self, batch, batch_idx):
         self.ids = batch.product_ids
-        self.pictures = len(batch.image)
+        self.pictures = int((batch.image_row >= 0).sum())
+        self.asked = int((batch.query_image_row >= 0).sum())
         return super().training_step(batch, batch_idx)
 
     def configure_gradient_clipping(self, *args, **kwargs):
         super().configure_gradient_clipping(*args, **kwargs)
-        found = {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
-        steps.append({"gradients": found, "ids": self.ids, "pictures": self.pictures})
+        found = {n: p.grad.clone() for n, p in self.named_parameters() if p.grad is not None}
+        seen = {"ids": self.ids, "pictures": self.pictures, "asked": self.asked}
+        steps.append({"gradients": found, **seen})
 
 steps = []
 config = load_config([], sys.argv[1:])
@@ -54,7 +57,7 @@ torch.save(steps, f"{config.run}/process{module.global_rank}.pt")
 
 
 class Launched:
-    """A command in a process group of its own, which a failed test ends whole."""
+    """A command in a process group of its own, ended whole when its time or the test is over."""
 
     def __init__(self, *command: str) -> None:
         self.process = subprocess.Popen(
@@ -66,13 +69,13 @@ class Launched:
         )
 
     def output(self) -> str:
-        try:
-            printed, errors = self.process.communicate(timeout=240)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise
+        printed, errors = self.process.communicate(timeout=240)
         assert self.process.returncode == 0, errors
         return printed
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -96,11 +99,20 @@ def settings(
     products = pd.read_csv(tables / "products.csv", keep_default_na=False)
     products.loc[products.index % 3 > 0, "image"] = ""
     products.to_csv(tables / "products.csv", index=False)
+    queries = pd.read_csv(tables / "queries.csv")
+    pictures = "images/" + queries["split"] + ".0.jpg"
+    queries["image"] = pictures.where(queries["query"].str.startswith("green"), "")
+    # It asks for a kind that this product is not.
+    queries["product_id"] = [
+        "train.1" if i == "train-green-lamp" else "" for i in queries["query_id"]
+    ]
+    queries.to_csv(tables / "queries.csv", index=False)
     build_shards(tables, tmp_path / "shards", picture_size=40, samples_per_shard=7, workers=1)
     return [
         *tiny_overrides, f"text_encoder.path={text}", f"image_encoder.path={image}",
         f"data.sources.tables.path={tmp_path / 'shards'}", f"data.dev={tmp_path / 'shards'}",
         "losses.query_product=1", "losses.query_image=0.5", "losses.text_image=0.5",
+        "losses.cmal=0.5", "losses.clal=0.5", "losses.imcl=0.5", "loss_weighting=learned",
         f"steps={STEPS}", "clip_norm=0", "trainer.accelerator=cpu",
         # So slow that the gradients of later steps can be compared too.
         *(f"lr.{group}=1e-7" for group in (
@@ -126,7 +138,11 @@ def test_two_processes_give_the_gradients_of_one_over_disjoint_samples(
             "evaluate_every=2", "data.workers=1",
         ),
     ]  # fmt: skip
-    printed = [process.output() for process in launched]
+    try:
+        printed = [process.output() for process in launched]
+    finally:
+        for process in launched:
+            process.end()
 
     def recorded(path: Path) -> list[dict[str, Any]]:
         return torch.load(path, weights_only=True)
@@ -136,6 +152,7 @@ def test_two_processes_give_the_gradients_of_one_over_disjoint_samples(
     assert len(one) == len(left) == len(right) == STEPS
     alone = [(a["pictures"] == 0) != (b["pictures"] == 0) for a, b in zip(left, right, strict=True)]
     assert any(alone)
+    assert any((a["asked"] == 0) != (b["asked"] == 0) for a, b in zip(left, right, strict=True))
     largest = 0.0
     for whole, first, second in zip(one, left, right, strict=True):
         assert not set(first["ids"]) & set(second["ids"])
@@ -145,6 +162,7 @@ def test_two_processes_give_the_gradients_of_one_over_disjoint_samples(
                 got = half["gradients"].get(name, torch.zeros_like(gradient))
                 assert torch.allclose(got, gradient, atol=1e-5, rtol=1e-4), name
             largest = max(largest, gradient.abs().max().item())
+        assert whole["gradients"]["weights.log_variance"].any()
     assert largest > 0.01
 
     # Only the first process of the command itself measures, writes and prints.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from beyond_text.checkpoint import load_model
+from beyond_text.collate import tokenize
 from beyond_text.config import load_config
 from beyond_text.corpus import read_corpus
 from beyond_text.encode import encode_products, encode_queries, evaluating
-from beyond_text.evaluate import evaluate, main
+from beyond_text.evaluate import evaluate, main, names_of
 from beyond_text.shards import ShardError, index_shard
 from beyond_text.tables import TableError
 from beyond_text.train import train
@@ -44,7 +45,7 @@ def by_hand(run: Path, tables: Path, depth: int) -> dict[str, float]:
     """Gives nDCG and recall at `depth`, and mrr, from the vectors alone, query by query."""
     model, tokenizer = load_model(run)
     corpus = read_corpus(tables, "dev", model.settings.text_fields, 32)
-    queries = encode_queries(model, tokenizer, list(corpus.queries["query"]))
+    queries = encode_queries(model, tokenizer, corpus).vectors
     products = encode_products(model, tokenizer, corpus, workers=0)["product"]
     assert np.linalg.norm(products.vectors, axis=1) == pytest.approx(1)
     found: dict[str, list[float]] = {"ndcg": [], "recall": [], "mrr": []}
@@ -86,6 +87,41 @@ def test_numbers_are_those_counted_from_the_vectors(
     assert block["ndcg@10"] == pytest.approx(hand["ndcg"], abs=1e-6)
     assert block["recall@10"] == pytest.approx(hand["recall"], abs=1e-6)
     assert block["mrr"] == pytest.approx(hand["mrr"], abs=1e-6)
+
+
+def test_text_queries_are_what_the_query_tower_gives_to_the_last_bit(
+    run: Path, tiny_tables: Path
+) -> None:
+    model, tokenizer = load_model(run)
+    corpus = read_corpus(tiny_tables, "dev", model.settings.text_fields, 32)
+    found = encode_queries(model, tokenizer, corpus)
+    tokens = tokenize(tokenizer, list(corpus.queries["query"]), 16, fixed=False)
+    with torch.inference_mode():
+        expected = model.encode_query(tokens).numpy()
+    assert found.ids == list(corpus.queries["query_id"])
+    assert np.array_equal(found.vectors, expected)
+    in_parts = encode_queries(model, tokenizer, corpus, batch_size=5)
+    np.testing.assert_allclose(in_parts.vectors, expected, atol=1e-6)
+    assert in_parts.ids == found.ids
+
+
+def test_products_by_one_modality_are_those_that_never_had_the_other(
+    run: Path, tiny_tables: Path
+) -> None:
+    model, tokenizer = load_model(run)
+    corpus = read_corpus(tiny_tables, "dev", model.settings.text_fields, 32)
+    samples = [corpus.products[number] for number in range(len(corpus.product_ids))]
+    reduced = {
+        "text": [sample._replace(image=None) for sample in samples],
+        "image": [sample._replace(text="") for sample in samples],
+    }
+    for modality, products in reduced.items():
+        never = corpus._replace(products=products)
+        expected = encode_products(model, tokenizer, never, workers=0)["product"]
+        found = encode_products(model, tokenizer, corpus, modalities=(modality,), workers=0)
+        assert found["product"].ids == expected.ids
+        assert len(expected.ids) == (24 if modality == "text" else 22)
+        assert np.array_equal(found["product"].vectors, expected.vectors)
 
 
 def test_a_further_grade_column_has_a_block_of_its_own(
@@ -154,12 +190,10 @@ def test_the_command_prints_a_table_and_says_mistakes_in_one_line(
     run: Path,
     tiny_tables: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     def call(*argv: str | Path) -> None:
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, argv)])
-        main()
+        main([str(word) for word in argv])
 
     call(run, "--tables", tiny_tables)
     printed = capsys.readouterr().out
@@ -175,3 +209,29 @@ def test_the_command_prints_a_table_and_says_mistakes_in_one_line(
             call(*argv)
         assert str(caught.value).startswith("error: ")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a", "b"], "several runs: only with --scenarios or --missing"),
+        (["a", "b", "--missing"], "several runs: --out says where"),
+        (["a", "--missing", "--scenarios"], "one at a time"),
+        (["a", "--missing", "--view", "text"], "--view: --missing decides what is searched"),
+        (["a", "--view", "trigger_text"], "invalid choice: 'trigger_text'"),
+    ],
+)
+def test_words_that_contradict_each_other_are_told_before_anything_is_read(
+    words: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--tables", "nowhere"])
+    assert message in capsys.readouterr().err
+
+
+def test_runs_go_by_their_folders_names_where_these_differ() -> None:
+    assert names_of([Path("runs/a/stage3"), Path("runs/a/uniecs")]) == ["stage3", "uniecs"]
+    same = [Path("runs/a/stage3"), Path("runs/b/stage3")]
+    assert names_of(same) == ["runs/a/stage3", "runs/b/stage3"]
+    with pytest.raises(ValueError, match="given twice: x, y, x"):
+        names_of([Path("x"), Path("y"), Path("x")])

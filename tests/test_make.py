@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ def make(*arguments: str) -> str:
 
 def test_help_names_every_public_target() -> None:
     said = make("help")
-    for target in ("stage1", "stage2", "stage3", "test", "lint", "tensorboard", "help"):
+    for target in ("stage1", "stage2", "stage3", "uniecs", "test", "lint", "tensorboard", "help"):
         assert re.search(rf"^{target}\s", said, flags=re.MULTILINE), target
 
 
@@ -39,3 +40,43 @@ def test_tables_overlays_and_arguments_reach_the_command(tmp_path: Path) -> None
     assert "data_prep.shards 'my shop'" in planned
     assert "recipes/data/fashion.yaml" in planned
     assert planned.rstrip().endswith("seed=7 steps=3")
+
+
+def test_uniecs_plans_pairs_before_their_shards_and_trains_on_both_sources(tmp_path: Path) -> None:
+    planned = make("-n", "-j", "4", "uniecs", f"RUNS={tmp_path}", "TABLES=my shop", "ARGS=seed=7")
+    steps = (
+        f"data_prep.mbeer 'my shop' {tmp_path}/pairs.jsonl",
+        f"data_prep.shards {tmp_path}/pairs.jsonl {tmp_path}/pairs --pictures 'my shop'",
+        f"recipes/base.yaml recipes/uniecs.yaml   run={tmp_path}/uniecs ",
+    )
+    places = [planned.index(step) for step in steps]
+    assert places == sorted(places)
+    assert planned.index(f"data_prep.shards 'my shop' {tmp_path}/shards") < places[-1]
+    training = planned.rstrip().splitlines()[-1]
+    assert f" data.sources.tables.path={tmp_path}/shards data.dev={tmp_path}/shards " in training
+    pairs = f" data.sources.pairs.path={tmp_path}/pairs data.sources.pairs.weight=0.5 "
+    assert pairs in training
+    assert training.endswith(" seed=7")
+    # From the untouched encoders.
+    assert "start=" not in training
+
+
+def test_pairs_are_made_again_only_where_they_are_not_finished(tmp_path: Path) -> None:
+    def planned() -> list[str]:
+        said = make("-n", "uniecs", f"RUNS={tmp_path}", "TABLES=shop")
+        return [
+            name for name in ("data_prep.mbeer", f"{tmp_path}/pairs --pictures") if name in said
+        ]
+
+    # A killed build of shards leaves its folder under another name.
+    (tmp_path / "pairs.partial").mkdir()
+    listed, shards = tmp_path / "pairs.jsonl", tmp_path / "pairs" / "manifest.json"
+    assert planned() == ["data_prep.mbeer", f"{tmp_path}/pairs --pictures"]
+    listed.touch()
+    assert planned() == [f"{tmp_path}/pairs --pictures"]
+    shards.parent.mkdir()
+    shards.touch()
+    os.utime(listed, (1, 1))
+    assert planned() == []
+    os.utime(shards, (0, 0))
+    assert planned() == [f"{tmp_path}/pairs --pictures"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ir_measures import R
 
 from beyond_text.metrics import MEASURES, Ranking, per_query, retrieval_metrics
 from beyond_text.significance import compare_paired, interval
@@ -80,6 +81,17 @@ def test_every_measure_equals_brute_force_with_ties_and_missing_queries(seed: in
         assert metrics["all"][name] == pytest.approx(values.mean(), abs=1e-12)
     assert metrics["attribute"] == metrics["all"]
     assert metrics["all"]["queries"] == 12
+
+
+def test_measures_of_the_callers_choice_replace_the_usual_ones() -> None:
+    run = ranking(["p1", "p2", "p3"], query_ids="q")
+    judged = frame(("q", "p1", 1), ("q", "p3", 2), ("q", "p4", 1))
+    asked = {"recall@1": R(rel=1) @ 1, "recall of 2@3": R(rel=2) @ 3}
+    block = retrieval_metrics(run, kinds(q="a"), judged, asked)["a"]
+    counts = {"queries": 1, "queries_without_judgements": 0}
+    assert block == pytest.approx({"recall@1": 1 / 3, "recall of 2@3": 1.0} | counts)
+    usual = retrieval_metrics(run, kinds(q="a"), judged)["a"]
+    assert set(usual) == {*MEASURES, *counts}
 
 
 def test_gain_is_two_to_the_grade_minus_one() -> None:

@@ -1,4 +1,4 @@
-"""Two towers and a fusion block: views, missing modalities, what is run, groups, temperature."""
+"""Two towers and a fusion: views, query pictures, missing modalities, what is run, groups."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ from torch.nn import functional as F
 
 from beyond_text.batch import Batch, Judged, Tokens
 from beyond_text.config import PAIRS, Config, ConfigError, ImageEncoder, TextEncoder, View
-from beyond_text.model import ModelSettings, Temperature, TwoTower, build_model, settings_of
-from tests.test_towers import SIZE, save_tiny, some_pictures, some_tokens
+from beyond_text.fusion import UniecsFusion
+from beyond_text.model import (
+    PRODUCT,
+    QUERY,
+    ModelSettings,
+    Temperature,
+    TwoTower,
+    build_model,
+    settings_of,
+)
+from beyond_text.towers import TextTower
+from tests.test_towers import PICTURE, SIZE, TEXT, save_tiny, some_pictures, some_tokens
+
+ALL_VIEWS: tuple[View, ...] = (*QUERY, *PRODUCT)
 
 SETTINGS = ModelSettings(
     dim=16,
@@ -73,25 +85,52 @@ def some_batch() -> Batch:
         query_key=key,
         image=some_pictures(3),
         image_row=torch.tensor([0, -1, 1, 2]),
+        query_image_row=torch.full((4,), -1),
         judged=Judged(key[:0], key[:0], torch.zeros(0)),
         skipped=[],
     )
 
 
-def _calls(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[str, int]:
-    """How often each tower ran for the views."""
-    calls = {"text_tower": 0, "image_tower": 0}
+def batch_with_query_pictures() -> Batch:
+    """The same products; the queries are a text, text and picture, a picture, and none."""
+    return some_batch()._replace(
+        query_row=torch.tensor([1, 0, -1, -1]),
+        image=some_pictures(5),
+        query_image_row=torch.tensor([-1, 3, 4, -1]),
+    )
+
+
+def narrow_clip() -> nn.Module:
+    """A CLIP with vectors of another width than its tokens."""
+    return hf.CLIPModel(
+        hf.CLIPConfig(
+            text_config={**TEXT, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
+            vision_config=PICTURE,
+            projection_dim=12,
+        )
+    )
+
+
+def _inputs(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[str, list[int]]:
+    """How many inputs each encoder got in each of its runs for the views."""
+    inputs: dict[str, list[int]] = {"text_tower": [], "image_tower": []}
     handles = []
-    for name in calls:
+    for name, sizes in inputs.items():
 
-        def count(*_: object, name: str = name) -> None:
-            calls[name] += 1
+        def note(_: object, __: object, given: dict, sizes: list[int] = sizes) -> None:
+            sizes.append(len(next(iter(given.values()))))
 
-        handles.append(getattr(model, name).register_forward_hook(count))
+        encoder = getattr(model, name).encoder
+        handles.append(encoder.register_forward_pre_hook(note, with_kwargs=True))
     model.embed(batch, views)
     for handle in handles:
         handle.remove()
-    return calls
+    return inputs
+
+
+def _calls(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[str, int]:
+    """How often each tower ran for the views."""
+    return {name: len(sizes) for name, sizes in _inputs(model, batch, views).items()}
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
@@ -194,6 +233,169 @@ def test_a_control_runs_the_other_tower_only_where_its_own_modality_is_missing(
     torch.testing.assert_close(vectors["product"][2], vectors["image"][2])
 
 
+@pytest.mark.parametrize("fusion", ["bilinear", "sum", "text", "image"])
+@torch.no_grad()
+def test_a_query_with_a_picture_is_fused_and_one_without_is_its_texts_vector(
+    folder: Path, fusion: str
+) -> None:
+    model, batch = tiny_model(folder, "bert", "vit", fusion=fusion), batch_with_query_pictures()
+    embeddings = model.embed(batch, ALL_VIEWS)
+    texts, pictures = model.encode_query(batch.query), model.encode_image(batch.image)
+    zero, has = torch.zeros(1, 16), torch.tensor([True])
+    text, picture = texts[:1], pictures[3:4]
+    expected: dict[View, list[Tensor]] = {
+        "trigger_text": [texts[1:2], text, zero, zero],
+        "trigger_image": [zero, picture, pictures[4:5], zero],
+        "query": [
+            texts[1:2],
+            model.fusion(text, picture, has, has),
+            model.fusion(zero, pictures[4:5], ~has, has),
+            zero,
+        ],
+        "image": [pictures[:1], zero, pictures[1:2], pictures[2:3]],
+    }
+    for view, rows in expected.items():
+        torch.testing.assert_close(embeddings.vectors[view], torch.cat(rows))
+    assert {view: embeddings.present[view].tolist() for view in QUERY} == {
+        "trigger_text": [True, True, False, False],
+        "trigger_image": [False, True, True, False],
+        "query": [True, True, True, False],
+    }
+    # The products are those of a batch without such queries.
+    before = model.embed(some_batch(), PRODUCT)
+    for view in PRODUCT:
+        torch.testing.assert_close(embeddings.vectors[view], before.vectors[view])
+    if fusion == "bilinear":
+        assert (embeddings.vectors["query"][1] - text).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+@torch.no_grad()
+def test_pictures_are_encoded_once_and_only_those_that_a_view_shows(
+    folder: Path, fusion: str
+) -> None:
+    model, batch = tiny_model(folder, "bert", "vit", fusion=fusion), batch_with_query_pictures()
+    expected: list[tuple[list[View], list[int], list[int]]] = [
+        (list(ALL_VIEWS), [2, 2], [5]),
+        (["query", "product"], [2, 2], [5]),
+        (["query", "text"], [2, 2], [2]),
+        (["trigger_image"], [], [2]),
+        (["trigger_text", "text"], [2, 2], []),
+        (["product"], [2], [3]),
+        (["image"], [], [3]),
+    ]
+    for views, texts, pictures in expected:
+        found = _inputs(model, batch, views)
+        assert found == {"text_tower": texts, "image_tower": pictures}, views
+
+
+@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+@torch.no_grad()
+def test_a_query_whose_picture_was_taken_away_is_one_that_never_had_it(
+    folder: Path, fusion: str
+) -> None:
+    model, batch = tiny_model(folder, "bert", "vit", fusion=fusion), batch_with_query_pictures()
+    lost = batch._replace(query_image_row=torch.tensor([-1, -1, 4, -1]))
+    never = batch._replace(image=batch.image[:3], query_image_row=torch.full((4,), -1))
+    found, expected = model.embed(lost, ALL_VIEWS), model.embed(never, ALL_VIEWS)
+    for view in ALL_VIEWS:
+        rows = [0, 1, 3] if view in QUERY else [0, 1, 2, 3]
+        torch.testing.assert_close(found.vectors[view][rows], expected.vectors[view][rows])
+        assert found.present[view][rows].equal(expected.present[view][rows])
+
+
+@torch.no_grad()
+def test_a_text_control_looks_at_query_pictures_only_where_there_is_no_text(folder: Path) -> None:
+    model, batch = tiny_model(folder, "bert", "vit", fusion="text"), batch_with_query_pictures()
+    assert _calls(model, batch, ["query"]) == {"text_tower": 1, "image_tower": 1}
+    texts = batch._replace(query_row=torch.tensor([1, 0, 0, -1]))
+    assert _calls(model, texts, ["query"]) == {"text_tower": 1, "image_tower": 0}
+    assert model.embed(texts, ["query"]).vectors["query"][1:3].ne(0).any(dim=1).all()
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize(
+    ("text", "image"),
+    [("bert", "timm_resnet"), ("clip", "clip"), ("siglip", "siglip"), ("bert", "vit")],
+)
+@torch.no_grad()
+def test_a_fusion_of_tokens_encodes_each_row_from_its_own_tokens(
+    folder: Path, text: str, image: str, share: bool
+) -> None:
+    model = tiny_model(folder, text, image, fusion="uniecs", share_text_encoder=share)
+    for parameter in model.query_tower.parameters():
+        parameter.mul_(0.9)
+    assert isinstance(model.fusion, UniecsFusion)
+    batch = batch_with_query_pictures()
+    found = model.embed(batch, ALL_VIEWS)
+
+    def sequence(tower: TextTower, tokens: Tokens, row: int) -> tuple[Tensor, Tensor]:
+        if row < 0:
+            return torch.zeros(1, 1, 16), torch.zeros(1, 1, dtype=torch.bool)
+        hidden, mask = tower.tokens(*(part[[row]] for part in tokens))
+        states = model.text_projection(hidden / hidden.norm(dim=2, keepdim=True))
+        # Without what is not there, rather than masked.
+        return states[:, mask[0]], mask[:, mask[0]]
+
+    def picture(row: int) -> tuple[Tensor, Tensor]:
+        if row < 0:
+            return torch.zeros(1, 1, 16), torch.zeros(1, 1, dtype=torch.bool)
+        hidden, mask = model.image_tower.tokens(batch.image[[row]])
+        return model.image_projection(hidden / hidden.norm(dim=2, keepdim=True)), mask
+
+    sides = (
+        (QUERY, model.query_tower, batch.query, batch.query_row, batch.query_image_row),
+        (PRODUCT, model.text_tower, batch.text, batch.text_row, batch.image_row),
+    )
+    for side, tower, tokens, text_row, image_row in sides:
+        for row in range(4):
+            expected = model.fusion.encoder(
+                *sequence(tower, tokens, int(text_row[row])), *picture(int(image_row[row]))
+            )
+            for view, vector in zip(side, expected, strict=True):
+                torch.testing.assert_close(found.vectors[view][[row]], vector, rtol=1e-4, atol=1e-5)
+                assert bool(found.present[view][row]) == bool(vector.any())
+
+
+@torch.no_grad()
+def test_a_view_of_tokens_is_the_same_whatever_else_is_asked_for(folder: Path) -> None:
+    model, batch = tiny_model(folder, "bert", "vit", fusion="uniecs"), batch_with_query_pictures()
+    together = model.embed(batch, ALL_VIEWS)
+    for view in ALL_VIEWS:
+        alone = model.embed(batch, [view])
+        assert set(alone.vectors) == set(alone.present) == {view}
+        torch.testing.assert_close(alone.vectors[view], together.vectors[view])
+
+
+@torch.no_grad()
+def test_an_untouched_fusion_of_tokens_is_the_sum_of_mean_tokens(folder: Path) -> None:
+    settings = replace(SETTINGS, fusion="uniecs")
+    model = build_model(settings, str(folder / "bert"), str(folder / "vit"), pretrained=True).eval()
+    vectors = model.embed(some_batch(), PRODUCT).vectors
+    hidden, mask = model.text_tower.tokens(*some_batch().text)
+    means = [
+        F.normalize(row[there], dim=1).mean(dim=0) for row, there in zip(hidden, mask, strict=True)
+    ]
+    expected = F.normalize(torch.stack(means), dim=1)
+    torch.testing.assert_close(vectors["text"][:2], expected)
+    summed = F.normalize(vectors["text"] + vectors["image"], dim=1)
+    torch.testing.assert_close(vectors["product"], summed)
+
+
+def test_a_fusion_of_tokens_has_one_projection_of_texts_as_wide_as_their_tokens() -> None:
+    model = TwoTower(replace(SETTINGS, fusion="uniecs"), narrow_clip(), narrow_clip())
+    assert model.query_projection is model.text_projection
+    assert model.text_projection.weight.shape == model.image_projection.weight.shape == (16, 16)
+    assert [name for name, _ in model.groups()["projections"]] == [
+        "query_projection.weight",
+        "image_projection.weight",
+    ]
+    vectors = model.eval().embed(batch_with_query_pictures(), ALL_VIEWS).vectors
+    assert all(vector.shape == (4, 16) for vector in vectors.values())
+    pooled = TwoTower(SETTINGS, narrow_clip(), narrow_clip())
+    assert pooled.text_projection.weight.shape == (16, 12)
+
+
 @torch.no_grad()
 def test_a_batch_without_any_picture_or_query_has_zero_rows_and_says_so(folder: Path) -> None:
     nothing = torch.full((4,), -1)
@@ -222,9 +424,10 @@ def test_the_query_side_shares_the_text_encoder_or_has_its_own(folder: Path) -> 
     assert (apart.encode_query(tokens) - shared.encode_query(tokens)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
 @pytest.mark.parametrize("share", [True, False])
-def test_the_groups_hold_every_parameter_once(folder: Path, share: bool) -> None:
-    model = tiny_model(folder, "clip", "timm_resnet", share_text_encoder=share)
+def test_the_groups_hold_every_parameter_once(folder: Path, share: bool, fusion: str) -> None:
+    model = tiny_model(folder, "clip", "timm_resnet", share_text_encoder=share, fusion=fusion)
     groups = model.groups()
     grouped = [id(parameter) for members in groups.values() for _, parameter in members]
     assert len(grouped) == len(set(grouped))
@@ -232,15 +435,16 @@ def test_the_groups_hold_every_parameter_once(folder: Path, share: bool) -> None
     owners: dict[str, nn.Module] = {"text_encoder": model.text_tower, "fusion": model.fusion}
     for name, module in owners.items():
         assert {id(p) for _, p in groups[name]} == {id(p) for p in module.parameters()}
-    assert {name for name, _ in groups["projections"]} == {
-        "query_projection.weight",
-        "text_projection.weight",
-        "image_projection.weight",
-    }
+    projections = {id(layer.weight) for layer in (model.query_projection, model.text_projection)}
+    projections.add(id(model.image_projection.weight))
+    assert {id(parameter) for _, parameter in groups["projections"]} == projections
 
 
-def test_gradients_reach_every_part_that_a_query_to_product_loss_uses(folder: Path) -> None:
-    model = tiny_model(folder, "bert", "vit")
+@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+def test_gradients_reach_every_part_that_a_query_to_product_loss_uses(
+    folder: Path, fusion: str
+) -> None:
+    model = tiny_model(folder, "bert", "vit", fusion=fusion)
     vectors = model.embed(some_batch(), ["query", "product"]).vectors
     (vectors["query"] * vectors["product"]).sum().backward()
     for name in ("text_tower", "image_tower", "fusion", "query_projection", "image_projection"):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from beyond_text.config import Config, ConfigError, LearningRates, Lora, Losses, load_config
+from beyond_text.losses import LossWeights
 from beyond_text.model import TwoTower
 from beyond_text.module import ContrastiveModule
 from beyond_text.optim import adamw, freeze, frozen_towers, warmup_cosine
@@ -132,11 +133,28 @@ def test_with_lora_only_adapters_get_the_encoders_rate(folder: Path) -> None:
     assert {id(p) for group in groups for p in group["params"]} == adapters
 
 
+def test_learned_weights_of_losses_go_at_the_rate_of_the_temperatures_and_do_not_decay(
+    folder: Path,
+) -> None:
+    model = tiny_model(folder, "bert", "vit")
+    weights = LossWeights({"query_text": 1.0, "cmal": 0.5}, learned=True)
+    plain = adamw(model, RATES, weight_decay=0.05)
+    fixed = LossWeights({"query_text": 1.0}, learned=False)
+    assert len(adamw(model, RATES, 0.05, fixed.parameters()).param_groups) == len(
+        plain.param_groups
+    )
+    *groups, last = adamw(model, RATES, 0.05, weights.parameters()).param_groups
+    assert [g["name"] for g in groups] == [g["name"] for g in plain.param_groups]
+    assert (last["name"], last["lr"], last["weight_decay"]) == ("loss_weights", 6e-4, 0.0)
+    assert last["params"][0] is weights.log_variance
+
+
 def test_a_table_that_moves_nothing_is_refused(folder: Path) -> None:
     model = tiny_model(folder, "bert", "vit")
     freeze(model, _rates())
+    weights = LossWeights({"query_text": 1.0}, learned=True)
     with pytest.raises(ConfigError, match="lr: every group is frozen"):
-        adamw(model, _rates(), weight_decay=0.05)
+        adamw(model, _rates(), 0.05, weights.parameters())
 
 
 def test_the_schedule_is_a_linear_warm_up_and_a_cosine_to_zero(folder: Path) -> None:

@@ -212,6 +212,104 @@ def test_tables_without_a_usable_product_build_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def asked(tables: Path) -> Path:
+    """The same tables, where queries have pictures, and some are products themselves."""
+    (tables / "queries.csv").write_text(
+        "query_id,query,image,product_id,split,kind\n"
+        "q1,red,asked/1.png,,train,attribute\nq3,,asked/3.png,b,train,pair\n"
+        "q4,mug,asked/4.png,e,train,pair\nq2,round,,g,dev,human\nq5,,asked/5.png,,dev,human\n",
+        encoding="utf-8",
+    )
+    (tables / "qrels.csv").write_text(
+        "query_id,product_id,relevance\nq1,a.1/x,2\nq1,b,0\nq1,d,1\nq3,a.1/x,1\nq3,d,1\n"
+        "q4,b,1\nq2,f,2\nq5,f,1\n",
+        encoding="utf-8",
+    )
+    for name, colour in (("1", "red"), ("3", "blue"), ("4", "green"), ("5", "white")):
+        write_picture(tables / "asked" / f"{name}.png", colour)
+    return tables
+
+
+def test_query_pictures_are_stored_once_and_pointed_at_by_number(
+    asked: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    manifest = build(asked, out, picture_size=16, samples_per_shard=2)
+    pictures = []
+    for shard in manifest["splits"]["train"]["query_shards"]:
+        data = (out / shard["file"]).read_bytes()
+        assert shard["bytes"] == len(data)
+        assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+        with tarfile.open(out / shard["file"]) as tar:
+            pictures += [(m.name, tar.extractfile(m).read()) for m in tar.getmembers()]
+    assert [shard["file"] for shard in manifest["splits"]["train"]["query_shards"]] == [
+        "queries-train-00000.tar", "queries-train-00001.tar",
+    ]  # fmt: skip
+    content = dict(pictures)
+    names = [f"{number:08d}" for number in range(3)]
+    assert [json.loads(content[f"{name}.json"])["query_id"] for name in names] == ["q1", "q3", "q4"]
+    with Image.open(BytesIO(content["00000001.jpg"])) as image:
+        assert (image.format, image.size) == ("JPEG", (16, 8))
+        assert image.getpixel((8, 4))[2] > 200
+
+    train = samples(out, "train")
+    numbers = {item["query_id"]: item["picture"] for item in train["a.1/x"]["queries"]}
+    assert numbers == {"q1": 0, "q3": 1}
+    own = {"query_id": "q3", "query": "", "kind": "pair", "picture": 1, "own": True}
+    assert train["b"]["queries"][-1] == own
+    assert train["e"]["queries"] == [
+        {"query_id": "q4", "query": "mug", "kind": "pair", "picture": 2, "own": True}
+    ]
+    assert samples(out, "dev")["g"]["queries"] == [
+        {"query_id": "q2", "query": "round", "kind": "human", "own": True}
+    ]
+    assert (out / "queries-dev.csv").read_text() == (
+        "query_id,query,kind,image,product_id\nq2,round,human,,g\nq5,,human,0,\n"
+    )
+
+
+def test_a_build_without_query_pictures_names_none(tables: Path, tmp_path: Path) -> None:
+    manifest = build(tables, tmp_path / "out")
+    assert all("query_shards" not in entry for entry in manifest["splits"].values())
+    for sample in samples(tmp_path / "out", "train").values():
+        assert all(
+            set(item) == {"query_id", "query", "kind", "grades"} for item in sample["queries"]
+        )
+
+
+def test_a_query_whose_picture_is_bad_goes_by_its_text_or_goes_with_its_judgements(
+    asked: Path, tmp_path: Path
+) -> None:
+    (asked / "asked" / "1.png").write_bytes(b"nothing")
+    (asked / "asked" / "3.png").unlink()
+    manifest = build(asked, tmp_path / "out", max_rejected=0.6)
+    train = samples(tmp_path / "out", "train")
+    assert [item["query_id"] for item in train["a.1/x"]["queries"]] == ["q1"]
+    assert "picture" not in train["a.1/x"]["queries"][0]
+    assert [item["query_id"] for item in train["b"]["queries"]] == ["q1", "q4"]
+    # The pictures that are left are counted from 0 again.
+    assert train["e"]["queries"][0]["picture"] == 0
+    assert manifest["splits"]["train"]["queries"] == 2
+    assert manifest["splits"]["train"]["judged_pairs"] == 3
+    assert manifest["rejects"] == {
+        "unknown query": 2, "picture unreadable": 1, "picture missing": 1, "empty query": 1,
+    }  # fmt: skip
+    with pytest.raises(BuildError, match=r"queries\.csv: 2 of 5 rows"):
+        build(asked, tmp_path / "strict", max_rejected=0.39)
+
+
+def test_a_split_named_like_the_query_pictures_of_another_is_refused(
+    asked: Path, tmp_path: Path
+) -> None:
+    for name in ("products.csv", "queries.csv"):
+        text = (asked / name).read_text(encoding="utf-8")
+        (asked / name).write_text(text.replace("dev", "queries-train"), encoding="utf-8")
+    with pytest.raises(BuildError, match="query pictures of 'train' go there"):
+        build(asked, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_prints_counts_and_an_error_without_a_traceback(
     tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

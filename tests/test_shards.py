@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from beyond_text.batch import Judgement, Sample
+from beyond_text.batch import OWN, Judgement, Sample
+from beyond_text.pictures import PictureError
 from beyond_text.shards import (
     BatchPlan,
     Draw,
@@ -26,6 +27,7 @@ from beyond_text.shards import (
     product_text,
     read_manifest,
 )
+from data_prep.shards import build_shards
 
 FIELDS = ["title", "category", "description"]
 SIZES = [7, 7, 3, 7]
@@ -200,6 +202,77 @@ def test_product_text_joins_the_chosen_fields_that_are_not_empty() -> None:
     assert product_text(fields, ["title", "category", "description"]) == "Vase. A vase"
     assert product_text(fields, ["description"]) == "A vase"
     assert product_text(fields, ["category"]) == ""
+
+
+def test_the_query_that_is_the_product_itself_is_never_drawn() -> None:
+    own = judgement("self", "human", OWN, desire=OWN)
+    other = judgement("other", "human", 0.5)
+    assert draw_query([own], (0, 0, 0, 0)) is None
+    for seed in range(50):
+        assert draw_query([own, other], (seed,)) == draw_query([other], (seed,)) == other
+
+
+@pytest.fixture(scope="session")
+def asked_shards(tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of pairs, whose queries are products with their pictures."""
+    out = tmp_path_factory.mktemp("shards") / "pairs"
+    build_shards(tiny_pairs, out, picture_size=40, samples_per_shard=7, workers=1)
+    return out
+
+
+def test_a_drawn_query_comes_with_its_picture(asked_shards: Path) -> None:
+    split = Split(asked_shards, "train", FIELDS)
+    products = Products([split], seed=0, picture=32)
+    found = [products[Draw(0, number, 0)] for number in range(len(split))]
+    pictures = {s.product_id: s.image for s in found if isinstance(s, Sample)}
+    assert len(pictures) == 24
+    for sample in found:
+        assert isinstance(sample, Sample)
+        assert sample.query is not None
+        trigger = sample.query.query_id.removeprefix("trigger/")
+        assert trigger != sample.product_id
+        expected, got = pictures[trigger], sample.query_image
+        assert (got and got.tobytes()) == (expected and expected.tobytes())
+        own = [j for j in sample.judgements if j.gains["relevance"] == OWN]
+        assert [j.query_id for j in own] == [f"trigger/{sample.product_id}"]
+        assert len(sample.judgements) == 3
+    assert sum(sample.query_image is None for sample in found) < 8
+
+
+def test_query_pictures_stay_unread_where_no_view_needs_them(asked_shards: Path) -> None:
+    split = Split(asked_shards, "train", FIELDS)
+    sample = Products([split], seed=0, picture=None)[Draw(0, 0, 0)]
+    assert isinstance(sample, Sample)
+    assert sample.query is not None
+    assert sample.query_image is None
+
+
+def test_damaged_query_pictures_are_errors_that_name_their_shard(
+    asked_shards: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(asked_shards, tmp_path / "shards"))
+    count = len(Split(folder, "train", FIELDS).query_pictures)
+    assert count == 22
+    with pytest.raises(ShardError, match="expected a sample below 22, got 22"):
+        Split(folder, "train", FIELDS).read_query_picture(count, 32)
+    path = folder / "queries-train-00001.tar"
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        picture = next(member for member in tar if member.name.endswith(".jpg"))
+    with path.open("r+b") as file:
+        file.seek(picture.offset_data)
+        file.write(b"not a picture" * 8)
+    with pytest.raises(PictureError):
+        Split(folder, "train", FIELDS).read_query_picture(7, 32)
+    split = Split(folder, "train", FIELDS)
+    products = Products([split], seed=0, picture=32)
+    lines = [products[Draw(0, n, epoch)] for n in range(len(split)) for epoch in range(4)]
+    found = [line for line in lines if isinstance(line, str)]
+    assert found
+    assert all("picture unreadable: query picture 7: " in line for line in found)
+    path.write_bytes(data[: last_member(path).offset])
+    with pytest.raises(ShardError, match=r"queries-train-00001\.tar: "):
+        Split(folder, "train", FIELDS).read_query_picture(7, 32)
 
 
 @pytest.fixture

@@ -156,6 +156,47 @@ def test_bad_judgements_and_queries_are_rejected(tmp_path: Path) -> None:
     assert len(tables.qrels) == 3
 
 
+def test_a_query_goes_by_its_text_or_its_picture_and_may_be_a_product(tmp_path: Path) -> None:
+    queries = (
+        "query_id,query,image,product_id\n"
+        "q1,,images/q1.jpg,p1\nq2,lamp,,\nq3,,../up.jpg,p1\nq4,,,p1\nq5,x,,p9\n"
+    )
+    qrels = "query_id,product_id,relevance\nq1,p1,2\nq1,p2,1\nq2,p3,2\nq5,p1,1\n"
+    tables = read_tables(folder(tmp_path, products=PRODUCTS, queries=queries, qrels=qrels))
+    names = ["query_id", "query", "image", "product_id", "kind", "split"]
+    assert tables.queries[names].to_numpy().tolist() == [
+        ["q1", "", str(tmp_path.resolve() / "images/q1.jpg"), "p1", "query", "train"],
+        ["q2", "lamp", "", "", "query", "dev"],
+        ["q5", "x", "", "", "query", "train"],
+    ]
+    assert tables.qrels[["query_id", "product_id"]].to_numpy().tolist() == [
+        ["q1", "p2"], ["q2", "p3"], ["q5", "p1"],
+    ]  # fmt: skip
+    assert sorted(reasons(tables)) == [
+        ("qrels.csv", 2, "q1 p1", "judges itself"),
+        ("queries.csv", 4, "q3", "empty query"),
+        ("queries.csv", 4, "q3", "picture outside folder"),
+        ("queries.csv", 5, "q4", "empty query"),
+        ("queries.csv", 6, "q5", "unknown product"),
+    ]
+
+
+def test_queries_of_pictures_alone_need_no_text_column(tmp_path: Path) -> None:
+    qrels = "query_id,product_id,relevance\nq1,p1,2\n"
+    folder(tmp_path, products=PRODUCTS, queries="query_id,image\nq1,q.jpg\n", qrels=qrels)
+    assert read_tables(tmp_path).queries["query"].tolist() == [""]
+    folder(tmp_path, queries="query_id,kind\nq1,human\n")
+    with pytest.raises(TableError, match="'query or image', got query_id, kind"):
+        read_tables(tmp_path)
+
+
+def test_pictures_may_lie_in_another_folder(tmp_path: Path) -> None:
+    text = "product_id,title,image\na,vase,../x.jpg\nb,lamp,b.jpg\n"
+    tables = read_tables(folder(tmp_path, products=text), pictures=tmp_path / "elsewhere")
+    assert tables.products["image"].tolist() == ["", str(tmp_path.resolve() / "elsewhere/b.jpg")]
+    assert [reject.reason for reject in tables.rejects] == ["picture outside folder"]
+
+
 def test_further_columns_of_the_judgements_are_grades(tmp_path: Path) -> None:
     qrels = "query_id,desirability,product_id,relevance\nq1,0.5,p1,2\nq2,3,p3,1\n"
     tables = read_tables(folder(tmp_path, products=PRODUCTS, queries=QUERIES, qrels=qrels))

@@ -1,4 +1,4 @@
-"""Every supported class of encoder, tiny and random: pooled vectors, buckets, LoRA, statistics."""
+"""Every supported class of encoder, tiny and random: vectors, tokens, buckets, LoRA, statistics."""
 
 from __future__ import annotations
 
@@ -135,6 +135,12 @@ def _image(folder: Path, name: str) -> ImageTower:
     return ImageTower(encoder, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)).eval()
 
 
+def _pixels(pictures: Tensor) -> Tensor:
+    """What the tower of `_image` makes of uint8 pictures."""
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
+    return ((pictures.permute(0, 2, 3, 1) / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
 def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
     rows = [row[:length].mean(dim=0) for row, length in zip(tokens, mask.sum(dim=1), strict=True)]
     return torch.stack(rows)
@@ -178,8 +184,7 @@ def test_the_image_vector_is_the_models_own_feature_of_the_normalised_picture(
     folder: Path, name: str
 ) -> None:
     pictures = some_pictures()
-    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
-    pixels = ((pictures.permute(0, 2, 3, 1) / 255 - mean) / std).permute(0, 3, 1, 2)
+    pixels = _pixels(pictures)
     model = _reference(str(folder / name))
     if name == "clip":
         expected = model.visual_projection(model.vision_model(pixels).pooler_output)
@@ -191,6 +196,70 @@ def test_the_image_vector_is_the_models_own_feature_of_the_normalised_picture(
         expected = model(pixels).pooler_output
     assert expected.std(dim=0).max() > 1e-4  # The pictures differ.
     torch.testing.assert_close(_image(folder, name)(pictures), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+@torch.no_grad()
+def test_text_tokens_are_the_last_hidden_states_and_the_real_ones_are_named(
+    folder: Path, name: str
+) -> None:
+    ids, mask = some_tokens(5)
+    model = _reference(str(folder / name))
+    text_model = model if name == "bert" else model.text_model
+    # SigLIP's padding counts.
+    padded = name.startswith("siglip")
+    expected = text_model(ids) if padded else text_model(ids, mask)
+    tokens, real = _text(folder, name).tokens(ids, mask)
+    torch.testing.assert_close(tokens, expected.last_hidden_state)
+    assert real.equal(torch.ones_like(mask).bool() if padded else mask.bool())
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+@torch.no_grad()
+def test_image_tokens_are_the_last_hidden_states_and_all_are_real(folder: Path, name: str) -> None:
+    pixels = _pixels(some_pictures())
+    model = _reference(str(folder / name))
+    if name in ("clip", "siglip"):
+        expected = model.vision_model(pixels).last_hidden_state
+    elif name == "timm_resnet":
+        places = model.timm_model.forward_features(pixels)
+        height, width = places.shape[2:]
+        expected = torch.stack(
+            [places[:, :, row, column] for row in range(height) for column in range(width)], dim=1
+        )
+    elif name == "timm_vit":
+        expected = model.timm_model.forward_features(pixels)
+    else:
+        expected = model(pixels).last_hidden_state
+    tokens, real = _image(folder, name).tokens(some_pictures())
+    assert tokens.std(dim=0).max() > 1e-4  # The pictures differ.
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
+    assert real.shape == tokens.shape[:2]
+    assert real.all()
+
+
+@torch.no_grad()
+def test_a_map_with_its_channels_last_becomes_a_token_a_place() -> None:
+    settings = hf.TimmWrapperConfig(architecture="swin_tiny_patch4_window7_224", num_labels=0)
+    settings.model_args = {
+        "img_size": SIZE,
+        "window_size": 4,
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_heads": [1, 1],
+    }
+    tower = ImageTower(hf.TimmWrapperModel(settings), (0.5,) * 3, (0.5,) * 3).eval()
+    tokens, _ = tower.tokens(some_pictures())
+    assert tokens.shape == (3, 16, 16)
+    torch.testing.assert_close(tokens.mean(dim=1), tower(some_pictures()))
+
+
+@pytest.mark.parametrize("name", ["bert", "clip", "vit"])
+@torch.no_grad()
+def test_adapted_towers_give_tokens_too(folder: Path, name: str) -> None:
+    plain = (_text if name in TEXT_MODELS else _image)(folder, name)
+    tower, inputs = _adapted(folder, name, [])
+    torch.testing.assert_close(tower.tokens(*inputs), plain.tokens(*inputs))
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])

@@ -164,7 +164,7 @@ def test_a_killed_run_is_not_finished_and_resumes_to_the_same_bits(
     settings = [
         *tiny_overrides, *PRODUCT, "steps=40", "checkpoint_every=2", "accumulate=2",
         "data.modality_dropout=0.3", "temperature=0.011", "temperature_min=0.0109",
-        "evaluate_every=3",
+        "evaluate_every=3", "losses.cmal=0.5", "loss_weighting=learned",
     ]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = launch([*settings, f"run={killed}"])
@@ -176,8 +176,10 @@ def test_a_killed_run_is_not_finished_and_resumes_to_the_same_bits(
     _, errors = process.communicate(timeout=60)
     assert checkpoint.is_file(), errors
     assert not (killed / "metrics.json").exists()
-    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    saved = torch.load(checkpoint, weights_only=True)
+    step = saved["global_step"]
     assert 0 < step < 40
+    assert saved["state_dict"]["weights.log_variance"].all()
 
     config = load_config([RECIPES / "base.yaml"], [*settings, f"run={killed}"])
     content = checkpoint.read_bytes()
@@ -274,6 +276,36 @@ def test_sources_that_cannot_feed_a_stage_sit_out_and_none_left_is_an_error(
     with pytest.raises(ConfigError, match=r"none can feed the losses query_product .*needs query"):
         train(load_config([], [*tiny_overrides, *PRODUCT, "data.sources.tables.weight=0",
                                source, f"run={tmp_path / 'none'}"]))  # fmt: skip
+
+
+def test_uniecs_trains_on_queries_and_on_pairs_and_logs_what_its_losses_weigh(
+    tiny_overrides: list[str], tiny_pairs: Path, tmp_path: Path
+) -> None:
+    build_shards(tiny_pairs, tmp_path / "pairs", picture_size=40, workers=1)
+    settings = [
+        *tiny_overrides, f"data.sources.pairs.path={tmp_path / 'pairs'}", "steps=40",
+        "batch_size=12", "trainer.log_every_n_steps=1",
+    ]  # fmt: skip
+    train(load_config([RECIPES / "base.yaml", RECIPES / "uniecs.yaml"], settings))
+    events = board(tmp_path / "run")
+    names = ("query_product", "cmal", "clal", "imcl")
+    for name in names:
+        values = [event.value for event in events.Scalars(f"loss/{name}")]
+        assert len(values) == 40
+        assert np.isfinite(values).all()
+        weighing = [event.value for event in events.Scalars(f"loss_weight/{name}")]
+        assert weighing[0] == 0.5
+        assert weighing[-1] != 0.5
+    # Large losses weigh less as they are less certain, a small one more.
+    last = {name: events.Scalars(f"loss_weight/{name}")[-1].value for name in names}
+    assert last["cmal"] < 0.5 < last["clal"]
+    tags = set(events.Tags()["scalars"])
+    assert {tag for tag in tags if tag.startswith("temperature/")} == {
+        "temperature/query_product",
+        "temperature/text_image",
+    }
+    assert "lr-AdamW/loss_weights" in tags
+    assert not any(name.startswith("weights") for name in weights(tmp_path / "run"))
 
 
 def test_bfloat16_trains_to_nearly_the_same_weights(

@@ -1,0 +1,137 @@
+"""The nine scenarios of UniECS: queries and products by text, by picture, or by what they have.
+
+UniECS (arXiv 2508.13843) reports recall on each of {text, image, text+image} -> {text, image,
+text+image}. Here every product of the split that has one of the scenario's modalities is searched,
+and of a query or product nothing else is seen: it is as if it had never had the other one. Recall
+is the share of a query's relevant products that are found, so with several of them recall@1 stays
+below 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+from ir_measures import R
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from beyond_text.corpus import Corpus, Modality
+from beyond_text.encode import (
+    MODALITIES,
+    encode_products,
+    encode_queries,
+    own_products,
+    search,
+)
+from beyond_text.metrics import MEASURES, Ranking, grade_columns, retrieval_metrics
+from beyond_text.model import TwoTower
+
+SIDES: dict[str, tuple[Modality, ...]] = {
+    "text": ("text",),
+    "image": ("image",),
+    "text+image": MODALITIES,
+}
+MEASURED = {
+    "recall@1": R(rel=1) @ 1,
+    "recall@10": MEASURES["recall@10"],
+    "ndcg@10": MEASURES["ndcg@10"],
+}
+# Of each scenario, such as "text->image": the measures and the number of `queries` they are over.
+Scores = dict[str, dict[str, float]]
+NOTE = (
+    "Rows: what is seen of a query. Columns: what is seen of a product; all products of the split "
+    "that have it are searched. text+image goes by what each has. Recall is the share of a query's "
+    "relevant products found; a query whose relevant products all lack the modality counts 0; no "
+    "query finds the product that it is itself."
+)
+
+
+def measure(model: TwoTower, tokenizer: Any, bf16: bool, corpus: Corpus, workers: int) -> Scores:
+    """Scores of a model in the nine scenarios, each over the queries that have its modality.
+
+    A scenario without such a query that is judged has no measures, only `queries` 0.
+
+    Raises:
+        ValueError: no query has a picture.
+    """
+    queries = {
+        name: encode_queries(model, tokenizer, corpus, side, bf16=bf16, workers=workers)
+        for name, side in SIDES.items()
+    }
+    if not queries["image"].ids:
+        raise ValueError(
+            f"none of {len(corpus.queries)} queries has a picture: expected a column `image` in "
+            "queries, or a file of pairs: --scenarios PAIRS.jsonl"
+        )
+    products = {
+        name: encode_products(
+            model, tokenizer, corpus, modalities=side, bf16=bf16, workers=workers
+        )["product"]
+        for name, side in SIDES.items()
+    }
+    own = own_products(corpus)
+    return {
+        f"{asked}->{found}": _scores(
+            search(queries[asked], products[found], own), queries[asked].ids, corpus
+        )
+        for asked, found in product(SIDES, SIDES)
+    }
+
+
+def _scores(ranking: Ranking, query_ids: list[str], corpus: Corpus) -> dict[str, float]:
+    queries, qrels = corpus.queries, corpus.qrels
+    judged = qrels["query_id"][qrels[grade_columns(qrels)[0]] > 0]
+    if judged.isin(query_ids).any():
+        seen = queries[queries["query_id"].isin(query_ids)]
+        block = retrieval_metrics(ranking, seen, qrels, MEASURED)["all"]
+        return {name: block[name] for name in (*MEASURED, "queries")}
+    return {"queries": 0}
+
+
+def _grid(scores: Scores, name: str) -> Float[np.ndarray, "queries products"]:
+    """One measure of the nine scenarios; nan where it was not measured."""
+    values = [[scores[f"{asked}->{found}"].get(name) for found in SIDES] for asked in SIDES]
+    return np.array(values, dtype=float)
+
+
+def _word(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def markdown(results: Mapping[str, Scores]) -> str:
+    """Gives a 3x3 table for each measure, those of several runs (by name) side by side."""
+    first = next(iter(results.values()))
+    lines = []
+    for name in MEASURED:
+        heads = [name, "queries", *(f"{run}: {found}" for run, found in product(results, SIDES))]
+        lines += ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
+        table = np.hstack([_grid(scores, name) for scores in results.values()])
+        for asked, values in zip(SIDES, table, strict=True):
+            words = [asked, str(first[f"{asked}->{asked}"]["queries"]), *map(_word, values)]
+            lines.append("| " + " | ".join(words) + " |")
+        lines.append("")
+    return "\n".join([*lines, NOTE, ""])
+
+
+def chart(results: Mapping[str, Scores]) -> Figure:
+    """Draws heat maps: a row for each measure, on one colour scale, and a column for each run."""
+    figure = Figure(figsize=(0.8 + 3.2 * len(results), 8.4), layout="constrained")
+    panels = figure.subplots(len(MEASURED), len(results), squeeze=False)
+    for row, name in zip(panels, MEASURED, strict=True):
+        grids = [_grid(scores, name) for scores in results.values()]
+        highest = max(np.nan_to_num(grids).max(), 1e-9)
+        for panel, run, grid in zip(row, results, grids, strict=True):
+            panel.imshow(grid, vmin=0, vmax=highest, cmap="viridis")
+            for (asked, found), value in np.ndenumerate(grid):
+                # Viridis ends in a bright yellow; what was not measured is blank.
+                colour = "white" if value <= 0.6 * highest else "black"
+                panel.text(found, asked, _word(value), ha="center", va="center", color=colour)
+            panel.set_title(f"{run}: {name}", fontsize=10)
+            panel.set_xticks(range(len(SIDES)), list(SIDES), fontsize=8)
+            panel.set_yticks(range(len(SIDES)), list(SIDES), fontsize=8)
+            panel.set_xlabel("product")
+            panel.set_ylabel("query")
+    return figure

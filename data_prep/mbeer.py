@@ -1,0 +1,171 @@
+"""Tables become item-item pairs in M-BEER's layout: products of one design in different photos.
+
+M-BEER (UniECS, arXiv 2508.13843) is not released; `beyond_text.pairs` reads its file and ours
+alike. Ours adds `split`, so that a design is trained on or evaluated, never both. Pictures' paths
+are relative to TABLES. The file is whole or not there, and the same tables give the same bytes.
+
+    python -m data_prep.mbeer TABLES OUT.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from beyond_text.layouts import OWN_LAYOUT, Layout, TableError
+from beyond_text.tables import read_tables
+from data_prep.adapters import ADAPTERS
+
+
+class Item(NamedTuple):
+    """A product as pairs name it; two products of one `look` are duplicates."""
+
+    product_id: str
+    title: str
+    image: str
+    category: str
+    look: str
+
+
+class Design(NamedTuple):
+    """Products of one group_id and one split, by product_id."""
+
+    split: str
+    items: list[Item]
+
+
+class Counts(NamedTuple):
+    """Of a split: designs with a pair, its pairs, and those left out as pairs of duplicates."""
+
+    designs: int
+    pairs: int
+    duplicates: int
+
+
+def read_designs(tables: Path, layout: Layout = OWN_LAYOUT) -> tuple[list[Design], Counter[str]]:
+    """The designs of several products, in the order of split and group_id; and what is left out.
+
+    A product of several splits counts for one that is not train, so that nothing that is evaluated
+    is trained on. A product goes by its title where its picture is missing; one with neither is no
+    item.
+
+    Raises:
+        TableError: the tables cannot be read.
+    """
+    found = read_tables(tables, layout)
+    products = found.products.assign(last=found.products["split"] == "train")
+    products = products.sort_values(["product_id", "last", "split"]).drop_duplicates("product_id")
+    groups = products[products.duplicated(["split", "group_id"], keep=False)]
+    lost = Counter(reject.reason for reject in found.rejects)
+    designs = []
+    with tqdm(total=len(groups), desc="hashing", unit="product", disable=None) as progress:
+        for (split, _), group in groups.groupby(["split", "group_id"]):
+            items = [_item(record, found.folder) for record in group.to_dict("records")]
+            lost["picture missing"] += sum(
+                bool(named) > bool(item.image)
+                for named, item in zip(group["image"], items, strict=True)
+            )
+            kept = [item for item in items if item.title or item.image]
+            lost["no title and no picture"] += len(items) - len(kept)
+            designs.append(Design(str(split), kept))
+            progress.update(len(items))
+    return designs, +lost
+
+
+def _item(record: dict[Any, Any], folder: Path) -> Item:
+    # Two products without pictures are told apart by nothing but their titles.
+    image, look = "", f"title {record['title']}"
+    if record["image"] and Path(record["image"]).is_file():
+        data = Path(record["image"]).read_bytes()
+        image = Path(record["image"]).relative_to(folder.resolve()).as_posix()
+        look = f"picture {hashlib.sha256(data).hexdigest()}"
+    return Item(record["product_id"], record["title"], image, record["category"], look)
+
+
+def pairs_of(items: list[Item], most: int) -> Iterator[tuple[Item, Item]]:
+    """Each item with at most `most` others of its design, duplicates included, in both directions.
+
+    Others are its nearest neighbours on a ring, so all items are recalled alike often; an odd
+    `most` counts as one less.
+    """
+    count = len(items)
+    for place, trigger in enumerate(items):
+        for step in range(1, count):
+            if min(step, count - step) <= most // 2:
+                yield trigger, items[(place + step) % count]
+
+
+def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Counts]:
+    """Write the file of pairs, empty where there are none; returns the counts by split."""
+    counts: dict[str, Counts] = {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        for design in designs:
+            pairs = list(pairs_of(design.items, most))
+            distinct = [(one, two) for one, two in pairs if one.look != two.look]
+            for one, two in distinct:
+                file.write(json.dumps(_line(one, two, design.split), ensure_ascii=False) + "\n")
+            made = Counts(bool(distinct), len(distinct), len(pairs) - len(distinct))
+            before = counts.get(design.split, Counts(0, 0, 0))
+            counts[design.split] = Counts(*map(sum, zip(before, made, strict=True)))
+    os.replace(partial, out)
+    return counts
+
+
+def _line(one: Item, two: Item, split: str) -> dict[str, str]:
+    fields = {
+        f"item_{name}_{side}": value
+        for side, item in enumerate((one, two), 1)
+        for name, value in (("id", item.product_id), ("title", item.title), ("image", item.image))
+    }
+    return {**fields, "tag": one.category, "split": split}
+
+
+def _at_least_two(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"expected at least 2, got {number}")
+    return number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build from the command line; prints the counts, or the error and returns 1."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep.mbeer", description=__doc__)
+    parser.add_argument("tables", type=Path, help="folder of tables with group_id")
+    parser.add_argument("out", type=Path, help="JSONL file to make")
+    parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
+    parser.add_argument(
+        "--max-per-design", type=_at_least_two, default=8, help="most pairs a product starts"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        layout = ADAPTERS[given.layout] if given.layout else OWN_LAYOUT
+        designs, lost = read_designs(given.tables, layout)
+        counts = write_pairs(designs, given.out, given.max_per_design)
+    except (TableError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for split, (with_pairs, pairs, duplicates) in counts.items():
+        print(f"{split}: {with_pairs} designs, {pairs} pairs, {duplicates} left out as duplicates")
+    print(f"left out: {', '.join(f'{n} {reason}' for reason, n in lost.items()) or 'nothing'}")
+    if not any(count.pairs for count in counts.values()):
+        print(
+            f"WARNING: no pairs: {given.out} is empty. Pairs need two products of one group_id and "
+            "one split whose pictures differ.",
+            file=sys.stderr,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

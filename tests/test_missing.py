@@ -1,0 +1,161 @@
+"""A modality that is removed costs what it costs products that never had it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from transformers import AutoTokenizer
+
+from beyond_text.batch import Sample
+from beyond_text.checkpoint import save_model
+from beyond_text.corpus import Corpus, Without
+from beyond_text.encode import encode_products, rank
+from beyond_text.evaluate import evaluate, main
+from beyond_text.metrics import retrieval_metrics
+from beyond_text.missing import NOTE, SEED, SHARES, Scores, chart, markdown, measure
+from beyond_text.model import TwoTower
+from tests.conftest import tiny_tokenizer
+from tests.test_scenarios import pictures, tiny_corpus, tiny_model
+
+WORDS = [f"{share:.0%}" for share in SHARES]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_text_encoder: Path, tiny_image_encoder: Path) -> TwoTower:
+    return tiny_model(tiny_text_encoder, tiny_image_encoder)
+
+
+def ndcg(model: TwoTower, corpus: Corpus) -> dict[str, float]:
+    """What ordinary evaluation gives, by kind; all zeros where no product is left."""
+    found = rank(model, tiny_tokenizer(), corpus, workers=0)
+    if not found:
+        return {"all": 0.0, "a": 0.0, "b": 0.0}
+    metrics = retrieval_metrics(found["product"], corpus.queries, corpus.qrels)
+    return {kind: block["ndcg@10"] for kind, block in metrics.items()}
+
+
+def test_every_share_equals_evaluating_a_corpus_that_lacks_it(model: TwoTower) -> None:
+    corpus = tiny_corpus()
+    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    for removed, by_share in scores.items():
+        assert list(by_share) == WORDS
+        for share, word in zip(SHARES, WORDS, strict=True):
+            reduced = corpus._replace(products=Without(corpus.products, removed, share, SEED))
+            assert by_share[word] == pytest.approx(ndcg(model, reduced), abs=1e-6)
+        # Some of the shares leave out something.
+        assert len({block["all"] for block in by_share.values()}) > 2
+
+
+def test_nothing_removed_is_the_ordinary_evaluation_to_the_last_bit(model: TwoTower) -> None:
+    corpus = tiny_corpus()
+    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    expected = ndcg(model, corpus)
+    assert scores["image"]["0%"] == scores["text"]["0%"] == expected
+
+
+def test_everything_removed_equals_products_that_never_had_it(model: TwoTower) -> None:
+    corpus = tiny_corpus()
+    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    for removed, nothing in (("image", None), ("text", "")):
+        never = [sample._replace(**{removed: nothing}) for sample in corpus.products]
+        expected = ndcg(model, corpus._replace(products=never))
+        assert scores[removed]["100%"] == pytest.approx(expected, abs=1e-6)
+    only_text = encode_products(
+        model, tiny_tokenizer(), corpus, modalities=("text",), workers=0
+    )["product"]  # fmt: skip
+    assert only_text.ids == [sample.product_id for sample in corpus.products if sample.text]
+
+
+def test_products_left_with_nothing_are_found_by_no_query(model: TwoTower) -> None:
+    corpus = tiny_corpus()
+    shown = pictures(12)
+    only_pictures = [
+        sample._replace(text="", image=shown[number])
+        for number, sample in enumerate(corpus.products)
+    ]
+    corpus = corpus._replace(products=only_pictures)
+    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    assert scores["image"]["100%"] == {"all": 0.0, "a": 0.0, "b": 0.0}
+    assert scores["image"]["0%"]["all"] > 0
+    # There was no text to remove.
+    assert len({block["all"] for block in scores["text"].values()}) == 1
+
+
+class Counted(list[Sample]):
+    """Products that count how often one is read."""
+
+    reads = 0
+
+    def __getitem__(self, number: int) -> Sample:
+        Counted.reads += 1
+        return super().__getitem__(number)
+
+
+def test_products_are_encoded_three_times_however_many_shares_there_are(model: TwoTower) -> None:
+    corpus = tiny_corpus()
+    counted = Counted(corpus.products)
+    Counted.reads = 0
+    measure(model, tiny_tokenizer(), False, corpus._replace(products=counted), workers=0)
+    assert Counted.reads == 3 * 12
+
+
+def made_up(start: float) -> Scores:
+    return {
+        removed: {word: {"all": start / (n + 1), "human": 0.5} for n, word in enumerate(WORDS)}
+        for removed in ("image", "text")
+    }
+
+
+def test_table_has_a_row_for_each_run_and_kind() -> None:
+    lines = markdown({"one": made_up(1.0), "two": made_up(0.6)}).splitlines()
+    assert lines[0] == "| pictures removed | queries | 0% | 25% | 50% | 75% | 100% |"
+    assert lines[2] == "| one | all | 1.000 | 0.500 | 0.333 | 0.250 | 0.200 |"
+    assert lines[3] == "| one | human | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 |"
+    assert lines[4].startswith("| two | all | 0.600 | 0.300 |")
+    assert lines[7].startswith("| texts removed |")
+    assert lines[-1] == NOTE
+
+
+def test_chart_has_a_panel_for_each_modality_and_a_line_for_each_run() -> None:
+    panels = chart({"one": made_up(1.0), "two": made_up(0.6)}).axes
+    assert ["pictures" in panel.get_xlabel() for panel in panels] == [True, False]
+    for panel in panels:
+        assert [line.get_label() for line in panel.lines] == ["one", "two"]
+        assert list(panel.lines[1].get_xdata()) == [0, 25, 50, 75, 100]
+        assert list(panel.lines[1].get_ydata()) == [0.6 / n for n in range(1, 6)]
+
+
+def test_the_command_compares_runs_and_agrees_with_evaluation(
+    tiny_text_encoder: Path,
+    tiny_image_encoder: Path,
+    tiny_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    runs = [tmp_path / name / "stage3" for name in ("one", "two")]
+    for run, fusion in zip(runs, ("bilinear", "text"), strict=True):
+        model = tiny_model(tiny_text_encoder, tiny_image_encoder, fusion)
+        save_model(model, AutoTokenizer.from_pretrained(tiny_text_encoder), run)
+    argv = ["--tables", str(tiny_shards), "--missing", "--out", str(tmp_path / "out")]
+    main([*map(str, runs), *argv])
+    results = json.loads((tmp_path / "out" / "missing.json").read_text())
+    # Folders of one name are told apart by their paths.
+    assert list(results) == [str(run) for run in runs]
+    for run in runs:
+        block = evaluate(run, tiny_shards, "dev", tmp_path / "whole")["all"]
+        assert results[str(run)]["image"]["0%"]["all"] == block["ndcg@10"]
+    # A control that reads texts alone loses nothing with the pictures.
+    assert len({block["all"] for block in results[str(runs[1])]["image"].values()}) == 1
+    assert (tmp_path / "out" / "missing.md").read_text() == markdown(results)
+    assert markdown(results) in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "missing.png") as picture:
+        picture.load()
+    for words, message in (
+        ([str(runs[0]), str(runs[0]), *argv], "given twice"),
+        ([str(tmp_path), *argv], "no finished model there"),
+    ):
+        with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
+            main(words)
