@@ -93,10 +93,14 @@ class LearningRates:
 
 @dataclass
 class Source:
-    """A folder of shards and its share of the batches, relative to the other sources."""
+    """A folder of shards and its share of the batches, relative to the other sources.
+
+    With `losses`, it joins only stages that have no others.
+    """
 
     path: str = ""
     weight: float = 1.0
+    losses: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -240,9 +244,10 @@ def _check_keys(given: Mapping[str, Any], origin: str, prefix: str = "") -> None
             continue
         if prefix == "data.sources.":
             for inner in value if isinstance(value, Mapping) else ():
-                if inner not in ("path", "weight"):
+                known = [item.name for item in dataclasses.fields(Source)]
+                if inner not in known:
                     raise ConfigError(
-                        f"{origin}: unknown setting {name}.{inner}; a source has path and weight"
+                        f"{origin}: unknown setting {name}.{inner}; a source has {', '.join(known)}"
                     )
             continue
         if name not in KNOWN:
@@ -342,6 +347,11 @@ def check(config: Config) -> None:
         if not 0 <= source.weight < float("inf"):
             raise ConfigError(
                 f"data.sources.{name}.weight: expected at least 0, got {source.weight:g}"
+            )
+        if unknown := set(source.losses) - OBJECTIVE_VIEWS.keys():
+            raise ConfigError(
+                f"data.sources.{name}.losses: expected some of {', '.join(OBJECTIVE_VIEWS)}, "
+                f"got {min(unknown)!r}"
             )
     known, fields = get_args(TextField), config.data.text_fields
     if not fields or not set(fields) <= set(known):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from beyond_text.batch import Sample
 from beyond_text.collate import Collate
-from beyond_text.config import Config, ConfigError, View, active_losses, views_of
+from beyond_text.config import Config, ConfigError, Source, View, active_losses, views_of
 from beyond_text.model import ModelSettings
 from beyond_text.shards import BatchPlan, Products, Split
 
@@ -19,6 +20,17 @@ from beyond_text.shards import BatchPlan, Products, Split
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
 # Views that need pictures, whatever the source.
 PICTURED: set[View] = {"image", "product", "trigger_image"}
+
+
+def _unusable(
+    split: Split, source: Source, needed: Collection[View], losses: Collection[str]
+) -> str:
+    """Why a source cannot feed a stage's losses; nothing if it can."""
+    if lacking := sorted(view for view in needed if not split.counts[COUNTED[view]]):
+        return f"no {' and no '.join(lacking)} in it"
+    if source.losses and (others := [name for name in losses if name not in source.losses]):
+        return f"not meant for {' and '.join(others)}"
+    return "weight 0 or empty" if source.weight == 0 or len(split) == 0 else ""
 
 
 def usable_sources(config: Config) -> dict[str, tuple[Split, float]]:
@@ -39,9 +51,7 @@ def usable_sources(config: Config) -> dict[str, tuple[Split, float]]:
     console = Console(stderr=True)
     for name, source in config.data.sources.items():
         split = Split(Path(source.path), "train", config.data.text_fields)
-        lacking = sorted(view for view in needed if not split.counts[COUNTED[view]])
-        if source.weight == 0 or lacking or len(split) == 0:
-            reason = f"no {' and no '.join(lacking)} in it" if lacking else "weight 0 or empty"
+        if reason := _unusable(split, source, needed, active_losses(config)):
             console.print(f"source {name} sits this stage out: {reason}")
             continue
         console.print(f"source {name}: {len(split):,} products, weight {source.weight:g}")

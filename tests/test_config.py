@@ -91,8 +91,8 @@ def test_an_unknown_key_names_itself_its_file_and_the_nearest_known_key(
     assert str(raised.value) == f"{path}: unknown setting {key}; the nearest known one is {nearest}"
 
 
-def test_a_source_has_a_path_and_a_weight_and_nothing_else() -> None:
-    with pytest.raises(ConfigError, match=r"data\.sources\.shop\.wieght; a source has path and"):
+def test_a_source_has_path_weight_losses_and_nothing_else() -> None:
+    with pytest.raises(ConfigError, match=r"data\.sources\.shop\.wieght; a source has path, weight, losses"):
         load_config([], ["data.sources.shop.wieght=3"])
 
 

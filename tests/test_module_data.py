@@ -69,3 +69,23 @@ def test_pictures_are_read_where_a_view_or_a_query_has_them(
     config = settings(sources, names, f"losses.{loss}=1", *encoders)
     tokenizer = AutoTokenizer.from_pretrained(tiny_text_encoder)
     assert ShardData(config, settings_of(config, 40), tokenizer, False).sees_pictures is sees
+
+
+def test_a_source_meant_for_some_losses_sits_out_a_stage_that_has_others(
+    sources: dict[str, Path], capsys: pytest.CaptureFixture
+) -> None:
+    meant = "data.sources.shop.losses=[text_image,query_text]"
+    for losses, names in (
+        ("text_image", ["shop", "pairs"]),
+        ("text_image query_text", ["shop", "pairs"]),
+        ("text_image query_image", ["pairs"]),
+    ):
+        given = [f"losses.{name}=1" for name in losses.split()]
+        config = settings(sources, "shop pairs", meant, *given)
+        assert list(usable_sources(config)) == names
+    assert "shop sits this stage out: not meant for query_image" in capsys.readouterr().err
+
+
+def test_a_source_meant_for_an_unknown_loss_is_refused(sources: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.sources\.shop\.losses: .* got 'text_imago'"):
+        settings(sources, "shop", "data.sources.shop.losses=[text_imago]")
