@@ -35,7 +35,8 @@ class Judgement(NamedTuple):
 class Sample(NamedTuple):
     """One product as a shard holds it; `query` is the judgement drawn for this epoch, if any.
 
-    `query_image` is that query's picture; its text is then allowed to be empty.
+    `query_image` is that query's picture; its text is then allowed to be empty. `losses` are those
+    that its source feeds.
     """
 
     product_id: str
@@ -45,6 +46,7 @@ class Sample(NamedTuple):
     query: Judgement | None
     epoch: int = 0
     query_image: Image.Image | None = None
+    losses: tuple[str, ...] = ()
 
 
 class Tokens(NamedTuple):
@@ -81,6 +83,7 @@ class Batch(NamedTuple):
     # Queries' pictures stand in `image` too.
     query_image_row: Int[Tensor, " rows"]
     judged: Judged
+    losses: tuple[str, ...]
     skipped: list[str]
 
 

@@ -153,5 +153,7 @@ class Collate:
                 torch.tensor(rows, dtype=torch.long),
                 torch.tensor(gains, dtype=torch.float32),
             ),
+            # A batch is of one source; where nothing of it could be read, it feeds nothing.
+            losses=next((sample.losses for sample in samples if sample.losses), ()),
             skipped=skipped,
         )

@@ -95,7 +95,8 @@ class LearningRates:
 class Source:
     """A folder of shards and its share of the batches, relative to the other sources.
 
-    With `losses`, it joins only stages that have no others.
+    It joins stages all of whose losses it can feed; with `losses`, it feeds those alone, in every
+    stage that has one of them.
     """
 
     path: str = ""

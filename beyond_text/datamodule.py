@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from rich.console import Console
@@ -12,7 +12,15 @@ from torch.utils.data import DataLoader
 
 from beyond_text.batch import Sample
 from beyond_text.collate import Collate
-from beyond_text.config import Config, ConfigError, Source, View, active_losses, views_of
+from beyond_text.config import (
+    OBJECTIVE_VIEWS,
+    Config,
+    ConfigError,
+    Source,
+    View,
+    active_losses,
+    views_of,
+)
 from beyond_text.model import ModelSettings
 from beyond_text.shards import BatchPlan, Products, Split
 
@@ -22,45 +30,65 @@ COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "
 PICTURED: set[View] = {"image", "product", "trigger_image"}
 
 
-def _unusable(
-    split: Split, source: Source, needed: Collection[View], losses: Collection[str]
-) -> str:
-    """Why a source cannot feed a stage's losses; nothing if it can."""
-    if lacking := sorted(view for view in needed if not split.counts[COUNTED[view]]):
-        return f"no {' and no '.join(lacking)} in it"
-    if source.losses and (others := [name for name in losses if name not in source.losses]):
-        return f"not meant for {' and '.join(others)}"
-    return "weight 0 or empty" if source.weight == 0 or len(split) == 0 else ""
+class Feed(NamedTuple):
+    """A source in a stage: its products, its share of the batches, and the losses it feeds."""
+
+    split: Split
+    weight: float
+    losses: tuple[str, ...]
 
 
-def usable_sources(config: Config) -> dict[str, tuple[Split, float]]:
-    """The sources that can feed all losses of the stage; each other one is named with the reason.
+def _needed(losses: Iterable[str]) -> list[View]:
+    """The views that a source must have to feed all of some losses, in order of their names.
 
-    So one data overlay serves every stage: pictures without queries join domain pretraining, a
-    query-title log joins query-to-text alignment. A trigger need not have both text and picture:
-    whatever has queries feeds its views.
-
-    Raises:
-        ConfigError: no source is left.
+    A trigger need not have both text and picture: whatever has queries feeds its views.
     """
-    views = views_of(config)
+    views = {view for name in losses for view in OBJECTIVE_VIEWS[name]}
     needed = views & COUNTED.keys()
     if any(view.startswith("trigger") for view in views):
         needed.add("query")
-    usable: dict[str, tuple[Split, float]] = {}
+    return sorted(needed)
+
+
+def _feed(source: Source, split: Split, stage: Collection[str]) -> Feed | str:
+    """What a source feeds of a stage's losses, or why it cannot."""
+    losses = [name for name in stage if name in (source.losses or stage)]
+    if not losses:
+        return f"not meant for {' and '.join(stage)}"
+    if lacking := [view for view in _needed(losses) if not split.counts[COUNTED[view]]]:
+        return f"no {' and no '.join(lacking)} in it"
+    if source.weight == 0 or len(split) == 0:
+        return "weight 0 or empty"
+    return Feed(split, source.weight, tuple(losses))
+
+
+def usable_sources(config: Config) -> dict[str, Feed]:
+    """The sources that can feed the stage; each other one is named with the reason.
+
+    So one data overlay serves every stage: pictures without queries join domain pretraining, a
+    query-title log joins query-to-text alignment.
+
+    Raises:
+        ConfigError: no source is left for one of the losses.
+    """
+    stage = active_losses(config)
+    usable: dict[str, Feed] = {}
     console = Console(stderr=True)
     for name, source in config.data.sources.items():
         split = Split(Path(source.path), "train", config.data.text_fields)
-        if reason := _unusable(split, source, needed, active_losses(config)):
-            console.print(f"source {name} sits this stage out: {reason}")
+        feed = _feed(source, split, stage)
+        if isinstance(feed, str):
+            console.print(f"source {name} sits this stage out: {feed}")
             continue
-        console.print(f"source {name}: {len(split):,} products, weight {source.weight:g}")
-        usable[name] = (split, source.weight)
-    if not usable:
+        part = f", for {' and '.join(feed.losses)}" if len(feed.losses) < len(stage) else ""
+        console.print(f"source {name}: {len(split):,} products, weight {source.weight:g}{part}")
+        usable[name] = feed
+    fed = {loss for feed in usable.values() for loss in feed.losses}
+    if starved := [loss for loss in stage if loss not in fed]:
         known = ", ".join(config.data.sources) or "none given"
         raise ConfigError(
-            f"data.sources: none can feed the losses {', '.join(active_losses(config))} "
-            f"(sources: {known}); each needs {' and '.join(sorted(needed))}"
+            f"data.sources: none can feed the losses {', '.join(starved)} (sources: {known}); "
+            f"each needs {' and '.join(_needed(starved))}"
         )
     return usable
 
@@ -83,7 +111,7 @@ class ShardData(pl.LightningDataModule):
         self.sources = usable_sources(config)
         views = views_of(config)
         # A query's vector is one of all that it has.
-        shown = any(len(split.query_pictures) for split, _ in self.sources.values())
+        shown = any(len(feed.split.query_pictures) for feed in self.sources.values())
         self.sees_pictures = bool(views & PICTURED) or (shown and "query" in views)
 
     def train_dataloader(self) -> DataLoader[Sample | str]:
@@ -91,10 +119,10 @@ class ShardData(pl.LightningDataModule):
         config = self.config
         trainer = self.trainer
         assert trainer is not None
-        splits = [split for split, _ in self.sources.values()]
+        feeds = list(self.sources.values())
         plan = BatchPlan(
-            [split.sizes for split in splits],
-            [weight for _, weight in self.sources.values()],
+            [feed.split.sizes for feed in feeds],
+            [feed.weight for feed in feeds],
             config.batch_size,
             config.total_steps * config.accumulate,
             config.seed,
@@ -104,7 +132,9 @@ class ShardData(pl.LightningDataModule):
         )
         size = self.collate.picture_size if self.sees_pictures else None
         return DataLoader(
-            Products(splits, config.seed, size),
+            Products(
+                [feed.split for feed in feeds], config.seed, size, [feed.losses for feed in feeds]
+            ),
             batch_sampler=plan,
             collate_fn=self.collate,
             num_workers=config.data.workers,

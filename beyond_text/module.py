@@ -139,7 +139,7 @@ class ContrastiveModule(pl.LightningModule):
         return temperature
 
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
-        """The losses that the stage names, unweighted."""
+        """The losses that the stage names, unweighted; 0 where the batch's source feeds others."""
         # In one order, for a set's differs between processes: rows of another view would come.
         views = sorted(embeddings.vectors)
         vectors = {v: self._gathered(embeddings.vectors[v], gradients=True) for v in views}
@@ -154,7 +154,8 @@ class ContrastiveModule(pl.LightningModule):
             else:
                 temperature = self._temperature(name).value
                 found[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
-        return found
+        # Times 0, for gathering back is collective: every process goes the same way back.
+        return {name: loss * (name in batch.losses) for name, loss in found.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the stage's losses.
@@ -173,8 +174,8 @@ class ContrastiveModule(pl.LightningModule):
                 f"product ids of the batch: {' '.join(batch.product_ids)}"
             )
         rows = len(batch.product_ids)
-        for name, loss in losses.items():
-            self.log(f"loss/{name}", loss, prog_bar=True, batch_size=rows)
+        for name in batch.losses:
+            self.log(f"loss/{name}", losses[name], prog_bar=True, batch_size=rows)
         for pair in dict.fromkeys(map(_tempered_as, losses)):
             self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
         for name, weight in self.weights.learned().items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
@@ -60,6 +60,10 @@ def decode_picture(
         raise
     except Image.DecompressionBombError as error:
         raise PictureError("picture too large", str(error)) from error
+    except UnidentifiedImageError as error:
+        # Its own message holds a place in memory, another one in each run.
+        expected = f"expected {', '.join(FORMATS)}, got none of these"
+        raise PictureError("picture unreadable", expected) from error
     except Exception as error:
         # Damaged files leave Pillow's decoders as OSError, SyntaxError, struct.error, EOFError ...
         raise PictureError("picture unreadable", f"{type(error).__name__}: {error}") from error

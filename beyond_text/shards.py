@@ -246,12 +246,22 @@ def draw_query(judgements: list[Judgement], seed: Sequence[int]) -> Judgement | 
 
 
 class Products(Dataset[Sample | str]):
-    """Samples of several splits, by Draw; `picture` as in `Split.read`, for queries' as well."""
+    """Samples of several splits, by Draw; `picture` as in `Split.read`, for queries' as well.
 
-    def __init__(self, sources: Sequence[Split], seed: int, picture: int | None) -> None:
+    `losses` are those that each split feeds.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Split],
+        seed: int,
+        picture: int | None,
+        losses: Sequence[tuple[str, ...]] = (),
+    ) -> None:
         self.sources = list(sources)
         self.seed = seed
         self.picture = picture
+        self.losses = losses or [()] * len(sources)
 
     def __getitem__(self, draw: Draw) -> Sample | str:
         """The sample, or where it cannot be read a line that says which and why."""
@@ -264,7 +274,9 @@ class Products(Dataset[Sample | str]):
         except (PictureError, UnicodeDecodeError, json.JSONDecodeError) as error:
             return f"{source.folder} sample {draw.sample}: {error}"
         text = source.text_of(fields)
-        return Sample(fields["product_id"], text, picture, judgements, query, draw.epoch, asked)
+        feeds = self.losses[draw.source]
+        identity = fields["product_id"]
+        return Sample(identity, text, picture, judgements, query, draw.epoch, asked, feeds)
 
     def _query_picture(
         self, source: Split, fields: Mapping[str, Any], query: Judgement | None

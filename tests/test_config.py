@@ -92,7 +92,9 @@ def test_an_unknown_key_names_itself_its_file_and_the_nearest_known_key(
 
 
 def test_a_source_has_path_weight_losses_and_nothing_else() -> None:
-    with pytest.raises(ConfigError, match=r"data\.sources\.shop\.wieght; a source has path, weight, losses"):
+    with pytest.raises(
+        ConfigError, match=r"data\.sources\.shop\.wieght; a source has path, weight, losses"
+    ):
         load_config([], ["data.sources.shop.wieght=3"])
 
 

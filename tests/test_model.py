@@ -87,6 +87,7 @@ def some_batch() -> Batch:
         image_row=torch.tensor([0, -1, 1, 2]),
         query_image_row=torch.full((4,), -1),
         judged=Judged(key[:0], key[:0], torch.zeros(0)),
+        losses=(),
         skipped=[],
     )
 

@@ -69,6 +69,7 @@ def some_batch(query_pictures: bool = True) -> Batch:
         image_row=torch.where(every == 2, -1, every),
         query_image_row=shown if query_pictures else torch.full((ROWS,), -1),
         judged=Judged(torch.tensor(keys), torch.tensor(rows), torch.tensor(gains)),
+        losses=tuple(OBJECTIVE_VIEWS),
         skipped=[],
     )
 
@@ -125,6 +126,20 @@ def test_every_objective_gets_vectors_relevance_by_id_and_its_own_temperature(
         expected = objective(vectors, present, by_hand(equal_texts=False), keys, shared)
         torch.testing.assert_close(found[name], expected)
         assert found[name] > 0
+
+
+def test_losses_that_a_source_is_not_meant_for_are_zero_with_zero_gradient(folder: Path) -> None:
+    module, embeddings = some_module(folder), some_embeddings()
+    vectors = {view: vector.requires_grad_() for view, vector in embeddings.vectors.items()}
+    batch = some_batch()._replace(losses=("query_text", "cmal"))
+    found = module.losses(batch, Embeddings(vectors, embeddings.present))
+    whole = module.losses(some_batch(), embeddings)
+    for name, loss in found.items():
+        assert loss == (whole[name] if name in batch.losses else 0), name
+    found["imcl"].backward(retain_graph=True)
+    found["query_image"].backward()
+    assert not vectors["trigger_image"].grad.any()
+    assert not vectors["query"].grad.any()
 
 
 def test_gradients_of_uniecs_objectives_reach_the_temperature_of_text_and_image(

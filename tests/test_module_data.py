@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from beyond_text.collate import Collate
 from beyond_text.config import Config, ConfigError, load_config
 from beyond_text.datamodule import ShardData, usable_sources
 from beyond_text.model import settings_of
+from beyond_text.shards import Draw, Products, Split
 from data_prep.shards import build_shards
+from tests.conftest import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +74,44 @@ def test_pictures_are_read_where_a_view_or_a_query_has_them(
     assert ShardData(config, settings_of(config, 40), tokenizer, False).sees_pictures is sees
 
 
-def test_a_source_meant_for_some_losses_sits_out_a_stage_that_has_others(
+def test_a_source_meant_for_some_losses_feeds_these_and_no_others(
     sources: dict[str, Path], capsys: pytest.CaptureFixture
 ) -> None:
-    meant = "data.sources.shop.losses=[text_image,query_text]"
-    for losses, names in (
-        ("text_image", ["shop", "pairs"]),
-        ("text_image query_text", ["shop", "pairs"]),
-        ("text_image query_image", ["pairs"]),
+    meant = ["data.sources.bare.losses=[text_image]", "data.sources.pairs.losses=[query_text]"]
+    every = "text_image query_text query_image"
+    for losses, expected in (
+        ("text_image", {"shop": "text_image", "bare": "text_image"}),
+        ("query_text", {"shop": "query_text", "pairs": "query_text"}),
+        (every, {"shop": every, "pairs": "query_text", "bare": "text_image"}),
+        ("query_image", {"shop": "query_image"}),
     ):
         given = [f"losses.{name}=1" for name in losses.split()]
-        config = settings(sources, "shop pairs", meant, *given)
-        assert list(usable_sources(config)) == names
-    assert "shop sits this stage out: not meant for query_image" in capsys.readouterr().err
+        found = usable_sources(settings(sources, "shop pairs bare", *meant, *given))
+        assert {name: " ".join(feed.losses) for name, feed in found.items()} == expected
+    written = capsys.readouterr().err
+    assert "bare sits this stage out: not meant for query_image" in written
+    assert "weight 1, for text_image\n" in written
+
+
+def test_a_loss_that_no_source_is_meant_for_is_an_error(sources: dict[str, Path]) -> None:
+    config = settings(
+        sources, "shop", "data.sources.shop.losses=[text_image]",
+        "losses.text_image=1", "losses.query_text=1",
+    )  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"losses query_text \(sources: shop\); each needs query "
+    ):
+        usable_sources(config)
+
+
+def test_a_batch_names_the_losses_that_its_source_feeds(sources: dict[str, Path]) -> None:
+    splits = [Split(sources[name], "train", ["title"]) for name in ("shop", "bare")]
+    products = Products(splits, 0, None, [("text_image", "query_text"), ("text_image",)])
+    collate = Collate(tiny_tokenizer(), 16, fixed_length=False, picture_size=32)
+    shop, bare = products[Draw(0, 3, 0)], products[Draw(1, 3, 0)]
+    assert collate([shop, shop]).losses == ("text_image", "query_text")
+    assert collate(["unreadable", bare]).losses == ("text_image",)
+    assert collate(["unreadable"]).losses == ()
 
 
 def test_a_source_meant_for_an_unknown_loss_is_refused(sources: dict[str, Path]) -> None:
