@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 View = Literal["query", "text", "image", "product", "trigger_text", "trigger_image"]
-LossName = Literal["info_nce", "sigmoid"]
+LossName = Literal["info_nce", "ranked_nce", "sigmoid"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Resume = Literal["auto", "never"]
 FusionName = Literal[

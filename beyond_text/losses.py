@@ -72,12 +72,33 @@ def _mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
     return (weight * values).sum() / weight.sum().clamp(min=1e-12)
 
 
-def _one_direction(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Float[Tensor, ""]:
-    """Mean over anchors of the cross-entropy to their graded positives, by their best gain."""
-    # Finite, for an infinite one gives NaN gradients where no candidate is left.
-    log_probability = logits.masked_fill(~contrasted, -1e9).log_softmax(dim=1)
+# Finite, for an infinite one gives NaN gradients where no candidate is left.
+NEVER = -1e9
+Surprise = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _among_all(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
+    """-log of each candidate's share in the softmax over all that take part."""
+    return -logits.masked_fill(~contrasted, NEVER).log_softmax(dim=1)
+
+
+def _among_lesser(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
+    """-log of each positive's share in the softmax over itself and all of less relevance."""
+    # Zeros with a gradient of zero, for there may be no positive.
+    found = 0 * logits
+    for level in relevance[relevance > 0].unique():
+        lesser = logits.masked_fill(~(contrasted & (relevance < level)), NEVER)
+        surprise = F.softplus(lesser.logsumexp(dim=1, keepdim=True) - logits)
+        found = torch.where(relevance == level, surprise, found)
+    return found
+
+
+def _one_direction(
+    logits: Matrix, relevance: Matrix, contrasted: Mask, surprise: Surprise = _among_all
+) -> Float[Tensor, ""]:
+    """Mean over anchors of the surprise at their graded positives, by their best gain."""
     share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    loss = -(share * log_probability).sum(dim=1)
+    loss = (share * surprise(logits, relevance, contrasted)).sum(dim=1)
     return _mean(loss, relevance.amax(dim=1))
 
 
@@ -105,6 +126,7 @@ def info_nce(
     has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""] | None = None,
+    surprise: Surprise = _among_all,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE with graded positives, in nats; chance level is ln(candidates).
 
@@ -117,9 +139,29 @@ def info_nce(
     logits = _similarity(anchors, candidates) / temperature
     contrasted = _contrasted(relevance, has_anchor, has_candidate)
     relevance = relevance * contrasted
-    forward = _one_direction(logits, relevance, contrasted)
-    backward = _one_direction(logits.T, relevance.T, contrasted.T)
+    forward = _one_direction(logits, relevance, contrasted, surprise)
+    backward = _one_direction(logits.T, relevance.T, contrasted.T, surprise)
     return (forward + backward) / 2
+
+
+def ranked_nce(
+    anchors: Float[Tensor, "anchors dim"],
+    candidates: Float[Tensor, "candidates dim"],
+    relevance: Matrix,
+    has_anchor: Bool[Tensor, " anchors"],
+    has_candidate: Bool[Tensor, " candidates"],
+    temperature: Float[Tensor, ""],
+    bias: Float[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE of each positive against all of less relevance, in nats.
+
+    -sum_j p_ij log(exp s_ij / (exp s_ij + sum_{k: relevance_ik < relevance_ij} exp s_ik)), else as
+    `info_nce`. Positives of one grade do not compete (in-batch positives are masked, as is usual),
+    an exact match still stands before a partial one. Equal to `info_nce` with one positive a row.
+    """
+    return info_nce(
+        anchors, candidates, relevance, has_anchor, has_candidate, temperature, bias, _among_lesser
+    )
 
 
 def sigmoid(
@@ -149,7 +191,7 @@ def chance_level(candidates: int) -> float:
 
 
 Loss = Callable[..., Tensor]
-LOSSES: dict[str, Loss] = {"info_nce": info_nce, "sigmoid": sigmoid}
+LOSSES: dict[str, Loss] = {"info_nce": info_nce, "ranked_nce": ranked_nce, "sigmoid": sigmoid}
 
 # What UniECS (arXiv 2508.13843) is known to set, all on the scale of cosines.
 RANKING_MARGIN = 0.3

@@ -102,7 +102,7 @@ def test_a_source_has_path_weight_losses_and_nothing_else() -> None:
     ("override", "message"),
     [
         ("fusion=sums", r"^fusion: expected one of bilinear, .*, got 'sums'$"),
-        ("loss=nce", r"^loss: expected one of info_nce, sigmoid, got 'nce'$"),
+        ("loss=nce", r"^loss: expected one of info_nce, ranked_nce, sigmoid, got 'nce'$"),
         ("loss_weighting=adaptive", r"^loss_weighting: expected one of fixed, learned, got 'ada"),
         ("precision=bf16", r"^precision: expected one of auto, .*, got 'bf16'$"),
         ("resume=always", r"^resume: expected one of auto, never, got 'always'$"),

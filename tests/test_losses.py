@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, get_args
 
 import pytest
@@ -25,6 +26,7 @@ from beyond_text.losses import (
     cmal,
     imcl,
     info_nce,
+    ranked_nce,
     relevance_matrix,
     share_between_equals,
     sigmoid,
@@ -92,31 +94,39 @@ def cosine(case: Case, i: int, j: int) -> Tensor:
     return sum((case.anchors[i, d] * case.candidates[j, d] for d in range(DIM)), torch.tensor(0.0))
 
 
-def slow_direction(similarity: list[list[Tensor]], grades: list[list[float]]) -> Tensor:
-    """Mean over anchors, weighted by best grade, of -sum_j p_ij log softmax_j, j of grade >= 0."""
+def slow_direction(
+    similarity: list[list[Tensor]], grades: list[list[float]], lesser: bool = False
+) -> Tensor:
+    """Mean over anchors, weighted by best grade, of -sum_j p_ij log softmax_j, j of grade >= 0.
+
+    With `lesser`, the softmax of j is over j and those of a lower grade.
+    """
     total, weights = torch.tensor(0.0), 0.0
     for all_values, all_grades in zip(similarity, grades, strict=True):
         given_grades = [grade for grade in all_grades if grade >= 0]
         row = [value for value, g in zip(all_values, all_grades, strict=True) if g >= 0]
         if sum(given_grades) == 0:
             continue
-        denominator = sum((value.exp() for value in row), torch.tensor(0.0))
         loss = torch.tensor(0.0)
-        for value, grade in zip(row, given_grades, strict=True):
+        for place, (value, grade) in enumerate(zip(row, given_grades, strict=True)):
+            denominator = torch.tensor(0.0)
+            for k, other in enumerate(given_grades):
+                if not lesser or k == place or other < grade:
+                    denominator = denominator + row[k].exp()
             loss = loss - grade / sum(given_grades) * (value.exp() / denominator).log()
         total = total + max(given_grades) * loss
         weights += max(given_grades)
     return total / weights if weights else total
 
 
-def slow_info_nce(case: Case) -> Tensor:
+def slow_info_nce(case: Case, lesser: bool = False) -> Tensor:
     anchors = [i for i in range(len(case.anchors)) if case.has_anchor[i]]
     candidates = [j for j in range(len(case.candidates)) if case.has_candidate[j]]
     s = [[cosine(case, i, j) / case.temperature for j in candidates] for i in anchors]
     r = [[float(case.relevance[i, j]) for j in candidates] for i in anchors]
     transposed = [list(column) for column in zip(*s, strict=True)]
-    forward = slow_direction(s, r)
-    return (forward + slow_direction(transposed, [list(c) for c in zip(*r, strict=True)])) / 2
+    columns = [list(column) for column in zip(*r, strict=True)]
+    return (slow_direction(s, r, lesser) + slow_direction(transposed, columns, lesser)) / 2
 
 
 def slow_sigmoid(case: Case) -> Tensor:
@@ -135,7 +145,11 @@ def slow_sigmoid(case: Case) -> Tensor:
     return total / anchors
 
 
-SLOW: dict[str, Callable[[Case], Tensor]] = {"info_nce": slow_info_nce, "sigmoid": slow_sigmoid}
+SLOW: dict[str, Callable[[Case], Tensor]] = {
+    "info_nce": slow_info_nce,
+    "ranked_nce": partial(slow_info_nce, lesser=True),
+    "sigmoid": slow_sigmoid,
+}
 
 
 def value_and_gradients(loss: Callable[..., Tensor], case: Case) -> tuple[Tensor, list[Tensor]]:
@@ -239,6 +253,26 @@ def test_info_nce_is_lowest_where_probability_is_shared_by_grade() -> None:
     for shift in (0.3, -0.3):
         moved = candidates + torch.tensor([[shift], [0.0], [0.0]])
         assert forward(moved) > forward(candidates)
+
+
+def test_ranked_nce_sets_a_positive_against_what_is_less_relevant_alone() -> None:
+    s = [0.7, 0.2, -0.4]
+    has = torch.ones(3, dtype=torch.bool)
+    for grades, expected in (
+        ([1.0, 1.0, 0.0], [(0.5, s[0], s[2:]), (0.5, s[1], s[2:])]),
+        ([1.0, 0.5, 0.0], [(2 / 3, s[0], s[1:]), (1 / 3, s[1], s[2:])]),
+        ([1.0, 1.0, 1.0], []),
+    ):
+        # One anchor is certain of itself from every candidate: the other direction is 0.
+        found = 2 * ranked_nce(
+            torch.ones(1, 1), torch.tensor(s)[:, None], torch.tensor([grades]), has[:1], has,
+            torch.tensor(1.0),
+        )  # fmt: skip
+        values = [
+            share * math.log1p(sum(math.exp(other - positive) for other in less))
+            for share, positive, less in expected
+        ]
+        assert found.item() == pytest.approx(sum(values), abs=1e-6)
 
 
 def test_an_anchor_counts_by_its_best_grade() -> None:
