@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -179,11 +179,23 @@ PAIRS: dict[str, tuple[View, View]] = {
     "query_image": ("query", "image"),
     "query_product": ("query", "product"),
 }
+
+
+class Side(NamedTuple):
+    """The views of what is fused (its text alone, its picture alone) and of the two together."""
+
+    text: View
+    image: View
+    fused: View
+
+
+QUERY = Side("trigger_text", "trigger_image", "query")
+PRODUCT = Side("text", "image", "product")
 # The views that each field of Losses needs.
 OBJECTIVE_VIEWS: dict[str, tuple[View, ...]] = {
     **PAIRS,
-    "cmal": ("query", "trigger_text", "trigger_image", "product", "text", "image"),
-    "clal": ("query", "trigger_text", "trigger_image", "product", "text", "image"),
+    "cmal": (*QUERY, *PRODUCT),
+    "clal": (*QUERY, *PRODUCT),
     "imcl": ("trigger_text", "trigger_image", "text", "image"),
 }
 

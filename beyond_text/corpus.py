@@ -6,7 +6,6 @@ either way, so both give the same vectors.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from beyond_text.layouts import Reject
 from beyond_text.pairs import read_pairs, trigger_id
 from beyond_text.pictures import PictureError, decode_picture, reduce_picture
 from beyond_text.shards import ShardError, Split, product_text
-from beyond_text.tables import TableError, read_tables
+from beyond_text.tables import TableError, is_in_share, read_tables
 
 Modality = Literal["text", "image"]
 QUERY_COLUMNS = ["query_id", "query", "kind", "product_id"]
@@ -117,8 +116,7 @@ def is_left_out(product_id: str, share: float, seed: int = 0) -> bool:
     By hash, so those of a smaller share are of every larger one too, and the share is met only as
     closely as chance meets it.
     """
-    digest = hashlib.sha256(f"{seed}/{product_id}".encode()).digest()[:8]
-    return int.from_bytes(digest, "big") < share * 2**64
+    return is_in_share(f"{seed}/{product_id}", share)
 
 
 def _file_picture(path: str, stored: int, picture: int) -> Image | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond_text.batch import Judged
-from beyond_text.config import View
+from beyond_text.config import PRODUCT, QUERY, Side, View
 
 Matrix = Float[Tensor, "anchors candidates"]
 Mask = Bool[Tensor, "anchors candidates"]
@@ -83,7 +84,11 @@ def _among_all(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
 
 
 def _among_lesser(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
-    """-log of each positive's share in the softmax over itself and all of less relevance."""
+    """-log(exp s_ij / (exp s_ij + sum_{k: relevance_ik < relevance_ij} exp s_ik)) of positives j.
+
+    Positives of one grade do not compete (in-batch positives are masked, as is usual), an exact
+    match still stands before a partial one. Equal to `_among_all` with one positive a row.
+    """
     # Zeros with a gradient of zero, for there may be no positive.
     found = 0 * logits
     for level in relevance[relevance > 0].unique():
@@ -144,24 +149,8 @@ def info_nce(
     return (forward + backward) / 2
 
 
-def ranked_nce(
-    anchors: Float[Tensor, "anchors dim"],
-    candidates: Float[Tensor, "candidates dim"],
-    relevance: Matrix,
-    has_anchor: Bool[Tensor, " anchors"],
-    has_candidate: Bool[Tensor, " candidates"],
-    temperature: Float[Tensor, ""],
-    bias: Float[Tensor, ""] | None = None,
-) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE of each positive against all of less relevance, in nats.
-
-    -sum_j p_ij log(exp s_ij / (exp s_ij + sum_{k: relevance_ik < relevance_ij} exp s_ik)), else as
-    `info_nce`. Positives of one grade do not compete (in-batch positives are masked, as is usual),
-    an exact match still stands before a partial one. Equal to `info_nce` with one positive a row.
-    """
-    return info_nce(
-        anchors, candidates, relevance, has_anchor, has_candidate, temperature, bias, _among_lesser
-    )
+# Symmetric InfoNCE of each positive against all of less relevance; else as `info_nce`.
+ranked_nce = partial(info_nce, surprise=_among_lesser)
 
 
 def sigmoid(
@@ -200,15 +189,12 @@ SLACK = 0.05
 POSITIVE_MARGIN = 0.2
 Vectors = Mapping[View, Tensor]
 Present = Mapping[View, Tensor]
-# The views of one item: its text, its picture, the fused vector.
-PRODUCT: tuple[View, View, View] = ("text", "image", "product")
-TRIGGER: tuple[View, View, View] = ("trigger_text", "trigger_image", "query")
 
 
 def _alignment(
     vectors: Vectors,
     present: Present,
-    views: tuple[View, View, View],
+    views: Side,
     same_text: Float[Tensor, "rows rows"],
     same_item: Float[Tensor, "rows rows"],
     temperature: Float[Tensor, ""],
@@ -262,8 +248,8 @@ def cmal(
     same_query, same_product = equal(keys.query), equal(keys.product)
     same_text = equal(keys.product, keys.text)
     total = _alignment(vectors, present, PRODUCT, same_text, same_product, temperature)
-    total = total + _alignment(vectors, present, TRIGGER, same_query, same_query, temperature)
-    for view in TRIGGER:
+    total = total + _alignment(vectors, present, QUERY, same_query, same_query, temperature)
+    for view in QUERY:
         similarity = _similarity(vectors[view], vectors["product"])
         contrasted = _contrasted(relevance, present[view], present["product"])
         total = total + _margin_ranking(similarity, relevance, contrasted)
@@ -289,7 +275,7 @@ def clal(
     product is not its own neighbour. Keys and temperature have no effect.
     """
     scores, exists = [], []
-    for trigger, product in zip(TRIGGER, PRODUCT, strict=True):
+    for trigger, product in zip(QUERY, PRODUCT, strict=True):
         scores.append(_similarity(vectors[trigger], vectors[product]))
         exists.append(_contrasted(relevance, present[trigger], present[product]))
     ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)

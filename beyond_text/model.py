@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond_text.batch import Batch, Embeddings, Tokens, rows_of
-from beyond_text.config import PAIRS, Config, ConfigError, View
+from beyond_text.config import PAIRS, PRODUCT, QUERY, Config, ConfigError, View
 from beyond_text.fusion import FUSIONS, UniecsFusion
 from beyond_text.towers import (
     ImageTower,
@@ -30,18 +30,6 @@ from beyond_text.towers import (
     load_encoder,
     picture_statistics,
 )
-
-
-class Side(NamedTuple):
-    """The views of what is fused (its text alone, its picture alone) and of the two together."""
-
-    text: View
-    image: View
-    fused: View
-
-
-QUERY = Side("trigger_text", "trigger_image", "query")
-PRODUCT = Side("text", "image", "product")
 
 
 @dataclass

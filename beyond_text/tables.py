@@ -374,9 +374,13 @@ def _leaves_folder(image: str) -> bool:
 
 
 def _hash_splits(ids: pd.Series, dev_share: float) -> list[str]:
-    limit = dev_share * 2**64
-    digests = (hashlib.sha256(identity.encode()).digest()[:8] for identity in ids)
-    return ["dev" if int.from_bytes(digest, "big") < limit else "train" for digest in digests]
+    return ["dev" if is_in_share(identity, dev_share) else "train" for identity in ids]
+
+
+def is_in_share(identity: str, share: float) -> bool:
+    """Whether the hash of a text falls into a share, 0 to 1, of all: the same on every machine."""
+    digest = hashlib.sha256(identity.encode()).digest()[:8]
+    return int.from_bytes(digest, "big") < share * 2**64
 
 
 def _spread(frame: pd.DataFrame, column: str, qrels: pd.DataFrame) -> pd.DataFrame:
