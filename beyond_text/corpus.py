@@ -6,12 +6,14 @@ either way, so both give the same vectors.
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
 import pandas as pd
 from PIL.Image import Image
 from torch.utils.data import Dataset
@@ -19,7 +21,8 @@ from torch.utils.data import Dataset
 from beyond_text.batch import Sample
 from beyond_text.layouts import Reject
 from beyond_text.pairs import read_pairs, trigger_id
-from beyond_text.pictures import PictureError, decode_picture, reduce_picture
+from beyond_text.pictures import PictureError, decode_picture, read_picture, reduce_picture
+from beyond_text.schema import QueryRow, judgement_row
 from beyond_text.shards import ShardError, Split, product_text
 from beyond_text.tables import TableError, is_in_share, read_tables
 
@@ -61,10 +64,7 @@ class ShardProducts(Dataset[Sample]):
         Raises:
             ShardError: its picture cannot be read; a measurement leaves nothing out.
         """
-        try:
-            fields, picture = self.split.read(number, self.picture)
-        except PictureError as error:
-            raise ShardError(f"{self.split.folder} sample {number}: {error}") from error
+        fields, picture = self.split.read(number, self.picture)
         text = self.split.text_of(fields)
         return Sample(fields["product_id"], text, picture, [], None)
 
@@ -124,9 +124,9 @@ def _file_picture(path: str, stored: int, picture: int) -> Image | None:
     if not path:
         return None
     try:
-        data = reduce_picture(Path(path).read_bytes(), stored)
+        data = reduce_picture(read_picture(Path(path)), stored)
         return decode_picture(data, reduce_to=picture)
-    except (OSError, PictureError) as error:
+    except PictureError as error:
         # The shard builder counts these; here the ranking shows what they cost.
         print(f"{path}: not used: {error}")
         return None
@@ -143,10 +143,7 @@ def _shard_query_picture(
 ) -> Image | None:
     if not places[number]:
         return None
-    try:
-        return split.read_query_picture(int(places[number]), picture)
-    except PictureError as error:
-        raise ShardError(f"{split.folder}: {error}") from error
+    return split.read_query_picture(int(places[number]), picture)
 
 
 def _product_picture(products: Dataset[Sample], places: Sequence[int], number: int) -> Image | None:
@@ -191,19 +188,15 @@ def read_corpus(
 
 def _shard_corpus(folder: Path, split: str, text_fields: list[str], picture: int) -> Corpus:
     shards = Split(folder, split, text_fields)
-    paths = [folder / f"{name}-{split}.csv" for name in ("queries", "qrels")]
-    for path in paths:
+    shards.verify()
+    rows = {"queries": QueryRow, "qrels": judgement_row(shards.highest)}
+    paths = {name: folder / f"{name}-{split}.csv" for name in rows}
+    for path in paths.values():
         if not path.is_file():
             raise TableError(f"{path}: missing: split {split!r} has no queries to evaluate")
-    text = dict.fromkeys(("query_id", "product_id", "query", "kind", "image"), str)
-    queries, qrels = (
-        pd.read_csv(path, dtype=text, keep_default_na=False)  # type: ignore[arg-type]
-        for path in paths
-    )
-    for column in ("image", "product_id"):
-        # The file leaves out what no query of the split has.
-        if column not in queries:
-            queries[column] = ""
+    queries, qrels = (_read_rows(paths[name], row) for name, row in rows.items())
+    if queries.empty:
+        raise ShardError(f"{paths['queries']}: expected a query at least, got none")
     ids = [shards.read(number, None)[0]["product_id"] for number in range(len(shards))]
     return Corpus(
         ShardProducts(shards, picture),
@@ -212,6 +205,21 @@ def _shard_corpus(folder: Path, split: str, text_fields: list[str], picture: int
         qrels,
         partial(_shard_query_picture, shards, list(queries["image"]), picture),
     )
+
+
+def _read_rows(path: Path, row: type) -> pd.DataFrame:
+    """The rows of a CSV file; an optional column that it lacks is "" throughout.
+
+    Raises:
+        ShardError: a row is not of its type; names file, row (from 0) and column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            given = list(csv.DictReader(file, strict=True))
+        rows = msgspec.convert(given, list[row], strict=False)  # type: ignore[valid-type]
+    except (csv.Error, UnicodeDecodeError, OSError, msgspec.ValidationError) as error:
+        raise ShardError(f"{path}: {error}") from error
+    return pd.DataFrame(rows).reindex(columns=list(row.__annotations__), fill_value="")
 
 
 def with_triggers(corpus: Corpus, pairs: Path) -> Corpus:

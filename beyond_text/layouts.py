@@ -8,6 +8,7 @@ stays one; a row that is no row of its table is in `rejects`.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -24,8 +25,10 @@ TEXT_COLUMNS = ("title", "description", "category")
 PRODUCT_COLUMNS = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 QUERY_COLUMNS = ("query_id", "query", "image", "product_id", "split", "kind")
 JUDGEMENT_COLUMNS = ("query_id", "product_id", "relevance")
-# A split is part of a shard's file name.
-SPLIT_NAME = r"[A-Za-z0-9_-]+"
+# A split is part of a shard's file name, which must not be too long for a disk either.
+SPLIT_NAME = r"[A-Za-z0-9_-]{1,64}"
+# A gain is (2^grade - 1) / (2^highest - 1), which float32 must be able to tell from 0.
+HIGHEST_GRADE = 100.0
 FIRST_ROW = 2  # Row 1 is the header, as a spreadsheet shows it.
 csv.field_size_limit(16 * 2**20)
 
@@ -74,7 +77,8 @@ class Source:
         keep: their column -> the only value wanted; other rows are counted as left out.
         overflow: their last column, where unquoted commas make surplus fields part of it.
         distinct: several rows may say the same; one is taken.
-        further_grades: every column not named here is a grade too.
+        further_grades: every column not named here is a grade too, but `split`, which a judgement
+            has from its query and product.
     """
 
     file: str
@@ -155,7 +159,11 @@ def _missing(path: Path, column: str, found: list[str]) -> TableError:
 def read_source(
     path: Path, source: Source, rejects: list[Reject]
 ) -> tuple[pd.DataFrame, TableFile]:
-    """Read one file as our columns of stripped text, and `row`; optional ones may be missing."""
+    """Read one file as our columns of stripped text, and `row`; optional ones may be missing.
+
+    Raises:
+        TableError: the file cannot be read, or lacks a column.
+    """
     if path.suffix == ".csv":
         theirs, rows = _read_csv(path, source.overflow, rejects)
     else:
@@ -185,7 +193,7 @@ def read_source(
     if source.further_grades:
         named = {name for template in source.columns.values() for name in _fields(template)}
         for column in found:
-            if column not in named:
+            if column not in named | {"split"}:
                 ours[column] = theirs[column]
     if source.distinct:
         ours = ours.drop_duplicates(list(source.columns))
@@ -214,7 +222,10 @@ def _fill(template: str | Join, values: dict[str, pd.Series]) -> pd.Series | lis
 
 
 def _read_csv(path: Path, overflow: str, rejects: list[Reject]) -> tuple[pd.DataFrame, int]:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TableError(f"{path}: not readable: {error.strerror}") from error
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -224,11 +235,11 @@ def _read_csv(path: Path, overflow: str, rejects: list[Reject]) -> tuple[pd.Data
         ) from error
     # Strict, since a lenient reader swallows the rest of the file after a stray quote.
     reader = csv.reader(StringIO(text, newline=""), strict=True)
-    header = [name.strip() for name in next(reader, [])]
-    twice = {name for name in header if header.count(name) > 1}
-    if not any(header) or twice:
-        got = f"twice {', '.join(sorted(twice))}" if twice else "none"
-        raise TableError(f"{path}: expected a header of distinct column names, got {got}")
+    try:
+        header = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise TableError(f"{path}: row 1: expected a header of column names: {error}") from error
+    _check_header(path, header)
     width = len(header)
     kept: list[list[str]] = []
     numbers: list[int] = []
@@ -261,12 +272,20 @@ def _read_csv(path: Path, overflow: str, rejects: list[Reject]) -> tuple[pd.Data
         kept.append([value.strip() for value in fields])
         numbers.append(row)
     frame = pd.DataFrame(kept, columns=header, dtype=str)
-    return _with_rows(path, frame, numbers), total
+    return _with_rows(frame, numbers), total
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if not any(names) or twice:
+        got = f"twice {', '.join(twice)}" if twice else "none"
+        raise TableError(f"{path}: expected a header of distinct column names, got {got}")
 
 
 def _read_parquet(path: Path, source: Source) -> pd.DataFrame:
     try:
         names = pq.read_schema(path).names
+        _check_header(path, names)
         wanted = {name for template in source.columns.values() for name in _fields(template)}
         wanted |= set(source.keep)
         # Columns nobody asks for may hold lists or structures, which are not text.
@@ -278,12 +297,11 @@ def _read_parquet(path: Path, source: Source) -> pd.DataFrame:
             values[name] = ["" if value is None else value.strip() for value in text]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: expected Parquet columns of text or numbers: {error}") from error
-    frame = pd.DataFrame(values, dtype=str) if values else pd.DataFrame(index=range(0))
-    numbers = list(range(FIRST_ROW, FIRST_ROW + table.num_rows))
-    return _with_rows(path, frame, numbers)
+    frame = pd.DataFrame(values, index=range(table.num_rows), dtype=str)
+    return _with_rows(frame, list(range(FIRST_ROW, FIRST_ROW + table.num_rows)))
 
 
-def _with_rows(path: Path, frame: pd.DataFrame, numbers: list[int]) -> pd.DataFrame:
+def _with_rows(frame: pd.DataFrame, numbers: list[int]) -> pd.DataFrame:
     if "row" in frame:
         frame = frame.drop(columns="row")
     frame.insert(0, "row", pd.Series(numbers, index=frame.index, dtype=int))

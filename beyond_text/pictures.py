@@ -7,12 +7,15 @@ rare decoder nor a decompression bomb is reached by a file that merely claims to
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
+# As many pixels of eight bytes each: no picture in use is larger.
+MAX_BYTES = 8 * MAX_PIXELS
 JPEG_QUALITY = 90
 
 
@@ -27,6 +30,24 @@ class PictureError(ValueError):
     def __str__(self) -> str:
         """Both, for a reader."""
         return f"{self.reason}: {self.detail}"
+
+
+def read_picture(path: Path) -> bytes:
+    """The bytes of a picture's file, at most MAX_BYTES.
+
+    Raises:
+        PictureError: "picture missing", "picture too large" or "picture unreadable".
+    """
+    try:
+        # A pipe or a device in a picture's place would be read for ever.
+        if not path.is_file():
+            raise PictureError("picture missing", "expected a file, found none")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise PictureError("picture too large", f"{size} bytes, expected <= {MAX_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError("picture unreadable", str(error.strerror)) from error
 
 
 def decode_picture(

@@ -1,87 +1,32 @@
 """WebDataset shards in, samples out, in an order that (seed, epoch) alone decides.
 
-A sample is a product: `KEY.json` and, where there is a picture, `KEY.jpg`; only these members are
-read, JSON and an allow-listed picture decoder are the only parsers, nothing is unpickled. Pictures
-of queries lie in shards of their own, once however many products answer them. Shards are plain
-local tar files read by offset, so a worker reads just its own samples and any number of workers
-gives the same batches. Shards are shuffled, then samples within a window of shards, so that reading
-stays local however large the set is.
+A sample is a product: its JSON and, where there is one, its picture; a JSON parser and an
+allow-listed picture decoder are the only parsers, nothing is unpickled. Pictures of queries lie in
+shards of their own, once however many products answer them. Samples are read by number, so a worker
+reads just its own and any number of workers gives the same batches. Shards are shuffled, then
+samples within a window of shards, so that reading stays local however large the set is.
+
+A sample that is not what it should be is skipped and counted; a shard that is not is an error.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import ValidationError
 from PIL.Image import Image
 from torch.utils.data import Dataset, Sampler
 
+from beyond_text.archive import SampleError, Shards
 from beyond_text.batch import OWN, Judgement, Sample
+from beyond_text.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
 from beyond_text.pictures import PictureError, decode_picture
+from beyond_text.schema import UNFIT, sample_decoder
 
 WINDOW = 16
-
-
-class ShardError(ValueError):
-    """A folder of shards that is missing, incomplete or not what its manifest says."""
-
-
-class Member(NamedTuple):
-    """Where one file of a sample lies in its tar."""
-
-    offset: int
-    size: int
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished folder of shards.
-
-    Raises:
-        ShardError: there is none, which an interrupted build also looks like, or it is damaged.
-    """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ShardError(
-            f"{folder}: no manifest.json: not a finished folder of shards; make one with "
-            "`python -m data_prep.shards TABLES OUT`"
-        )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ShardError(f"{path}: not a manifest: {error}") from error
-
-
-def index_shard(path: Path) -> list[dict[str, Member]]:
-    """Members of each sample in order, by extension.
-
-    Raises:
-        ShardError: not a whole tar, a sample without its json, or interleaved samples.
-    """
-    samples: list[dict[str, Member]] = []
-    seen: dict[str, dict[str, Member]] = {}
-    last = None
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                if key != last:
-                    if key in seen:
-                        raise ShardError(f"{path}: members of sample {key} do not stand together")
-                    seen[key] = {}
-                    samples.append(seen[key])
-                    last = key
-                if member.isfile() and extension in ("json", "jpg"):
-                    seen[key][extension] = Member(member.offset_data, member.size)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ShardError(f"{path}: not a readable tar: {error}") from error
-    for key, members in seen.items():
-        if "json" not in members:
-            raise ShardError(f"{path}: sample {key} has no json")
-    return samples
 
 
 def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -97,55 +42,12 @@ class Draw(NamedTuple):
     epoch: int
 
 
-class Shards:
-    """Samples of the shards that a manifest lists, by number."""
-
-    def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-        self.folder = folder
-        self.entries = entries
-        self.sizes = [entry["samples"] for entry in entries]
-        self._starts = np.cumsum([0, *self.sizes])
-        self._index: dict[int, list[dict[str, Member]]] = {}
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def _members(self, shard: int) -> list[dict[str, Member]]:
-        if shard not in self._index:
-            expected = self.entries[shard]
-            path = self.folder / expected["file"]
-            found = index_shard(path)
-            size = path.stat().st_size
-            # A tar cut between two members reads like a whole one: the size betrays it.
-            if (len(found), size) != (expected["samples"], expected["bytes"]):
-                raise ShardError(
-                    f"{path}: {len(found)} samples in {size} bytes, the manifest says "
-                    f"{expected['samples']} in {expected['bytes']}"
-                )
-            self._index[shard] = found
-        return self._index[shard]
-
-    def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
-        """The bytes of those of a sample's members that are there, by extension.
-
-        Raises:
-            ShardError: the shards hold no such sample, or its shard is damaged.
-        """
-        if not 0 <= sample < len(self):
-            raise ShardError(f"{self.folder}: expected a sample below {len(self)}, got {sample}")
-        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
-        members = self._members(shard)[sample - int(self._starts[shard])]
-        content = {}
-        with (self.folder / self.entries[shard]["file"]).open("rb") as file:
-            for extension in extensions:
-                if extension in members:
-                    file.seek(members[extension].offset)
-                    content[extension] = file.read(members[extension].size)
-        return content
-
-
 class Split:
-    """One split of one folder of shards: its products, and the pictures of its queries."""
+    """One split of one folder of shards: its products, and the pictures of its queries.
+
+    Raises:
+        ShardError: no such split, or shards that are not there or not of the manifest's sizes.
+    """
 
     def __init__(self, folder: Path | str, split: str, text_fields: Sequence[str]) -> None:
         self.folder = Path(folder)
@@ -153,12 +55,14 @@ class Split:
         if split not in manifest["splits"]:
             known = ", ".join(manifest["splits"])
             raise ShardError(f"{self.folder}: no split {split!r}; it has {known}")
-        self.counts: dict[str, Any] = manifest["splits"][split]
+        entry = manifest["splits"][split]
+        self.counts: Mapping[str, Any] = entry
         self.highest = {name: column["max"] for name, column in manifest["grades"].items()}
         self.text_fields = list(text_fields)
-        self.products = Shards(self.folder, self.counts["shards"])
-        # Folders without pictures of queries, older ones among them, do not list any.
-        self.query_pictures = Shards(self.folder, self.counts.get("query_shards", []))
+        self.products = Shards(self.folder, entry["shards"])
+        self.query_pictures = Shards(self.folder, entry.get("query_shards", []))
+        self._files = files_of(entry)
+        check_sizes(self.folder, self._files)
 
     @property
     def sizes(self) -> list[int]:
@@ -168,59 +72,79 @@ class Split:
     def __len__(self) -> int:
         return len(self.products)
 
+    def verify(self) -> None:
+        """Reads every file of the split once: each has the checksum that the manifest says.
+
+        Raises:
+            ShardError: one has another.
+        """
+        check_sums(self.folder, self._files)
+
     def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Image | None]:
         """The JSON of a sample and its picture (None where it has none or `picture` is None).
 
-        `picture` is the side in pixels that the decoder may reduce to.
+        `picture` is the side in pixels that the decoder may reduce to. Texts, ids and grades are of
+        their types.
 
         Raises:
-            PictureError: the picture's bytes are no picture.
+            SampleError: the JSON is not that of a product, or the picture's bytes are no picture.
         """
         content = self.products.read(sample, ("json",) if picture is None else ("json", "jpg"))
-        fields = json.loads(content["json"])
-        if "jpg" not in content:
-            return fields, None
-        return fields, decode_picture(content["jpg"], reduce_to=picture)
+        try:
+            fields = self._decode(content["json"])
+            if "jpg" not in content:
+                return fields, None
+            return fields, decode_picture(content["jpg"], reduce_to=picture)
+        except (*UNFIT, PictureError) as error:
+            raise SampleError(f"{self.folder} sample {sample}: {error}") from error
+
+    def _decode(self, data: bytes) -> dict[str, Any]:
+        # Not kept, so that a split can be sent to other processes.
+        decoder = sample_decoder(tuple(self.text_fields), tuple(self.highest.items()))
+        fields = decoder.decode(data)
+        for item in fields["queries"]:
+            if not item.get("own") and "grades" not in item:
+                raise ValidationError(f"query {item['query_id']!r:.200}: expected grades, got none")
+        return fields
 
     def read_query_picture(self, number: int, size: int) -> Image:
         """The number-th picture of a query, which may be reduced to `size` pixels a side.
 
         Raises:
-            PictureError: its bytes are no picture.
-            ShardError: there is none of that number.
+            SampleError: there is none of that number, or its bytes are no picture.
         """
         content = self.query_pictures.read(number, ("jpg",))
+        place = f"{self.folder} query picture {number}"
         if "jpg" not in content:
-            raise ShardError(f"{self.folder}: query picture {number} has no jpg")
+            raise SampleError(f"{place}: expected a jpg, got none")
         try:
             return decode_picture(content["jpg"], reduce_to=size)
         except PictureError as error:
-            detail = f"query picture {number}: {error.detail}"
-            raise PictureError(error.reason, detail) from error
+            raise SampleError(f"{place}: {error}") from error
 
     def text_of(self, fields: dict[str, Any]) -> str:
         """The product text of a sample."""
         return product_text(fields, self.text_fields)
 
     def judgements_of(self, fields: dict[str, Any]) -> list[Judgement]:
-        """Judgements with a positive first grade, as gain in (0, 1]: (2^g - 1) / (2^max - 1).
+        """Judgements with a positive first gain, in (0, 1]: (2^grade - 1) / (2^max - 1).
 
         The gain is the evaluation's, so a partial match weighs in training what it counts there. A
         query that is the product itself is one too, of gain OWN.
         """
-        return [
+        judgements = [
             Judgement(item["query_id"], item["query"], item["kind"], self._gains(item))
             for item in fields["queries"]
-            if item.get("own") or next(iter(item["grades"].values())) > 0
         ]
+        return [judgement for judgement in judgements if _gain(judgement) != 0]
 
     def _gains(self, item: Mapping[str, Any]) -> dict[str, float]:
         if item.get("own"):
             return dict.fromkeys(self.highest, OWN)
         return {
             # A further column may be all zeros.
-            name: (2**grade - 1) / (2 ** (self.highest[name] or 1) - 1)
-            for name, grade in item["grades"].items()
+            name: (2 ** item["grades"][name] - 1) / (2 ** (highest or 1) - 1)
+            for name, highest in self.highest.items()
         }
 
 
@@ -270,8 +194,11 @@ class Products(Dataset[Sample | str]):
             fields, picture = source.read(draw.sample, self.picture)
             judgements = source.judgements_of(fields)
             query = draw_query(judgements, (self.seed, *draw))
+        except SampleError as error:
+            return str(error)
+        try:
             asked = self._query_picture(source, fields, query)
-        except (PictureError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except SampleError as error:
             return f"{source.folder} sample {draw.sample}: {error}"
         text = source.text_of(fields)
         feeds = self.losses[draw.source]

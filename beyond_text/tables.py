@@ -6,7 +6,7 @@ What makes a row unfit, and which split it belongs to, is decided here and nowhe
 from __future__ import annotations
 
 import hashlib
-import math
+import os
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from beyond_text.layouts import (
+    HIGHEST_GRADE,
     JUDGEMENT_COLUMNS,
     OWN_LAYOUT,
     QUERY_COLUMNS,
@@ -39,7 +40,7 @@ class Tables(NamedTuple):
             group_id, split; a product of several splits has a row in each.
         queries: query_id, query (may be "" where there is an image), kind, image (as the
             products'), product_id (the product that the query itself is, or ""), split; likewise.
-        qrels: query_id, product_id, split and one float column per grade, each >= 0.
+        qrels: query_id, product_id, split and one float column per grade, 0 to HIGHEST_GRADE.
         grades: names of the grade columns, "relevance" first.
         rejects: what was left aside, and why.
         files: by table name ("products", "queries", "qrels") the file it came from.
@@ -150,11 +151,12 @@ class _Sieve:
         return self.drop(frame, unfit, "bad split", "split", "a name of letters, digits, - or _")
 
     def grades(self, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-        """Parse grades as floats; drop rows where one is not a finite number >= 0."""
+        """Parse grades as floats; drop rows where one is not a number from 0 to HIGHEST_GRADE."""
+        expected = f"a number from 0 to {HIGHEST_GRADE:g}"
         for column in columns:
             numbers = pd.to_numeric(frame[column], errors="coerce").astype(float)
-            unfit = ~numbers.between(0, math.inf, inclusive="left")
-            frame = self.drop(frame, unfit, "bad grade", column, "a number >= 0")
+            unfit = ~numbers.between(0, HIGHEST_GRADE)
+            frame = self.drop(frame, unfit, "bad grade", column, expected)
             frame[column] = numbers[~unfit].to_numpy()
         return frame
 
@@ -343,7 +345,8 @@ def _pictures(frame: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: _
         for image, outside in zip(frame["image"], leaves, strict=True)
     ]
     if absent_pictures:
-        return [path if path and Path(path).is_file() else "" for path in paths]
+        # Not by Path: it raises where a name is too long for the disk.
+        return [path if os.path.isfile(path) else "" for path in paths]
     return paths
 
 

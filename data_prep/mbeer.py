@@ -16,12 +16,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from beyond_text.layouts import OWN_LAYOUT, Layout, TableError
+from beyond_text.pictures import PictureError, read_picture
 from beyond_text.tables import read_tables
 from data_prep.adapters import ADAPTERS
 
@@ -84,10 +86,10 @@ def read_designs(tables: Path, layout: Layout = OWN_LAYOUT) -> tuple[list[Design
 def _item(record: dict[Any, Any], folder: Path) -> Item:
     # Two products without pictures are told apart by nothing but their titles.
     image, look = "", f"title {record['title']}"
-    if record["image"] and Path(record["image"]).is_file():
-        data = Path(record["image"]).read_bytes()
-        image = Path(record["image"]).relative_to(folder.resolve()).as_posix()
-        look = f"picture {hashlib.sha256(data).hexdigest()}"
+    if record["image"]:
+        with suppress(PictureError):
+            look = f"picture {hashlib.sha256(read_picture(Path(record['image']))).hexdigest()}"
+            image = Path(record["image"]).relative_to(folder.resolve()).as_posix()
     return Item(record["product_id"], record["title"], image, record["category"], look)
 
 
@@ -105,11 +107,15 @@ def pairs_of(items: list[Item], most: int) -> Iterator[tuple[Item, Item]]:
 
 
 def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Counts]:
-    """Write the file of pairs, empty where there are none; returns the counts by split."""
+    """Write the file of pairs, empty where there are none; returns the counts by split.
+
+    Raises:
+        OSError: it cannot be written; names it, and an earlier one stays.
+    """
     counts: dict[str, Counts] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
+    with _named(out), partial.open("w", encoding="utf-8", newline="\n") as file:
         for design in designs:
             pairs = list(pairs_of(design.items, most))
             distinct = [(one, two) for one, two in pairs if one.look != two.look]
@@ -120,6 +126,15 @@ def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Co
             counts[design.split] = Counts(*map(sum, zip(before, made, strict=True)))
     os.replace(partial, out)
     return counts
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Gives an error of writing, which names no file, the file's name."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _line(one: Item, two: Item, split: str) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Tables become a folder of WebDataset shards that is whole, or is not there.
 
 Notable: the folder is built beside its final name and renamed when its manifest is written; what a
-killed build left is removed by the next. One sample is one product, so a picture is stored once
-however many queries reach it; a query's picture is stored once however many products answer it. The
-same tables give the same bytes, hence the same checksums.
+killed or failed build left is removed, at the latest by the next. One sample is one product, so a
+picture is stored once however many queries reach it; a query's picture is stored once however many
+products answer it. The same tables give the same bytes, hence the same checksums.
 
     python -m data_prep.shards TABLES OUT
 """
@@ -20,6 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from functools import partial
 from itertools import compress
@@ -33,11 +34,16 @@ from tqdm import tqdm
 from webdataset import TarWriter
 
 from beyond_text.layouts import OWN_LAYOUT, TEXT_COLUMNS, Layout, Reject, TableError
-from beyond_text.pictures import MAX_PIXELS, PictureError, reduce_picture
+from beyond_text.manifest import FILE, VERSION, ShardError, read_manifest
+from beyond_text.pictures import MAX_PIXELS, PictureError, read_picture, reduce_picture
 from beyond_text.tables import Tables, read_tables
 from data_prep.adapters import ADAPTERS
 
-VERSION = 1
+# Faults of the machine rather than of the tables, in words.
+FAULTS: dict[type[BaseException], str] = {
+    OSError: "not written",
+    BrokenProcessPool: "a process that reduces pictures was killed, perhaps for want of memory",
+}
 
 
 class BuildError(ValueError):
@@ -103,8 +109,9 @@ def build_shards(
         The manifest, as written to manifest.json.
 
     Raises:
-        BuildError: too much is rejected (OUT.rejects.csv then lists it), nothing is left, or
-            `out` holds something that is no build.
+        BuildError: too much is rejected (OUT.rejects.csv then lists it), nothing is left, `out`
+            holds something that is no build, the disk is full or a worker process was killed.
+            Nothing new is then in `out`; what an earlier build put there stays.
         TableError: the tables cannot be read.
     """
     tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
@@ -113,6 +120,9 @@ def build_shards(
     partial_out, old_out, left_rejects = (
         out.with_name(out.name + suffix) for suffix in (".partial", ".old", ".rejects.csv")
     )
+    if _is_build(old_out) and not out.exists():
+        # Killed between the two renames below.
+        old_out.rename(out)
     _check_replaceable(out)
     for leftover in (partial_out, old_out):
         if leftover.exists():
@@ -121,9 +131,9 @@ def build_shards(
 
     tables = read_tables(tables_path, layout, dev_share, pictures)
     rejects = _Rejects(tables, max_rejected, left_rejects)
-    rejects.check()
-    partial_out.mkdir(parents=True)
     try:
+        rejects.check()
+        partial_out.mkdir(parents=True)
         splits = _write_splits(
             tables, partial_out, rejects, workers, samples_per_shard, seed,
             partial(_read_picture, size=picture_size, max_pixels=max_pixels),
@@ -146,14 +156,17 @@ def build_shards(
         }
         rejects.write(partial_out / "rejects.csv")
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (partial_out / "manifest.json").write_text(text + "\n", encoding="utf-8")
-    except BaseException:
-        shutil.rmtree(partial_out)
+        (partial_out / FILE).write_text(text + "\n", encoding="utf-8")
+        # Renamed away first: a folder half deleted could still hold its manifest.
+        if out.exists():
+            out.rename(old_out)
+        partial_out.rename(out)
+    except BaseException as error:
+        shutil.rmtree(partial_out, ignore_errors=True)
+        for fault, said in FAULTS.items():
+            if isinstance(error, fault):
+                raise BuildError(f"{out}: {said}: {error}; nothing of it is kept") from error
         raise
-    # Renamed away first: a folder half deleted could still hold its manifest.
-    if out.exists():
-        out.rename(old_out)
-    partial_out.rename(out)
     shutil.rmtree(old_out, ignore_errors=True)
     return manifest
 
@@ -279,12 +292,14 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
         build,
     )
     qrels = _without(qrels, written.gone, PRODUCTS, build)
+    tables: list[dict[str, Any]] = []
     if split != "train" and len(queries):
         further = [name for name in ("image", "product_id") if (queries[name] != "").any()]
         columns = ["query_id", "query", "kind", *further]
         queries.to_csv(build.out / f"queries-{split}.csv", columns=columns, index=False)
         columns = ["query_id", "product_id", *grades]
         qrels.to_csv(build.out / f"qrels-{split}.csv", columns=columns, index=False)
+        tables = [_file_entry(build.out / f"{name}-{split}.csv") for name in ("queries", "qrels")]
     entry = {
         "products": len(written.records),
         "pictures": sum(written.pictured),
@@ -293,7 +308,8 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
         "judged_pairs": int((qrels[grades] > 0).any(axis=1).sum()),
         "shards": written.shards,
     }
-    return entry | ({"query_shards": asked.shards} if asked.shards else {})
+    listed = {"query_shards": asked.shards, "tables": tables}
+    return entry | {name: files for name, files in listed.items() if files}
 
 
 def _write_query_pictures(
@@ -409,14 +425,9 @@ def _read_picture(path: str, size: int, max_pixels: int) -> Picture:
         return Picture(None, None)
     name = Path(path).name
     try:
-        # A pipe or a device in a picture's place would be read for ever.
-        if not Path(path).is_file():
-            return Picture(None, ("picture missing", f"expected a file, found no {name}"))
-        return Picture(reduce_picture(Path(path).read_bytes(), size, max_pixels), None)
+        return Picture(reduce_picture(read_picture(Path(path)), size, max_pixels), None)
     except PictureError as error:
         return Picture(None, (error.reason, f"{name}: {error.detail}"))
-    except OSError as error:
-        return Picture(None, ("picture unreadable", f"{name}: {error.strerror}"))
 
 
 def _end_with_parent() -> None:
@@ -462,14 +473,14 @@ def _write_shard(
         for sample in _members(first_key, samples):
             writer.write(sample)
             count += 1
-    with path.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    return {
-        "file": path.name,
-        "samples": count,
-        "bytes": path.stat().st_size,
-        "sha256": digest,
-    }
+    return {"samples": count} | _file_entry(path)
+
+
+def _file_entry(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
 
 
 def _members(
@@ -484,8 +495,17 @@ def _members(
 def _check_replaceable(out: Path) -> None:
     if not out.exists():
         return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.json").is_file()):
+    if not out.is_dir() or (any(out.iterdir()) and not _is_build(out)):
         raise BuildError(f"{out}: expected a new or empty folder or an earlier build, got neither")
+
+
+def _is_build(folder: Path) -> bool:
+    try:
+        read_manifest(folder)
+    except ShardError:
+        # Many a folder that is not ours has a manifest.json too.
+        return False
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -511,6 +531,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for split, entry in manifest["splits"].items():
         counts = {**entry, "shards": len(entry["shards"])}
+        counts.pop("tables", None)
         asked = sum(shard["samples"] for shard in counts.pop("query_shards", []))
         counts |= {"query_pictures": asked} if asked else {}
         said = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())

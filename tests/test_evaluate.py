@@ -11,15 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
+from beyond_text.archive import index_shard
 from beyond_text.checkpoint import load_model
 from beyond_text.collate import tokenize
 from beyond_text.config import load_config
 from beyond_text.corpus import read_corpus
 from beyond_text.encode import encode_products, encode_queries, evaluating
 from beyond_text.evaluate import evaluate, main, names_of
-from beyond_text.shards import ShardError, index_shard
+from beyond_text.shards import ShardError
 from beyond_text.tables import TableError
 from beyond_text.train import train
+from tests.hostile import sign
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,9 @@ def test_a_damaged_picture_stops_a_measurement_and_is_named(
     content = bytearray(path.read_bytes())
     content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
     path.write_bytes(content)
+    with pytest.raises(ShardError, match=r"dev-00000\.tar: damaged: SHA-256"):
+        read_corpus(folder, "dev", ["title"], 32)
+    sign(folder)
     corpus = read_corpus(folder, "dev", ["title"], 32)
     with pytest.raises(ShardError, match=rf"damaged sample {number}: picture unreadable"):
         corpus.products[number]

@@ -83,7 +83,7 @@ def test_bad_lines_are_rejected_with_their_number_and_reason(tmp_path: Path) -> 
         (6, "missing field"),
         (7, "field is no text"),
         (8, "field is no text"),
-        (9, "field is no text"),
+        (9, "malformed row"),
         (10, "empty id"),
         (11, "pair of one item"),
         (12, "conflicting item"),

@@ -101,10 +101,12 @@ def test_the_manifest_counts_what_is_there(tables: Path, tmp_path: Path) -> None
     counts = {name: train[name] for name in train if name != "shards"}
     assert counts == {"products": 5, "pictures": 4, "texts": 4, "queries": 1, "judged_pairs": 2}
     assert [shard["samples"] for shard in train["shards"]] == [2, 2, 1]
-    for shard in train["shards"]:
-        data = (out / shard["file"]).read_bytes()
-        assert shard["bytes"] == len(data)
-        assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+    tables_of_dev = manifest["splits"]["dev"]["tables"]
+    assert [entry["file"] for entry in tables_of_dev] == ["queries-dev.csv", "qrels-dev.csv"]
+    for entry in train["shards"] + tables_of_dev:
+        data = (out / entry["file"]).read_bytes()
+        assert entry["bytes"] == len(data)
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
     assert (out / "queries-dev.csv").read_text() == "query_id,query,kind\nq2,round,human\n"
     expected = "query_id,product_id,relevance,desirability\nq2,f,2.0,3.0\n"
     assert (out / "qrels-dev.csv").read_text() == expected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -13,8 +15,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from beyond_text.archive import SampleError, index_shard
 from beyond_text.batch import OWN, Judgement, Sample
-from beyond_text.pictures import PictureError
 from beyond_text.shards import (
     BatchPlan,
     Draw,
@@ -23,7 +25,6 @@ from beyond_text.shards import (
     Split,
     draw_query,
     epoch_order,
-    index_shard,
     product_text,
     read_manifest,
 )
@@ -159,6 +160,12 @@ def test_pictures_stay_unread_where_no_view_needs_them(tiny_shards: Path) -> Non
     assert all(sample.image is None for sample in samples)
 
 
+def test_a_split_that_has_read_can_be_sent_to_another_process(tiny_shards: Path) -> None:
+    split = Split(tiny_shards, "train", FIELDS)
+    fields, _ = split.read(9, None)
+    assert pickle.loads(pickle.dumps(split)).read(9, None) == (fields, None)
+
+
 def test_the_query_of_a_product_changes_with_epoch_and_seed(tiny_shards: Path) -> None:
     split = Split(tiny_shards, "train", FIELDS)
 
@@ -262,14 +269,15 @@ def test_damaged_query_pictures_are_errors_that_name_their_shard(
     with path.open("r+b") as file:
         file.seek(picture.offset_data)
         file.write(b"not a picture" * 8)
-    with pytest.raises(PictureError):
+    with pytest.raises(SampleError, match="query picture 7: picture unreadable"):
         Split(folder, "train", FIELDS).read_query_picture(7, 32)
     split = Split(folder, "train", FIELDS)
     products = Products([split], seed=0, picture=32)
     lines = [products[Draw(0, n, epoch)] for n in range(len(split)) for epoch in range(4)]
     found = [line for line in lines if isinstance(line, str)]
     assert found
-    assert all("picture unreadable: query picture 7: " in line for line in found)
+    said = re.compile(rf"{folder} sample \d+: {folder} query picture 7: picture unreadable: ")
+    assert all(said.match(line) for line in found)
     path.write_bytes(data[: last_member(path).offset])
     with pytest.raises(ShardError, match=r"queries-train-00001\.tar: "):
         Split(folder, "train", FIELDS).read_query_picture(7, 32)
@@ -355,13 +363,13 @@ def test_a_truncated_shard_is_an_error_that_names_it(copied: Path, where: str) -
 
 def test_a_missing_shard_is_an_error_that_names_it(copied: Path) -> None:
     (copied / "train-00002.tar").unlink()
-    with pytest.raises(ShardError, match=r"train-00002\.tar: not a readable tar"):
+    with pytest.raises(ShardError, match=r"train-00002\.tar: no such file"):
         read_all(copied)
 
 
 def test_a_shard_of_other_length_than_its_manifest_says_is_an_error(copied: Path) -> None:
     shutil.copy(copied / "train-00003.tar", copied / "train-00000.tar")
-    with pytest.raises(ShardError, match=r"train-00000\.tar: 3 samples .* manifest says 7 in"):
+    with pytest.raises(ShardError, match=r"train-00000\.tar: \d+ bytes, the manifest says"):
         read_all(copied)
 
 

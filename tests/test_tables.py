@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beyond_text.tables import TableError, Tables, read_tables
@@ -106,6 +106,7 @@ def test_bad_product_rows_are_rejected_with_their_spreadsheet_row(tmp_path: Path
     assert tables.files["products"].rows == 8
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["p,a", "q,b", "q,", ",x", "r,1,2", "", 's,"t"u'])))
 def test_used_and_rejected_rows_add_up_to_the_file(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
