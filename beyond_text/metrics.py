@@ -112,6 +112,22 @@ def per_query(
     return _values(ranking, query_kinds(queries).index, grades, MEASURES)[measure]
 
 
+def needs(query_ids: pd.Index, qrels: pd.DataFrame) -> np.ndarray:
+    """A number for each query, equal where the same products have the same first grades.
+
+    Such queries are one need in other words; a query without a positive judgement is its own.
+    """
+    grade = grade_columns(qrels)[0]
+    judged = qrels[qrels[grade] > 0].sort_values("product_id")
+    wanted = {
+        query_id: tuple(zip(rows["product_id"], rows[grade], strict=True))
+        for query_id, rows in judged.groupby("query_id")
+    }
+    keys = [wanted.get(query_id, query_id) for query_id in query_ids]
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys])
+
+
 def grade_columns(qrels: pd.DataFrame) -> list[str]:
     """Gives the names of the grade columns, `relevance` first.
 

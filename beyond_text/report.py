@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from beyond_text.metrics import per_query
+from beyond_text.metrics import needs, per_query
 from beyond_text.significance import compare_paired, interval
 from beyond_text.trec import read_trec
 
@@ -36,9 +36,10 @@ class Cell(NamedTuple):
 def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
     """Gives a row for each ladder, name and kind of query ("all" first), in order of the cells.
 
-    Columns: ladder, name, kind, measure, seeds, queries, fusion_parameters, minutes (of training,
-    all stages of a chain, mean over seeds); mean, low, high (95 % bootstrap interval over queries
-    of the value averaged over seeds), deviation (sample standard deviation of the mean over seeds;
+    Columns: ladder, name, kind, measure, seeds, queries, needs (groups of queries judged alike,
+    which bootstrap and permutation take as one), fusion_parameters, minutes (of training, all
+    stages of a chain, mean over seeds); mean, low, high (95 % bootstrap interval over needs of
+    the value averaged over seeds), deviation (sample standard deviation of the mean over seeds;
     nan for one seed); difference, difference_low, difference_high, p (paired against the first
     name of the ladder).
 
@@ -50,6 +51,7 @@ def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
     for cell, found in values.items():
         if set(found.index) != set(queries):
             raise ValueError(f"{cell.runs[-1]}: other queries than those of {cells[0].runs[-1]}")
+    need = needs(queries.get_level_values("query_id"), read_trec(cells[0].runs[-1]).qrels)
     of_kind = _parts(queries.get_level_values("kind").to_numpy())
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
@@ -65,11 +67,12 @@ def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
         }
         for kind, part in of_kind.items():
             average = seeds[part].mean(axis=1).to_numpy()
-            mean, low, high = interval(average)
-            paired = compare_paired(average, first[part].mean(axis=1).to_numpy())
+            mean, low, high = interval(average, need[part])
+            paired = compare_paired(average, first[part].mean(axis=1).to_numpy(), need[part])
             rows.append({
                 "ladder": ladder, "name": name, "kind": kind, "measure": measure,
-                "seeds": len(group), "queries": int(part.sum()), **cost,
+                "seeds": len(group), "queries": int(part.sum()),
+                "needs": len(set(need[part])), **cost,
                 "mean": mean, "low": low, "high": high, "deviation": seeds[part].mean().std(),
                 "difference": paired.difference, "difference_low": paired.low,
                 "difference_high": paired.high, "p": paired.p,
@@ -105,7 +108,8 @@ def markdown(table: pd.DataFrame) -> str:
         else "of one seed"
     )
     note = (
-        f"Brackets: 95 % bootstrap interval over the {table['queries'].max()} queries, {seeds}; "
+        f"Brackets: 95 % bootstrap interval over the {table['queries'].max()} queries, those that "
+        f"are judged alike taken as one ({_needs(table)}), {seeds}; "
         "what another seed would change is not in them. Differences are paired by query against "
         "the first row of the ladder; p is a sign-flip permutation test, not corrected for the "
         "number of rows. Minutes are those of all stages of a row, also of stages that rows share."
@@ -149,6 +153,12 @@ def _values(cell: Cell, measure: str) -> pd.Series:
     kinds = judged.queries.set_index("query_id")["kind"][values.index]
     values.index = pd.MultiIndex.from_arrays([values.index, kinds], names=["query_id", "kind"])
     return values
+
+
+def _needs(table: pd.DataFrame) -> str:
+    """How many groups of queries judged alike each kind has."""
+    counts = table.drop_duplicates("kind").set_index("kind")["needs"]
+    return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
 def _parts(kinds: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,11 +1,16 @@
-"""How sure a difference is: bootstrap intervals and paired permutation tests over queries."""
+"""How sure a difference is: bootstrap intervals and paired permutation tests over queries.
+
+Queries of one group (`groups` numbers them) ask for the same products in other words: they rise and
+fall together, so a group is resampled, or has its sign flipped, as a whole. Dozens of phrasings of
+ten needs are ten observations. Without `groups` every query is its own.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 RESAMPLES = 10_000
@@ -20,19 +25,27 @@ class Comparison(NamedTuple):
     p: float
 
 
-def interval(values: Float[np.ndarray, " queries"], seed: int = 0) -> tuple[float, float, float]:
+def interval(
+    values: Float[np.ndarray, " queries"],
+    groups: Int[np.ndarray, " queries"] | None = None,
+    seed: int = 0,
+) -> tuple[float, float, float]:
     """Gives the mean and its 95 % percentile-bootstrap interval: (mean, low, high).
 
-    The interval of fewer than two values is (nan, nan). Efron and Tibshirani 1993, chapter 13.
+    The interval of fewer than two groups is (nan, nan). Efron and Tibshirani 1993, chapter 13;
+    of groups, the cluster bootstrap (Field and Welsh 2007).
     """
-    mean = float(np.mean(values))
-    if len(values) < 2:
+    sums, sizes = _by_group(values, groups)
+    mean = float(np.mean(values)) if len(values) else float("nan")
+    if len(sums) < 2:
         return mean, float("nan"), float("nan")
     result = stats.bootstrap(
-        (values,),
-        np.mean,
+        (sums, sizes),
+        lambda sums, sizes, axis: sums.sum(axis=axis) / sizes.sum(axis=axis),
+        paired=True,
+        vectorized=True,
         n_resamples=RESAMPLES,
-        batch=_batch(values),
+        batch=_batch(sums),
         method="percentile",
         rng=np.random.default_rng(seed),
     )
@@ -40,13 +53,16 @@ def interval(values: Float[np.ndarray, " queries"], seed: int = 0) -> tuple[floa
 
 
 def compare_paired(
-    a: Float[np.ndarray, " queries"], b: Float[np.ndarray, " as_many"], seed: int = 0
+    a: Float[np.ndarray, " queries"],
+    b: Float[np.ndarray, " as_many"],
+    groups: Int[np.ndarray, " queries"] | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """Compares two systems on the same queries: mean of a - b, its 95 % interval, and p.
 
-    The interval is a bootstrap over queries; p is that of the paired sign-flip permutation test
-    (Fisher's randomisation test, recommended by Smucker et al. 2007), exact where all sign
-    patterns number no more than 10,000.
+    The interval is a bootstrap over groups of queries; p is that of the paired sign-flip
+    permutation test (Fisher's randomisation test, recommended by Smucker et al. 2007) of their
+    sums, exact where all sign patterns number no more than 10,000.
 
     Raises:
         ValueError: the two do not have the same length.
@@ -54,18 +70,27 @@ def compare_paired(
     if a.shape != b.shape:
         raise ValueError(f"paired values expected, got {len(a)} and {len(b)} queries")
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    if len(differences) < 2:
-        return Comparison(*interval(differences), p=1.0)
+    sums, _ = _by_group(differences, groups)
+    if len(sums) < 2:
+        return Comparison(*interval(differences, groups), p=1.0)
     test = stats.permutation_test(
-        (differences,),
+        (sums,),
         lambda flipped, axis: np.mean(flipped, axis=axis),
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=_batch(differences),
+        batch=_batch(sums),
         rng=np.random.default_rng(seed),
     )
-    return Comparison(*interval(differences, seed), p=float(test.pvalue))
+    return Comparison(*interval(differences, groups, seed), p=float(test.pvalue))
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of each group's values, and how many they are."""
+    if groups is None:
+        groups = np.arange(len(values))
+    _, place = np.unique(groups, return_inverse=True)
+    return np.bincount(place, weights=values), np.bincount(place)
 
 
 def _batch(values: np.ndarray) -> int:

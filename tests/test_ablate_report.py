@@ -49,7 +49,12 @@ QUERIES = pd.DataFrame({
     "query_id": [f"q{number}" for number in range(40)],
     "kind": ["attribute"] * 25 + ["human"] * 15,
 })  # fmt: skip
-QRELS = pd.DataFrame({"query_id": QUERIES["query_id"], "product_id": "right", "relevance": 2})
+# Three queries at a time ask for the same product.
+NEEDS = np.arange(40) // 3
+QRELS = pd.DataFrame({
+    "query_id": QUERIES["query_id"], "product_id": [f"right{need}" for need in NEEDS],
+    "relevance": 2,
+})  # fmt: skip
 
 
 def write_run(folder: Path, ranks: np.ndarray, seconds: float = 60) -> None:
@@ -57,7 +62,10 @@ def write_run(folder: Path, ranks: np.ndarray, seconds: float = 60) -> None:
     wrong = [f"wrong{number}" for number in range(9)]
     ranking = Ranking(
         QUERIES["query_id"].tolist(),
-        [[*wrong[: rank - 1], "right", *wrong[rank - 1 :]] for rank in ranks],
+        [
+            [*wrong[: rank - 1], f"right{need}", *wrong[rank - 1 :]]
+            for rank, need in zip(ranks, NEEDS, strict=True)
+        ],
         np.tile(np.arange(10, 0, -1, dtype=np.float32), (len(ranks), 1)),
     )
     write_trec(folder, ranking, QRELS, QUERIES)
@@ -95,13 +103,16 @@ def test_rows_are_means_intervals_and_paired_differences_of_seed_averages(tmp_pa
         part = (kind == row["kind"]) | (row["kind"] == "all")
         seeds = [value(row["name"], seed)[part] for seed in (0, 1)]
         average = (seeds[0] + seeds[1]) / 2
-        assert (row["mean"], row["low"], row["high"]) == pytest.approx(interval(average))
-        expected = compare_paired(average, first[part])
+        assert (row["mean"], row["low"], row["high"]) == pytest.approx(
+            interval(average, NEEDS[part])
+        )
+        expected = compare_paired(average, first[part], NEEDS[part])
         got = row[["difference", "difference_low", "difference_high", "p"]].tolist()
         assert got == pytest.approx(list(expected))
         spread = abs(seeds[0].mean() - seeds[1].mean()) / math.sqrt(2)
         assert row["deviation"] == pytest.approx(spread)
         assert (row["queries"], row["seeds"]) == (part.sum(), 2)
+        assert row["needs"] == len(set(NEEDS[part]))
         assert (row["minutes"], row["fusion_parameters"]) == (1.5, 1_000)
 
 
@@ -186,7 +197,7 @@ def test_two_ladders_stand_in_one_table_each_against_its_own_first_row(tmp_path:
     assert rest["mean"].iloc[0] == pytest.approx(value("image", 0).mean())
     assert (rest["minutes"] == 4).all()
     assert (rest["seeds"] == 1).all()
-    expected = compare_paired(value("gated", 0), value("image", 0))
+    expected = compare_paired(value("gated", 0), value("image", 0), NEEDS)
     got = rest[["difference", "difference_low", "difference_high", "p"]].iloc[3].tolist()
     assert got == pytest.approx(list(expected))
 

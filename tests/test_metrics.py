@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from ir_measures import R
 
-from beyond_text.metrics import MEASURES, Ranking, per_query, retrieval_metrics
+from beyond_text.metrics import MEASURES, Ranking, needs, per_query, retrieval_metrics
 from beyond_text.significance import compare_paired, interval
 from beyond_text.trec import read_trec, write_trec
 
@@ -235,7 +235,7 @@ def test_interval_covers_the_mean_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     covered = []
     for seed in range(100):
-        mean, low, high = interval(random.normal(0.5, 0.2, 60), seed)
+        mean, low, high = interval(random.normal(0.5, 0.2, 60), seed=seed)
         assert low < mean < high
         covered.append(low <= 0.5 <= high)
     assert 0.88 <= np.mean(covered) <= 1.0
@@ -262,6 +262,30 @@ def test_equal_systems_do_not_differ_and_a_shift_does() -> None:
     assert 0 < low < difference < high
     assert p < 0.001
     assert compare_paired(a, a + noise).difference == pytest.approx(-difference)
+
+
+def test_repeating_queries_in_other_words_makes_nothing_surer() -> None:
+    values, others = np.random.default_rng(4).normal(0.5, 0.2, (2, 30))
+    words = np.random.default_rng(5).integers(1, 20, 30)
+    groups = np.repeat(np.arange(30), 7)
+    assert interval(values.repeat(7), groups) == pytest.approx(interval(values), rel=1e-12)
+    repeated = compare_paired(values.repeat(7), others.repeat(7), groups)
+    assert repeated == pytest.approx(compare_paired(values, others), rel=1e-12)
+    # Of as many words or not, the width is that of 30 needs and not of 300 queries.
+    groups = np.repeat(np.arange(30), words)
+    mean, low, high = interval(values.repeat(words), groups)
+    assert mean == pytest.approx(np.average(values, weights=words))
+    linear = words * (values - mean)
+    assert high - low == pytest.approx(2 * 1.96 * np.linalg.norm(linear) / words.sum(), rel=0.1)
+
+
+def test_needs_are_the_queries_with_equal_judgements() -> None:
+    qrels = frame(
+        ("a", "x", 2), ("a", "y", 1), ("b", "y", 1), ("b", "x", 2), ("c", "x", 2), ("c", "y", 2),
+        ("d", "x", 2), ("d", "z", 0), ("e", "x", 2),
+    )  # fmt: skip
+    asked = pd.Index(["e", "a", "b", "c", "d", "unjudged", "unknown"])
+    assert needs(asked, qrels).tolist() == [0, 1, 1, 2, 0, 3, 4]
 
 
 def test_comparing_unpaired_values_is_refused() -> None:
