@@ -1,14 +1,15 @@
-"""Search is exact, ties included, and an index file is read only when it is the one saved."""
+"""Exact search is exact, ties included; an index file is read only when it is the one saved."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from beyond_text.index import ProductIndex
+from beyond_text.index import KINDS, IndexKind, ProductIndex
 
 
 def brute_force(vectors: np.ndarray, names: list[str], query: np.ndarray, k: int) -> list[str]:
@@ -52,9 +53,64 @@ def test_vectors_are_not_normalised() -> None:
     assert ranking.scores.tolist() == [[6.0, 2.0]]
 
 
-def test_a_saved_index_gives_the_same_ranking(tmp_path: Path) -> None:
+def directions(rows: int, dim: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(rows, dim))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_every_kind_of_index_has_a_name() -> None:
+    assert set(KINDS) == set(get_args(IndexKind))
+
+
+def test_an_approximate_index_finds_nearly_all_of_the_best_with_their_scores() -> None:
+    # 128 lists, a quarter of which are read.
+    names = [f"p{number}" for number in range(39 * 128)]
+    products, queries = directions(len(names), 16, 0), directions(50, 16, 1)
+    index = ProductIndex.build(names, products, "approximate")
+    ranking = index.search(queries, list(map(str, range(50))), 10)
+    found = 0
+    for row, query in enumerate(queries):
+        exact = brute_force(products, names, query, 10)
+        found += len(set(exact) & set(ranking.product_ids[row]))
+        scores = [products[names.index(name)] @ query for name in ranking.product_ids[row]]
+        np.testing.assert_allclose(ranking.scores[row], scores, atol=1e-3)
+        assert (np.diff(ranking.scores[row]) <= 0).all()
+    assert 0.95 * 500 <= found < 500
+
+
+def test_an_approximate_index_gives_as_many_products_as_asked_for() -> None:
+    # The 32 lists of 64 that are read hold about half of the products.
+    names = [f"p{number:04}" for number in range(39 * 64)]
+    index = ProductIndex.build(names, directions(len(names), 4, 0), "approximate")
+    ranking = index.search(directions(5, 4, 1), list("abcde"), 2000)
+    assert all(len(set(row)) == 2000 for row in ranking.product_ids)
+    ranking = index.search(directions(5, 4, 1), list("abcde"), len(names))
+    assert all(sorted(row) == names for row in ranking.product_ids)
+
+
+@pytest.mark.parametrize("products", [1, 2, 39, 200])
+def test_an_approximate_index_of_few_products_is_exhaustive(products: int) -> None:
+    names = [f"p{number:03}" for number in range(products)]
+    # Multiples of an eighth, so that float16 holds them exactly.
+    vectors = np.random.default_rng(products).integers(-8, 9, (products, 8)) / 8
+    queries = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
+    ranking = ProductIndex.build(names, vectors, "approximate").search(queries, list("abcdef"), 5)
+    for row, query in enumerate(queries):
+        assert ranking.product_ids[row] == brute_force(vectors, names, query, 5)
+
+
+def test_an_approximate_index_holds_two_bytes_a_dimension_and_an_exact_one_four() -> None:
+    names, vectors = [f"p{number}" for number in range(2000)], directions(2000, 64, 0)
+    exact, approximate = (ProductIndex.build(names, vectors, kind).nbytes for kind in KINDS)
+    assert exact == pytest.approx(2000 * 64 * 4, rel=0.01)
+    # Beside the vectors, their positions and the centroids.
+    assert 2000 * (64 * 2 + 8) < approximate < exact
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_index_gives_the_same_ranking(tmp_path: Path, kind: IndexKind) -> None:
     random = np.random.default_rng(0)
-    index = ProductIndex.build(["å", "b/c", "d"], random.normal(size=(3, 4)))
+    index = ProductIndex.build(["å", "b/c", "d"], random.normal(size=(3, 4)), kind)
     digest = index.save(tmp_path)
     queries = random.normal(size=(2, 4))
     before, after = (i.search(queries, ["q", "r"], 2) for i in (index, ProductIndex.load(tmp_path)))
@@ -81,7 +137,7 @@ def test_an_index_of_other_products_is_refused(tmp_path: Path) -> None:
     ProductIndex.build(["a"], np.ones((1, 4))).save(tmp_path)
     path = tmp_path / "product_ids.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"product_ids": ["a", "b"]}))
-    with pytest.raises(ValueError, match="IndexFlatIP of 2 products, got IndexFlatIP of 1"):
+    with pytest.raises(ValueError, match="of 2 products, got IndexFlatIP of 1"):
         ProductIndex.load(tmp_path)
 
 

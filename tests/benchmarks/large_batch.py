@@ -1,0 +1,106 @@
+"""What a large batch costs in memory and time: `python -m tests.benchmarks.large_batch SHARDS`.
+
+Trains stage 3 for a few steps with a small batch as it comes, the same in chunks, and a large batch
+in chunks, each in a process of its own, whose peak of resident memory is asked of the system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from beyond_text.evaluate import write_json
+from tests.benchmarks.measure import surroundings
+from tests.benchmarks.recipe import Setting, training
+
+# What is divided by what, of which figure, and the most that it should be.
+RATIOS = {
+    "memory_large_over_small": ("large in chunks", "small", "bytes", 1.5),
+    "step_in_chunks_over_plain": ("small in chunks", "small", "seconds_per_product", 1.4),
+}
+
+
+def cost(setting: Setting) -> dict[str, float]:
+    """Seconds a product and peak of resident bytes of this process, loading processes included."""
+    rate = next(training(setting, "stage3"))
+    # Kilobytes; of the loaders, the largest.
+    peak = sum(
+        resource.getrusage(whose).ru_maxrss
+        for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return {"seconds_per_product": 1 / rate, "bytes": 1024 * peak}
+
+
+def _measured_apart(given: argparse.Namespace, batch: int, chunk: int) -> dict[str, float]:
+    """`cost` in a process of its own, for a peak of memory never falls."""
+    words = [str(given.shards), *given.recipe, f"chunk_size={chunk}"]
+    options = {"--batch": batch, "--steps": given.steps, "--warmup": given.warmup}
+    command = [sys.executable, "-m", "tests.benchmarks.large_batch", *words, "--single"]
+    command += [str(word) for option in options.items() for word in option]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.large_batch", description=__doc__
+    )
+    parser.add_argument("shards", type=Path, help="folder of shards with pictures and queries")
+    parser.add_argument("recipe", nargs="*", help="recipe files and key=value words")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/large_batch.json"))
+    parser.add_argument("--small", type=int, default=256, help="the batch that sets the measure")
+    parser.add_argument("--batch", type=int, default=4096, help="the large batch")
+    parser.add_argument("--chunk", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=1, help="measured steps")
+    parser.add_argument("--warmup", type=int, default=1, help="steps before these")
+    parser.add_argument("--single", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_intermixed_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parses the command line, measures, prints and writes."""
+    given = _arguments(words)
+    if given.single:
+        with TemporaryDirectory() as scratch:
+            setting = Setting(
+                given.shards, Path(scratch), given.recipe, given.batch, given.warmup, given.steps
+            )
+            found = cost(setting)
+        print(json.dumps(found))
+        return found
+    cases = {
+        "small": (given.small, 0),
+        "small in chunks": (given.small, given.chunk),
+        "large in chunks": (given.batch, given.chunk),
+    }
+    costs = {name: _measured_apart(given, *case) for name, case in cases.items()}
+    table = Table("batch", "rows", "chunk", "peak of memory, GB", "products a second")
+    for name, found in costs.items():
+        figures = f"{found['bytes'] / 1e9:.2f}", f"{1 / found['seconds_per_product']:.1f}"
+        table.add_row(name, *map(str, cases[name]), *figures)
+    ratios = {
+        key: costs[of][figure] / costs[over][figure]
+        for key, (of, over, figure, _) in RATIOS.items()
+    }
+    console = Console(width=max(100, Console().width))
+    console.print(table)
+    for key, value in ratios.items():
+        console.print(f"{key}: {value:.2f} (aimed at: at most {RATIOS[key][-1]})")
+    result = {**ratios, "compared": {**surroundings(), "cases": cases, "costs": costs}}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(given.out, result)
+    return result
+
+
+if __name__ == "__main__":
+    main()

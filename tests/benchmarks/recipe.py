@@ -1,0 +1,273 @@
+"""The recipe as it trains and loads, and the limits of both: towers alone, decoding alone.
+
+Every contender is a generator that sets up once and then yields products a second, a round each
+time. A product counts when it has every view that the stage contrasts.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader
+
+from beyond_text.batch import Batch, Sample, rows_of
+from beyond_text.callbacks import Averaging, Throughput
+from beyond_text.config import PAIRS, Config, View, load_config
+from beyond_text.datamodule import ShardData
+from beyond_text.evaluate import precision_of
+from beyond_text.losses import LOSSES
+from beyond_text.model import TwoTower
+from beyond_text.module import ContrastiveModule
+from beyond_text.optim import adamw
+from beyond_text.train import build, make_trainer
+from tests.benchmarks.measure import rate, rate_of_batches, step_ends
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+# Where the rows of a batch say which products have a view.
+ROWS: dict[View, str] = {"query": "query_row", "text": "text_row", "image": "image_row"}
+# A batch is loaded many times faster than it is trained on: more of them, for a steady figure.
+LOADED_PER_STEP = 5
+# The plan of a run goes on after the last measured step, or nothing would be loaded during those
+# for which the loader has batches in store.
+IN_STORE = 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all contenders. `recipe` holds recipe files and `key=value` words.
+
+    `workers` processes load for a training, `cores` in the contest of the loaders.
+    """
+
+    shards: Path
+    scratch: Path
+    recipe: Sequence[str] = ()
+    batch: int = 128
+    warmup: int = 2
+    steps: int = 8
+    workers: int = 1
+    cores: int = 2
+
+    @property
+    def loaded(self) -> int:
+        """Batches that the loaders are measured by."""
+        return LOADED_PER_STEP * self.steps
+
+    def config(self, stage: str, workers: int | None = None) -> Config:
+        """The settings of a stage's run on the shards, from the untouched encoders."""
+        planned = self.warmup + self.loaded + IN_STORE
+        return load_config(
+            [RECIPES / "base.yaml", RECIPES / f"{stage}.yaml", *self._words(file=True)],
+            [
+                *self._words(file=False),
+                f"data.sources.tables.path={self.shards}",
+                f"data.dev={self.shards}",
+                f"data.workers={self.workers if workers is None else workers}",
+                f"batch_size={self.batch}",
+                f"steps={planned}",
+                "budget=1",
+                "accumulate=1",
+                # Between measured steps nothing else than steps, here as with all others.
+                "evaluate_every=0",
+                f"checkpoint_every={planned}",
+                "trainer.enable_progress_bar=false",
+                f"run={self.scratch / stage}",
+            ],
+        )
+
+    def _words(self, file: bool) -> list[str]:
+        return [word for word in self.recipe if ("=" not in word) == file]
+
+
+class Prepared(NamedTuple):
+    """A stage's model as it is trained, and its data outside a training."""
+
+    config: Config
+    module: ContrastiveModule
+    data: ShardData
+    tokenizer: Any
+
+    @property
+    def loader(self) -> DataLoader[Sample | str]:
+        """The batches of the run's steps, from the first one on."""
+        self.data.trainer = make_trainer(self.config, [])
+        return self.data.train_dataloader()
+
+
+def prepare(config: Config) -> Prepared:
+    """Builds what `beyond_text.train` builds before it trains."""
+    model, tokenizer = build(config)
+    data = ShardData(config, model.settings, tokenizer, model.text_tower.fixed_length)
+    return Prepared(config, ContrastiveModule(model, config), data, tokenizer)
+
+
+def complete(batch: Batch, views: Collection[View]) -> int:
+    """How many rows have all of the views, as far as a batch tells: the product is their fusion."""
+    has = [getattr(batch, name) >= 0 for view, name in ROWS.items() if view in views]
+    return int(torch.stack(has).all(dim=0).sum())
+
+
+class _Counted(pl.Callback):
+    """Counts the products of every step and ends the training after `steps` of them."""
+
+    def __init__(self, views: Collection[View], steps: int) -> None:
+        self.views = views
+        self.steps = steps
+        self.products: list[int] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.products.append(complete(batch, self.views))
+        trainer.should_stop = len(self.products) == self.steps
+
+
+def training(setting: Setting, stage: str) -> Iterator[float]:
+    """The stage as `beyond_text.train` runs it, less what it does before and after the steps."""
+    config, module, data, _ = prepare(setting.config(stage))
+    while True:
+        counted = _Counted(module.views, setting.warmup + setting.steps)
+        averaging = [Averaging(config.ema_decay)] if config.ema_decay else []
+        trainer = make_trainer(config, [*averaging, Throughput(), counted])
+        with step_ends() as ends:
+            trainer.fit(module, data)
+        yield rate(ends, counted.products, setting.warmup)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    """A (nested) tuple with its tensors on the device."""
+    if isinstance(part, Tensor):
+        return part.to(device)
+    if isinstance(part, tuple) and hasattr(part, "_fields"):
+        return type(part)(*(_moved(inner, device) for inner in part))
+    return part
+
+
+def vectors_of(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[View, Tensor]:
+    """The vectors of a batch's views by the towers, projections and fusion alone."""
+    fused = "product" in views
+    found: dict[View, Tensor] = {}
+    if "query" in views:
+        found["query"] = rows_of(model.encode_query(batch.query), batch.query_row)
+    if "text" in views or fused:
+        found["text"] = rows_of(model.encode_text(batch.text), batch.text_row)
+    if "image" in views or fused:
+        found["image"] = rows_of(model.encode_image(batch.image), batch.image_row)
+    if fused:
+        has_text, has_image = batch.text_row >= 0, batch.image_row >= 0
+        found["product"] = model.fusion(found["text"], found["image"], has_text, has_image)
+    return found
+
+
+def _bare_loss(module: ContrastiveModule, batch: Batch) -> Tensor:
+    """The stage's weighted losses, where a row's positive is itself alone."""
+    vectors = vectors_of(module.model, batch, module.views)
+    rows = len(batch.product_ids)
+    everyone = torch.ones(rows, dtype=torch.bool, device=batch.product_key.device)
+    itself = torch.eye(rows, device=batch.product_key.device)
+    losses = []
+    for pair, weight in module.weights.fixed.items():
+        temperature: Any = module.model.temperatures[pair]
+        anchor, candidate = PAIRS[pair]
+        loss = LOSSES[module.config.loss](
+            vectors[anchor],
+            vectors[candidate],
+            itself,
+            everyone,
+            everyone,
+            temperature.value,
+            temperature.bias,
+        )
+        losses.append(weight * loss)
+    return torch.stack(losses).sum()
+
+
+def bare_loop(setting: Setting, stage: str) -> Iterator[float]:
+    """The limit of a stage: its towers, losses and optimiser in a loop over batches in memory."""
+    prepared = prepare(setting.config(stage))
+    config, module = prepared.config, prepared.module
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module.to(device)
+    planned = islice(prepared.loader, setting.warmup + setting.steps)
+    batches = [_moved(batch, device) for batch in planned]
+    products = [complete(batch, module.views) for batch in batches]
+    optimizer = adamw(module.model, config.rates, config.weight_decay)
+    moving = [p for p in module.model.parameters() if p.requires_grad]
+    bf16 = precision_of(config.precision) == "bf16-mixed"
+    while True:
+        with step_ends() as ends:
+            for batch in batches:
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    loss = _bare_loss(module, batch)
+                optimizer.zero_grad()
+                loss.backward()
+                clip_grad_norm_(moving, config.clip_norm or float("inf"))
+                optimizer.step()
+        yield rate(ends, products, setting.warmup)
+
+
+def loader(setting: Setting) -> Iterator[float]:
+    """The batches of stage 1 as its training gets them, on as many processes as cores."""
+    prepared = prepare(setting.config("stage1", workers=setting.cores))
+    views = prepared.module.views
+    while True:
+        sizes = (complete(batch, views) for batch in prepared.loader)
+        yield rate_of_batches(sizes, setting.warmup, setting.loaded)
+
+
+def _decode(picture: bytes, size: int) -> np.ndarray:
+    """The pixels [size, size, 3] of a JPEG, by the shortest way there is in Pillow."""
+    with Image.open(BytesIO(picture), formats=("JPEG",)) as image:
+        image.draft("RGB", (size, size))
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _decode_all(pictures: list[bytes], size: int, start: Any, seconds: Any) -> None:
+    start.wait()
+    began = time.perf_counter()
+    for picture in pictures:
+        _decode(picture, size)
+    seconds.put(time.perf_counter() - began)
+
+
+def bare_decode(setting: Setting) -> Iterator[float]:
+    """The limit of a loader: the same pictures' bytes, in memory, decoded on the same cores."""
+    prepared = prepare(setting.config("stage1"))
+    plan: Any = prepared.loader.batch_sampler
+    splits = [feed.split for feed in prepared.data.sources.values()]
+    pictures = [
+        content["jpg"]
+        for draws in islice(plan, setting.loaded)
+        for draw in draws
+        if "jpg" in (content := splits[draw.source].products.read(draw.sample, ("jpg",)))
+    ]
+    size = prepared.data.collate.picture_size
+    # Forked, a process finds the bytes in its memory; nothing is sent.
+    context = multiprocessing.get_context("fork")
+    while True:
+        start, seconds = context.Barrier(setting.cores), context.SimpleQueue()
+        processes = [
+            context.Process(
+                target=_decode_all, args=(pictures[first :: setting.cores], size, start, seconds)
+            )
+            for first in range(setting.cores)
+        ]
+        for process in processes:
+            process.start()
+        longest = max(seconds.get() for _ in processes)
+        for process in processes:
+            process.join()
+        yield len(pictures) / longest

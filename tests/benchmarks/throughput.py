@@ -1,0 +1,184 @@
+"""The command that measures training and loading side by side with limits and peers.
+
+    python -m tests.benchmarks.throughput SHARDS --out runs/benchmarks/throughput.json
+
+On the same machine, encoders, shards and batch, in turn, in several rounds. Every figure is in
+products (pairs) a second, every ratio one of medians over the rounds. Recipe files and `key=value`
+words after SHARDS are settings on top of the recipe's, such as a backbone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from beyond_text.evaluate import write_json
+from tests.benchmarks import peers, recipe
+from tests.benchmarks.measure import in_turn, surroundings
+from tests.benchmarks.recipe import Setting
+
+Contender = Callable[[Setting], Iterator[float]]
+
+
+def _open_clip(*options: str) -> Contender:
+    return lambda setting: peers.open_clip_training(setting, *options)
+
+
+CONTENDERS: dict[str, Contender] = {
+    "stage 1": partial(recipe.training, stage="stage1"),
+    "stage 1, bare loop": partial(recipe.bare_loop, stage="stage1"),
+    "open_clip, defaults": _open_clip(*peers.AS_IT_COMES),
+    "open_clip, bf16": _open_clip("--precision", "amp_bf16"),
+    "open_clip, bf16, compiled": _open_clip("--precision", "amp_bf16", "--torchcompile"),
+    "stage 2": partial(recipe.training, stage="stage2"),
+    "stage 2, bare loop": partial(recipe.bare_loop, stage="stage2"),
+    "sentence-transformers, defaults": peers.sentence_transformers_training,
+    "sentence-transformers, bf16": partial(peers.sentence_transformers_training, bf16=True),
+    "sentence-transformers, bf16, compiled": partial(
+        peers.sentence_transformers_training, bf16=True, torch_compile=True
+    ),
+    "stage 3": partial(recipe.training, stage="stage3"),
+    "stage 3, bare loop": partial(recipe.bare_loop, stage="stage3"),
+    "loader": recipe.loader,
+    "loader, bare decode": recipe.bare_decode,
+    "open_clip's loader": peers.open_clip_loader,
+}
+
+
+class Ratio(NamedTuple):
+    """The median of `of` over the best median of `over`, and what is aimed at."""
+
+    part: str
+    of: str
+    over: tuple[str, ...]
+    target: float
+
+
+OPEN_CLIP_BEST = ("open_clip, bf16", "open_clip, bf16, compiled")
+SENTENCE_TRANSFORMERS_BEST = (
+    "sentence-transformers, bf16",
+    "sentence-transformers, bf16, compiled",
+)
+RATIOS: dict[str, Ratio] = {
+    "stage1_over_open_clip_default": Ratio("stage1", "stage 1", ("open_clip, defaults",), 2.5),
+    "stage1_over_open_clip_best": Ratio("stage1", "stage 1", OPEN_CLIP_BEST, 1.4),
+    "stage2_over_sentence_transformers_default": Ratio(
+        "stage2", "stage 2", ("sentence-transformers, defaults",), 3.5
+    ),
+    "stage2_over_sentence_transformers_best": Ratio(
+        "stage2", "stage 2", SENTENCE_TRANSFORMERS_BEST, 1.8
+    ),
+    "stage1_of_limit": Ratio("stage1", "stage 1", ("stage 1, bare loop",), 0.95),
+    "stage2_of_limit": Ratio("stage2", "stage 2", ("stage 2, bare loop",), 0.95),
+    "stage3_of_limit": Ratio("stage3", "stage 3", ("stage 3, bare loop",), 0.95),
+    "loader_of_decode_limit": Ratio("loader", "loader", ("loader, bare decode",), 0.9),
+    "loader_over_open_clip": Ratio("loader", "loader", ("open_clip's loader",), 1.5),
+}
+PARTS = tuple(dict.fromkeys(ratio.part for ratio in RATIOS.values()))
+
+
+def ratios_of(rates: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    """Each ratio of medians; None where a side of it was not measured."""
+    medians = {name: median(found) for name, found in rates.items()}
+    ratios: dict[str, float | None] = {}
+    for key, ratio in RATIOS.items():
+        over = [medians[name] for name in ratio.over if name in medians]
+        there = ratio.of in medians and over
+        ratios[key] = medians[ratio.of] / max(over) if there else None
+    return ratios
+
+
+def chosen(parts: Sequence[str], without: Sequence[str]) -> list[str]:
+    """The contenders of the parts, less those whose name has one of the words."""
+    wanted = {name for r in RATIOS.values() if r.part in parts for name in (r.of, *r.over)}
+    return [n for n in CONTENDERS if n in wanted and not any(word in n for word in without)]
+
+
+def show(rates: Mapping[str, Sequence[float]], ratios: Mapping[str, float | None]) -> None:
+    """Prints the contenders' products a second, then the ratios beside what is aimed at."""
+    console = Console(width=max(100, Console().width))
+    table = Table("contender", "median", "lowest", "highest", title="products a second")
+    for name, found in rates.items():
+        table.add_row(name, *(f"{rate:,.1f}" for rate in (median(found), min(found), max(found))))
+    console.print(table)
+    table = Table("ratio of medians", "measured", "target", title="ratios")
+    for key, value in ratios.items():
+        table.add_row(key, "-" if value is None else f"{value:.2f}", f"{RATIOS[key].target:g}")
+    console.print(table)
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shards", type=Path, help="folder of shards with pictures and queries")
+    parser.add_argument("recipe", nargs="*", help="recipe files and key=value words")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/throughput.json"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    parser.add_argument(
+        "--without", nargs="+", default=[], help="words in the names of contenders to leave out"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="measured steps of each round")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before these")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=1, help="loading processes of a training")
+    parser.add_argument(
+        "--cores", type=int, default=os.cpu_count() or 1, help="processes where loaders contend"
+    )
+    return parser.parse_intermixed_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parses the command line, measures, prints and writes; a failed contender is exit status 1."""
+    given = _arguments(words)
+    with TemporaryDirectory() as scratch:
+        setting = Setting(
+            given.shards,
+            Path(scratch),
+            given.recipe,
+            given.batch,
+            given.warmup,
+            given.steps,
+            given.workers,
+            given.cores,
+        )
+        names = chosen(given.only, given.without)
+        contenders = {name: CONTENDERS[name](setting) for name in names}
+        rates, stopped = in_turn(contenders, given.rounds)
+    ratios = ratios_of(rates)
+    compared = {
+        **surroundings(),
+        "setting": {key: str(value) for key, value in asdict(setting).items() if key != "scratch"},
+        "products_per_second": rates,
+        "medians": {name: median(found) for name, found in rates.items()},
+        "ratios": {key: {"of": r.of, "over": r.over} for key, r in RATIOS.items()},
+        "not_measured": {name: f"{type(e).__name__}: {e}" for name, e in stopped.items()},
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    result = {**ratios, "compared": compared}
+    write_json(given.out, result)
+    show(rates, ratios)
+    for name, reason in compared["not_measured"].items():
+        print(f"not measured: {name}: {reason}")
+    print(given.out)
+    if any(not isinstance(error, ImportError) for error in stopped.values()):
+        sys.exit(1)
+    return result
+
+
+if __name__ == "__main__":
+    main()
