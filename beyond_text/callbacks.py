@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
 from beyond_text.batch import Batch
 from beyond_text.config import View
@@ -31,6 +36,44 @@ def read_history(run: Path) -> dict[str, dict[View, Any]]:
 def save_history(run: Path, history: dict[str, dict[View, Any]]) -> None:
     """Writes what `read_history` reads."""
     write_json(run / "history.json", history)
+
+
+def _move(
+    decay: float, averages: Iterable[Tensor], currents: Iterable[Tensor], steps: Tensor | int
+) -> None:
+    """Takes averages one step on; whole numbers (positions, counts) are the current ones."""
+    # The first steps' weights must not stay in the average of a short run.
+    share = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+    for average, current in zip(averages, currents, strict=True):
+        if average.is_floating_point():
+            average.lerp_(current, share)
+        else:
+            average.copy_(current)
+
+
+class Averaging(WeightAveraging):
+    """Ends a run with the exponential moving average of its weights and moving statistics.
+
+    average <- d average + (1 - d) weights after each step, with d = min(decay, (1 + n) / (10 + n))
+    after n steps, as TensorFlow's ExponentialMovingAverage; Polyak and Juditsky 1992 is the source
+    of the idea. Lightning keeps both in checkpoints.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=True, multi_avg_fn=partial(_move, decay))
+
+    @contextmanager
+    def in_use(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+        """The module has the averaged weights meanwhile."""
+        self.on_validation_epoch_start(trainer, module)
+        try:
+            yield
+        finally:
+            self.on_validation_epoch_end(trainer, module)
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """As at the end of training, which a run that was killed after its last step never sees."""
+        self.on_train_end(trainer, module)
 
 
 class Throughput(pl.Callback):
@@ -106,7 +149,11 @@ class Retrieval(pl.Callback):
         self, trainer: pl.Trainer, module: ContrastiveModule
     ) -> tuple[dict[View, Any], dict[View, Ranking]]:
         """Writes metrics and pictures to TensorBoard and returns metrics and rankings."""
-        metrics, rankings = self.measure(module)
+        with ExitStack() as stack:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Averaging):
+                    stack.enter_context(callback.in_use(trainer, module))
+            metrics, rankings = self.measure(module)
         if isinstance(trainer.logger, TensorBoardLogger):
             board = trainer.logger.experiment
             for view, kinds in metrics.items():

@@ -1,20 +1,26 @@
-"""What a finished model is on disk: one folder that needs nothing else.
+"""What a run leaves on disk: a finished model that needs nothing else, and where to go on from.
 
     model/settings.yaml        everything that rebuilds the model around its weights
     model/model.safetensors    weights of both towers, projections, fusion; adapters merged
     model/text_encoder/        Hugging Face configuration and tokenizer
     model/image_encoder/       Hugging Face configuration
+    checkpoints/last.ckpt      weights, optimizer, schedule and progress, and whose they are
+    checkpoints/previous.ckpt  the one before, which is used where the last is damaged
 
-The folder appears whole or not at all: it is written beside its place and renamed.
+Folder and checkpoints appear whole or not at all: each is written beside its place and renamed.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,10 +32,89 @@ from beyond_text.towers import Tower
 
 MODEL = "model"
 WEIGHTS = "model.safetensors"
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
 
 
 class CheckpointError(ValueError):
-    """A run folder without a finished model, or weights that do not fit."""
+    """A run folder without a finished model, weights that do not fit, or a file not whole."""
+
+
+class Origin(NamedTuple):
+    """Whose a checkpoint is: the settings of its run, nested, and the number of its processes."""
+
+    settings: dict[str, Any]
+    processes: int
+
+
+def write_checkpoint(content: dict[str, Any], origin: Origin, path: Path) -> None:
+    """Writes a checkpoint whole or not at all, and keeps the one before as `previous.ckpt`.
+
+    At every moment at least one that was whole when written lies there under either name.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there before stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place: a file of another disk would be copied into place, not renamed.
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(content | {"origin": origin._asdict()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        # Torch goes on to miss the bytes that the disk had no room for.
+        first = error.__context__ or error
+        raise CheckpointError(f"{path}: could not be written ({first})") from error
+    if path.is_file():
+        path.replace(path.with_name(PREVIOUS))
+    partial.replace(path)
+
+
+def read_origin(path: Path) -> Origin:
+    """Whose a checkpoint is, once every byte of it is found as it was written.
+
+    Raises:
+        CheckpointError: it is cut short or damaged, or no checkpoint of a run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        content = {} if damaged else torch.load(path, weights_only=True, mmap=True)
+    # Zip, pickle and torch each raise what they please on bytes that are not theirs.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: not whole ({reason})") from error
+    if damaged:
+        raise CheckpointError(f"{path}: not whole ({damaged} is damaged)")
+    if "origin" not in content:
+        raise CheckpointError(f"{path}: does not say whose it is; written by an older version?")
+    return Origin(**content["origin"])
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, Origin] | None:
+    """The last checkpoint of a run, or where it is damaged the one before; None: there is none.
+
+    Raises:
+        CheckpointError: there is one, but none is whole.
+    """
+    damaged: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.is_file():
+            continue
+        try:
+            found = path, read_origin(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        for line in damaged:
+            print(f"{line}; going on from {path}", file=sys.stderr)
+        return found
+    if damaged:
+        raise CheckpointError(f"{'; '.join(damaged)}; say resume=never to begin the run again")
+    return None
 
 
 def plain_state(model: TwoTower) -> dict[str, Tensor]:
@@ -44,12 +129,19 @@ def plain_state(model: TwoTower) -> dict[str, Tensor]:
 
 
 def save_model(model: TwoTower, tokenizer: PreTrainedTokenizerBase, run: Path) -> Path:
-    """Writes RUN/model, replacing an older one only when the new one is whole."""
+    """Writes RUN/model, replacing an older one only when the new one is whole.
+
+    Raises:
+        CheckpointError: the weights cannot be written.
+    """
     folder = run / MODEL
     partial = run / f"{MODEL}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(plain_state(model), partial / WEIGHTS)
+    try:
+        save_file(plain_state(model), partial / WEIGHTS)
+    except SafetensorError as error:
+        raise CheckpointError(f"{partial / WEIGHTS}: could not be written ({error})") from error
     model.text_tower.settings.save_pretrained(partial / "text_encoder")
     tokenizer.save_pretrained(partial / "text_encoder")
     model.image_tower.settings.save_pretrained(partial / "image_encoder")

@@ -133,6 +133,8 @@ class Config:
     steps: int = 100
     budget: float = 1.0
     batch_size: int = 128
+    # Rows encoded at a time, in two forward passes: a large batch in little memory; 0 is all.
+    chunk_size: int = 0
     accumulate: int = 1
     precision: str = "auto"
     resume: str = "auto"
@@ -147,7 +149,11 @@ class Config:
     temperature_min: float = 0.01
     weight_decay: float = 0.05
     warmup: float = 0.1
+    # Share of its peak that a learning rate falls to by the last step.
+    lr_floor: float = 0.0
     clip_norm: float = 1.0
+    # Decay of the moving average of the weights, which is what a run ends with; 0: the last ones.
+    ema_decay: float = 0.0
     evaluate_every: int = 0
     checkpoint_every: int = 50
     losses: Losses = field(default_factory=Losses)
@@ -214,6 +220,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("steps", 1, float("inf")),
     ("budget", 1e-3, float("inf")),
     ("batch_size", 2, float("inf")),
+    ("chunk_size", 0, float("inf")),
     ("accumulate", 1, float("inf")),
     ("dim", 1, float("inf")),
     ("fusion_rank", 1, float("inf")),
@@ -221,7 +228,9 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("temperature_min", 1e-3, 1.0),
     ("weight_decay", 0.0, 1.0),
     ("warmup", 0.0, 1.0),
+    ("lr_floor", 0.0, 1.0),
     ("clip_norm", 0.0, float("inf")),
+    ("ema_decay", 0.0, 0.9999),
     ("evaluate_every", 0, float("inf")),
     ("checkpoint_every", 1, float("inf")),
     ("text_encoder.max_length", 4, float("inf")),

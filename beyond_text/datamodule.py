@@ -114,6 +114,30 @@ class ShardData(pl.LightningDataModule):
         shown = any(len(feed.split.query_pictures) for feed in self.sources.values())
         self.sees_pictures = bool(views & PICTURED) or (shown and "query" in views)
 
+    def check_shares(self, processes: int) -> None:
+        """Refuses a source that cannot fill a batch: it would hold the same products twice.
+
+        Raises:
+            ConfigError: naming the source, its products, and the batch that they must fill.
+        """
+        batch = self.config.batch_size * processes
+        for name, feed in self.sources.items():
+            if len(feed.split) < batch:
+                raise ConfigError(
+                    f"data.sources.{name}: {len(feed.split)} products in {len(feed.split.sizes)} "
+                    f"shards do not fill a batch of {batch} (batch_size={self.config.batch_size} "
+                    f"on {processes} processes); take a smaller batch_size, or weight 0"
+                )
+
+    def prepare_data(self) -> None:
+        """Once a machine, before the first step: every shard has its checksum.
+
+        Raises:
+            ShardError: one has another.
+        """
+        for feed in self.sources.values():
+            feed.split.verify()
+
     def train_dataloader(self) -> DataLoader[Sample | str]:
         """The batches from the current step on, one slice a process."""
         config = self.config

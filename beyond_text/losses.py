@@ -216,11 +216,20 @@ def _alignment(
 
 
 def _margin_ranking(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Float[Tensor, ""]:
-    """Mean of relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i, by gain."""
-    anchor, positive = (contrasted & (relevance > 0)).nonzero(as_tuple=True)
-    negative = (contrasted & (relevance == 0))[anchor]
-    gap = similarity[anchor, positive].unsqueeze(1) - similarity[anchor]
-    return _mean(F.relu(RANKING_MARGIN - gap), relevance[anchor, positive].unsqueeze(1) * negative)
+    """Mean of relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i, by gain.
+
+    In the memory of one matrix: of negatives in falling order, those above s_ij - margin come
+    first, so the sum over k is their running sum less their number times s_ij - margin.
+    """
+    gain = relevance.clamp(min=0) * contrasted
+    negative = contrasted & (relevance == 0)
+    falling, order = similarity.masked_fill(~negative, -math.inf).sort(dim=1, descending=True)
+    running = F.pad(falling.masked_fill(~negative.gather(1, order), 0).cumsum(dim=1), (1, 0))
+    least = similarity - RANKING_MARGIN
+    above = torch.searchsorted(-falling.detach(), -least.detach())
+    excess = running.gather(1, above) - above * least
+    weight = gain * negative.sum(dim=1, keepdim=True)
+    return (gain * excess).sum() / weight.sum().clamp(min=1e-12)
 
 
 def cmal(

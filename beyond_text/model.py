@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond_text.batch import Batch, Embeddings, Tokens, rows_of
+from beyond_text.chunks import in_chunks
 from beyond_text.config import PAIRS, PRODUCT, QUERY, Config, ConfigError, View
 from beyond_text.fusion import FUSIONS, UniecsFusion
 from beyond_text.towers import (
@@ -154,6 +155,8 @@ class TwoTower(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
+        # Rows whose activations are held at a time while training; 0 holds those of all.
+        self.chunk_size = 0
         self.text_tower = TextTower(text, settings.pooling)
         self.image_tower = ImageTower(image, tuple(settings.mean), tuple(settings.std))
         self.own_query_tower = TextTower(query, settings.pooling) if query is not None else None
@@ -222,7 +225,11 @@ class TwoTower(nn.Module):
         """Unit vectors of a tower's inputs [inputs, dim]."""
         if len(inputs[0]) == 0:
             return torch.zeros(0, self.settings.dim, device=inputs[0].device)
-        return F.normalize(projection(tower(*inputs)).float(), dim=1)
+
+        def vectors(*rows: Tensor) -> Tensor:
+            return F.normalize(projection(tower(*rows)).float(), dim=1)
+
+        return in_chunks(vectors, tower, inputs, self.chunk_size)
 
     def _states(
         self, tower: TextTower | ImageTower, projection: nn.Linear, inputs: tuple[Tensor, ...]
@@ -231,8 +238,12 @@ class TwoTower(nn.Module):
         if len(inputs[0]) == 0:
             nothing = torch.zeros(0, 1, self.settings.dim, device=inputs[0].device)
             return nothing, nothing[:, :, 0].bool()
-        tokens, mask = tower.tokens(*inputs)
-        return projection(F.normalize(tokens.float(), dim=2)).float(), mask
+
+        def states(*rows: Tensor) -> tuple[Tensor, Tensor]:
+            tokens, mask = tower.tokens(*rows)
+            return projection(F.normalize(tokens.float(), dim=2)).float(), mask
+
+        return in_chunks(states, tower, inputs, self.chunk_size)
 
     def embed(self, batch: Batch, views: Collection[View]) -> Embeddings:
         """Unit vectors [rows, dim] of the views asked for; only the towers these need are run.
@@ -322,7 +333,9 @@ class TwoTower(nn.Module):
         for side in (QUERY, PRODUCT):
             if not wants.isdisjoint(side):
                 text, image = states.get(side.text, nothing), states.get(side.image, nothing)
-                vectors |= zip(side, self.fusion.encoder(*text, *image), strict=True)
+                encoder = self.fusion.encoder
+                read = in_chunks(encoder, encoder, (*text, *image), self.chunk_size)
+                vectors |= zip(side, read, strict=True)
         return vectors
 
 

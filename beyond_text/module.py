@@ -46,6 +46,7 @@ class ContrastiveModule(pl.LightningModule):
     def __init__(self, model: TwoTower, config: Config) -> None:
         super().__init__()
         self.model = model
+        self.model.chunk_size = config.chunk_size
         self.config = config
         self.weights = LossWeights(active_losses(config), config.loss_weighting == "learned")
         self.views = views_of(config)
@@ -183,6 +184,14 @@ class ContrastiveModule(pl.LightningModule):
         self.log("loss/chance", chance_level(rows * self.trainer.world_size), batch_size=rows)
         return total
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What was counted goes on with the run."""
+        checkpoint["counted"] = {"seen": self.seen, "skipped": self.skipped}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As `on_save_checkpoint` wrote it."""
+        self.seen, self.skipped = (checkpoint["counted"][name] for name in ("seen", "skipped"))
+
     def _count(self, batch: Batch) -> None:
         self.seen += len(batch.product_ids)
         self.skipped += len(batch.skipped)
@@ -231,7 +240,8 @@ class ContrastiveModule(pl.LightningModule):
         optimizer = adamw(
             self.model, self.config.rates, self.config.weight_decay, self.weights.parameters()
         )
-        schedule = warmup_cosine(optimizer, self.config.total_steps, self.config.warmup)
+        config = self.config
+        schedule = warmup_cosine(optimizer, config.total_steps, config.warmup, config.lr_floor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_cosine_schedule_with_warmup
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from beyond_text.config import ConfigError, LearningRates
 from beyond_text.model import TwoTower
@@ -71,6 +71,8 @@ def adamw(
     return AdamW(groups)
 
 
-def warmup_cosine(optimizer: AdamW, steps: int, warmup: float) -> LambdaLR:
-    """Linear warm-up over the share `warmup` of the steps, then a cosine to zero."""
-    return get_cosine_schedule_with_warmup(optimizer, round(warmup * steps), steps)
+def warmup_cosine(optimizer: AdamW, steps: int, warmup: float, floor: float = 0.0) -> LambdaLR:
+    """Linear warm-up over the share `warmup` of the steps, then a cosine to `floor` of the peak."""
+    return get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer, round(warmup * steps), steps, min_lr_rate=floor
+    )

@@ -2,9 +2,10 @@
 
     python -m beyond_text.train recipes/base.yaml recipes/stage1.yaml run=runs/stage1
 
-A run folder holds config.yaml, TensorBoard events, checkpoints/last.ckpt while it trains, model/
-(see `beyond_text.checkpoint`), run.trec, qrels.trec and, last of all, metrics.json: a run without
-that file is not finished and `resume=auto` goes on from its last checkpoint.
+A run folder holds config.yaml, TensorBoard events, checkpoints/ while it trains, model/ (for both
+see `beyond_text.checkpoint`), run.trec, qrels.trec and, last of all, metrics.json: a run without
+that file is not finished and `resume=auto` goes on from its last whole checkpoint. However it was
+stopped, it ends with the weights of a run that never was, to the bit on a CPU.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import shutil
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -32,8 +35,16 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from beyond_text.callbacks import Retrieval, Throughput, read_history, save_history
-from beyond_text.checkpoint import CheckpointError, save_model, warm_start
+from beyond_text.callbacks import Averaging, Retrieval, Throughput, read_history, save_history
+from beyond_text.checkpoint import (
+    LAST,
+    CheckpointError,
+    Origin,
+    newest_checkpoint,
+    save_model,
+    warm_start,
+    write_checkpoint,
+)
 from beyond_text.config import Config, ConfigError, differences, flat, load_config, to_yaml
 from beyond_text.corpus import read_corpus
 from beyond_text.datamodule import ShardData
@@ -43,6 +54,7 @@ from beyond_text.module import ContrastiveModule, TrainingError
 from beyond_text.shards import read_manifest
 
 METRICS = "metrics.json"
+CHECKPOINTS = "checkpoints"
 # Lightning's warnings about what is meant to be so, its own use of torch among them.
 NOISE = (
     "isinstance.treespec",
@@ -75,13 +87,40 @@ def build(config: Config) -> tuple[TwoTower, Any]:
     return model, AutoTokenizer.from_pretrained(config.text_encoder.path)
 
 
-def _check_resumable(config: Config, run: Path) -> None:
+def _refuse_others(begun: Config, config: Config, where: Path) -> None:
     """Refuses to go on with other settings than the run began with."""
-    if differing := differences(load_config([run / "config.yaml"]), config):
+    if differing := differences(begun, config):
         raise ConfigError(
-            f"{run} was begun with other settings: {', '.join(differing)}; take another run "
+            f"{where} was begun with other settings: {', '.join(differing)}; take another run "
             "folder, delete this one, or say resume=never to begin again"
         )
+
+
+def _settings(checkpoint: Path, origin: Origin) -> Config:
+    """The settings of a checkpoint's run; what it does not know yet has its default."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), origin.settings)
+        return cast("Config", OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{checkpoint}: of other settings: {reason}") from error
+
+
+def _resumable(config: Config) -> tuple[Path, Origin] | None:
+    """The checkpoint that the run goes on from, if it has one.
+
+    Raises:
+        CheckpointError: none is whole.
+        ConfigError: it is one of other settings.
+    """
+    folder = Path(config.run) / CHECKPOINTS
+    if found := newest_checkpoint(folder):
+        path, origin = found
+        _refuse_others(_settings(path, origin), config, path)
+        if path.name != LAST:
+            # It would push the whole one out when the next is written.
+            _forget(folder / LAST)
+    return found
 
 
 @rank_zero_only
@@ -91,17 +130,17 @@ def _forget(*files: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_whole(checkpoint: Path) -> None:
-    """Refuses a checkpoint that was cut short or damaged: its zip has a checksum a member."""
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError) as error:
-        damaged = str(error)
-    if damaged:
-        raise CheckpointError(
-            f"{checkpoint}: not whole ({damaged}); delete it to begin the run again"
-        )
+class RunCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, whole or not there, with the one before and their origin."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """As `write_checkpoint`."""
+        write_checkpoint(checkpoint, self.origin, Path(path))
 
 
 def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
@@ -123,7 +162,7 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         "limit_val_batches": 0,
         "callbacks": [
             ModelCheckpoint(
-                run / "checkpoints",
+                run / CHECKPOINTS,
                 save_last=True,
                 save_top_k=0,
                 every_n_train_steps=config.checkpoint_every,
@@ -145,6 +184,7 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         trainer = pl.Trainer(**own, **free)
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"trainer: {error}") from error
+    trainer.strategy.checkpoint_io = RunCheckpoints(Origin(asdict(config), trainer.world_size))
     if isinstance(trainer.strategy, DDPStrategy):
         # No stage uses every weight, and a slice of a batch may be without any picture.
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -160,20 +200,19 @@ def train(config: Config) -> dict[str, Any]:
         ConfigError: settings that cannot work together, or differ from those the run began with.
         CheckpointError, ShardError, TableError: what the run reads is not there or not whole.
         FileNotFoundError: an encoder is not there.
-        TrainingError: the loss became NaN, or too many samples were unreadable.
+        TrainingError: the loss became NaN, too many samples were unreadable, or a loader's worker
+            was killed.
     """
     run = Path(config.run)
-    last = run / "checkpoints" / "last.ckpt"
+    found = None
     if config.resume == "auto":
-        # A run that failed before its first checkpoint may begin again with anything.
-        if (run / METRICS).is_file() or last.is_file():
-            _check_resumable(config, run)
         if (run / METRICS).is_file():
+            _refuse_others(load_config([run / "config.yaml"]), config, run)
             return json.loads((run / METRICS).read_text(encoding="utf-8"))
-        if last.is_file():
-            _check_whole(last)
+        # A run that failed before its first checkpoint may begin again with anything.
+        found = _resumable(config)
     else:
-        _forget(run / METRICS, last)
+        _forget(run / METRICS, *(run / CHECKPOINTS).glob("*"))
     if not config.data.dev:
         raise ConfigError("data.dev: expected a folder of shards to measure retrieval on, got ''")
     run.mkdir(parents=True, exist_ok=True)
@@ -188,15 +227,40 @@ def train(config: Config) -> dict[str, Any]:
     )
     bf16 = precision_of(config.precision) == "bf16-mixed"
     retrieval = Retrieval(corpus, tokenizer, config.evaluate_every, bf16)
-    trainer = make_trainer(config, [Throughput(), retrieval])
+    averaging = [Averaging(config.ema_decay)] if config.ema_decay else []
+    # Averaging first: what is measured is the average with the step in it.
+    trainer = make_trainer(config, [*averaging, Throughput(), retrieval])
+    # Here, before processes are started that would each say it.
+    data.check_shares(trainer.world_size)
+    if found and found[1].processes != trainer.world_size:
+        raise ConfigError(
+            f"{found[0]} was begun with another number of processes, which share each batch: "
+            f"asked {trainer.world_size}, found {found[1].processes}"
+        )
     began = time.perf_counter()
-    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    _fit(trainer, module, data, found[0] if found else None)
     seconds = time.perf_counter() - began
     if trainer.global_step < config.total_steps:
         raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")
     if not trainer.is_global_zero:
         return {}
     return _finish(config, module, trainer, retrieval, tokenizer, seconds)
+
+
+def _fit(
+    trainer: pl.Trainer, module: ContrastiveModule, data: ShardData, checkpoint: Path | None
+) -> None:
+    """Trains to the end or, where a loader's worker was killed, says so."""
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        # Torch has no class of its own for it.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"step {trainer.global_step}: {str(error).strip()} (out of memory, perhaps); the same "
+            "command goes on from the last checkpoint"
+        ) from error
 
 
 def _finish(
@@ -232,7 +296,7 @@ def _finish(
     trainer.logger.finalize("success")
     metrics = {**by_view["product"], "training": training}
     write_results(run, metrics, rankings["product"], retrieval.corpus)
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     return metrics
 
 
@@ -270,8 +334,9 @@ def main() -> None:
         config = load_config(files, overrides)
         if train(config):
             report(Path(config.run))
-    except (ValueError, FileNotFoundError, TrainingError) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, TrainingError) as error:
+        # A loader's worker sends its traceback along, which ends with the error.
+        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from beyond_text.callbacks import panel_of, read_history, save_history
+from beyond_text import train as command
+from beyond_text.callbacks import Averaging, panel_of, read_history, save_history
+from beyond_text.checkpoint import load_model
 from beyond_text.config import load_config
 from beyond_text.corpus import read_corpus
 from beyond_text.metrics import Ranking
@@ -89,3 +95,84 @@ def test_kinds_without_judgements_and_products_without_pictures_do_not_stop_a_ru
     human = [line for line in capsys.readouterr().out.splitlines() if "human" in line]
     assert len(human) == 2
     assert all(line.split().count("-") == 2 for line in human)
+
+
+class Walk(pl.LightningModule):
+    """Moves its weight and moving mean with every batch, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.norm = nn.BatchNorm1d(1, affine=False)
+        self.register_buffer("places", torch.arange(1000), persistent=False)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (self.weight - self.norm(batch).max()).square()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Record(pl.Callback):
+    """What the module has after each step, and what it has where its average is in use."""
+
+    def __init__(self, averaging: Averaging) -> None:
+        self.averaging = averaging
+        self.own: list[dict[str, Tensor]] = []
+        self.average: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, *_: object
+    ) -> None:
+        with self.averaging.in_use(trainer, module):
+            self.average.append({k: v.clone() for k, v in module.state_dict().items()})
+        self.own.append({k: v.clone() for k, v in module.state_dict().items()})
+
+
+def test_a_run_ends_with_the_moving_average_of_weights_and_statistics(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    averaging, module = Averaging(0.6), Walk()
+    record = Record(averaging)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=30, callbacks=[averaging, record], default_root_dir=tmp_path,
+        enable_model_summary=False, **quiet,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(torch.randn(120, 1), batch_size=4))
+    expected = record.own[0]
+    for steps, own in enumerate(record.own):
+        decay = min(0.6, (1 + steps) / (10 + steps)) if steps else 0.0
+        expected = {
+            key: decay * expected[key] + (1 - decay) * value if value.is_floating_point() else value
+            for key, value in own.items()
+        }
+        torch.testing.assert_close(record.average[steps], expected)
+    torch.testing.assert_close(dict(module.state_dict()), expected)
+    assert not torch.equal(record.own[-1]["weight"], expected["weight"])
+    # Rounded down, an average of whole numbers would be off by one.
+    assert torch.equal(module.places, torch.arange(1000))
+
+
+def test_a_run_saves_its_average(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[dict[str, Tensor]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, module: pl.LightningModule, *_: object
+        ) -> None:
+            steps.append({k: v.clone() for k, v in module.model.state_dict().items()})
+
+    made = command.make_trainer
+    monkeypatch.setattr(command, "make_trainer", lambda c, others: made(c, [*others, Watch()]))
+    settings = [*tiny_overrides, "losses.query_product=1", "lr.text_encoder=0.01"]
+    command.train(load_config([], [*settings, "ema_decay=0.9", "steps=3"]))
+    # With (1 + n) / (10 + n) of the average kept: 2/11 after the first step, 3/12 after the second.
+    saved = load_model(tmp_path / "run")[0].state_dict()
+    for name, weights in saved.items():
+        if weights.is_floating_point():
+            first, second, third = (step[name] for step in steps)
+            expected = 3 / 12 * (2 / 11 * first + 9 / 11 * second) + 9 / 12 * third
+            torch.testing.assert_close(weights, expected, msg=name)
+    assert not torch.equal(steps[-1]["query_projection.weight"], saved["query_projection.weight"])

@@ -38,7 +38,7 @@ def some_module(folder: Path, **settings: object) -> ContrastiveModule:
     """On a single process, with every objective unless told otherwise."""
     everything = Losses(*[1.0] * len(OBJECTIVE_VIEWS))
     config = Config(**{"losses": everything, **settings})  # type: ignore[arg-type]
-    module = ContrastiveModule(tiny_model(folder, "bert", "vit"), config)
+    module = ContrastiveModule(tiny_model(folder, "bert", "vit", fusion=config.fusion), config)
     module.trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,

@@ -13,6 +13,7 @@ from beyond_text.config import Config, ConfigError, load_config
 from beyond_text.datamodule import ShardData, usable_sources
 from beyond_text.model import settings_of
 from beyond_text.shards import Draw, Products, Split
+from beyond_text.train import train
 from data_prep.shards import build_shards
 from tests.conftest import tiny_tokenizer
 
@@ -117,3 +118,25 @@ def test_a_batch_names_the_losses_that_its_source_feeds(sources: dict[str, Path]
 def test_a_source_meant_for_an_unknown_loss_is_refused(sources: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match=r"data\.sources\.shop\.losses: .* got 'text_imago'"):
         settings(sources, "shop", "data.sources.shop.losses=[text_imago]")
+
+
+def test_a_source_that_cannot_fill_the_batch_of_all_processes_is_named(
+    sources: dict[str, Path], tiny_overrides: list[str]
+) -> None:
+    config = settings(sources, "shop", *tiny_overrides, "losses.query_text=1", "batch_size=12")
+    tokenizer = AutoTokenizer.from_pretrained(config.text_encoder.path)
+    data = ShardData(config, settings_of(config, 40), tokenizer, False)
+    data.check_shares(processes=2)
+    with pytest.raises(
+        ConfigError,
+        match=r"sources\.shop: 24 products in 1 shards .* of 36 \(batch_size=12 on 3 processes\)",
+    ):
+        data.check_shares(processes=3)
+
+
+def test_a_command_for_more_processes_than_a_source_can_feed_ends_before_it_starts_them(
+    tiny_overrides: list[str],
+) -> None:
+    asked = ["losses.query_text=1", "trainer.devices=4", "trainer.accelerator=cpu"]
+    with pytest.raises(ConfigError, match=r"sources\.tables: 24 products .* a batch of 32 "):
+        train(load_config([], [*tiny_overrides, *asked]))

@@ -1,6 +1,6 @@
-"""The training command, end to end on the tiny shop: it learns, it resumes exactly, it refuses.
+"""The training command, end to end on the tiny shop: it learns, it goes on, it refuses.
 
-Notable: a killed run is really killed, in a process of its own.
+What a run promises that is killed, cut short or starved of disk is in `tests.test_exact`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from beyond_text.checkpoint import CheckpointError
+from beyond_text.archive import index_shard
 from beyond_text.config import ConfigError, load_config
 from beyond_text.module import TrainingError
-from beyond_text.shards import index_shard
 from beyond_text.train import main, report, train
 from data_prep.shards import build_shards
+from tests.hostile import sign
 
 STAGES = ("stage1", "stage2", "stage3")
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -80,11 +77,6 @@ def board(run: Path) -> EventAccumulator:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def launch(overrides: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "beyond_text.train", str(RECIPES / "base.yaml"), *overrides]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def test_three_stages_in_order_learn_to_see(chain: Path, capsys: pytest.CaptureFixture) -> None:
@@ -150,7 +142,7 @@ def test_tensorboard_holds_losses_beside_chance_rates_speed_and_retrieval(chain:
     assert [event.step for event in events.Scalars("dev_ndcg@10/product/all")] == [20, 40]
     rate = [event.value for event in events.Scalars("lr-AdamW/fusion")]
     assert max(rate) == pytest.approx(1e-3, rel=0.02)
-    assert rate[-1] < 1e-4
+    assert rate[-1] == pytest.approx(0.25e-3, rel=0.02)
     assert all(0 <= event.value <= 1 for event in events.Scalars("speed/waiting_for_data"))
     assert [image.step for image in events.Images("dev queries")] == [20, 40]
     assert "_hparams_/experiment" in events.summary_metadata
@@ -158,55 +150,16 @@ def test_tensorboard_holds_losses_beside_chance_rates_speed_and_retrieval(chain:
     assert [event.step for event in first] == [0, 20, 40]
 
 
-def test_a_killed_run_is_not_finished_and_resumes_to_the_same_bits(
-    tiny_overrides: list[str], tmp_path: Path
-) -> None:
-    settings = [
-        *tiny_overrides, *PRODUCT, "steps=40", "checkpoint_every=2", "accumulate=2",
-        "data.modality_dropout=0.3", "temperature=0.011", "temperature_min=0.0109",
-        "evaluate_every=3", "losses.cmal=0.5", "loss_weighting=learned",
-    ]  # fmt: skip
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = launch([*settings, f"run={killed}"])
-    checkpoint = killed / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 200
-    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    assert checkpoint.is_file(), errors
-    assert not (killed / "metrics.json").exists()
-    saved = torch.load(checkpoint, weights_only=True)
-    step = saved["global_step"]
-    assert 0 < step < 40
-    assert saved["state_dict"]["weights.log_variance"].all()
-
-    config = load_config([RECIPES / "base.yaml"], [*settings, f"run={killed}"])
-    content = checkpoint.read_bytes()
-    for damaged in (content[: len(content) // 2], b"", content.replace(b"exp_avg", b"exp_agv", 1)):
-        checkpoint.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"last\.ckpt: not whole .*; delete it to begin"):
-            train(config)
-    checkpoint.write_bytes(content)
-    train(config)
-    trained = [event.step for event in board(killed).Scalars("gradient_norm")]
-    assert min(event for event in trained if event > step) <= step + 10
-    train(load_config([RECIPES / "base.yaml"], [*settings, f"run={whole}"]))
-    assert same(weights(killed), weights(whole))
-    ours, theirs = (json.loads((run / "history.json").read_text()) for run in (killed, whole))
-    assert ours["killed"] == theirs["whole"]
-    assert ours["step 0"] == theirs["step 0"]
-
-
 def test_resume_never_begins_again(tiny_overrides: list[str], tmp_path: Path) -> None:
     config = load_config([], [*tiny_overrides, *PRODUCT, "steps=2"])
     train(config)
     before = weights(tmp_path / "run")
-    stale = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    stale.parent.mkdir()
-    stale.write_text("of an older run")
+    stale = [tmp_path / "run" / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt")]
+    stale[0].parent.mkdir()
+    for checkpoint in stale:
+        checkpoint.write_text("of an older run")
     train(load_config([], [*tiny_overrides, *PRODUCT, "steps=2", "seed=1", "resume=never"]))
-    assert not stale.exists()
+    assert not any(checkpoint.exists() for checkpoint in stale)
     assert not same(before, weights(tmp_path / "run"))
 
 
@@ -241,6 +194,7 @@ def damaged_shards(tiny_shards: Path, tmp_path: Path) -> Path:
     content = bytearray(path.read_bytes())
     content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
     path.write_bytes(content)
+    sign(folder)
     return folder
 
 
