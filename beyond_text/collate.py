@@ -28,7 +28,7 @@ def key_of(text: str) -> int:
 
 
 def picture_tensor(picture: Image.Image, size: int, seed: Sequence[int] | None = None) -> Tensor:
-    """uint8 [3, size, size]: the whole picture squeezed to a square, as SigLIP does.
+    """uint8 [3, size, size], channels last in memory: the picture squeezed to a square, as SigLIP.
 
     With a seed, a random crop of at least nine tenths of each side, mirrored half of the time.
     """
@@ -42,10 +42,9 @@ def picture_tensor(picture: Image.Image, size: int, seed: Sequence[int] | None =
         box = (left, top, left + kept[0], top + kept[1])
         mirrored = random.random() < 0.5
     resized = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    array = np.asarray(resized)
     if mirrored:
-        array = array[:, ::-1]
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, fixed: bool) -> Tokens:
@@ -114,7 +113,11 @@ class Collate:
                 pictures.append(self._picture(sample.query_image, sample.epoch, query_id))
             query_row.append(place[query_id])
         size = self.picture_size
-        stacked = torch.stack(pictures) if pictures else torch.zeros(0, 3, size, size).byte()
+        if not pictures:
+            stacked = torch.zeros(0, 3, size, size, dtype=torch.uint8)
+        else:
+            # Stacked as they lie in memory, which is also how the towers take them.
+            stacked = torch.stack([p.permute(1, 2, 0) for p in pictures]).permute(0, 3, 1, 2)
         return stacked, torch.tensor(image_row), torch.tensor(query_row)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tokens, Tensor]:

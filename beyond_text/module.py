@@ -237,10 +237,14 @@ class ContrastiveModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW by the learning-rate table, warm-up and cosine over the run's own step count."""
-        optimizer = adamw(
-            self.model, self.config.rates, self.config.weight_decay, self.weights.parameters()
-        )
         config = self.config
+        optimizer = adamw(
+            self.model,
+            config.rates,
+            config.weight_decay,
+            self.weights.parameters(),
+            fused=self.trainer.precision != "16-mixed",
+        )
         schedule = warmup_cosine(optimizer, config.total_steps, config.warmup, config.lr_floor)
         return {
             "optimizer": optimizer,

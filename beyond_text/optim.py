@@ -40,10 +40,13 @@ def adamw(
     rates: LearningRates,
     weight_decay: float,
     loss_weights: Iterable[nn.Parameter] = (),
+    fused: bool = True,
 ) -> AdamW:
     """AdamW with a group per row of the table; vectors, scalars and temperatures do not decay.
 
     Learned weights of the losses go at the rate of the temperatures, as no part of the model.
+    `fused` steps all of a group at once; it takes the scale off float16's gradients by itself, and
+    so after they were clipped.
 
     Raises:
         ConfigError: nothing moves.
@@ -68,7 +71,7 @@ def adamw(
         groups.append(
             {"params": moving, "lr": rates.temperature, "weight_decay": 0.0, "name": "loss_weights"}
         )
-    return AdamW(groups)
+    return AdamW(groups, fused=fused)
 
 
 def warmup_cosine(optimizer: AdamW, steps: int, warmup: float, floor: float = 0.0) -> LambdaLR:

@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
@@ -76,7 +76,10 @@ def decode_picture(
                 )
             if reduce_to is not None:
                 image.draft(None, (reduce_to, reduce_to))
-            return _to_rgb(ImageOps.exif_transpose(image))
+            image.load()
+            # Without the question Pillow copies what it need not turn.
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            return _to_rgb(ImageOps.exif_transpose(image) if turned else image)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
@@ -125,4 +128,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

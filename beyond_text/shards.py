@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, Sampler
 
 from beyond_text.archive import SampleError, Shards
 from beyond_text.batch import OWN, Judgement, Sample
+from beyond_text.config import OBJECTIVE_VIEWS
 from beyond_text.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
 from beyond_text.pictures import PictureError, decode_picture
 from beyond_text.schema import UNFIT, sample_decoder
@@ -169,10 +170,15 @@ def draw_query(judgements: list[Judgement], seed: Sequence[int]) -> Judgement | 
     return chosen[random.choice(len(chosen), p=gains / gains.sum())]
 
 
+def _ask(losses: Sequence[str]) -> bool:
+    """Whether one of the losses has a view other than a product's text and picture."""
+    return any(not {"text", "image"}.issuperset(OBJECTIVE_VIEWS[name]) for name in losses)
+
+
 class Products(Dataset[Sample | str]):
     """Samples of several splits, by Draw; `picture` as in `Split.read`, for queries' as well.
 
-    `losses` are those that each split feeds.
+    `losses` are those that each split feeds; its queries are drawn where one of them has queries.
     """
 
     def __init__(
@@ -186,13 +192,15 @@ class Products(Dataset[Sample | str]):
         self.seed = seed
         self.picture = picture
         self.losses = losses or [()] * len(sources)
+        # Nobody asks for the queries of what feeds text and picture alone.
+        self.asked = [not feeds or _ask(feeds) for feeds in self.losses]
 
     def __getitem__(self, draw: Draw) -> Sample | str:
         """The sample, or where it cannot be read a line that says which and why."""
         source = self.sources[draw.source]
         try:
             fields, picture = source.read(draw.sample, self.picture)
-            judgements = source.judgements_of(fields)
+            judgements = source.judgements_of(fields) if self.asked[draw.source] else []
             query = draw_query(judgements, (self.seed, *draw))
         except SampleError as error:
             return str(error)

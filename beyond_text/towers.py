@@ -219,8 +219,12 @@ class ImageTower(Tower):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def _output(self, image: Tensor) -> Any:
-        pixels = ((image.float() / 255 - self.mean) / self.std).contiguous(
-            memory_format=torch.channels_last
+        scale = 1 / (255 * self.std)
+        # (image / 255 - mean) / std, in one pass.
+        pixels = torch.addcmul(
+            -self.mean / self.std,
+            image.float().contiguous(memory_format=torch.channels_last),
+            scale,
         )
         return getattr(self.encoder, "get_image_features", self.encoder)(pixel_values=pixels)
 
