@@ -31,13 +31,21 @@ def commands() -> list[str]:
     return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
 
 
+def test_every_test_that_the_readme_names_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+)…?)?`", text)
+    assert named
+    for file, test in named:
+        assert f"def {test}" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, test)
+
+
 @pytest.fixture(scope="module")
 def clone(
     tiny_text_encoder: Path, tiny_image_encoder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A folder that looks like a fresh clone, but with tiny encoders and catalogues in it."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("Makefile", "pyproject.toml", "recipes", "beyond_text", "data_prep"):
+    for name in ("Makefile", "pyproject.toml", "recipes", "beyond_text", "data_prep", "tests"):
         (folder / name).symlink_to(ROOT / name)
     (folder / ".venv").symlink_to(sys.prefix)
     encoders = folder / "data" / "encoders"
