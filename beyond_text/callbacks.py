@@ -39,11 +39,10 @@ def save_history(run: Path, history: dict[str, dict[View, Any]]) -> None:
 
 
 def _move(
-    decay: float, averages: Iterable[Tensor], currents: Iterable[Tensor], steps: Tensor | int
+    span: float, averages: Iterable[Tensor], currents: Iterable[Tensor], steps: Tensor | int
 ) -> None:
-    """Takes averages one step on; whole numbers (positions, counts) are the current ones."""
-    # The first steps' weights must not stay in the average of a short run.
-    share = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+    """Takes averages of `steps` steps one on; whole numbers (positions, counts) are the current."""
+    share = 1 / (1 + span * int(steps))
     for average, current in zip(averages, currents, strict=True):
         if average.is_floating_point():
             average.lerp_(current, share)
@@ -52,15 +51,16 @@ def _move(
 
 
 class Averaging(WeightAveraging):
-    """Ends a run with the exponential moving average of its weights and moving statistics.
+    """Ends a run with an average of its weights and moving statistics over the last steps.
 
-    average <- d average + (1 - d) weights after each step, with d = min(decay, (1 + n) / (10 + n))
-    after n steps, as TensorFlow's ExponentialMovingAverage; Polyak and Juditsky 1992 is the source
-    of the idea. Lightning keeps both in checkpoints.
+    After step n, average <- average + (weights - average) / (1 + span (n - 1)): polynomial-decay
+    averaging (Shamir and Zhang 2013, arXiv 1212.1824) with span = 1 / (1 + eta). It reaches back
+    over about the last `span` of the steps, however many these are; 1 is the plain mean. Lightning
+    keeps both in checkpoints.
     """
 
-    def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=True, multi_avg_fn=partial(_move, decay))
+    def __init__(self, span: float) -> None:
+        super().__init__(use_buffers=True, multi_avg_fn=partial(_move, span))
 
     @contextmanager
     def in_use(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:

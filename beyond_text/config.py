@@ -152,8 +152,8 @@ class Config:
     # Share of its peak that a learning rate falls to by the last step.
     lr_floor: float = 0.0
     clip_norm: float = 1.0
-    # Decay of the moving average of the weights, which is what a run ends with; 0: the last ones.
-    ema_decay: float = 0.0
+    # A run ends with the average of its weights over about this share of its last steps.
+    average_span: float = 0.0
     evaluate_every: int = 0
     checkpoint_every: int = 50
     losses: Losses = field(default_factory=Losses)
@@ -230,7 +230,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("warmup", 0.0, 1.0),
     ("lr_floor", 0.0, 1.0),
     ("clip_norm", 0.0, float("inf")),
-    ("ema_decay", 0.0, 0.9999),
+    ("average_span", 0.0, 1.0),
     ("evaluate_every", 0, float("inf")),
     ("checkpoint_every", 1, float("inf")),
     ("text_encoder.max_length", 4, float("inf")),

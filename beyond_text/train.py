@@ -227,7 +227,7 @@ def train(config: Config) -> dict[str, Any]:
     )
     bf16 = precision_of(config.precision) == "bf16-mixed"
     retrieval = Retrieval(corpus, tokenizer, config.evaluate_every, bf16)
-    averaging = [Averaging(config.ema_decay)] if config.ema_decay else []
+    averaging = [Averaging(config.average_span)] if config.average_span else []
     # Averaging first: what is measured is the average with the step in it.
     trainer = make_trainer(config, [*averaging, Throughput(), retrieval])
     # Here, before processes are started that would each say it.

@@ -195,7 +195,7 @@ def test_the_bare_loop_computes_the_vectors_that_the_stage_computes(
 
 def test_a_product_counts_when_it_has_every_view_of_the_stage(setting: Setting) -> None:
     splits = Split(setting.shards, "train", ["title"])
-    prepared = recipe.prepare(setting.config("stage1"))
+    prepared = recipe.prepare(setting.config("stage3"))
     # An epoch of 24 products, two of which lack a picture; all have a text and a query.
     batches = list(islice(prepared.loader, 3))
     assert len(splits) == sum(len(batch.product_ids) for batch in batches) == 24

@@ -131,7 +131,7 @@ class Record(pl.Callback):
 
 def test_a_run_ends_with_the_moving_average_of_weights_and_statistics(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    averaging, module = Averaging(0.6), Walk()
+    averaging, module = Averaging(0.3), Walk()
     record = Record(averaging)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = pl.Trainer(
@@ -141,9 +141,9 @@ def test_a_run_ends_with_the_moving_average_of_weights_and_statistics(tmp_path: 
     trainer.fit(module, DataLoader(torch.randn(120, 1), batch_size=4))
     expected = record.own[0]
     for steps, own in enumerate(record.own):
-        decay = min(0.6, (1 + steps) / (10 + steps)) if steps else 0.0
+        share = 1 / (1 + 0.3 * steps)
         expected = {
-            key: decay * expected[key] + (1 - decay) * value if value.is_floating_point() else value
+            key: (1 - share) * expected[key] + share * value if value.is_floating_point() else value
             for key, value in own.items()
         }
         torch.testing.assert_close(record.average[steps], expected)
@@ -167,12 +167,11 @@ def test_a_run_saves_its_average(
     made = command.make_trainer
     monkeypatch.setattr(command, "make_trainer", lambda c, others: made(c, [*others, Watch()]))
     settings = [*tiny_overrides, "losses.query_product=1", "lr.text_encoder=0.01"]
-    command.train(load_config([], [*settings, "ema_decay=0.9", "steps=3"]))
-    # With (1 + n) / (10 + n) of the average kept: 2/11 after the first step, 3/12 after the second.
+    command.train(load_config([], [*settings, "average_span=1", "steps=3"]))
+    # Over all of them: their mean.
     saved = load_model(tmp_path / "run")[0].state_dict()
     for name, weights in saved.items():
         if weights.is_floating_point():
-            first, second, third = (step[name] for step in steps)
-            expected = 3 / 12 * (2 / 11 * first + 9 / 11 * second) + 9 / 12 * third
+            expected = torch.stack([step[name] for step in steps]).mean(dim=0)
             torch.testing.assert_close(weights, expected, msg=name)
     assert not torch.equal(steps[-1]["query_projection.weight"], saved["query_projection.weight"])

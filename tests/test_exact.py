@@ -129,7 +129,8 @@ def settings(
         f"checkpoint_every={CHECKPOINT_EVERY}", "evaluate_every=3", "data.augment=true",
         "data.modality_dropout=0.3", "losses.query_product=1", "losses.cmal=0.5",
         "loss_weighting=learned", "temperature=0.011", "temperature_min=0.0109",
-        "ema_decay=0.9", "lr_floor=0.1", "precision=32-true", "trainer.enable_progress_bar=false",
+        "average_span=0.4", "lr_floor=0.1", "precision=32-true",
+        "trainer.enable_progress_bar=false",
     ]  # fmt: skip
 
 

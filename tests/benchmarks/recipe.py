@@ -140,7 +140,7 @@ def training(setting: Setting, stage: str) -> Iterator[float]:
     config, module, data, _ = prepare(setting.config(stage))
     while True:
         counted = _Counted(module.views, setting.warmup + setting.steps)
-        averaging = [Averaging(config.ema_decay)] if config.ema_decay else []
+        averaging = [Averaging(config.average_span)] if config.average_span else []
         trainer = make_trainer(config, [*averaging, Throughput(), counted])
         with step_ends() as ends:
             trainer.fit(module, data)
