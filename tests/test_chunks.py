@@ -69,7 +69,8 @@ def test_gradients_of_chunks_are_those_of_the_whole(
     chunked = gradients(folder, 3, fusion, loss, **weights)
     assert whole.keys() == chunked.keys()
     assert any("log_temperature" in name for name in whole) or set(weights) == {"clal"}
-    limit = 1e-5 * length(whole)
+    # The root that `block` takes of products is as steep as you like near zero.
+    limit = (1e-4 if fusion == "block" else 1e-5) * length(whole)
     for name, gradient in whole.items():
         assert (chunked[name] - gradient).norm() < limit, name
     # Small beside the encoders' gradients, so held against themselves.
