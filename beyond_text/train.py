@@ -171,6 +171,8 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
                 enable_version_counter=False,
             ),
             LearningRateMonitor("step"),
+            # Before those given: what they measure is the average with the step in it.
+            *([Averaging(config.average_span)] if config.average_span else []),
             *callbacks,
         ],
         "logger": TensorBoardLogger(run, name="", version="", default_hp_metric=False),
@@ -227,9 +229,7 @@ def train(config: Config) -> dict[str, Any]:
     )
     bf16 = precision_of(config.precision) == "bf16-mixed"
     retrieval = Retrieval(corpus, tokenizer, config.evaluate_every, bf16)
-    averaging = [Averaging(config.average_span)] if config.average_span else []
-    # Averaging first: what is measured is the average with the step in it.
-    trainer = make_trainer(config, [*averaging, Throughput(), retrieval])
+    trainer = make_trainer(config, [Throughput(), retrieval])
     # Here, before processes are started that would each say it.
     data.check_shares(trainer.world_size)
     if found and found[1].processes != trainer.world_size:

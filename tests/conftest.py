@@ -40,6 +40,7 @@ from transformers import (
 
 from data_prep.mbeer import read_designs, write_pairs
 from data_prep.shards import build_shards
+from tests.tiny import MODELS, save_tiny
 
 torch.set_num_threads(1)
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 160, 30)}
@@ -57,6 +58,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
     )
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds a tiny model of every supported class under its name."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in MODELS:
+        save_tiny(name, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ from beyond_text.config import Lora, View
 from beyond_text.model import TwoTower
 from tests.conftest import tiny_tokenizer
 from tests.test_model import SETTINGS, narrow_clip, some_batch, tiny_model
-from tests.test_towers import save_tiny
+from tests.tiny import save_tiny
 
 VIEWS: tuple[View, ...] = ("query", "text", "image", "product")
 

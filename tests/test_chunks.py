@@ -15,15 +15,6 @@ from beyond_text.config import OBJECTIVE_VIEWS, PAIRS, Losses
 from beyond_text.fusion import FUSIONS
 from beyond_text.losses import LOSSES
 from tests.test_module import some_batch, some_module
-from tests.test_towers import save_tiny
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("bert", "vit"):
-        save_tiny(name, folder)
-    return folder
 
 
 def gradients(

@@ -25,7 +25,7 @@ from beyond_text.model import (
     settings_of,
 )
 from beyond_text.towers import TextTower
-from tests.test_towers import PICTURE, SIZE, TEXT, save_tiny, some_pictures, some_tokens
+from tests.tiny import PICTURE, SIZE, TEXT, some_pictures, some_tokens
 
 ALL_VIEWS: tuple[View, ...] = (*QUERY, *PRODUCT)
 
@@ -45,14 +45,6 @@ SETTINGS = ModelSettings(
     temperature=0.05,
     temperature_min=0.01,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("bert", "clip", "siglip", "vit", "timm_resnet"):
-        save_tiny(name, folder)
-    return folder
 
 
 def tiny_model(folder: Path, text: str, image: str, **changes: object) -> TwoTower:

@@ -16,7 +16,7 @@ from beyond_text.config import OBJECTIVE_VIEWS, PAIRS, Config, Data, LearningRat
 from beyond_text.losses import LOSSES, OBJECTIVES, Keys
 from beyond_text.module import ContrastiveModule
 from tests.test_model import tiny_model
-from tests.test_towers import save_tiny, some_pictures, some_tokens
+from tests.tiny import some_pictures, some_tokens
 
 ROWS = 8
 # Rows 2 and 3 show one product, 4 and 5 have one text, 6 and 7 were asked for by one query.
@@ -24,14 +24,6 @@ QUERY_KEY = [0, 1, 2, 3, 4, 5, 6, 6]
 PRODUCT_KEY = [10, 11, 12, 12, 14, 15, 16, 17]
 TEXT_KEY = [20, 21, 22, 22, 24, 24, 26, 27]
 GAINS = {(0, 0): 1.0, (0, 3): 0.5, (1, 4): 0.25, (2, 0): OWN, (3, 5): OWN, (5, 4): OWN, (6, 6): 1.0}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("bert", "vit"):
-        save_tiny(name, folder)
-    return folder
 
 
 def some_module(folder: Path, **settings: object) -> ContrastiveModule:

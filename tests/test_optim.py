@@ -16,19 +16,10 @@ from beyond_text.model import TwoTower
 from beyond_text.module import ContrastiveModule
 from beyond_text.optim import adamw, freeze, frozen_towers, warmup_cosine
 from tests.test_model import some_batch, tiny_model
-from tests.test_towers import save_tiny
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 GROUPS = [item.name for item in fields(LearningRates)]
 RATES = LearningRates(1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("bert", "vit", "timm_resnet"):
-        save_tiny(name, folder)
-    return folder
 
 
 def _rates(**moving: float) -> LearningRates:

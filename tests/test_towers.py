@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import peft
@@ -23,103 +22,16 @@ from beyond_text.towers import (
     load_encoder,
     picture_statistics,
 )
-
-SIZE, LENGTH, WIDTH = 32, 16, 16
-BODY = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-TEXT = {**BODY, "vocab_size": 32, "max_position_embeddings": LENGTH}
-PICTURE = {**BODY, "image_size": SIZE, "patch_size": 8}
-
-
-def _bert() -> nn.Module:
-    return hf.BertModel(hf.BertConfig(**TEXT))
-
-
-def _clip() -> nn.Module:
-    text = {**TEXT, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
-    return hf.CLIPModel(
-        hf.CLIPConfig(text_config=text, vision_config=PICTURE, projection_dim=WIDTH)
-    )
-
-
-def _siglip() -> nn.Module:
-    # SigLIP2's checkpoints of fixed resolution are of this class too.
-    return hf.SiglipModel(hf.SiglipConfig(text_config=TEXT, vision_config=PICTURE))
-
-
-def _siglip2_naflex() -> nn.Module:
-    picture = {**BODY, "patch_size": 8, "num_patches": 16}
-    return hf.Siglip2Model(hf.Siglip2Config(text_config=TEXT, vision_config=picture))
-
-
-def _dinov2() -> nn.Module:
-    return hf.Dinov2Model(hf.Dinov2Config(**{**PICTURE, "mlp_ratio": 2}))
-
-
-def _vit() -> nn.Module:
-    return hf.ViTModel(hf.ViTConfig(**PICTURE))
-
-
-def _timm(architecture: str) -> nn.Module:
-    settings = hf.TimmWrapperConfig(architecture=architecture, num_labels=0)
-    if architecture == "test_vit":
-        settings.model_args = {"img_size": SIZE}
-    settings.pretrained_cfg = {"mean": [0.4] * 3, "std": [0.2] * 3, "input_size": [3, SIZE, SIZE]}
-    return hf.TimmWrapperModel(settings)
-
-
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    "bert": _bert,
-    "clip": _clip,
-    "siglip": _siglip,
-    "siglip2_naflex": _siglip2_naflex,
-    "dinov2": _dinov2,
-    "vit": _vit,
-    "timm_resnet": lambda: _timm("test_resnet"),
-    "timm_vit": lambda: _timm("test_vit"),
-}
-TEXT_MODELS = ("bert", "clip", "siglip", "siglip2_naflex")
-IMAGE_MODELS = ("clip", "siglip", "dinov2", "vit", "timm_resnet", "timm_vit")
-
-
-def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> str:
-    """A random model of a class, saved in FOLDER/name; weights wide enough to tell inputs apart."""
-    torch.manual_seed(len(name))
-    model = MODELS[name]().to(dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder / name)
-    return str(folder / name)
-
-
-def some_tokens(rows: int = 40) -> tuple[Tensor, Tensor]:
-    """Ids [rows, 16] that end in the last special token, and the mask; lengths from 2 to 16."""
-    random = torch.Generator().manual_seed(1)
-    length = torch.randint(2, LENGTH + 1, (rows, 1), generator=random)
-    ids = torch.randint(4, 32, (rows, LENGTH), generator=random)
-    place = torch.arange(LENGTH)
-    ids = ids.where(place != length - 1, 3).where(place < length, 0)
-    return ids, (place < length).long()
-
-
-def some_pictures(count: int = 3) -> Tensor:
-    random = torch.Generator().manual_seed(2)
-    return torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=random, dtype=torch.uint8)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds every tiny model under its name."""
-    folder = tmp_path_factory.mktemp("models")
-    for name in MODELS:
-        save_tiny(name, folder)
-    return folder
+from tests.tiny import (
+    IMAGE_MODELS,
+    LENGTH,
+    SIZE,
+    TEXT_MODELS,
+    WIDTH,
+    save_tiny,
+    some_pictures,
+    some_tokens,
+)
 
 
 def _reference(path: str) -> nn.Module:

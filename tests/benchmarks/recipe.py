@@ -24,7 +24,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from beyond_text.batch import Batch, Sample, rows_of
-from beyond_text.callbacks import Averaging, Throughput
+from beyond_text.callbacks import Throughput
 from beyond_text.config import PAIRS, Config, View, load_config
 from beyond_text.datamodule import ShardData
 from beyond_text.evaluate import precision_of
@@ -140,8 +140,7 @@ def training(setting: Setting, stage: str) -> Iterator[float]:
     config, module, data, _ = prepare(setting.config(stage))
     while True:
         counted = _Counted(module.views, setting.warmup + setting.steps)
-        averaging = [Averaging(config.average_span)] if config.average_span else []
-        trainer = make_trainer(config, [*averaging, Throughput(), counted])
+        trainer = make_trainer(config, [Throughput(), counted])
         with step_ends() as ends:
             trainer.fit(module, data)
         yield rate(ends, counted.products, setting.warmup)
