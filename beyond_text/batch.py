@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
 from torch import Tensor
 
 from beyond_text.config import View
@@ -41,11 +40,11 @@ class Sample(NamedTuple):
 
     product_id: str
     text: str
-    image: Image.Image | None
+    image: UInt8[Tensor, "3 height width"] | None
     judgements: list[Judgement]
     query: Judgement | None
     epoch: int = 0
-    query_image: Image.Image | None = None
+    query_image: UInt8[Tensor, "3 height width"] | None = None
     losses: tuple[str, ...] = ()
 
 

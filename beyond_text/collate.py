@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from jaxtyping import UInt8
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from beyond_text.batch import Batch, Judged, Sample, Tokens
 
@@ -27,24 +28,25 @@ def key_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
-def picture_tensor(picture: Image.Image, size: int, seed: Sequence[int] | None = None) -> Tensor:
-    """uint8 [3, size, size], channels last in memory: the picture squeezed to a square, as SigLIP.
+def squared(
+    picture: UInt8[Tensor, "3 height width"], size: int, seed: Sequence[int] | None = None
+) -> UInt8[Tensor, "3 {size} {size}"]:
+    """The picture squeezed to a square, as SigLIP's, channels last in memory.
 
     With a seed, a random crop of at least nine tenths of each side, mirrored half of the time.
     """
-    box = None
+    pixels = picture.permute(1, 2, 0)
     mirrored = False
     if seed is not None:
         random = np.random.default_rng(list(seed))
-        width, height = picture.size
-        kept = random.uniform(SMALLEST_CROP, 1, size=2) * (width, height)
-        left, top = random.uniform(0, 1, size=2) * ((width, height) - kept)
-        box = (left, top, left + kept[0], top + kept[1])
+        sides = np.array(pixels.shape[:2])
+        kept = np.ceil(random.uniform(SMALLEST_CROP, 1, size=2) * sides).astype(int)
+        top, left = random.integers(sides - kept + 1)
         mirrored = random.random() < 0.5
-    resized = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    if mirrored:
-        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        # In one piece, or the resizing takes its slow way.
+        pixels = pixels[top : top + kept[0], left : left + kept[1]].contiguous()
+    resized = resize(pixels.permute(2, 0, 1), [size, size])
+    return resized.flip(2) if mirrored else resized
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, fixed: bool) -> Tokens:
@@ -57,6 +59,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, fixed:
         truncation=True,
         max_length=max_length,
         padding="max_length" if fixed else "longest",
+        return_token_type_ids=False,
         return_tensors="pt",
     )
     # Some tokenizers, SigLIP's among them, give no mask: every position counts.
@@ -87,11 +90,11 @@ class Collate:
         self.picture_size = picture_size
         self.augment_seed = augment_seed
 
-    def _picture(self, picture: Image.Image, epoch: int, identity: str) -> Tensor:
+    def _picture(self, picture: Tensor, epoch: int, identity: str) -> Tensor:
         seed = None
         if self.augment_seed is not None:
             seed = (self.augment_seed, epoch, key_of(identity) % 2**63)
-        return picture_tensor(picture, self.picture_size, seed)
+        return squared(picture, self.picture_size, seed)
 
     def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures of products, then of distinct queries; each row's product's and query's."""

@@ -15,13 +15,13 @@ from typing import Literal, NamedTuple
 
 import msgspec
 import pandas as pd
-from PIL.Image import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from beyond_text.batch import Sample
 from beyond_text.layouts import Reject
 from beyond_text.pairs import read_pairs, trigger_id
-from beyond_text.pictures import PictureError, decode_picture, read_picture, reduce_picture
+from beyond_text.pictures import PictureError, decode_pixels, read_picture, reduce_picture
 from beyond_text.schema import QueryRow, judgement_row
 from beyond_text.shards import ShardError, Split, product_text
 from beyond_text.tables import TableError, is_in_share, read_tables
@@ -30,7 +30,7 @@ Modality = Literal["text", "image"]
 QUERY_COLUMNS = ["query_id", "query", "kind", "product_id"]
 
 
-def no_picture(number: int) -> Image | None:
+def no_picture(number: int) -> Tensor | None:
     """The picture of a query in a corpus where none has one."""
     return None
 
@@ -48,7 +48,7 @@ class Corpus(NamedTuple):
     product_ids: list[str]
     queries: pd.DataFrame
     qrels: pd.DataFrame
-    query_image: Callable[[int], Image | None] = no_picture
+    query_image: Callable[[int], Tensor | None] = no_picture
 
 
 class ShardProducts(Dataset[Sample]):
@@ -119,13 +119,13 @@ def is_left_out(product_id: str, share: float, seed: int = 0) -> bool:
     return is_in_share(f"{seed}/{product_id}", share)
 
 
-def _file_picture(path: str, stored: int, picture: int) -> Image | None:
+def _file_picture(path: str, stored: int, picture: int) -> Tensor | None:
     """The picture as the shards would hold it; None, said aloud, where it cannot be used."""
     if not path:
         return None
     try:
         data = reduce_picture(read_picture(Path(path)), stored)
-        return decode_picture(data, reduce_to=picture)
+        return decode_pixels(data, reduce_to=picture)
     except PictureError as error:
         # The shard builder counts these; here the ranking shows what they cost.
         print(f"{path}: not used: {error}")
@@ -134,19 +134,21 @@ def _file_picture(path: str, stored: int, picture: int) -> Image | None:
 
 def _table_query_picture(
     paths: Sequence[str], stored: int, picture: int, number: int
-) -> Image | None:
+) -> Tensor | None:
     return _file_picture(paths[number], stored, picture)
 
 
 def _shard_query_picture(
     split: Split, places: Sequence[str], picture: int, number: int
-) -> Image | None:
+) -> Tensor | None:
     if not places[number]:
         return None
     return split.read_query_picture(int(places[number]), picture)
 
 
-def _product_picture(products: Dataset[Sample], places: Sequence[int], number: int) -> Image | None:
+def _product_picture(
+    products: Dataset[Sample], places: Sequence[int], number: int
+) -> Tensor | None:
     return products[places[number]].image
 
 

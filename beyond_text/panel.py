@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 GREEN, AMBER, GREY = (22, 150, 60), (240, 160, 0), (205, 205, 205)
 INK, CARD, PAPER = (35, 35, 35), (244, 241, 234), (255, 255, 255)
@@ -25,7 +27,7 @@ class PanelRow(NamedTuple):
     """A query and its ranked products: for each a picture or None, its grade and its caption."""
 
     query: str
-    pictures: list[Image.Image | None]
+    pictures: list[Tensor | None]
     grades: list[float]
     captions: list[str]
 
@@ -61,14 +63,14 @@ def draw_panel(rows: Sequence[PanelRow], thumbnail: int = 112) -> Image.Image:
     return panel
 
 
-def _tile(picture: Image.Image | None, grade: float, caption: str, size: int) -> Image.Image:
+def _tile(picture: Tensor | None, grade: float, caption: str, size: int) -> Image.Image:
     """Gives the product's square, frame included."""
     colour, width = (GREEN, 5) if grade >= 2 else (AMBER, 4) if grade >= 1 else (GREY, 1)
     if picture is None:
         tile = _card(caption, (size, size), CARD, max(9, size // 11))
     else:
         # The largest frame is left free around every picture, so none is hidden by being right.
-        inner = ImageOps.contain(picture.convert("RGB"), (size - 10, size - 10))
+        inner = ImageOps.contain(to_pil_image(picture), (size - 10, size - 10))
         tile = Image.new("RGB", (size, size), PAPER)
         tile.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
     ImageDraw.Draw(tile).rectangle((0, 0, size - 1, size - 1), outline=colour, width=width)

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import ValidationError
-from PIL.Image import Image
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from beyond_text.archive import SampleError, Shards
 from beyond_text.batch import OWN, Judgement, Sample
 from beyond_text.config import OBJECTIVE_VIEWS
 from beyond_text.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
-from beyond_text.pictures import PictureError, decode_picture
+from beyond_text.pictures import PictureError, decode_pixels
 from beyond_text.schema import UNFIT, sample_decoder
 
 WINDOW = 16
@@ -81,7 +81,7 @@ class Split:
         """
         check_sums(self.folder, self._files)
 
-    def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Image | None]:
+    def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Tensor | None]:
         """The JSON of a sample and its picture (None where it has none or `picture` is None).
 
         `picture` is the side in pixels that the decoder may reduce to. Texts, ids and grades are of
@@ -95,7 +95,7 @@ class Split:
             fields = self._decode(content["json"])
             if "jpg" not in content:
                 return fields, None
-            return fields, decode_picture(content["jpg"], reduce_to=picture)
+            return fields, decode_pixels(content["jpg"], reduce_to=picture)
         except (*UNFIT, PictureError) as error:
             raise SampleError(f"{self.folder} sample {sample}: {error}") from error
 
@@ -108,7 +108,7 @@ class Split:
                 raise ValidationError(f"query {item['query_id']!r:.200}: expected grades, got none")
         return fields
 
-    def read_query_picture(self, number: int, size: int) -> Image:
+    def read_query_picture(self, number: int, size: int) -> Tensor:
         """The number-th picture of a query, which may be reduced to `size` pixels a side.
 
         Raises:
@@ -119,7 +119,7 @@ class Split:
         if "jpg" not in content:
             raise SampleError(f"{place}: expected a jpg, got none")
         try:
-            return decode_picture(content["jpg"], reduce_to=size)
+            return decode_pixels(content["jpg"], reduce_to=size)
         except PictureError as error:
             raise SampleError(f"{place}: {error}") from error
 
@@ -215,7 +215,7 @@ class Products(Dataset[Sample | str]):
 
     def _query_picture(
         self, source: Split, fields: Mapping[str, Any], query: Judgement | None
-    ) -> Image | None:
+    ) -> Tensor | None:
         if query is None or self.picture is None:
             return None
         entries = (item for item in fields["queries"] if item["query_id"] == query.query_id)

@@ -8,21 +8,22 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from jaxtyping import UInt8
+from torch import Tensor
 
 from beyond_text.batch import OWN, Judgement, Sample, rows_of
-from beyond_text.collate import SMALLEST_CROP, Collate, key_of, picture_tensor, tokenize
+from beyond_text.collate import SMALLEST_CROP, Collate, key_of, squared, tokenize
 from tests.conftest import tiny_tokenizer
 
 SIZE = 8
 
 
-def gradient(width: int = 40, height: int = 30) -> Image.Image:
+def gradient(width: int = 40, height: int = 30) -> UInt8[Tensor, "3 height width"]:
     """Red grows from left to right, green from top to bottom, blue is nowhere."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0] = np.linspace(0, 240, width).astype(np.uint8)
     pixels[..., 1] = np.linspace(0, 240, height).astype(np.uint8)[:, None]
-    return Image.fromarray(pixels)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def sample(
@@ -67,7 +68,7 @@ def test_pictures_stand_once_for_the_rows_that_have_one() -> None:
     assert batch.image_row.tolist() == [0, -1, -1, 1, 2]
     assert batch.image.shape == (3, 3, SIZE, SIZE)
     assert batch.image.dtype == torch.uint8
-    torch.testing.assert_close(batch.image[1], picture_tensor(gradient(), SIZE))
+    torch.testing.assert_close(batch.image[1], squared(gradient(), SIZE))
 
 
 def test_a_skipped_sample_keeps_its_row_empty_and_is_named() -> None:
@@ -116,7 +117,7 @@ def test_query_pictures_stand_once_behind_the_products() -> None:
     assert batch.query_image_row.tolist() == [2, -1, -1, 3, 2, -1, -1]
     assert batch.query_row.tolist() == [-1, -1, -1, 0, -1, 1, -1]
     assert batch.image.shape == (4, 3, SIZE, SIZE)
-    torch.testing.assert_close(batch.image[2], picture_tensor(gradient(30, 40), SIZE))
+    torch.testing.assert_close(batch.image[2], squared(gradient(30, 40), SIZE))
     # A query without text is still the same query to every row.
     assert batch.query_key[0] == batch.query_key[4] == key_of("q1")
 
@@ -188,11 +189,11 @@ def test_a_tokenizer_without_a_mask_has_every_position_count() -> None:
 
 
 def test_a_picture_without_augmentation_is_squeezed_whole() -> None:
-    plain = Image.new("RGB", (64, 16), (10, 200, 30))
-    tensor = picture_tensor(plain, SIZE)
+    plain = torch.tensor([10, 200, 30], dtype=torch.uint8)[:, None, None].expand(3, 16, 64)
+    tensor = squared(plain, SIZE)
     assert tensor.shape == (3, SIZE, SIZE)
     assert [channel.unique().tolist() for channel in tensor] == [[10], [200], [30]]
-    red, green, blue = picture_tensor(gradient(), SIZE).float()
+    red, green, blue = squared(gradient(), SIZE).float()
     assert (red.diff(dim=1) > 0).all()
     assert (green.diff(dim=0) > 0).all()
     assert (blue == 0).all()
@@ -218,7 +219,7 @@ def test_augmentation_does_not_depend_on_the_rest_of_the_batch() -> None:
 def test_augmentation_keeps_nine_tenths_of_each_side_and_mirrors_half() -> None:
     mirrored = 0
     for seed in range(200):
-        red, green, _ = picture_tensor(gradient(), SIZE, (seed,)).float()
+        red, green, _ = squared(gradient(), SIZE, (seed,)).float()
         mirrored += bool(red[0, 0] > red[0, -1])
         assert green[0, 0] < green[-1, 0]
         for channel, axis in ((red, 1), (green, 0)):

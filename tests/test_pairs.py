@@ -23,6 +23,7 @@ from beyond_text.shards import Split
 from beyond_text.tables import TableError, read_tables
 from data_prep.mbeer import Item, main, pairs_of, read_designs, write_pairs
 from data_prep.shards import BuildError, build_shards
+from tests.tiny import as_bytes
 
 FIELDS = ["title", "category", "description"]
 
@@ -325,7 +326,7 @@ def test_shards_of_pairs_take_pictures_from_the_folder_named(
             assert places == [None]
         else:
             stored = split.read_query_picture(places[0], 32)
-            assert stored.tobytes() == picture.tobytes()
+            assert as_bytes(stored) == as_bytes(picture)
     with pytest.raises(BuildError, match="picture missing"):
         build_shards(moved, tmp_path / "other", **build)
 
@@ -343,7 +344,7 @@ def test_shards_and_tables_are_the_same_corpus_with_query_pictures(
     pictures = 0
     for number in range(24):
         one, two = tables.query_image(number), shards.query_image(number)
-        assert (one and one.tobytes()) == (two and two.tobytes())
+        assert as_bytes(one) == as_bytes(two)
         pictures += one is not None
     assert pictures == 22
 
@@ -373,7 +374,7 @@ def test_triggers_are_products_that_ask_for_their_partners(
         picture = asked.query_image(number)
         assert query["query_id"] == f"trigger/{product.product_id}"
         assert (query["query"], query["kind"]) == (product.text, "decor")
-        assert (picture and picture.tobytes()) == (product.image and product.image.tobytes())
+        assert as_bytes(picture) == as_bytes(product.image)
     wanted = [pair for pair in lines_of(tiny_pairs) if pair["split"] == "dev"]
     assert asked.qrels.to_numpy().tolist() == [
         [f"trigger/{pair['item_id_1']}", pair["item_id_2"], 1.0] for pair in wanted
@@ -417,7 +418,7 @@ def test_products_lose_one_modality_and_nothing_else(tiny_pairs: Path) -> None:
         assert blind.text == whole.text
         for sample, bare in ((textless, False), (blind, lost)):
             expected = None if bare else whole.image
-            assert (sample.image and sample.image.tobytes()) == (expected and expected.tobytes())
+            assert as_bytes(sample.image) == as_bytes(expected)
             assert sample.product_id == whole.product_id
     assert 4 < changed < 20
     nothing = Without(Without(products, "text", 1.0), "image", 1.0)[0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beyond_text.pictures import PictureError, decode_picture, reduce_picture
+from beyond_text.pictures import PictureError, decode_picture, decode_pixels, reduce_picture
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -38,6 +38,35 @@ def test_every_allowed_format_decodes_to_its_colour(kind: str) -> None:
     assert (image.mode, image.size) == ("RGB", (24, 16))
     # Lossy formats miss a flat colour by a few steps of 256.
     assert np.abs(np.asarray(image, int) - (200, 40, 40)).max() <= 8
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("reduce_to", [None, 20, 60])
+def test_pixels_are_those_of_the_picture(kind: str, mode: str, reduce_to: int | None) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 50, 3), np.uint8)
+    data = encode(Image.fromarray(noise).convert(mode), kind)
+    pixels = decode_pixels(data, reduce_to=reduce_to)
+    expected = np.asarray(decode_picture(data, reduce_to=reduce_to))
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+    assert pixels.stride(0) == 1
+
+
+def test_pixels_of_a_turned_jpeg_are_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.new("RGB", (30, 20)), "JPEG", exif=exif)
+    assert decode_pixels(data).shape == (3, 30, 20)
+
+
+@pytest.mark.parametrize("cut", [0.02, 0.5, 0.999])
+def test_pixels_of_a_cut_or_giant_jpeg_are_a_picture_error(cut: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    data = encode(Image.fromarray(noise), "JPEG")
+    with pytest.raises(PictureError, match="picture unreadable"):
+        decode_pixels(data[: int(cut * len(data))])
+    with pytest.raises(PictureError, match="64x64 is 4096 pixels, expected <= 4095"):
+        decode_pixels(data, max_pixels=4095)
 
 
 def test_a_format_off_the_list_is_refused() -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from beyond_text.batch import Judgement, Sample
@@ -42,12 +43,10 @@ def tiny_model(text: Path, image: Path, fusion: str = "bilinear") -> TwoTower:
     return model
 
 
-def pictures(number: int) -> list[Image.Image]:
-    random = np.random.default_rng(0)
-    return [
-        Image.fromarray(random.integers(0, 256, (32, 32, 3)).astype(np.uint8))
-        for _ in range(number)
-    ]
+def pictures(number: int) -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    shape = (number, 3, 32, 32)
+    return list(torch.randint(0, 256, shape, generator=random, dtype=torch.uint8))
 
 
 def tiny_corpus() -> Corpus:
@@ -102,7 +101,7 @@ def by_hand(model: TwoTower, corpus: Corpus, asked: str, found: str) -> dict[str
     for sample in corpus.products:
         text = sample.text if "text" in found else ""
         image = sample.image if "image" in found else None
-        if text or image:
+        if text or image is not None:
             kept = sample._replace(text=text, image=image)
             products[sample.product_id] = alone(model, kept, "product")
     values: dict[str, list[float]] = {name: [] for name in MEASURED}
@@ -111,7 +110,7 @@ def by_hand(model: TwoTower, corpus: Corpus, asked: str, found: str) -> dict[str
         image = corpus.query_image(number) if "image" in asked else None
         own = corpus.qrels[corpus.qrels["query_id"] == row["query_id"]]
         grades = dict(zip(own["product_id"], own["relevance"], strict=True))
-        if not (text or image) or not grades:
+        if not (text or image is not None) or not grades:
             continue
         judgement = Judgement(row["query_id"], text, "a", {})
         query = alone(model, Sample("", "", None, [], judgement, 0, image), "query")

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
+from torchvision.io import decode_jpeg
+from torchvision.transforms.v2.functional import resize
 
 from beyond_text.batch import Batch, Sample, rows_of
 from beyond_text.callbacks import Throughput
@@ -32,6 +33,7 @@ from beyond_text.losses import LOSSES
 from beyond_text.model import TwoTower
 from beyond_text.module import ContrastiveModule
 from beyond_text.optim import adamw
+from beyond_text.pictures import to_pixels
 from beyond_text.train import build, make_trainer
 from tests.benchmarks.measure import rate, rate_of_batches, step_ends
 
@@ -227,22 +229,35 @@ def loader(setting: Setting) -> Iterator[float]:
         yield rate_of_batches(sizes, setting.warmup, setting.loaded)
 
 
-def _decode(picture: bytes, size: int) -> np.ndarray:
-    """The pixels [size, size, 3] of a JPEG, by the shortest way there is in Pillow."""
+def by_pillow(picture: bytes, size: int) -> Tensor:
+    """The pixels [3, size, size] of a JPEG, by the shortest way there is in Pillow."""
     with Image.open(BytesIO(picture), formats=("JPEG",)) as image:
         image.draft("RGB", (size, size))
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        return to_pixels(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _decode_all(pictures: list[bytes], size: int, start: Any, seconds: Any) -> None:
+def by_torchvision(picture: bytes, size: int) -> Tensor:
+    """The pixels [3, size, size] of a JPEG, by the shortest way there is in torchvision."""
+    decoded = decode_jpeg(torch.frombuffer(bytearray(picture), dtype=torch.uint8))
+    return resize(decoded, [size, size])
+
+
+def _decode_all(
+    decode: Callable[[bytes, int], Tensor],
+    pictures: list[bytes],
+    size: int,
+    start: Any,
+    seconds: Any,
+) -> None:
+    torch.set_num_threads(1)
     start.wait()
     began = time.perf_counter()
     for picture in pictures:
-        _decode(picture, size)
+        decode(picture, size)
     seconds.put(time.perf_counter() - began)
 
 
-def bare_decode(setting: Setting) -> Iterator[float]:
+def bare_decode(setting: Setting, decode: Callable[[bytes, int], Tensor]) -> Iterator[float]:
     """The limit of a loader: the same pictures' bytes, in memory, decoded on the same cores."""
     prepared = prepare(setting.config("stage1"))
     plan: Any = prepared.loader.batch_sampler
@@ -260,7 +275,8 @@ def bare_decode(setting: Setting) -> Iterator[float]:
         start, seconds = context.Barrier(setting.cores), context.SimpleQueue()
         processes = [
             context.Process(
-                target=_decode_all, args=(pictures[first :: setting.cores], size, start, seconds)
+                target=_decode_all,
+                args=(decode, pictures[first :: setting.cores], size, start, seconds),
             )
             for first in range(setting.cores)
         ]
