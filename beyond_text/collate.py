@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ SMALLEST_CROP = 0.9
 Tokenizer = Callable[..., Mapping[str, Tensor]]
 
 
+@lru_cache(maxsize=2**16)
 def key_of(text: str) -> int:
     """A 64-bit key, equal in every process for equal strings."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)

@@ -159,14 +159,15 @@ def draw_query(judgements: list[Judgement], seed: Sequence[int]) -> Judgement | 
     Kinds alike, because machine-made queries outnumber those that people wrote. Never the product
     itself.
     """
-    others = [judgement for judgement in judgements if _gain(judgement) != OWN]
-    if not others:
+    kinds: dict[str, list[tuple[Judgement, float]]] = {}
+    for judgement in judgements:
+        if (gain := _gain(judgement)) != OWN:
+            kinds.setdefault(judgement.kind, []).append((judgement, gain))
+    if not kinds:
         return None
     random = np.random.default_rng(list(seed))
-    kinds = sorted({judgement.kind for judgement in others})
-    kind = kinds[random.integers(len(kinds))]
-    chosen = [judgement for judgement in others if judgement.kind == kind]
-    gains = np.array([_gain(judgement) for judgement in chosen])
+    chosen, weights = zip(*kinds[sorted(kinds)[random.integers(len(kinds))]], strict=True)
+    gains = np.array(weights)
     return chosen[random.choice(len(chosen), p=gains / gains.sum())]
 
 

@@ -94,7 +94,7 @@ def test_sentence_transformers_trains_on_the_same_pairs(
 def test_every_ratio_is_of_contenders_and_every_contender_is_in_a_ratio() -> None:
     assert {n for r in RATIOS.values() for n in (r.of, *r.over)} == CONTENDERS.keys()
     assert chosen(["loader"], ["open_clip"]) == [
-        "loader", "loader, bare Pillow", "loader, bare torchvision",
+        "loader", "loader, bare Pillow", "loader, bare simplejpeg",
     ]  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def test_the_bare_decode_gives_the_pixels_that_the_loader_gives(tiny_shards: Pat
     data = products.read(0, ("jpg",))["jpg"]
     for size in (8, 32):
         expected = squared(decode_pixels(data, reduce_to=size), size)
-        for decode in (recipe.by_pillow, recipe.by_torchvision):
+        for decode in (recipe.by_pillow, recipe.by_simplejpeg):
             assert int((decode(data, size).int() - expected.int()).abs().max()) <= 1
 
 

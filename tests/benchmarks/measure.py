@@ -23,6 +23,7 @@ PACKAGES = (
     "timm",
     "pytorch-lightning",
     "pillow",
+    "simplejpeg",
     "webdataset",
     "faiss-cpu",
     "open_clip_torch",

@@ -52,7 +52,7 @@ CONTENDERS: dict[str, Contender] = {
     "stage 3, bare loop": partial(recipe.bare_loop, stage="stage3"),
     "loader": recipe.loader,
     "loader, bare Pillow": partial(recipe.bare_decode, decode=recipe.by_pillow),
-    "loader, bare torchvision": partial(recipe.bare_decode, decode=recipe.by_torchvision),
+    "loader, bare simplejpeg": partial(recipe.bare_decode, decode=recipe.by_simplejpeg),
     "open_clip's loader": peers.open_clip_loader,
 }
 
@@ -85,7 +85,7 @@ RATIOS: dict[str, Ratio] = {
     "stage3_of_limit": Ratio("stage3", "stage 3", ("stage 3, bare loop",), 0.95),
     # By the decoder that the peers use, and by ours, which is faster; decoding and resizing both.
     "loader_of_decode_limit": Ratio("loader", "loader", ("loader, bare Pillow",), 0.9),
-    "loader_of_own_decode_limit": Ratio("loader", "loader", ("loader, bare torchvision",), 0.9),
+    "loader_of_own_decode_limit": Ratio("loader", "loader", ("loader, bare simplejpeg",), 0.9),
     "loader_over_open_clip": Ratio("loader", "loader", ("open_clip's loader",), 1.5),
 }
 PARTS = tuple(dict.fromkeys(ratio.part for ratio in RATIOS.values()))
