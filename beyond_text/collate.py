@@ -99,31 +99,28 @@ class Collate:
         return squared(picture, self.picture_size, seed)
 
     def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """The pictures of products, then of distinct queries; each row's product's and query's."""
+        """The pictures of distinct products, then queries; each row's product's and query's."""
+        shown = [(sample.image, sample.epoch, sample.product_id) for sample in samples]
+        asked = [(s.query_image, s.epoch, s.query.query_id if s.query else "") for s in samples]
         pictures: list[Tensor] = []
-        image_row = []
-        for sample in samples:
-            image_row.append(-1 if sample.image is None else len(pictures))
-            if sample.image is not None:
-                pictures.append(self._picture(sample.image, sample.epoch, sample.product_id))
-        place: dict[str, int] = {}
-        query_row = []
-        for sample in samples:
-            if sample.query is None or sample.query_image is None:
-                query_row.append(-1)
-                continue
-            query_id = sample.query.query_id
-            if query_id not in place:
-                place[query_id] = len(pictures)
-                pictures.append(self._picture(sample.query_image, sample.epoch, query_id))
-            query_row.append(place[query_id])
+        rows: list[Tensor] = []
+        for views in (shown, asked):
+            place: dict[tuple[int, str], int] = {}
+            row = []
+            for picture, epoch, identity in views:
+                if picture is not None and (epoch, identity) not in place:
+                    place[epoch, identity] = len(pictures)
+                    pictures.append(self._picture(picture, epoch, identity))
+                row.append(-1 if picture is None else place[epoch, identity])
+            rows.append(torch.tensor(row))
+        image_row, query_row = rows
         size = self.picture_size
         if not pictures:
             stacked = torch.zeros(0, 3, size, size, dtype=torch.uint8)
         else:
             # Stacked as they lie in memory, which is also how the towers take them.
             stacked = torch.stack([p.permute(1, 2, 0) for p in pictures]).permute(0, 3, 1, 2)
-        return stacked, torch.tensor(image_row), torch.tensor(query_row)
+        return stacked, image_row, query_row
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tokens, Tensor]:
         distinct, row = _distinct(texts)

@@ -112,6 +112,8 @@ class Data:
     dev: str = ""
     dev_split: str = "dev"
     text_fields: list[str] = field(default_factory=lambda: ["title", "category", "description"])
+    # Rows of a batch that a product has, a query each; its text and picture are encoded once.
+    queries_per_product: int = 1
     # Random resized crop (90 % of each side at least) and mirror image while training.
     augment: bool = True
     # Share of the products that lose one of their two modalities while training.
@@ -240,6 +242,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("image_encoder.lora.rank", 0, float("inf")),
     ("image_encoder.lora.dropout", 0.0, 1.0),
     ("data.modality_dropout", 0.0, 1.0),
+    ("data.queries_per_product", 1, float("inf")),
     ("data.max_skipped", 0.0, 1.0),
     ("data.workers", 0, float("inf")),
 )

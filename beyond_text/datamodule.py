@@ -28,6 +28,8 @@ from beyond_text.shards import BatchPlan, Products, Split
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
 # Views that need pictures, whatever the source.
 PICTURED: set[View] = {"image", "product", "trigger_image"}
+# Rows that a worker reads ahead, where a batch is smaller.
+ROWS_IN_STORE = 1024
 
 
 class Feed(NamedTuple):
@@ -93,6 +95,11 @@ def usable_sources(config: Config) -> dict[str, Feed]:
     return usable
 
 
+def _batches_in_store(batch_size: int) -> int:
+    """Batches that a worker reads ahead: a few, but no more rows than a large batch has."""
+    return max(1, min(4, ROWS_IN_STORE // batch_size))
+
+
 class ShardData(pl.LightningDataModule):
     """Batches for every step of a run, the same for any number of workers."""
 
@@ -153,15 +160,20 @@ class ShardData(pl.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             start=trainer.global_step * config.accumulate,
+            turns=config.data.queries_per_product,
         )
         size = self.collate.picture_size if self.sees_pictures else None
         return DataLoader(
             Products(
-                [feed.split for feed in feeds], config.seed, size, [feed.losses for feed in feeds]
+                [feed.split for feed in feeds],
+                config.seed,
+                size,
+                [feed.losses for feed in feeds],
+                config.data.queries_per_product,
             ),
             batch_sampler=plan,
             collate_fn=self.collate,
             num_workers=config.data.workers,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-            prefetch_factor=4 if config.data.workers else None,
+            prefetch_factor=_batches_in_store(config.batch_size) if config.data.workers else None,
         )

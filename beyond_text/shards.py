@@ -36,11 +36,15 @@ def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 class Draw(NamedTuple):
-    """One sample of one source in one epoch: all that decides what is read and which query."""
+    """One sample of one source in one epoch, and the turn among its rows of the batch.
+
+    All that decides what is read and which query.
+    """
 
     source: int
     sample: int
     epoch: int
+    turn: int = 0
 
 
 class Split:
@@ -153,22 +157,28 @@ def _gain(judgement: Judgement) -> float:
     return next(iter(judgement.gains.values()))
 
 
-def draw_query(judgements: list[Judgement], seed: Sequence[int]) -> Judgement | None:
-    """One judgement: first a kind, each alike, then within it in proportion to the gain.
+def draw_queries(
+    judgements: list[Judgement], seed: Sequence[int], number: int = 1
+) -> list[Judgement]:
+    """Some judgements, none twice: each time first a kind, each alike, then in it by the gain.
 
     Kinds alike, because machine-made queries outnumber those that people wrote. Never the product
-    itself.
+    itself. Fewer than `number` where there are no more.
     """
     kinds: dict[str, list[tuple[Judgement, float]]] = {}
     for judgement in judgements:
         if (gain := _gain(judgement)) != OWN:
             kinds.setdefault(judgement.kind, []).append((judgement, gain))
-    if not kinds:
-        return None
     random = np.random.default_rng(list(seed))
-    chosen, weights = zip(*kinds[sorted(kinds)[random.integers(len(kinds))]], strict=True)
-    gains = np.array(weights)
-    return chosen[random.choice(len(chosen), p=gains / gains.sum())]
+    drawn: list[Judgement] = []
+    while kinds and len(drawn) < number:
+        kind = sorted(kinds)[random.integers(len(kinds))]
+        gains = np.array([gain for _, gain in kinds[kind]])
+        judgement, _ = kinds[kind].pop(random.choice(len(gains), p=gains / gains.sum()))
+        drawn.append(judgement)
+        if not kinds[kind]:
+            del kinds[kind]
+    return drawn
 
 
 def _ask(losses: Sequence[str]) -> bool:
@@ -176,10 +186,20 @@ def _ask(losses: Sequence[str]) -> bool:
     return any(not {"text", "image"}.issuperset(OBJECTIVE_VIEWS[name]) for name in losses)
 
 
+class _Read(NamedTuple):
+    """A sample as it was read, and the queries drawn for its turns."""
+
+    fields: dict[str, Any]
+    picture: Tensor | None
+    judgements: list[Judgement]
+    queries: list[Judgement]
+
+
 class Products(Dataset[Sample | str]):
     """Samples of several splits, by Draw; `picture` as in `Split.read`, for queries' as well.
 
-    `losses` are those that each split feeds; its queries are drawn where one of them has queries.
+    `losses` are those that each split feeds; its queries are drawn where one of them has queries,
+    `turns` for each product: rows of one turn each, of which only the first reads the sample.
     """
 
     def __init__(
@@ -188,6 +208,7 @@ class Products(Dataset[Sample | str]):
         seed: int,
         picture: int | None,
         losses: Sequence[tuple[str, ...]] = (),
+        turns: int = 1,
     ) -> None:
         self.sources = list(sources)
         self.seed = seed
@@ -195,16 +216,32 @@ class Products(Dataset[Sample | str]):
         self.losses = losses or [()] * len(sources)
         # Nobody asks for the queries of what feeds text and picture alone.
         self.asked = [not feeds or _ask(feeds) for feeds in self.losses]
+        self.turns = turns
+        self._last: tuple[Draw, _Read] | None = None
 
-    def __getitem__(self, draw: Draw) -> Sample | str:
-        """The sample, or where it cannot be read a line that says which and why."""
-        source = self.sources[draw.source]
-        try:
+    def _read(self, draw: Draw) -> _Read:
+        """What the draws of all turns share: read by the first of them, then kept for the next."""
+        first = draw._replace(turn=0)
+        if self._last is None or self._last[0] != first:
+            source = self.sources[draw.source]
             fields, picture = source.read(draw.sample, self.picture)
             judgements = source.judgements_of(fields) if self.asked[draw.source] else []
-            query = draw_query(judgements, (self.seed, *draw))
+            seed = (self.seed, draw.source, draw.sample, draw.epoch)
+            queries = draw_queries(judgements, seed, self.turns)
+            self._last = first, _Read(fields, picture, judgements, queries)
+        return self._last[1]
+
+    def __getitem__(self, draw: Draw) -> Sample | str:
+        """The sample, or where it cannot be read a line that says which and why.
+
+        A product with fewer queries than turns has none in the further ones.
+        """
+        source = self.sources[draw.source]
+        try:
+            fields, picture, judgements, queries = self._read(draw)
         except SampleError as error:
             return str(error)
+        query = queries[draw.turn] if draw.turn < len(queries) else None
         try:
             asked = self._query_picture(source, fields, query)
         except SampleError as error:
@@ -241,7 +278,8 @@ class BatchPlan(Sampler[list[Draw]]):
 
     A batch comes from one source, drawn by weight: negatives of one shop are hard ones, and the
     pictures of a shop are all there or not. Every process takes an equal slice of every batch, so
-    all take the same number of steps. Starts at batch `start`, for a run that goes on.
+    all take the same number of steps. A product stands in `turns` rows, one after the other. Starts
+    at batch `start`, for a run that goes on.
     """
 
     def __init__(
@@ -254,6 +292,7 @@ class BatchPlan(Sampler[list[Draw]]):
         rank: int = 0,
         world: int = 1,
         start: int = 0,
+        turns: int = 1,
     ) -> None:
         self.sizes = sizes
         self.shares = np.array(weights, dtype=float) / sum(weights)
@@ -263,6 +302,7 @@ class BatchPlan(Sampler[list[Draw]]):
         self.rank = rank
         self.world = world
         self.start = start
+        self.turns = turns
 
     def __len__(self) -> int:
         return self.batches
@@ -282,4 +322,8 @@ class BatchPlan(Sampler[list[Draw]]):
             stream = streams[random.choice(len(streams), p=self.shares)]
             draws = [next(stream) for _ in range(self.batch_size * self.world)]
             if batch >= self.start:
-                yield draws[self.rank :: self.world]
+                yield [
+                    draw._replace(turn=turn)
+                    for draw in draws[self.rank :: self.world]
+                    for turn in range(self.turns)
+                ]

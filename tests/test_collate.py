@@ -122,6 +122,20 @@ def test_query_pictures_stand_once_behind_the_products() -> None:
     assert batch.query_key[0] == batch.query_key[4] == key_of("q1")
 
 
+def test_a_product_in_several_rows_has_its_text_and_picture_encoded_once() -> None:
+    found = [
+        sample("1", "red vase", "the red vase"), sample("1", "red vase", "a vase"),
+        sample("2", "a rug", "a rug"), sample("1", "red vase", "a vase", epoch=1),
+    ]  # fmt: skip
+    batch = collate(augment_seed=0)(found)
+    assert batch.text_row.tolist() == [0, 0, 1, 0]
+    # Another epoch shows another part of the picture.
+    assert batch.image_row.tolist() == [0, 0, 1, 2]
+    assert len(batch.image) == 3
+    assert batch.query_row.tolist() == [0, 1, 2, 1]
+    assert batch.product_key[0] == batch.product_key[1] == key_of("1")
+
+
 def test_a_batch_without_query_pictures_points_at_none() -> None:
     assert collate()(SAMPLES).query_image_row.tolist() == [-1] * 5
     alone = Sample("", "", None, [], Judgement("q", "rug", "human", {}), 0)

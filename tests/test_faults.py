@@ -28,7 +28,8 @@ from beyond_text.shards import BatchPlan, Products, ShardError, Split
 from beyond_text.tables import TableError
 from beyond_text.train import build, make_trainer, train
 from data_prep.mbeer import read_designs, write_pairs
-from data_prep.shards import BuildError, build_shards
+from data_prep.rejects import BuildError
+from data_prep.shards import build_shards
 from tests.hostile import FIELDS, read_all
 
 

@@ -32,7 +32,8 @@ from beyond_text.pairs import read_pairs
 from beyond_text.pictures import MAX_BYTES, PictureError, decode_pixels
 from beyond_text.shards import ShardError, Split, read_manifest
 from beyond_text.tables import TableError, read_tables
-from data_prep.shards import BuildError, build_shards
+from data_prep.rejects import BuildError
+from data_prep.shards import build_shards
 from tests.conftest import tiny_tokenizer
 from tests.hostile import (
     DEEP,

@@ -13,7 +13,7 @@ from beyond_text.config import Config, ConfigError, load_config
 from beyond_text.datamodule import ShardData, usable_sources
 from beyond_text.model import settings_of
 from beyond_text.shards import Draw, Products, Split
-from beyond_text.train import train
+from beyond_text.train import make_trainer, train
 from data_prep.shards import build_shards
 from tests.conftest import tiny_tokenizer
 
@@ -132,6 +132,18 @@ def test_a_source_that_cannot_fill_the_batch_of_all_processes_is_named(
         match=r"sources\.shop: 24 products in 1 shards .* of 36 \(batch_size=12 on 3 processes\)",
     ):
         data.check_shares(processes=3)
+
+
+@pytest.mark.parametrize(("batch", "ahead"), [(8, 4), (256, 4), (512, 2), (4096, 1)])
+def test_workers_read_a_few_batches_ahead_and_of_large_ones_a_single_one(
+    batch: int, ahead: int, sources: dict[str, Path], tiny_overrides: list[str]
+) -> None:
+    words = [*tiny_overrides, "losses.query_text=1", "data.workers=1", f"batch_size={batch}"]
+    config = settings(sources, "shop", *words)
+    tokenizer = AutoTokenizer.from_pretrained(config.text_encoder.path)
+    data = ShardData(config, settings_of(config, 40), tokenizer, False)
+    data.trainer = make_trainer(config, [])
+    assert data.train_dataloader().prefetch_factor == ahead
 
 
 def test_a_command_for_more_processes_than_a_source_can_feed_ends_before_it_starts_them(

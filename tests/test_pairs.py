@@ -22,7 +22,8 @@ from beyond_text.pairs import read_pairs
 from beyond_text.shards import Split
 from beyond_text.tables import TableError, read_tables
 from data_prep.mbeer import Item, main, pairs_of, read_designs, write_pairs
-from data_prep.shards import BuildError, build_shards
+from data_prep.rejects import BuildError
+from data_prep.shards import build_shards
 from tests.tiny import as_bytes
 
 FIELDS = ["title", "category", "description"]

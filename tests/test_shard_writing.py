@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_prep.shards import BuildError, build_shards, main
+from data_prep.rejects import BuildError
+from data_prep.shards import build_shards, main
 
 
 def write_picture(path: Path, colour: str, size: tuple[int, int] = (40, 20)) -> None:

@@ -23,7 +23,7 @@ from beyond_text.shards import (
     Products,
     ShardError,
     Split,
-    draw_query,
+    draw_queries,
     epoch_order,
     product_text,
     read_manifest,
@@ -192,17 +192,48 @@ def test_kinds_are_drawn_alike_and_queries_within_a_kind_by_grade() -> None:
         judgement("human", "human", 0.5),
     ]
     drawn = Counter(
-        found.query_id
-        for number in range(4000)
-        if (found := draw_query(judgements, (0, 0, number, 0)))
+        found.query_id for number in range(4000) for found in draw_queries(judgements, (number,))
     )
     assert drawn["human"] / 4000 == pytest.approx(1 / 2, abs=0.03)
     assert drawn["full"] / 4000 == pytest.approx(1 / 8, abs=0.02)
     assert drawn["half3"] / 4000 == pytest.approx(1 / 16, abs=0.02)
 
 
+def test_several_queries_of_a_product_are_different_ones_and_begin_with_the_single_one() -> None:
+    judgements = [judgement(str(number), "ab"[number % 3 == 0], 1.0) for number in range(7)]
+    for seed in range(20):
+        drawn = draw_queries(judgements, (seed,), 5)
+        assert len({found.query_id for found in drawn}) == 5
+        assert draw_queries(judgements, (seed,)) == drawn[:1]
+    assert sorted(draw_queries(judgements, (0,), 9)) == judgements
+
+
+def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
+    tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Split(tiny_shards, "train", FIELDS)
+    products = Products([split], 0, picture=32, turns=4)
+    plan = BatchPlan([split.sizes], [1.0], 6, 2, seed=0, turns=4)
+    alone = BatchPlan([split.sizes], [1.0], 6, 2, seed=0)
+    reads = []
+    read = Split.read
+    monkeypatch.setattr(Split, "read", lambda *given: reads.append(1) or read(*given))
+    for draws, firsts in zip(plan, alone, strict=True):
+        reads.clear()
+        samples = [products[draw] for draw in draws]
+        assert len(reads) == 6
+        assert [draw for draw in draws if draw.turn == 0] == firsts
+        for start in range(0, 24, 4):
+            group = samples[start : start + 4]
+            assert all(sample.image is group[0].image for sample in group)
+            # A tiny product is of a kind, which is asked for in three colours.
+            assert len({sample.query.query_id for sample in group[:3]}) == 3
+            assert group[3].query is None
+            assert group[0].query == Products([split], 0, 32)[draws[start]].query
+
+
 def test_a_product_without_judgements_draws_no_query() -> None:
-    assert draw_query([], (0, 0, 0, 0)) is None
+    assert draw_queries([], (0,)) == []
 
 
 def test_product_text_joins_the_chosen_fields_that_are_not_empty() -> None:
@@ -215,9 +246,9 @@ def test_product_text_joins_the_chosen_fields_that_are_not_empty() -> None:
 def test_the_query_that_is_the_product_itself_is_never_drawn() -> None:
     own = judgement("self", "human", OWN, desire=OWN)
     other = judgement("other", "human", 0.5)
-    assert draw_query([own], (0, 0, 0, 0)) is None
+    assert draw_queries([own], (0,), 3) == []
     for seed in range(50):
-        assert draw_query([own, other], (seed,)) == draw_query([other], (seed,)) == other
+        assert draw_queries([own, other], (seed,)) == draw_queries([other], (seed,)) == [other]
 
 
 @pytest.fixture(scope="session")
