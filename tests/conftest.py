@@ -166,11 +166,11 @@ def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tables / "pairs.jsonl"
 
 
-@pytest.fixture
-def tiny_overrides(
-    tiny_text_encoder: Path, tiny_image_encoder: Path, tiny_shards: Path, tmp_path: Path
+@pytest.fixture(scope="session")
+def tiny_settings(
+    tiny_text_encoder: Path, tiny_image_encoder: Path, tiny_shards: Path
 ) -> list[str]:
-    """Settings of a run of a few steps over the tiny encoders and shards, in tmp_path/run."""
+    """Settings of a run of a few steps over the tiny encoders and shards."""
     return [
         f"text_encoder.path={tiny_text_encoder}",
         "text_encoder.max_length=16",
@@ -179,7 +179,6 @@ def tiny_overrides(
         f"data.sources.tables.path={tiny_shards}",
         f"data.dev={tiny_shards}",
         "data.workers=0",
-        f"run={tmp_path / 'run'}",
         "dim=16",
         "fusion_rank=8",
         "batch_size=8",
@@ -189,3 +188,9 @@ def tiny_overrides(
         "precision=32-true",
         "trainer.enable_progress_bar=false",
     ]
+
+
+@pytest.fixture
+def tiny_overrides(tiny_settings: list[str], tmp_path: Path) -> list[str]:
+    """The same in tmp_path/run."""
+    return [*tiny_settings, f"run={tmp_path / 'run'}"]

@@ -25,21 +25,10 @@ from tests.hostile import sign
 
 
 @pytest.fixture(scope="module")
-def run(
-    tiny_text_encoder: Path,
-    tiny_image_encoder: Path,
-    tiny_shards: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate") / "run"
-    overrides = [
-        f"text_encoder.path={tiny_text_encoder}", "text_encoder.max_length=16",
-        f"image_encoder.path={tiny_image_encoder}", "image_encoder.image_size=32",
-        f"data.sources.tables.path={tiny_shards}", f"data.dev={tiny_shards}", "data.workers=0",
-        f"run={folder}", "dim=16", "fusion_rank=8", "batch_size=8", "steps=3",
-        "precision=32-true", "trainer.enable_progress_bar=false", "losses.query_product=1",
-    ]  # fmt: skip
-    train(load_config([], overrides))
+    words = [*tiny_settings, f"run={folder}", "steps=3", "losses.query_product=1"]
+    train(load_config([], words))
     return folder
 
 

@@ -111,26 +111,18 @@ def batches(seen: Path) -> list[tuple[int, Any]]:
 
 @pytest.fixture(scope="module")
 def settings(
-    tiny_text_encoder: Path,
-    tiny_image_encoder: Path,
-    tiny_shards: Path,
-    tiny_pairs: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    tiny_settings: list[str], tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
     """All that draws or remembers: dropout, lost modalities, crops, weighted sources, averages."""
     pairs = tmp_path_factory.mktemp("shards") / "pairs"
     build_shards(tiny_pairs, pairs, picture_size=40, samples_per_shard=7, workers=1)
     return [
-        f"text_encoder.path={tiny_text_encoder}", "text_encoder.max_length=16",
-        f"image_encoder.path={tiny_image_encoder}", "image_encoder.image_size=32",
-        f"data.sources.tables.path={tiny_shards}", "data.sources.tables.weight=2",
-        f"data.sources.pairs.path={pairs}", f"data.dev={tiny_shards}",
-        "dim=16", "fusion_rank=8", "batch_size=6", f"accumulate={ACCUMULATE}", f"steps={STEPS}",
+        *tiny_settings, "data.sources.tables.weight=2", f"data.sources.pairs.path={pairs}",
+        "batch_size=6", f"accumulate={ACCUMULATE}", f"steps={STEPS}",
         f"checkpoint_every={CHECKPOINT_EVERY}", "evaluate_every=3", "data.augment=true",
         "data.modality_dropout=0.3", "losses.query_product=1", "losses.cmal=0.5",
         "loss_weighting=learned", "temperature=0.011", "temperature_min=0.0109",
-        "average_span=0.4", "lr_floor=0.1", "precision=32-true",
-        "trainer.enable_progress_bar=false",
+        "average_span=0.4", "lr_floor=0.1", "data.queries_per_product=2",
     ]  # fmt: skip
 
 

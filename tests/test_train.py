@@ -30,37 +30,16 @@ PRODUCT = ["losses.query_product=1"]
 
 
 @pytest.fixture(scope="module")
-def chain(
-    tiny_text_encoder: Path,
-    tiny_image_encoder: Path,
-    tiny_shards: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def chain(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three stages of recipes/, in order, each from the weights of the one before."""
     runs = tmp_path_factory.mktemp("runs")
     start = ""
     for stage in STAGES:
         overrides = [
-            f"text_encoder.path={tiny_text_encoder}",
-            "text_encoder.max_length=16",
-            f"image_encoder.path={tiny_image_encoder}",
-            "image_encoder.image_size=32",
-            f"data.sources.tables.path={tiny_shards}",
-            f"data.dev={tiny_shards}",
-            "data.workers=0",
-            f"run={runs / stage}",
-            f"start={start}",
-            "dim=16",
-            "fusion_rank=8",
-            "batch_size=12",
-            "steps=40",
-            "evaluate_every=20",
-            "precision=32-true",
-            "lr.text_encoder=0.003",
-            "lr.image_encoder=0.003",
-            "trainer.enable_progress_bar=false",
+            *tiny_settings, f"run={runs / stage}", f"start={start}", "batch_size=12", "steps=40",
+            "evaluate_every=20", "lr.text_encoder=0.003", "lr.image_encoder=0.003",
             "trainer.log_every_n_steps=1",
-        ]
+        ]  # fmt: skip
         files = [RECIPES / "base.yaml", RECIPES / f"{stage}.yaml"]
         train(load_config(files, overrides))
         start = str(runs / stage)
