@@ -18,6 +18,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 SHARDS := $(RUNS)/shards
+# Tables that change are packed again; a run begun with other shards then says so.
+ROWS := $(wildcard $(TABLES)/*.csv $(TABLES)/*.parquet $(TABLES)/*.jsonl)
 OVERLAYS := $(addprefix recipes/backbone/,$(addsuffix .yaml,$(BACKBONE))) \
             $(addprefix recipes/data/,$(addsuffix .yaml,$(DATA)))
 TRAIN = $(PY) -m beyond_text.train recipes/base.yaml recipes/$@.yaml $(OVERLAYS) run=$(RUNS)/$@ \
@@ -53,11 +55,11 @@ data/catalogue/qrels.csv: | $(VENV)/installed
 ifeq ($(TABLES),data/catalogue)
 $(SHARDS)/manifest.json $(RUNS)/pairs.jsonl: data/catalogue/qrels.csv
 endif
-$(SHARDS)/manifest.json: | $(VENV)/installed
+$(SHARDS)/manifest.json: $(ROWS) | $(VENV)/installed
 	mkdir -p $(RUNS)
 	$(PY) -m data_prep.shards '$(TABLES)' $(SHARDS)
 
-$(RUNS)/pairs.jsonl: | $(VENV)/installed
+$(RUNS)/pairs.jsonl: $(ROWS) | $(VENV)/installed
 	mkdir -p $(RUNS)
 	$(PY) -m data_prep.mbeer '$(TABLES)' $@
 

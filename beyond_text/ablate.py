@@ -18,7 +18,6 @@ one begun from other weights, is an error.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
 from collections import Counter
@@ -33,6 +32,7 @@ from omegaconf import OmegaConf
 
 from beyond_text.config import Config, differences, load_config
 from beyond_text.fusion import FUSIONS
+from beyond_text.inputs import METRICS, check_inputs
 from beyond_text.metrics import MEASURES
 from beyond_text.report import Cell, summarise, write_report
 
@@ -138,7 +138,7 @@ def plan(
     planned: list[Config] = []
     for ladder in ladders:
         _check_distinct(ladder.seeds)
-        if ladder.start and not (ladder.start / "metrics.json").exists():
+        if ladder.start and not (ladder.start / METRICS).exists():
             raise ValueError(
                 f"{ladder.start} is not a finished run (no metrics.json): train it first"
             )
@@ -238,7 +238,7 @@ def check_settings(config: Config) -> None:
     path = Path(config.run) / "config.yaml"
     if not path.exists():
         return
-    # Folders may have moved; what they hold is compared by `check_origin`.
+    # Folders may have moved; what they hold is compared by `check_inputs`.
     found = replace(load_config([path]), start=config.start)
     if differing := differences(found, config):
         raise ValueError(
@@ -247,46 +247,16 @@ def check_settings(config: Config) -> None:
         )
 
 
-def check_origin(folder: Path, start: Path) -> str:
-    """Gives what tells the training in `start` from any other, as `folder` was begun from it.
-
-    Raises:
-        ValueError: `folder` was begun from another run, or before `start` was trained again.
-    """
-    metrics = start / "metrics.json"
-    # The metrics hold the seconds that training took, so they tell two trainings apart.
-    digest = hashlib.sha256(metrics.read_bytes()).hexdigest() if metrics.exists() else ""
-    mark = folder / "start.sha256"
-    if mark.exists() and mark.read_text().strip() != digest:
-        raise ValueError(
-            f"{folder} was begun from other weights than {start} holds now: "
-            "remove it or choose another --out"
-        )
-    return digest
-
-
-def claim(folder: Path, start: Path) -> None:
-    """Ties what is trained in `folder` to the run in `start`, whose weights it begins with.
-
-    Raises:
-        ValueError: as `check_origin`.
-    """
-    digest = check_origin(folder, start)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "start.sha256").write_text(f"{digest}\n")
-
-
 def check_chains(chains: Iterable[Sequence[Config]]) -> None:
     """Refuses what is stale in the folders of some chains, before anything is trained.
 
     Raises:
-        ValueError: as `check_settings` and `check_origin`.
+        ValueError: as `check_settings` and `check_inputs`.
     """
     for chain in chains:
-        for number, config in enumerate(chain):
+        for config in chain:
             check_settings(config)
-            if number:
-                check_origin(Path(config.run), Path(config.start))
+            check_inputs(config)
 
 
 def run_chains(chains: Sequence[Sequence[Config]]) -> None:
@@ -297,12 +267,10 @@ def run_chains(chains: Sequence[Sequence[Config]]) -> None:
     """
     for number, chain in enumerate(chains, start=1):
         for place, config in enumerate(chain, start=1):
-            finished = (Path(config.run) / "metrics.json").exists()
+            finished = (Path(config.run) / METRICS).exists()
             where = f"stage {place} of {len(chain)}, {config.total_steps} steps"
             action = "reused" if finished else "training"
             print(f"[{number}/{len(chains)}] {config.run}, {where}: {action}", flush=True)
-            if place > 1:
-                claim(Path(config.run), Path(config.start))
             if not finished:
                 _train(config)
 
@@ -389,8 +357,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         cells = plan(ladders, asked.start / "config.yaml", asked.overrides, asked.out)
         chains = list(cells.values())
         check_chains(chains)
-        if any(ladder.start for ladder in ladders):
-            claim(asked.out, asked.start)
         run_chains(chains)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"ablate: {error}") from error

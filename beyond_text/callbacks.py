@@ -62,6 +62,11 @@ class Averaging(WeightAveraging):
     def __init__(self, span: float) -> None:
         super().__init__(use_buffers=True, multi_avg_fn=partial(_move, span))
 
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """The average lies where the model is going to lie, which Lightning moves only later."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, module, stage)
+
     @contextmanager
     def in_use(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
         """The module has the averaged weights meanwhile."""

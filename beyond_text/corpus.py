@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,13 +20,16 @@ from torch.utils.data import Dataset
 
 from beyond_text.batch import Sample
 from beyond_text.layouts import Reject
+from beyond_text.manifest import FILE, ShardError
 from beyond_text.pairs import read_pairs, trigger_id
 from beyond_text.pictures import PictureError, decode_pixels, read_picture, reduce_picture
 from beyond_text.schema import QueryRow, judgement_row
-from beyond_text.shards import ShardError, Split, product_text
+from beyond_text.shards import Split, product_text
 from beyond_text.tables import TableError, is_in_share, read_tables
 
 Modality = Literal["text", "image"]
+# Of the pictures that tables name; the shard builder has the same limit.
+MAX_MISSING = 0.05
 QUERY_COLUMNS = ["query_id", "query", "kind", "product_id"]
 
 
@@ -152,6 +155,18 @@ def _product_picture(
     return products[places[number]].image
 
 
+def _check_pictures(folder: Path, paths: Iterable[str]) -> None:
+    """Refuses tables most of whose pictures lie elsewhere: they would be measured by text alone."""
+    named = [path for path in paths if path]
+    missing = [path for path in named if not Path(path).is_file()]
+    if len(missing) > MAX_MISSING * len(named):
+        raise TableError(
+            f"{folder}: {len(missing)} of {len(named)} pictures are missing, expected at most a "
+            f"share of {MAX_MISSING:g}; the first: {missing[0]}; if they lie elsewhere, make "
+            "shards with --pictures and measure these"
+        )
+
+
 def read_corpus(
     folder: Path, split: str, text_fields: list[str], picture: int, stored: int = 256
 ) -> Corpus:
@@ -165,9 +180,9 @@ def read_corpus(
         stored: longest side in pixels that the shards keep, for tables.
 
     Raises:
-        TableError, ShardError: nothing of that split, or no queries.
+        TableError, ShardError: nothing of that split, no queries, or too many pictures missing.
     """
-    if (folder / "manifest.json").is_file():
+    if (folder / FILE).is_file():
         return _shard_corpus(folder, split, text_fields, picture)
     tables = read_tables(folder)
     products, queries, qrels = (
@@ -179,6 +194,7 @@ def read_corpus(
             f"{folder}: split {split!r} has {len(products)} products and {len(queries)} queries "
             f"(splits: {known})"
         )
+    _check_pictures(folder, [*products["image"], *queries["image"]])
     return Corpus(
         TableProducts(products, text_fields, stored, picture),
         list(products["product_id"]),

@@ -22,7 +22,7 @@ from beyond_text.config import (
     views_of,
 )
 from beyond_text.model import ModelSettings
-from beyond_text.shards import BatchPlan, Products, Split
+from beyond_text.shards import BatchPlan, Products, Split, asks
 
 # What a shard's counts call the products that have a view.
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
@@ -151,6 +151,7 @@ class ShardData(pl.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         feeds = list(self.sources.values())
+        queries = config.data.queries_per_product
         plan = BatchPlan(
             [feed.split.sizes for feed in feeds],
             [feed.weight for feed in feeds],
@@ -160,7 +161,8 @@ class ShardData(pl.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             start=trainer.global_step * config.accumulate,
-            turns=config.data.queries_per_product,
+            # What no query asks for would only stand there several times.
+            turns=[queries if asks(feed.losses) else 1 for feed in feeds],
         )
         size = self.collate.picture_size if self.sees_pictures else None
         return DataLoader(
@@ -169,7 +171,7 @@ class ShardData(pl.LightningDataModule):
                 config.seed,
                 size,
                 [feed.losses for feed in feeds],
-                config.data.queries_per_product,
+                queries,
             ),
             batch_sampler=plan,
             collate_fn=self.collate,

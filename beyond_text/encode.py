@@ -46,12 +46,12 @@ def _device(model: TwoTower) -> torch.device:
     return next(model.parameters()).device
 
 
-def _to(device: torch.device, batch: Any) -> Any:
+def to_device(device: torch.device, batch: Any) -> Any:
     """Moves the tensors of a (nested) tuple."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple):
-        return type(batch)(*(_to(device, part) for part in batch))
+        return type(batch)(*(to_device(device, part) for part in batch))
     return batch
 
 
@@ -147,7 +147,7 @@ def _encode(
     rows = {view: [torch.zeros(0, model.settings.dim)] for view in views}
     for batch in tqdm(loader, desc=f"encoding {', '.join(views)}", leave=False, disable=None):
         with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            embeddings = model.embed(_to(device, batch), views)
+            embeddings = model.embed(to_device(device, batch), views)
         for view in views:
             there = embeddings.present[view].cpu()
             rows[view].append(embeddings.vectors[view].float().cpu()[there])

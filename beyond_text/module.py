@@ -7,6 +7,7 @@ goes on after a kill ends with the weights of one that never stopped.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class ContrastiveModule(pl.LightningModule):
         self.views = views_of(config)
         self.seen = 0
         self.skipped = 0
+        self.earlier = 0.0
+        self.began = time.perf_counter()
         freeze(model, config.rates)
         # Lightning keeps the modes it finds.
         self.train()
@@ -62,6 +65,11 @@ class ContrastiveModule(pl.LightningModule):
         for name in frozen_towers(self.model):
             getattr(self.model, name).eval()
         return self
+
+    @property
+    def seconds(self) -> float:
+        """Of the run so far, those before a kill included."""
+        return self.earlier + time.perf_counter() - self.began
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds what the step draws."""
@@ -186,11 +194,14 @@ class ContrastiveModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What was counted goes on with the run."""
-        checkpoint["counted"] = {"seen": self.seen, "skipped": self.skipped}
+        counted = {"seen": self.seen, "skipped": self.skipped, "seconds": self.seconds}
+        checkpoint["counted"] = counted
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As `on_save_checkpoint` wrote it."""
-        self.seen, self.skipped = (checkpoint["counted"][name] for name in ("seen", "skipped"))
+        counted = checkpoint["counted"]
+        self.seen, self.skipped = counted["seen"], counted["skipped"]
+        self.earlier = counted["seconds"]
 
     def _count(self, batch: Batch) -> None:
         self.seen += len(batch.product_ids)

@@ -181,7 +181,7 @@ def draw_queries(
     return drawn
 
 
-def _ask(losses: Sequence[str]) -> bool:
+def asks(losses: Sequence[str]) -> bool:
     """Whether one of the losses has a view other than a product's text and picture."""
     return any(not {"text", "image"}.issuperset(OBJECTIVE_VIEWS[name]) for name in losses)
 
@@ -215,7 +215,7 @@ class Products(Dataset[Sample | str]):
         self.picture = picture
         self.losses = losses or [()] * len(sources)
         # Nobody asks for the queries of what feeds text and picture alone.
-        self.asked = [not feeds or _ask(feeds) for feeds in self.losses]
+        self.asked = [not feeds or asks(feeds) for feeds in self.losses]
         self.turns = turns
         self._last: tuple[Draw, _Read] | None = None
 
@@ -278,8 +278,8 @@ class BatchPlan(Sampler[list[Draw]]):
 
     A batch comes from one source, drawn by weight: negatives of one shop are hard ones, and the
     pictures of a shop are all there or not. Every process takes an equal slice of every batch, so
-    all take the same number of steps. A product stands in `turns` rows, one after the other. Starts
-    at batch `start`, for a run that goes on.
+    all take the same number of steps. A product stands in as many rows, one after the other, as
+    `turns` says of its source. Starts at batch `start`, for a run that goes on.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ class BatchPlan(Sampler[list[Draw]]):
         rank: int = 0,
         world: int = 1,
         start: int = 0,
-        turns: int = 1,
+        turns: Sequence[int] = (),
     ) -> None:
         self.sizes = sizes
         self.shares = np.array(weights, dtype=float) / sum(weights)
@@ -302,7 +302,7 @@ class BatchPlan(Sampler[list[Draw]]):
         self.rank = rank
         self.world = world
         self.start = start
-        self.turns = turns
+        self.turns = turns or [1] * len(sizes)
 
     def __len__(self) -> int:
         return self.batches
@@ -325,5 +325,5 @@ class BatchPlan(Sampler[list[Draw]]):
                 yield [
                     draw._replace(turn=turn)
                     for draw in draws[self.rank :: self.world]
-                    for turn in range(self.turns)
+                    for turn in range(self.turns[draw.source])
                 ]

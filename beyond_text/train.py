@@ -15,7 +15,6 @@ import json
 import logging
 import shutil
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -49,11 +48,11 @@ from beyond_text.config import Config, ConfigError, differences, flat, load_conf
 from beyond_text.corpus import read_corpus
 from beyond_text.datamodule import ShardData
 from beyond_text.evaluate import precision_of, write_results
+from beyond_text.inputs import METRICS, check_inputs, write_inputs
+from beyond_text.manifest import read_manifest
 from beyond_text.model import TwoTower, build_model, settings_of
 from beyond_text.module import ContrastiveModule, TrainingError
-from beyond_text.shards import read_manifest
 
-METRICS = "metrics.json"
 CHECKPOINTS = "checkpoints"
 # Lightning's warnings about what is meant to be so, its own use of torch among them.
 NOISE = (
@@ -117,6 +116,7 @@ def _resumable(config: Config) -> tuple[Path, Origin] | None:
     if found := newest_checkpoint(folder):
         path, origin = found
         _refuse_others(_settings(path, origin), config, path)
+        check_inputs(config)
         if path.name != LAST:
             # It would push the whole one out when the next is written.
             _forget(folder / LAST)
@@ -210,6 +210,7 @@ def train(config: Config) -> dict[str, Any]:
     if config.resume == "auto":
         if (run / METRICS).is_file():
             _refuse_others(load_config([run / "config.yaml"]), config, run)
+            check_inputs(config)
             return json.loads((run / METRICS).read_text(encoding="utf-8"))
         # A run that failed before its first checkpoint may begin again with anything.
         found = _resumable(config)
@@ -219,6 +220,7 @@ def train(config: Config) -> dict[str, Any]:
         raise ConfigError("data.dev: expected a folder of shards to measure retrieval on, got ''")
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    write_inputs(config)
 
     model, tokenizer = build(config)
     settings = model.settings
@@ -237,9 +239,8 @@ def train(config: Config) -> dict[str, Any]:
             f"{found[0]} was begun with another number of processes, which share each batch: "
             f"asked {trainer.world_size}, found {found[1].processes}"
         )
-    began = time.perf_counter()
     _fit(trainer, module, data, found[0] if found else None)
-    seconds = time.perf_counter() - began
+    seconds = module.seconds
     if trainer.global_step < config.total_steps:
         raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")
     if not trainer.is_global_zero:
@@ -278,8 +279,10 @@ def _finish(
     module.to(trainer.strategy.root_device)
     by_view, rankings = retrieval.measure_and_log(trainer, module)
     history = read_history(Path(config.start)) if config.start else read_history(run)
+    # Folders of one name in two places are two runs.
+    name = str(run) if config.start and run.name in history else run.name
     # A run that is finished again, after a kill between the two files, is in it once.
-    save_history(run, {**history, run.name: by_view})
+    save_history(run, {**history, name: by_view})
     training = {
         "seconds": round(seconds, 1),
         "steps": config.total_steps,
@@ -312,7 +315,7 @@ def report(run: Path) -> None:
     for name in history:
         table.add_column(name, justify="right")
     for view in next(iter(history.values())):
-        for kind in history[run.name].get(view, {}):
+        for kind in list(history.values())[-1].get(view, {}):
             blocks = [stage.get(view, {}).get(kind, {}) for stage in history.values()]
             cells = [
                 f"{block['ndcg@10']:.3f} ({block['recall@10']:.3f})" if "ndcg@10" in block else "-"

@@ -1,16 +1,12 @@
 """Tables become a folder of WebDataset shards that is whole, or is not there.
 
-Notable: the folder is built beside its final name and renamed when its manifest is written; what a
-killed or failed build left is removed, at the latest by the next.
-
-    python -m data_prep.shards TABLES OUT
+python -m data_prep.shards TABLES OUT
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -23,6 +19,7 @@ from beyond_text.tables import read_tables
 from data_prep.adapters import ADAPTERS
 from data_prep.rejects import BuildError, Rejects
 from data_prep.splits import write_splits
+from data_prep.whole import whole_or_nothing
 
 # Faults of the machine rather than of the tables, in words.
 FAULTS: dict[type[BaseException], str] = {
@@ -75,64 +72,39 @@ def build_shards(
     tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
     if samples_per_shard < 1 or picture_size < 1:
         raise BuildError("samples_per_shard and picture_size must be at least 1")
-    partial_out, old_out, left_rejects = (
-        out.with_name(out.name + suffix) for suffix in (".partial", ".old", ".rejects.csv")
-    )
-    if _is_build(old_out) and not out.exists():
-        # Killed between the two renames below.
-        old_out.rename(out)
-    _check_replaceable(out)
-    for leftover in (partial_out, old_out):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    left_rejects = out.with_name(f"{out.name}.rejects.csv")
     left_rejects.unlink(missing_ok=True)
-
-    tables = read_tables(tables_path, layout, dev_share, pictures)
-    rejects = Rejects(tables, max_rejected, left_rejects)
     try:
-        rejects.check()
-        partial_out.mkdir(parents=True)
-        splits = write_splits(
-            tables, partial_out, rejects, workers, samples_per_shard, seed, picture_size, max_pixels
-        )
-        file = tables.files["products"]
-        without_pairs = file.name.endswith(".jsonl") and not file.rows
-        if not without_pairs and not any(entry["products"] for entry in splits.values()):
-            raise BuildError(f"{tables_path}: no product is left to write")
-        manifest = {
-            "version": VERSION,
-            "source": tables_path.name,
-            "picture_size": picture_size,
-            "grades": {
-                grade: {"max": float(tables.qrels[grade].max()) if len(tables.qrels) else 0.0}
-                for grade in tables.grades
-            },
-            "splits": splits,
-            "rejects": rejects.by_reason(),
-            "left_out": {file.name: file.left_out for file in rejects.files if file.left_out},
-        }
-        rejects.write(partial_out / "rejects.csv")
-        text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (partial_out / FILE).write_text(text + "\n", encoding="utf-8")
-        # Renamed away first: a folder half deleted could still hold its manifest.
-        if out.exists():
-            out.rename(old_out)
-        partial_out.rename(out)
-    except BaseException as error:
-        shutil.rmtree(partial_out, ignore_errors=True)
-        for fault, said in FAULTS.items():
-            if isinstance(error, fault):
-                raise BuildError(f"{out}: {said}: {error}; nothing of it is kept") from error
-        raise
-    shutil.rmtree(old_out, ignore_errors=True)
+        with whole_or_nothing(out, _is_build) as folder:
+            tables = read_tables(tables_path, layout, dev_share, pictures)
+            rejects = Rejects(tables, max_rejected, left_rejects)
+            rejects.check()
+            splits = write_splits(
+                tables, folder, rejects, workers, samples_per_shard, seed, picture_size, max_pixels
+            )
+            file = tables.files["products"]
+            without_pairs = file.name.endswith(".jsonl") and not file.rows
+            if not without_pairs and not any(entry["products"] for entry in splits.values()):
+                raise BuildError(f"{tables_path}: no product is left to write")
+            highest = tables.qrels[tables.grades].max() if len(tables.qrels) else {}
+            manifest = {
+                "version": VERSION,
+                "source": tables_path.name,
+                "picture_size": picture_size,
+                "grades": {name: {"max": float(highest.get(name, 0.0))} for name in tables.grades},
+                "splits": splits,
+                "rejects": rejects.by_reason(),
+                "left_out": {file.name: file.left_out for file in rejects.files if file.left_out},
+            }
+            rejects.write(folder / "rejects.csv")
+            text = json.dumps(manifest, indent=1, ensure_ascii=False)
+            (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    except FileExistsError as error:
+        raise BuildError(str(error)) from error
+    except tuple(FAULTS) as error:
+        said = next(said for fault, said in FAULTS.items() if isinstance(error, fault))
+        raise BuildError(f"{out}: {said}: {error}; nothing of it is kept") from error
     return manifest
-
-
-def _check_replaceable(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not _is_build(out)):
-        raise BuildError(f"{out}: expected a new or empty folder or an earlier build, got neither")
 
 
 def _is_build(folder: Path) -> bool:

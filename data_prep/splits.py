@@ -106,10 +106,8 @@ def write_splits(
         else nullcontext() as pool,
         tqdm(total=rows, unit="row", disable=None) as progress,
     ):
-        read_picture = partial(_read_picture, size=picture_size, max_pixels=max_pixels)
-        read_all = partial(pool.map, read_picture, chunksize=16) if pool else partial(
-            map, read_picture
-        )  # fmt: skip
+        reduce = partial(_read_picture, size=picture_size, max_pixels=max_pixels)
+        read_all = partial(pool.map, reduce, chunksize=16) if pool else partial(map, reduce)
         build = _Build(tables, out, rejects, samples_per_shard, read_all, progress)
         entries = {split: _write_split(split, seed, build) for split in splits}
     rejects.check()

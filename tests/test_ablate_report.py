@@ -18,7 +18,6 @@ from beyond_text.ablate import (
     Row,
     Stage,
     check_chains,
-    claim,
     fusion_rows,
     main,
     parse,
@@ -34,6 +33,7 @@ from beyond_text.config import (
     load_config,
     to_yaml,
 )
+from beyond_text.inputs import write_inputs
 from beyond_text.metrics import Ranking, retrieval_metrics
 from beyond_text.report import Cell, chart, markdown, summarise, verdict, write_report
 from beyond_text.significance import compare_paired, interval
@@ -301,6 +301,7 @@ def begin(config: Config, seconds: float | None = None) -> None:
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(to_yaml(config))
+    write_inputs(config)
     if seconds is not None:
         write_run(run, RANKS["concat"], seconds)
 
@@ -369,12 +370,13 @@ def test_nothing_is_named_twice(start: Path) -> None:
             plan([ladder, other], start / "config.yaml", [], start.parent)
 
 
-def test_a_ladder_stays_with_the_weights_it_began_with(start: Path, tmp_path: Path) -> None:
-    claim(tmp_path / "out", start)
-    claim(tmp_path / "out", start)
+def test_a_ladder_stays_with_the_weights_it_began_with(start: Path) -> None:
+    chains = planned(fusion_ladder(start, "gated"), start)
+    begin(chains[0][0], seconds=60)
+    check_chains(chains)
     (start / "metrics.json").write_text('{"training": {"seconds": 1.6}}')
-    with pytest.raises(ValueError, match=r"out was begun from other weights than .*stage2"):
-        claim(tmp_path / "out", start)
+    with pytest.raises(ValueError, match=r"gated-seed3: what start held .* is not what is"):
+        check_chains(chains)
 
 
 def test_rows_are_chains_of_recipes_beside_the_file_with_words_on_top(tmp_path: Path) -> None:
@@ -509,16 +511,15 @@ def test_the_rows_of_the_curriculum_leave_out_what_their_names_say(start: Path) 
 
 def test_a_stage_begun_from_weights_that_are_gone_is_refused(start: Path) -> None:
     chain = chains_of(start)["full", 0]
-    first, second = Path(chain[0].run), Path(chain[1].run)
+    first = Path(chain[0].run)
     begin(chain[0], seconds=60)
-    claim(second, first)
     begin(chain[1], seconds=60)
     check_chains([chain])
     write_run(first, RANKS["concat"], seconds=61)
-    with pytest.raises(ValueError, match=r"2-stage2 was begun from other weights than .*1-stage1"):
+    with pytest.raises(ValueError, match=r"2-stage2: what start held .* is not what is"):
         check_chains([chain])
     (first / "metrics.json").unlink()
-    with pytest.raises(ValueError, match=r"2-stage2 was begun from other weights than .*1-stage1"):
+    with pytest.raises(ValueError, match=r"2-stage2: what start held .* is not what is"):
         check_chains([chain])
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,6 +129,14 @@ class Record(pl.Callback):
         with self.averaging.in_use(trainer, module):
             self.average.append({k: v.clone() for k, v in module.state_dict().items()})
         self.own.append({k: v.clone() for k, v in module.state_dict().items()})
+
+
+def test_the_average_lies_where_the_model_will_lie() -> None:
+    averaging, there = Averaging(0.3), torch.device("meta")
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=there))
+    averaging.setup(trainer, Walk(), "fit")
+    assert averaging._average_model is not None
+    assert {value.device for value in averaging._average_model.state_dict().values()} == {there}
 
 
 def test_a_run_ends_with_the_moving_average_of_weights_and_statistics(tmp_path: Path) -> None:

@@ -284,12 +284,12 @@ def test_a_foreign_folder_is_kept_and_leftovers_are_cleared(tmp_path: Path) -> N
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not ours"):
+    with pytest.raises(FileExistsError, match="an earlier build, got neither"):
         build_catalogue(out, products=5, size=16, workers=1)
     assert (out / "precious.txt").read_text() == "mine"
     (out / "precious.txt").unlink()
     out.rmdir()
-    partial = tmp_path / "out.partial"
+    partial = tmp_path / ".out.partial"
     partial.mkdir()
     (partial / "stale").touch()
     for count in (5, 6):  # the second replaces the first

@@ -153,6 +153,18 @@ def test_evaluation_leaves_every_part_in_its_mode(run: Path) -> None:
     assert [module.training for module in model.modules()] == before
 
 
+def test_tables_whose_pictures_lie_elsewhere_are_not_measured_by_text_alone(
+    tiny_tables: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_tables, tmp_path / "shop")
+    pictures = sorted((tmp_path / "shop" / "images").glob("dev.*"))
+    pictures[0].unlink()
+    assert len(read_corpus(tmp_path / "shop", "dev", ["title"], 32).product_ids) == 24
+    pictures[1].unlink()
+    with pytest.raises(TableError, match=r"shop: 2 of 22 pictures are missing, .* share of 0\.05"):
+        read_corpus(tmp_path / "shop", "dev", ["title"], 32)
+
+
 def test_a_damaged_picture_stops_a_measurement_and_is_named(
     tiny_shards: Path, tmp_path: Path
 ) -> None:

@@ -108,7 +108,7 @@ def test_a_build_killed_between_its_renames_gives_the_earlier_one_back(
     out = tmp_path / "out"
     build_shards(tiny_tables, out, picture_size=8, workers=1)
     earlier = (out / "manifest.json").read_bytes()
-    out.rename(tmp_path / "out.old")
+    out.rename(tmp_path / ".out.old")
     with pytest.raises(TableError):
         build_shards(tmp_path / "none", out, workers=1)
     assert (out / "manifest.json").read_bytes() == earlier

@@ -61,6 +61,18 @@ def test_uniecs_plans_pairs_before_their_shards_and_trains_on_both_sources(tmp_p
     assert "start=" not in training
 
 
+def test_tables_that_changed_are_packed_again(tmp_path: Path) -> None:
+    shop, manifest = tmp_path / "shop", tmp_path / "runs/shards/manifest.json"
+    shop.mkdir()
+    manifest.parent.mkdir(parents=True)
+    for path in (shop / "products.csv", shop / "queries.csv", manifest):
+        path.touch()
+    asked = ("-n", "data", f"TABLES={shop}", f"RUNS={tmp_path / 'runs'}")
+    assert "data_prep.shards" not in make(*asked)
+    os.utime(shop / "queries.csv", (2**32, 2**32))
+    assert "data_prep.shards" in make(*asked)
+
+
 def test_pairs_are_made_again_only_where_they_are_not_finished(tmp_path: Path) -> None:
     def planned() -> list[str]:
         said = make("-n", "uniecs", f"RUNS={tmp_path}", "TABLES=shop")

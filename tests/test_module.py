@@ -231,3 +231,12 @@ def test_weights_that_learn_are_no_part_of_the_clipped_norm(folder: Path) -> Non
     assert logged["gradient_norm"] == 3.0
     assert first.grad.norm() == pytest.approx(1.0, rel=1e-4)
     assert (weights.grad == 100.0).all()
+
+
+def test_seconds_before_a_kill_count(folder: Path) -> None:
+    first, second, checkpoint = some_module(folder), some_module(folder), {}
+    first.began -= 100
+    first.on_save_checkpoint(checkpoint)
+    assert second.seconds < 50
+    second.on_load_checkpoint(checkpoint)
+    assert 100 <= second.seconds < 150

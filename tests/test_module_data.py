@@ -152,3 +152,16 @@ def test_a_command_for_more_processes_than_a_source_can_feed_ends_before_it_star
     asked = ["losses.query_text=1", "trainer.devices=4", "trainer.accelerator=cpu"]
     with pytest.raises(ConfigError, match=r"sources\.tables: 24 products .* a batch of 32 "):
         train(load_config([], [*tiny_overrides, *asked]))
+
+
+def test_a_product_stands_several_times_where_queries_ask_for_it_alone(
+    sources: dict[str, Path], tiny_overrides: list[str]
+) -> None:
+    words = ["data.queries_per_product=3", "losses.query_text=1", "losses.text_image=1"]
+    words += [f"data.sources.bare.path={sources['shop']}", "data.sources.bare.losses=[text_image]"]
+    config = load_config([], [*tiny_overrides, *words])
+    tokenizer = AutoTokenizer.from_pretrained(config.text_encoder.path)
+    data = ShardData(config, settings_of(config, 40), tokenizer, False)
+    data.trainer = make_trainer(config, [])
+    rows = {(len(batch.product_ids), batch.losses) for batch in data.train_dataloader()}
+    assert rows == {(24, ("text_image", "query_text")), (8, ("text_image",))}

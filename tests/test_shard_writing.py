@@ -169,7 +169,7 @@ def test_too_many_rejects_stop_the_build_and_leave_only_the_list(
         build(tables, out, max_rejected=0.2)
     assert "(a.1/x): picture missing" in str(e.value)
     assert not out.exists()
-    assert not (tmp_path / "out.partial").exists()
+    assert not list(tmp_path.glob(".*"))
     assert len((tmp_path / "out.rejects.csv").read_text().splitlines()) == 3
     build(tables, out, max_rejected=2 / 7)
     assert not (tmp_path / "out.rejects.csv").exists()
@@ -185,12 +185,14 @@ def test_a_failed_build_keeps_the_earlier_one(tables: Path, tmp_path: Path) -> N
 
 
 def test_leftovers_of_a_killed_build_are_no_part_of_the_next(tables: Path, tmp_path: Path) -> None:
-    for suffix in (".partial", ".old"):
-        left = tmp_path / f"out{suffix}"
+    for name in (".out.partial", ".out.old", "out.partial", "out.old"):
+        left = tmp_path / name
         left.mkdir()
         (left / "train-00099.tar").write_bytes(b"half")
     build(tables, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out"]
+    # What has no hidden name is someone's own.
+    kept = sorted(path.name for path in tmp_path.iterdir() if "out" in path.name)
+    assert kept == ["out", "out.old", "out.partial"]
     assert not (tmp_path / "out" / "train-00099.tar").exists()
 
 

@@ -213,7 +213,7 @@ def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
 ) -> None:
     split = Split(tiny_shards, "train", FIELDS)
     products = Products([split], 0, picture=32, turns=4)
-    plan = BatchPlan([split.sizes], [1.0], 6, 2, seed=0, turns=4)
+    plan = BatchPlan([split.sizes], [1.0], 6, 2, seed=0, turns=[4])
     alone = BatchPlan([split.sizes], [1.0], 6, 2, seed=0)
     reads = []
     read = Split.read

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from beyond_text.archive import index_shard
-from beyond_text.config import ConfigError, load_config
+from beyond_text.callbacks import read_history
+from beyond_text.config import ConfigError, load_config, to_yaml
 from beyond_text.module import TrainingError
 from beyond_text.train import main, report, train
 from data_prep.shards import build_shards
@@ -96,6 +97,35 @@ def test_other_settings_are_refused_by_key(chain: Path) -> None:
     with pytest.raises(ConfigError, match=r"other settings: batch_size \(asked 6, found 12\); tak"):
         train(load_config(saved, ["batch_size=6"]))
     assert train(load_config(saved, ["data.workers=1", "evaluate_every=7", "trainer.devices=1"]))
+
+
+def test_a_run_begun_with_other_data_or_weights_is_refused_by_setting(
+    chain: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(chain, tmp_path / "runs")
+    shutil.copytree(tiny_shards, tmp_path / "shards")
+    words = [f"run={tmp_path}/runs/stage2", f"start={tmp_path}/runs/stage1"]
+    words += [f"data.{name}={tmp_path}/shards" for name in ("dev", "sources.tables.path")]
+    config = load_config([chain / "stage2" / "config.yaml"], words)
+    (tmp_path / "runs/stage2/config.yaml").write_text(to_yaml(config))
+    finished = train(config)
+    metrics, manifest = tmp_path / "runs/stage1/metrics.json", tmp_path / "shards/manifest.json"
+    for path, named in ((metrics, "start"), (manifest, r"data\.dev, data\.sources\.tables")):
+        before = path.read_text()
+        path.write_text(before + " ")
+        with pytest.raises(ConfigError, match=f"stage2: what {named} held when the run began is"):
+            train(config)
+        path.write_text(before)
+    assert train(config) == finished
+
+
+def test_runs_of_one_name_are_two_stages(tiny_settings: list[str], tmp_path: Path) -> None:
+    first, second = tmp_path / "a/run", tmp_path / "b/run"
+    train(load_config([], [*tiny_settings, *PRODUCT, "steps=1", f"run={first}"]))
+    words = ["steps=1", f"run={second}", f"start={first}"]
+    train(load_config([], [*tiny_settings, *PRODUCT, *words]))
+    assert list(read_history(second)) == ["step 0", "run", str(second)]
+    report(second)
 
 
 def test_saved_settings_are_those_of_the_run(chain: Path) -> None:

@@ -1,8 +1,6 @@
 """Writes the built-in catalogue as a folder of tables and pictures, whole or not at all.
 
-Everything is written into OUT + ".partial" and renamed at the end, so a folder named OUT is
-complete; the same arguments give the same bytes. A folder that this module did not make is never
-replaced.
+The same arguments give the same bytes. A folder that this module did not make is never replaced.
 """
 
 from __future__ import annotations
@@ -10,11 +8,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +21,7 @@ from tqdm import tqdm
 from data_prep.catalogue.products import Product, make_products
 from data_prep.catalogue.queries import judge, make_queries
 from data_prep.catalogue.scene import draw_product
+from data_prep.whole import whole_or_nothing
 
 MARK = "catalogue.json"
 
@@ -47,7 +44,7 @@ def build_catalogue(
     judgements = judge(queries, goods)
     facts = {"products": products, "seed": seed, "size": size, "queries": len(queries),
              "judgements": len(judgements)}  # fmt: skip
-    with _whole_or_nothing(out) as folder:
+    with whole_or_nothing(out, _is_catalogue) as folder:
         _write(
             folder / "products.csv",
             ("product_id", "title", "description", "category", "image", "group_id", "split"),
@@ -122,19 +119,5 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) 
         writer.writerows(rows)
 
 
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` only if the block ends well."""
-    if out.exists() and not (out / MARK).is_file():
-        raise FileExistsError(f"{out}: exists and has no {MARK}, so it is not ours to replace")
-    fresh, old = (out.with_name(out.name + suffix) for suffix in (".partial", ".old"))
-    for leftover in (fresh, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    fresh.mkdir(parents=True)
-    yield fresh
-    if out.exists():
-        out.rename(old)
-    fresh.rename(out)
-    if old.exists():
-        shutil.rmtree(old)
+def _is_catalogue(folder: Path) -> bool:
+    return (folder / MARK).is_file()

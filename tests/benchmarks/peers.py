@@ -12,7 +12,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,12 +183,13 @@ def _pairs(setting: Setting, config: Config) -> dict[str, list[str]]:
     wanted = setting.batch * (setting.warmup + setting.steps)
     queries: list[str] = []
     texts: list[str] = []
-    for draws in plan:
-        for draw in draws:
-            sample: Any = loader.dataset[draw]
-            if sample.query and sample.query.query and sample.text and len(queries) < wanted:
-                queries.append(sample.query.query)
-                texts.append(sample.text)
+    for draw in chain.from_iterable(plan):
+        sample: Any = loader.dataset[draw]
+        if sample.query and sample.query.query and sample.text:
+            queries.append(sample.query.query)
+            texts.append(sample.text)
+        if len(queries) == wanted:
+            break
     return {"anchor": queries, "positive": texts}
 
 

@@ -28,6 +28,7 @@ from beyond_text.batch import Batch, Sample, rows_of
 from beyond_text.callbacks import Throughput
 from beyond_text.config import PAIRS, Config, View, load_config
 from beyond_text.datamodule import ShardData
+from beyond_text.encode import to_device
 from beyond_text.evaluate import precision_of
 from beyond_text.losses import LOSSES
 from beyond_text.model import TwoTower
@@ -148,15 +149,6 @@ def training(setting: Setting, stage: str) -> Iterator[float]:
         yield rate(ends, counted.products, setting.warmup)
 
 
-def _moved(part: Any, device: torch.device) -> Any:
-    """A (nested) tuple with its tensors on the device."""
-    if isinstance(part, Tensor):
-        return part.to(device)
-    if isinstance(part, tuple) and hasattr(part, "_fields"):
-        return type(part)(*(_moved(inner, device) for inner in part))
-    return part
-
-
 def vectors_of(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[View, Tensor]:
     """The vectors of a batch's views by the towers, projections and fusion alone."""
     fused = "product" in views
@@ -203,7 +195,7 @@ def bare_loop(setting: Setting, stage: str) -> Iterator[float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
     planned = islice(prepared.loader, setting.warmup + setting.steps)
-    batches = [_moved(batch, device) for batch in planned]
+    batches = [to_device(device, batch) for batch in planned]
     products = [complete(batch, module.views) for batch in batches]
     optimizer = adamw(module.model, config.rates, config.weight_decay)
     moving = [p for p in module.model.parameters() if p.requires_grad]

@@ -1,0 +1,57 @@
+"""What a run was made of besides its settings: its data, and the run whose weights it began with.
+
+    inputs.json    SHA-256 of each source's manifest, of dev's, and of the start's metrics
+
+A manifest holds the checksums of all shards, and metrics the seconds that training took, so these
+tell any two data sets and any two trainings apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from beyond_text.config import Config, ConfigError
+from beyond_text.manifest import FILE
+
+METRICS = "metrics.json"
+INPUTS = "inputs.json"
+
+
+def _digests(config: Config) -> dict[str, str]:
+    """The digest of each input that is there, by the setting that names its folder."""
+    data = config.data
+    files = {f"data.sources.{name}": Path(s.path) / FILE for name, s in data.sources.items()}
+    files["data.dev"] = Path(data.dev) / FILE
+    if config.start:
+        files["start"] = Path(config.start) / METRICS
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in files.items()
+        if path.is_file()
+    }
+
+
+def write_inputs(config: Config) -> None:
+    """Notes in the run's folder what it begins with."""
+    text = json.dumps(_digests(config), indent=1)
+    (Path(config.run) / INPUTS).write_text(text + "\n", encoding="utf-8")
+
+
+def check_inputs(config: Config) -> None:
+    """Refuses a run that was begun with other data or weights than lie there now.
+
+    Raises:
+        ConfigError: names the settings whose folders hold something else.
+    """
+    path = Path(config.run) / INPUTS
+    if not path.is_file():
+        return
+    begun, now = json.loads(path.read_text(encoding="utf-8")), _digests(config)
+    if changed := sorted(name for name, _ in begun.items() ^ now.items()):
+        raise ConfigError(
+            f"{config.run}: what {', '.join(dict.fromkeys(changed))} held when the run began is "
+            "not what is there now; take another run folder, delete this one, or say resume=never "
+            "to begin again"
+        )
