@@ -1,6 +1,6 @@
 """Finds products by words, by a picture or by both, with a finished run's model.
 
-    python -m beyond_text.search RUN "a red striped cushion" "something for a balcony"
+    python -m beyond_text.search RUN "a red striped cushion" "blue vase"
     python -m beyond_text.search RUN "the same in blue" --picture photo.jpg --panel found.png
 
 The products, those of a folder of shards, are encoded and indexed once, in RUN/index; again only
