@@ -47,10 +47,10 @@ def _device(model: TwoTower) -> torch.device:
 
 
 def to_device(device: torch.device, batch: Any) -> Any:
-    """Moves the tensors of a (nested) tuple."""
+    """Moves the tensors of a (nested) named tuple."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
-    if isinstance(batch, tuple):
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(to_device(device, part) for part in batch))
     return batch
 

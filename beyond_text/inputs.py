@@ -42,6 +42,8 @@ def write_inputs(config: Config) -> None:
 def check_inputs(config: Config) -> None:
     """Refuses a run that was begun with other data or weights than lie there now.
 
+    Data that is not there is left to whoever reads it: a finished run needs none.
+
     Raises:
         ConfigError: names the settings whose folders hold something else.
     """
@@ -49,9 +51,10 @@ def check_inputs(config: Config) -> None:
     if not path.is_file():
         return
     begun, now = json.loads(path.read_text(encoding="utf-8")), _digests(config)
-    if changed := sorted(name for name, _ in begun.items() ^ now.items()):
+    changed = {name for name, _ in begun.items() ^ now.items() if name in now or name == "start"}
+    if changed:
         raise ConfigError(
-            f"{config.run}: what {', '.join(dict.fromkeys(changed))} held when the run began is "
+            f"{config.run}: what {', '.join(sorted(changed))} held when the run began is "
             "not what is there now; take another run folder, delete this one, or say resume=never "
             "to begin again"
         )

@@ -220,7 +220,6 @@ def train(config: Config) -> dict[str, Any]:
         raise ConfigError("data.dev: expected a folder of shards to measure retrieval on, got ''")
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    write_inputs(config)
 
     model, tokenizer = build(config)
     settings = model.settings
@@ -229,6 +228,8 @@ def train(config: Config) -> dict[str, Any]:
     corpus = read_corpus(
         Path(config.data.dev), config.data.dev_split, settings.text_fields, settings.image_size
     )
+    # All that it names has been read by now.
+    write_inputs(config)
     bf16 = precision_of(config.precision) == "bf16-mixed"
     retrieval = Retrieval(corpus, tokenizer, config.evaluate_every, bf16)
     trainer = make_trainer(config, [Throughput(), retrieval])
