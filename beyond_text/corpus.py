@@ -30,7 +30,7 @@ from beyond_text.tables import TableError, is_in_share, read_tables
 Modality = Literal["text", "image"]
 # Of the pictures that tables name; the shard builder has the same limit.
 MAX_MISSING = 0.05
-QUERY_COLUMNS = ["query_id", "query", "kind", "product_id"]
+ASKED_COLUMNS = ["query_id", "query", "kind", "product_id"]
 
 
 def no_picture(number: int) -> Tensor | None:
@@ -198,7 +198,7 @@ def read_corpus(
     return Corpus(
         TableProducts(products, text_fields, stored, picture),
         list(products["product_id"]),
-        queries[QUERY_COLUMNS],
+        queries[ASKED_COLUMNS],
         qrels[["query_id", "product_id", *tables.grades]],
         partial(_table_query_picture, list(queries["image"]), stored, picture),
     )
@@ -219,7 +219,7 @@ def _shard_corpus(folder: Path, split: str, text_fields: list[str], picture: int
     return Corpus(
         ShardProducts(shards, picture),
         ids,
-        queries[QUERY_COLUMNS],
+        queries[ASKED_COLUMNS],
         qrels,
         partial(_shard_query_picture, shards, list(queries["image"]), picture),
     )

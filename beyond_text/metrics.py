@@ -40,7 +40,7 @@ class Ranking(NamedTuple):
     scores: Float[np.ndarray, "queries k"]
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """A ranking with the queries (`query_id`, `kind`) and judgements that it is measured on."""
 
     ranking: Ranking

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from beyond_text.checkpoint import MODEL, WEIGHTS
 from beyond_text.config import load_config
-from beyond_text.corpus import QUERY_COLUMNS, Corpus
+from beyond_text.corpus import ASKED_COLUMNS, Corpus
 from beyond_text.encode import encode_products, encode_queries
 from beyond_text.evaluate import corpus_for, load_run, loader_workers
 from beyond_text.index import KINDS, IndexKind, ProductIndex
@@ -80,7 +80,7 @@ class Searcher:
             stored = reduce_picture(picture, settings.picture_size)
             image = decode_pixels(stored, reduce_to=settings.image_size)
         rows = [(str(number), text, "", "") for number, text in enumerate(texts)]
-        queries = pd.DataFrame(rows, columns=QUERY_COLUMNS)
+        queries = pd.DataFrame(rows, columns=ASKED_COLUMNS)
         asked = self.corpus._replace(queries=queries, query_image=lambda number: image)
         vectors = encode_queries(self.model, self.tokenizer, asked, bf16=self.bf16)
         return self.index.search(vectors.vectors, vectors.ids, top)

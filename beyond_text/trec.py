@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from beyond_text.metrics import (
-    Judged,
+    Evaluation,
     Ranking,
     check_ranking,
     checked_grades,
@@ -68,7 +68,7 @@ def write_trec(
     queries[["query_id", "kind"]].to_csv(folder / "queries.csv", index=False)
 
 
-def read_trec(folder: Path) -> Judged:
+def read_trec(folder: Path) -> Evaluation:
     """Reads what `write_trec` wrote; the main grade column is then named `relevance`.
 
     Raises:
@@ -101,7 +101,7 @@ def read_trec(folder: Path) -> Judged:
         )
     qrels = pd.DataFrame(columns).rename_axis(["query_id", "product_id"]).reset_index()
     queries = pd.read_csv(folder / "queries.csv", dtype=str, keep_default_na=False)
-    return Judged(ranking, queries, qrels)
+    return Evaluation(ranking, queries, qrels)
 
 
 def _word(identity: str) -> str:
