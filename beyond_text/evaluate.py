@@ -30,6 +30,7 @@ from beyond_text.checkpoint import load_model
 from beyond_text.config import View, load_config
 from beyond_text.corpus import Corpus, read_corpus, with_triggers
 from beyond_text.encode import rank
+from beyond_text.inputs import METRICS
 from beyond_text.metrics import Ranking, retrieval_metrics
 from beyond_text.model import TwoTower
 from beyond_text.tables import TableError
@@ -83,7 +84,7 @@ def write_results(out: Path, metrics: Metrics, ranking: Ranking, corpus: Corpus)
     """Writes the TREC files, then metrics.json, whose presence says that all is there."""
     out.mkdir(parents=True, exist_ok=True)
     write_trec(out, ranking, corpus.qrels, corpus.queries)
-    write_json(out / "metrics.json", metrics)
+    write_json(out / METRICS, metrics)
 
 
 def show(title: str, rows: dict[str, Metrics], measures: tuple[str, ...] = SHOWN) -> None:

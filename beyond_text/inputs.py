@@ -8,12 +8,11 @@ tell any two data sets and any two trainings apart.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from beyond_text.config import Config, ConfigError
-from beyond_text.manifest import FILE
+from beyond_text.manifest import FILE, sha256_of
 
 METRICS = "metrics.json"
 INPUTS = "inputs.json"
@@ -26,11 +25,7 @@ def _digests(config: Config) -> dict[str, str]:
     files["data.dev"] = Path(data.dev) / FILE
     if config.start:
         files["start"] = Path(config.start) / METRICS
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for name, path in files.items()
-        if path.is_file()
-    }
+    return {name: sha256_of(path) for name, path in files.items() if path.is_file()}
 
 
 def write_inputs(config: Config) -> None:

@@ -66,6 +66,12 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def files_of(split: SplitEntry) -> list[File]:
     """Every file of a split: shards of products and of queries' pictures, tables."""
     return [*split["shards"], *split.get("query_shards", []), *split.get("tables", [])]
@@ -98,8 +104,7 @@ def check_sums(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     for entry in tqdm(entries, desc=f"checking {folder.name}", unit="file", disable=None):
         path = folder / entry["file"]
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(path)
         except OSError as error:
             raise ShardError(f"{path}: not readable: {error.strerror}") from error
         if found != entry["sha256"]:

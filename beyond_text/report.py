@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from beyond_text.inputs import METRICS
 from beyond_text.metrics import needs, per_query
 from beyond_text.significance import compare_paired, interval
 from beyond_text.trec import read_trec
@@ -169,7 +170,7 @@ def _parts(kinds: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _training(run: Path) -> dict[str, float]:
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))["training"]
+    return json.loads((run / METRICS).read_text(encoding="utf-8"))["training"]
 
 
 def _seconds(cell: Cell) -> float:

@@ -10,7 +10,6 @@ where model or shards are others than those that the index was made of.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from beyond_text.corpus import ASKED_COLUMNS, Corpus
 from beyond_text.encode import encode_products, encode_queries
 from beyond_text.evaluate import corpus_for, load_run, loader_workers
 from beyond_text.index import KINDS, IndexKind, ProductIndex
-from beyond_text.manifest import FILE
+from beyond_text.manifest import FILE, sha256_of
 from beyond_text.metrics import Ranking
 from beyond_text.model import TwoTower
 from beyond_text.panel import PanelRow, draw_panel
@@ -60,7 +59,7 @@ class Searcher:
         corpus = corpus_for(model, shards, split)
         folder = run / "index" / f"{split}-{kind}"
         files = (run / MODEL / WEIGHTS, shards / FILE)
-        made_of = " ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+        made_of = " ".join(map(sha256_of, files))
         mark = folder / MADE_OF
         if mark.is_file() and mark.read_text() == made_of:
             return cls(model, tokenizer, bf16, corpus, ProductIndex.load(folder))

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from webdataset import TarWriter
 
 from beyond_text.layouts import TEXT_COLUMNS, Reject
+from beyond_text.manifest import sha256_of
 from beyond_text.pictures import PictureError, read_picture, reduce_picture
 from beyond_text.tables import Tables
 from data_prep.rejects import BuildError, Rejects
@@ -318,9 +319,7 @@ def _write_shard(
 
 def _file_entry(path: Path) -> dict[str, Any]:
     """What the manifest says of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _members(
