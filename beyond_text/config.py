@@ -114,6 +114,8 @@ class Data:
     text_fields: list[str] = field(default_factory=lambda: ["title", "category", "description"])
     # Rows of a batch that a product has, a query each; its text and picture are encoded once.
     queries_per_product: int = 1
+    # Products of one category that stand together in a batch: each other's hard negatives.
+    same_category: int = 1
     # Random resized crop (90 % of each side at least) and mirror image while training.
     augment: bool = True
     # Share of the products that lose one of their two modalities while training.
@@ -243,6 +245,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("image_encoder.lora.dropout", 0.0, 1.0),
     ("data.modality_dropout", 0.0, 1.0),
     ("data.queries_per_product", 1, float("inf")),
+    ("data.same_category", 1, float("inf")),
     ("data.max_skipped", 0.0, 1.0),
     ("data.workers", 0, float("inf")),
 )

@@ -22,7 +22,7 @@ from beyond_text.config import (
     views_of,
 )
 from beyond_text.model import ModelSettings
-from beyond_text.shards import BatchPlan, Products, Split, asks
+from beyond_text.shards import BatchPlan, Products, Split, asks, in_runs
 
 # What a shard's counts call the products that have a view.
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
@@ -151,7 +151,7 @@ class ShardData(pl.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         feeds = list(self.sources.values())
-        queries = config.data.queries_per_product
+        queries, alike = config.data.queries_per_product, config.data.same_category
         plan = BatchPlan(
             [feed.split.sizes for feed in feeds],
             [feed.weight for feed in feeds],
@@ -163,6 +163,7 @@ class ShardData(pl.LightningDataModule):
             start=trainer.global_step * config.accumulate,
             # What no query asks for would only stand there several times.
             turns=[queries if asks(feed.losses) else 1 for feed in feeds],
+            orders=[in_runs(feed.split.category, alike) for feed in feeds] if alike > 1 else (),
         )
         size = self.collate.picture_size if self.sees_pictures else None
         return DataLoader(

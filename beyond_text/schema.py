@@ -69,6 +69,15 @@ class Manifest(Versioned):
     splits: dict[str, SplitEntry]
 
 
+class Category(TypedDict):
+    """What of a product's JSON says of which kind it is."""
+
+    category: NotRequired[str]
+
+
+CATEGORY = msgspec.json.Decoder(Category)
+
+
 class QueryRow(TypedDict):
     """A row of queries-SPLIT.csv; columns that are empty throughout are left out."""
 

@@ -6,16 +6,19 @@ shards of their own, once however many products answer them. Samples are read by
 reads just its own and any number of workers gives the same batches. Shards are shuffled, then
 samples within a window of shards, so that reading stays local however large the set is.
 
+Within a window, samples of one category may stand together in short runs: hard negatives.
+
 A sample that is not what it should be is skipped and counted; a shard that is not is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 from msgspec import ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -25,9 +28,12 @@ from beyond_text.batch import OWN, Judgement, Sample
 from beyond_text.config import OBJECTIVE_VIEWS
 from beyond_text.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
 from beyond_text.pictures import PictureError, decode_pixels
-from beyond_text.schema import UNFIT, sample_decoder
+from beyond_text.schema import CATEGORY, UNFIT, sample_decoder
 
 WINDOW = 16
+Numbers = Int64[np.ndarray, " samples"]
+# Shuffled numbers, and what is random, to the same numbers in another order.
+Order = Callable[[Numbers, np.random.Generator], Numbers]
 
 
 def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -111,6 +117,14 @@ class Split:
             if not item.get("own") and "grades" not in item:
                 raise ValidationError(f"query {item['query_id']!r:.200}: expected grades, got none")
         return fields
+
+    def category(self, sample: int) -> str:
+        """The category of a sample; empty where it has none, or cannot be read."""
+        try:
+            content = self.products.read(sample, ("json",))
+            return CATEGORY.decode(content["json"]).get("category", "")
+        except (*UNFIT, SampleError):
+            return ""
 
     def read_query_picture(self, number: int, size: int) -> Tensor:
         """The number-th picture of a query, which may be reduced to `size` pixels a side.
@@ -262,15 +276,39 @@ class Products(Dataset[Sample | str]):
 
 
 def epoch_order(
-    sizes: Sequence[int], seed: Sequence[int], window: int = WINDOW
-) -> Iterator[np.ndarray]:
-    """Sample numbers of one epoch, a window of shards at a time; each sample once."""
+    sizes: Sequence[int], seed: Sequence[int], window: int = WINDOW, order: Order | None = None
+) -> Iterator[Numbers]:
+    """Sample numbers of one epoch, a window of shards at a time; each sample once.
+
+    `order` puts the shuffled numbers of a window into another order.
+    """
     random = np.random.default_rng(list(seed))
     starts = np.cumsum([0, *sizes])
     shards = random.permutation(len(sizes))
     for first in range(0, len(shards), window):
-        numbers = [np.arange(starts[s], starts[s + 1]) for s in shards[first : first + window]]
-        yield random.permutation(np.concatenate(numbers))
+        found = [np.arange(starts[s], starts[s + 1]) for s in shards[first : first + window]]
+        numbers = random.permutation(np.concatenate(found))
+        yield order(numbers, random) if order else numbers
+
+
+def in_runs(category: Callable[[int], str], length: int) -> Order:
+    """An order in which up to `length` samples of one category stand together, else at random.
+
+    In batches of such runs a product meets others of its kind among the negatives, which is what
+    topic-aware sampling (Hofstaetter et al. 2021, arXiv 2104.06967) is for; there topics are
+    clusters of queries, here categories are given, and a batch holds many.
+    """
+
+    def order(numbers: Numbers, random: np.random.Generator) -> Numbers:
+        _, label = np.unique([category(number) for number in numbers], return_inverse=True)
+        by_label = np.argsort(label, kind="stable")
+        label = label[by_label]
+        place = np.arange(len(label)) - np.searchsorted(label, label)
+        _, run = np.unique(label * len(label) + place // length, return_inverse=True)
+        turn = random.permutation(len(numbers))[run]
+        return numbers[by_label[np.argsort(turn, kind="stable")]]
+
+    return order
 
 
 class BatchPlan(Sampler[list[Draw]]):
@@ -279,7 +317,8 @@ class BatchPlan(Sampler[list[Draw]]):
     A batch comes from one source, drawn by weight: negatives of one shop are hard ones, and the
     pictures of a shop are all there or not. Every process takes an equal slice of every batch, so
     all take the same number of steps. A product stands in as many rows, one after the other, as
-    `turns` says of its source. Starts at batch `start`, for a run that goes on.
+    `turns` says of its source; `orders` may put those of a source that are alike side by side.
+    Starts at batch `start`, for a run that goes on.
     """
 
     def __init__(
@@ -293,6 +332,7 @@ class BatchPlan(Sampler[list[Draw]]):
         world: int = 1,
         start: int = 0,
         turns: Sequence[int] = (),
+        orders: Sequence[Order] = (),
     ) -> None:
         self.sizes = sizes
         self.shares = np.array(weights, dtype=float) / sum(weights)
@@ -303,6 +343,7 @@ class BatchPlan(Sampler[list[Draw]]):
         self.world = world
         self.start = start
         self.turns = turns or [1] * len(sizes)
+        self.orders = orders or [None] * len(sizes)
 
     def __len__(self) -> int:
         return self.batches
@@ -310,7 +351,8 @@ class BatchPlan(Sampler[list[Draw]]):
     def _endless(self, source: int) -> Iterator[Draw]:
         epoch = 0
         while True:
-            for numbers in epoch_order(self.sizes[source], (self.seed, source, epoch)):
+            seed = (self.seed, source, epoch)
+            for numbers in epoch_order(self.sizes[source], seed, order=self.orders[source]):
                 for number in numbers:
                     yield Draw(source, int(number), epoch)
             epoch += 1

@@ -123,6 +123,7 @@ def settings(
         "data.modality_dropout=0.3", "losses.query_product=1", "losses.cmal=0.5",
         "loss_weighting=learned", "temperature=0.011", "temperature_min=0.0109",
         "average_span=0.4", "lr_floor=0.1", "data.queries_per_product=2",
+        "data.same_category=3",
     ]  # fmt: skip
 
 

@@ -90,6 +90,10 @@ def test_a_hostile_sample_is_a_line_that_names_it_and_the_next_is_used(
     assert expected in line
     assert isinstance(following, Sample)
     assert COLLATE([line, following]).skipped == [line]
+    # Its category is looked up first, in JSON of any kind.
+    split = Split(folder, "train", [])
+    assert split.category(0) in ("", "decor")
+    assert split.category(1) == "decor"
 
 
 @pytest.mark.parametrize("name", USED)

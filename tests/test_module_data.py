@@ -165,3 +165,22 @@ def test_a_product_stands_several_times_where_queries_ask_for_it_alone(
     data.trainer = make_trainer(config, [])
     rows = {(len(batch.product_ids), batch.losses) for batch in data.train_dataloader()}
     assert rows == {(24, ("text_image", "query_text")), (8, ("text_image",))}
+
+
+def test_products_of_a_category_stand_together_in_a_batch(
+    tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config([], [*tiny_overrides, "losses.query_text=1", "data.same_category=2"])
+    tokenizer = AutoTokenizer.from_pretrained(config.text_encoder.path)
+    data = ShardData(config, settings_of(config, 40), tokenizer, False)
+    data.trainer = make_trainer(config, [])
+    split = data.sources["tables"].split
+    assert {split.category(number) for number in range(len(split))} == {"decor"}
+    monkeypatch.setattr(Split, "category", lambda self, number: "abcdef"[number // 4])
+    identities = [split.read(number, None)[0]["product_id"] for number in range(len(split))]
+    kind = {name: split.category(number) for number, name in enumerate(identities)}
+    batches = [batch.product_ids for batch in data.train_dataloader()]
+    assert batches
+    for names in batches:
+        kinds = [kind[name] for name in names]
+        assert kinds[::2] == kinds[1::2]

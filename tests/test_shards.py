@@ -9,6 +9,7 @@ import re
 import shutil
 import tarfile
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from beyond_text.shards import (
     Split,
     draw_queries,
     epoch_order,
+    in_runs,
     product_text,
     read_manifest,
 )
@@ -58,6 +60,30 @@ def test_an_epoch_holds_each_sample_once_in_an_order_of_seed_and_epoch() -> None
     assert all(sorted(order) == list(range(24)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
     assert orders[0] == order_of((0, 0, 0))
+
+
+def test_samples_of_a_category_stand_together_in_short_runs_in_an_order_of_the_seed() -> None:
+    kinds = "vase rug vase lamp rug vase vase vase rug vase vase vase".split() + [""] * 12
+    order = in_runs(kinds.__getitem__, 4)
+    orders = []
+    for seed in range(6):
+        found = np.concatenate(list(epoch_order([12, 12], (seed,), order=order))).tolist()
+        assert sorted(found) == list(range(24))
+        again = np.concatenate(list(epoch_order([12, 12], (seed,), order=order))).tolist()
+        assert again == found
+        runs = Counter((kind, len(list(run))) for kind, run in groupby(found, kinds.__getitem__))
+        # Eight vases are two runs of four, which may come to stand side by side.
+        assert runs["vase", 4] * 4 + runs["vase", 8] * 8 == 8
+        assert runs["rug", 3] == runs["lamp", 1] == 1
+        orders.append(tuple(found))
+    assert len(set(orders)) == 6
+
+
+def test_runs_stay_within_a_window_of_shards() -> None:
+    starts = np.cumsum(SIZES)
+    order = in_runs(lambda number: "vase", 5)
+    for numbers in epoch_order(SIZES, (0, 0, 0), window=2, order=order):
+        assert len(set(np.searchsorted(starts, numbers, side="right").tolist())) == 2
 
 
 def test_reading_stays_within_a_window_of_shards_drawn_anew_each_epoch() -> None:
