@@ -81,6 +81,16 @@ class Averaging(WeightAveraging):
         self.on_train_end(trainer, module)
 
 
+@contextmanager
+def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """The module has meanwhile the weights that the run would end with now."""
+    with ExitStack() as stack:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Averaging):
+                stack.enter_context(callback.in_use(trainer, module))
+        yield
+
+
 class Throughput(pl.Callback):
     """Logs samples a second and the share of time spent waiting for data, both over all ranks."""
 
@@ -154,10 +164,7 @@ class Retrieval(pl.Callback):
         self, trainer: pl.Trainer, module: ContrastiveModule
     ) -> tuple[dict[View, Any], dict[View, Ranking]]:
         """Writes metrics and pictures to TensorBoard and returns metrics and rankings."""
-        with ExitStack() as stack:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Averaging):
-                    stack.enter_context(callback.in_use(trainer, module))
+        with averaged(trainer, module):
             metrics, rankings = self.measure(module)
         if isinstance(trainer.logger, TensorBoardLogger):
             board = trainer.logger.experiment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch
 from beyond_text.collate import squared
 from beyond_text.pictures import decode_pixels
 from beyond_text.shards import Split
-from tests.benchmarks import measure, peers, recipe, search, throughput
+from tests.benchmarks import measure, peers, quality, recipe, search, throughput
 from tests.benchmarks.measure import in_turn, rate, rate_of_batches, step_ends
+from tests.benchmarks.quality import Point
 from tests.benchmarks.recipe import Setting
 from tests.benchmarks.throughput import CONTENDERS, RATIOS, chosen, ratios_of
 
@@ -293,3 +295,42 @@ def test_versions_of_what_is_not_installed_are_none(monkeypatch: pytest.MonkeyPa
     versions = measure.surroundings()["versions"]
     assert versions["a-peer-that-nobody-has"] is None
     assert versions["torch"]
+
+
+def test_the_same_ndcg_is_the_best_that_all_reach() -> None:
+    curves = {
+        "fast": [Point(1, 1.0, 0.1), Point(2, 2.0, 0.5), Point(3, 3.0, 0.7)],
+        "slow": [Point(1, 3.0, 0.3), Point(2, 6.0, 0.4), Point(3, 9.0, 0.35)],
+    }
+    assert quality.to_same(curves) == (0.4, {"fast": 2.0, "slow": 6.0})
+
+
+def test_quality_ranks_dev_every_few_steps_while_the_clock_stands_still(
+    tiny_shards: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = quality.search
+    monkeypatch.setattr(quality, "search", lambda *given: time.sleep(1) or rank(*given))
+    options = ["--steps", "4", "--every", "2", "--batch", "8", "--workers", "0"]
+    single = ["--single", "stage2", "recipe"]
+    began = time.perf_counter()
+    found = quality.main([str(tiny_shards), *words, *options, *single])
+    passed = time.perf_counter() - began
+    first, last = found["points"]
+    assert (first.step, last.step) == (2, 4)
+    assert 0 < first.seconds < last.seconds < passed - 2
+    assert 0 <= last.ndcg <= 1
+    assert found["bytes"] > 1e8
+
+
+def test_quality_asks_the_peers_for_their_vectors(
+    tiny_shards: Path, tmp_path: Path, words: list[str]
+) -> None:
+    pytest.importorskip("open_clip_train.train")
+    pytest.importorskip("sentence_transformers")
+    options = ["--steps", "4", "--every", "2", "--batch", "8", "--workers", "0"]
+    out = tmp_path / "quality.json"
+    quality.main([str(tiny_shards), *words, *options, "--out", str(out)])
+    result = json.loads(out.read_text())
+    for part, contenders in quality.CONTENDERS.items():
+        assert result[part]["seconds"].keys() == contenders.keys()
+        assert all(seconds > 0 for seconds in result[part]["seconds"].values())

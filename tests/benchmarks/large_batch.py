@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beyond_text.evaluate import write_json
-from tests.benchmarks.measure import surroundings
+from tests.benchmarks.measure import peak_bytes, surroundings
 from tests.benchmarks.recipe import Setting, training
 
 # What is divided by what, of which figure, and the most that it should be.
@@ -33,12 +32,7 @@ RATIOS = {
 def cost(setting: Setting) -> dict[str, float]:
     """Seconds a product and peak of resident bytes of this process, loading processes included."""
     rate = next(training(setting, "stage3"))
-    # Kilobytes; of the loaders, the largest.
-    peak = sum(
-        resource.getrusage(whose).ru_maxrss
-        for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return {"seconds_per_product": 1 / rate, "bytes": 1024 * peak}
+    return {"seconds_per_product": 1 / rate, "bytes": peak_bytes()}
 
 
 def _measured_apart(given: argparse.Namespace, batch: int, chunk: int) -> dict[str, float]:

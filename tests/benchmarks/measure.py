@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,6 +93,15 @@ def rate_of_batches(batches: Iterable[int], warmup: int, measured: int) -> float
         products.append(size)
         ends.append(time.perf_counter())
     return rate(ends, products, warmup)
+
+
+def peak_bytes() -> int:
+    """Peak of this process's resident memory, and of the largest of its loading processes."""
+    # In kilobytes.
+    return 1024 * sum(
+        resource.getrusage(whose).ru_maxrss
+        for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
 
 
 def _processor() -> str:

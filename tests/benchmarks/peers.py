@@ -10,14 +10,16 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from beyond_text.config import Config
 from beyond_text.shards import Split
@@ -66,6 +68,33 @@ class OpenClip(NamedTuple):
 
         return get_wds_dataset(self.args, self.transform, True, tokenizer=self.tokenizer)
 
+    @torch.inference_mode()
+    def vectors_of(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+        """Unit vectors of texts."""
+        return self._vectors(self.model.encode_text, self.tokenizer(list(texts)))
+
+    @torch.inference_mode()
+    def vectors_of_pictures(
+        self, pictures: UInt8[Tensor, "pictures 3 size size"]
+    ) -> Float[np.ndarray, "pictures dim"]:
+        """Unit vectors of pictures."""
+        visual: Any = self.model.visual
+        mean, std = (
+            torch.tensor(v, device=self.args.device).view(3, 1, 1)
+            for v in (visual.image_mean, visual.image_std)
+        )
+
+        def encode(part: Tensor, **options: Any) -> Tensor:
+            return self.model.encode_image((part / 255 - mean) / std, **options)
+
+        return self._vectors(encode, pictures)
+
+    def _vectors(self, encode: Any, inputs: Tensor) -> Float[np.ndarray, "inputs dim"]:
+        self.model.eval()
+        parts = [encode(part.to(self.args.device), normalize=True) for part in inputs.split(128)]
+        self.model.train()
+        return torch.cat(parts).float().cpu().numpy()
+
 
 def _model_config(config: Config, encoder: Any, size: int) -> dict[str, Any]:
     """The two encoders as a model of open_clip's.
@@ -93,7 +122,7 @@ def _model_config(config: Config, encoder: Any, size: int) -> dict[str, Any]:
     }
 
 
-def _open_clip(setting: Setting, batches: int, workers: int, *options: str) -> OpenClip:
+def open_clip_model(setting: Setting, batches: int, workers: int, *options: str) -> OpenClip:
     """Its model with our encoders' weights, its transform, its tokenizer and its arguments."""
     import open_clip
     from open_clip_train import data
@@ -146,14 +175,16 @@ def _open_clip_optimizer(model: nn.Module, args: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=args.lr, betas=(args.beta1, args.beta2), eps=args.eps)
 
 
-def open_clip_training(setting: Setting, *options: str) -> Iterator[float]:
+def open_clip_training(
+    setting: Setting, *options: str, peer: OpenClip | None = None
+) -> Iterator[float]:
     """Stage 1 by open_clip's `train_one_epoch`, with options of its command line."""
     from open_clip import create_loss
     from open_clip_train.scheduler import cosine_lr
     from open_clip_train.train import train_one_epoch
 
     batches = setting.warmup + setting.steps
-    peer = _open_clip(setting, batches, setting.workers, *options)
+    peer = peer or open_clip_model(setting, batches, setting.workers, *options)
     args, model = peer.args, peer.model
     optimizer = _open_clip_optimizer(model, args)
     schedule = cosine_lr(optimizer, args.lr, args.warmup, batches)
@@ -170,7 +201,7 @@ def open_clip_training(setting: Setting, *options: str) -> Iterator[float]:
 
 def open_clip_loader(setting: Setting) -> Iterator[float]:
     """The batches of webdataset's pipeline as open_clip builds it."""
-    peer = _open_clip(setting, setting.warmup + setting.loaded, setting.cores, *AS_IT_COMES)
+    peer = open_clip_model(setting, setting.warmup + setting.loaded, setting.cores, *AS_IT_COMES)
     while True:
         sizes = (len(pictures) for pictures, _ in peer.data().dataloader)
         yield rate_of_batches(sizes, setting.warmup, setting.loaded)
@@ -193,20 +224,29 @@ def _pairs(setting: Setting, config: Config) -> dict[str, list[str]]:
     return {"anchor": queries, "positive": texts}
 
 
-def sentence_transformers_training(setting: Setting, **options: Any) -> Iterator[float]:
+def sentence_transformer(setting: Setting) -> Any:
+    """The recipe's text encoder as a model of theirs."""
+    from sentence_transformers import SentenceTransformer
+
+    config = setting.config("stage2")
+    model = SentenceTransformer(config.text_encoder.path)
+    model.max_seq_length = config.text_encoder.max_length
+    return model
+
+
+def sentence_transformers_training(
+    setting: Setting, model: Any = None, **options: Any
+) -> Iterator[float]:
     """Stage 2 by MultipleNegativesRankingLoss, with options of its training arguments."""
     from datasets import Dataset
     from sentence_transformers import (
-        SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    config = setting.config("stage2")
-    pairs = Dataset.from_dict(_pairs(setting, config))
-    model = SentenceTransformer(config.text_encoder.path)
-    model.max_seq_length = config.text_encoder.max_length
+    pairs = Dataset.from_dict(_pairs(setting, setting.config("stage2")))
+    model = model or sentence_transformer(setting)
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(setting.scratch / "sentence_transformers"),
         per_device_train_batch_size=setting.batch,

@@ -138,9 +138,9 @@ class _Counted(pl.Callback):
         trainer.should_stop = len(self.products) == self.steps
 
 
-def training(setting: Setting, stage: str) -> Iterator[float]:
+def training(setting: Setting, stage: str, prepared: Prepared | None = None) -> Iterator[float]:
     """The stage as `beyond_text.train` runs it, less what it does before and after the steps."""
-    config, module, data, _ = prepare(setting.config(stage))
+    config, module, data, _ = prepared or prepare(setting.config(stage))
     while True:
         counted = _Counted(module.views, setting.warmup + setting.steps)
         trainer = make_trainer(config, [Throughput(), counted])

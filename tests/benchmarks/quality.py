@@ -1,0 +1,256 @@
+"""The command that measures what a dev nDCG costs: seconds of training, and memory at its peak.
+
+    python -m tests.benchmarks.quality SHARDS --out runs/benchmarks/quality.json
+
+Every contender trains in a process of its own, for equally many steps, from the same encoders on
+the same shards, with the recipe's learning rate of the text encoder and a tenth of the steps as
+warm-up. Every few steps the dev queries are ranked, while the clock stands still: against the
+products' pictures after stage 1, against their texts after stage 2. Compared are the seconds to the
+best nDCG@10 that both of a part have reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from beyond_text.batch import Sample
+from beyond_text.callbacks import averaged
+from beyond_text.collate import squared
+from beyond_text.config import View
+from beyond_text.corpus import Corpus, read_corpus
+from beyond_text.encode import Vectors, encode_products, encode_queries, search
+from beyond_text.evaluate import precision_of, write_json
+from beyond_text.metrics import retrieval_metrics
+from tests.benchmarks import peers, recipe
+from tests.benchmarks.measure import peak_bytes, surroundings
+from tests.benchmarks.recipe import Setting
+
+MEASURE = "ndcg@10"
+
+
+class Point(NamedTuple):
+    """What dev's queries are worth after some steps and seconds of training."""
+
+    step: int
+    seconds: float
+    ndcg: float
+
+
+class Contender(NamedTuple):
+    """One round of training, and what it has learned by now: vectors of queries and products."""
+
+    rounds: Iterator[float]
+    encode: Callable[[Corpus], tuple[Vectors, Vectors]]
+
+
+def of_recipe(setting: Setting, stage: str, view: View) -> Contender:
+    """A stage of the recipe, with the average of its weights."""
+    steps = setting.warmup + setting.steps
+    config = replace(setting.config(stage), steps=steps, checkpoint_every=steps)
+    prepared = recipe.prepare(config)
+    module, tokenizer = prepared.module, prepared.tokenizer
+    bf16 = precision_of(config.precision) == "bf16-mixed"
+
+    def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
+        trainer = prepared.data.trainer
+        assert trainer is not None
+        with averaged(trainer, module):
+            queries = encode_queries(module.model, tokenizer, corpus, bf16=bf16)
+            found = encode_products(module.model, tokenizer, corpus, (view,), bf16=bf16)
+        return queries, found[view]
+
+    return Contender(recipe.training(setting, stage, prepared), encode)
+
+
+def of_open_clip(setting: Setting) -> Contender:
+    """open_clip in bfloat16; it has one learning rate for both towers."""
+    steps = setting.warmup + setting.steps
+    rate, warmup = setting.config("stage1").rates.text_encoder, max(1, steps // 10)
+    options = ["--precision", "amp_bf16", "--lr", str(rate), "--warmup", str(warmup)]
+    peer = peers.open_clip_model(setting, steps, setting.workers, *options)
+    size = setting.config("stage1").image_encoder.image_size
+
+    def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
+        shown = [sample for sample in _samples(corpus) if sample.image is not None]
+        pictures = torch.stack([squared(sample.image, size) for sample in shown])
+        products = [sample.product_id for sample in shown]
+        return (
+            Vectors(list(corpus.queries["query_id"]), peer.vectors_of(corpus.queries["query"])),
+            Vectors(products, peer.vectors_of_pictures(pictures)),
+        )
+
+    return Contender(peers.open_clip_training(setting, *options, peer=peer), encode)
+
+
+def of_sentence_transformers(setting: Setting) -> Contender:
+    """sentence-transformers in bfloat16."""
+    model = peers.sentence_transformer(setting)
+
+    def vectors(texts: Sequence[str]) -> Any:
+        found = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        model.train()
+        return found
+
+    def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
+        told = [sample for sample in _samples(corpus) if sample.text]
+        return (
+            Vectors(list(corpus.queries["query_id"]), vectors(corpus.queries["query"])),
+            Vectors([s.product_id for s in told], vectors([s.text for s in told])),
+        )
+
+    steps = setting.warmup + setting.steps
+    rounds = peers.sentence_transformers_training(
+        setting,
+        model,
+        bf16=True,
+        learning_rate=setting.config("stage2").rates.text_encoder,
+        warmup_steps=max(1, steps // 10),
+    )
+    return Contender(rounds, encode)
+
+
+def _samples(corpus: Corpus) -> list[Sample]:
+    return [corpus.products[number] for number in range(len(corpus.product_ids))]
+
+
+CONTENDERS: dict[str, dict[str, Callable[[Setting], Contender]]] = {
+    "stage1": {
+        "recipe": partial(of_recipe, stage="stage1", view="image"),
+        "open_clip": of_open_clip,
+    },
+    "stage2": {
+        "recipe": partial(of_recipe, stage="stage2", view="text"),
+        "sentence-transformers": of_sentence_transformers,
+    },
+}
+
+
+def curve(contender: Contender, corpus: Corpus, every: int) -> list[Point]:
+    """Dev nDCG@10 before training, every few steps, and the seconds of training until then."""
+
+    def ndcg() -> float:
+        ranking = search(*contender.encode(corpus), {})
+        return retrieval_metrics(ranking, corpus.queries, corpus.qrels)["all"][MEASURE]
+
+    points: list[Point] = []
+    steps, spent, began = 0, 0.0, time.perf_counter()
+
+    def note(*_: Any) -> None:
+        nonlocal steps, spent, began
+        steps += 1
+        if steps % every == 0:
+            spent += time.perf_counter() - began
+            points.append(Point(steps, spent, ndcg()))
+            began = time.perf_counter()
+
+    hook = register_optimizer_step_post_hook(note)
+    try:
+        next(contender.rounds)
+    finally:
+        hook.remove()
+    return points
+
+
+def to_same(curves: Mapping[str, Sequence[Point]]) -> tuple[float, dict[str, float]]:
+    """The best nDCG@10 that all curves reach, and the seconds that each takes to it."""
+    goal = min(max(point.ndcg for point in points) for points in curves.values())
+    return goal, {
+        name: next(point.seconds for point in points if point.ndcg >= goal)
+        for name, points in curves.items()
+    }
+
+
+def _single(given: argparse.Namespace, setting: Setting) -> dict[str, Any]:
+    part, name = given.single
+    settings = setting.config(part)
+    corpus = read_corpus(
+        given.shards,
+        settings.data.dev_split,
+        settings.data.text_fields,
+        settings.image_encoder.image_size,
+    )
+    points = curve(CONTENDERS[part][name](setting), corpus, given.every)
+    return {"points": points, "bytes": peak_bytes()}
+
+
+def _measured_apart(words: Sequence[str], part: str, name: str) -> dict[str, Any]:
+    """A contender in a process of its own, for a peak of memory never falls."""
+    command = [sys.executable, "-m", "tests.benchmarks.quality", *words, "--single", part, name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shards", type=Path, help="folder of shards with pictures and queries")
+    parser.add_argument("recipe", nargs="*", help="recipe files and key=value words")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/quality.json"))
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--every", type=int, default=10, help="steps between two rankings of dev")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--single", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_intermixed_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parses the command line, measures, prints and writes."""
+    words = list(sys.argv[1:] if words is None else words)
+    given = _arguments(words)
+    with TemporaryDirectory() as scratch:
+        setting = Setting(
+            given.shards,
+            Path(scratch),
+            given.recipe,
+            given.batch,
+            warmup=1,
+            steps=given.steps - 1,
+            workers=given.workers,
+        )
+        if given.single:
+            found = _single(given, setting)
+            print(json.dumps(found))
+            return found
+    result: dict[str, Any] = {}
+    table = Table(
+        "part", "contender", "to nDCG@10", "seconds", "best nDCG@10", "peak of memory, GB"
+    )
+    for part in given.only:
+        found = {name: _measured_apart(words, part, name) for name in CONTENDERS[part]}
+        curves = {name: [Point(*p) for p in one["points"]] for name, one in found.items()}
+        goal, seconds = to_same(curves)
+        for name, points in curves.items():
+            best = max(point.ndcg for point in points)
+            figures = goal, seconds[name], best, found[name]["bytes"] / 1e9
+            table.add_row(part, name, *(f"{figure:.3f}" for figure in figures))
+        result[part] = {"ndcg@10": goal, "seconds": seconds, "measured": found}
+    Console(width=max(100, Console().width)).print(table)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    compared = {**surroundings(), "setting": {k: str(v) for k, v in asdict(setting).items()}}
+    write_json(given.out, {**result, "compared": compared})
+    print(given.out)
+    return result
+
+
+if __name__ == "__main__":
+    main()
