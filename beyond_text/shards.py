@@ -343,7 +343,7 @@ class BatchPlan(Sampler[list[Draw]]):
         self.world = world
         self.start = start
         self.turns = turns or [1] * len(sizes)
-        self.orders = orders or [None] * len(sizes)
+        self.orders: Sequence[Order | None] = orders or [None] * len(sizes)
 
     def __len__(self) -> int:
         return self.batches
