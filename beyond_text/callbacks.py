@@ -92,7 +92,7 @@ def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
 
 
 class Throughput(pl.Callback):
-    """Logs samples a second and the share of time spent waiting for data, both over all ranks."""
+    """Logs products a second and the share of time spent waiting for data, both over all ranks."""
 
     def __init__(self) -> None:
         self.end = 0.0
@@ -117,9 +117,9 @@ class Throughput(pl.Callback):
         """Logs the step's two figures."""
         now = time.perf_counter()
         step = max(now - self.end, 1e-9)
-        rows = len(batch.product_ids) * trainer.world_size
-        module.log("speed/samples_per_second", rows / step, prog_bar=True, batch_size=rows)
-        module.log("speed/waiting_for_data", self.waited / step, batch_size=rows)
+        products = len(set(batch.product_ids)) * trainer.world_size
+        module.log("speed/products_per_second", products / step, prog_bar=True, batch_size=products)
+        module.log("speed/waiting_for_data", self.waited / step, batch_size=products)
         self.end = now
 
 

@@ -201,7 +201,9 @@ def test_a_product_counts_when_it_has_every_view_of_the_stage(setting: Setting) 
     prepared = recipe.prepare(setting.config("stage3"))
     # An epoch of 24 products, two of which lack a picture; all have a text and a query.
     batches = list(islice(prepared.loader, 3))
-    assert len(splits) == sum(len(batch.product_ids) for batch in batches) == 24
+    # A row for each of several queries.
+    queries = prepared.config.data.queries_per_product
+    assert sum(len(batch.product_ids) for batch in batches) == 24 * queries > 24 == len(splits)
     assert sum(recipe.complete(batch, {"text", "image"}) for batch in batches) == 22
     assert sum(recipe.complete(batch, {"query", "image", "product"}) for batch in batches) == 22
     assert sum(recipe.complete(batch, {"query", "text"}) for batch in batches) == 24

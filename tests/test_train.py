@@ -140,11 +140,12 @@ def test_tensorboard_holds_losses_beside_chance_rates_speed_and_retrieval(chain:
     rates = ("text_encoder", "image_encoder", "projections", "fusion", "temperature (no decay)")
     assert {
         "loss/query_image", "loss/query_product", "loss/chance", "temperature/query_product",
-        "gradient_norm", "data/skipped", "speed/samples_per_second", "speed/waiting_for_data",
+        "gradient_norm", "data/skipped", "speed/products_per_second", "speed/waiting_for_data",
         "dev_ndcg@10/product/all", "dev_recall@10/text/attribute", "final/all",
         *(f"lr-AdamW/{name}" for name in rates),
     } <= tags  # fmt: skip
-    assert all(event.value == pytest.approx(np.log(12)) for event in events.Scalars("loss/chance"))
+    # Twelve products in four rows each.
+    assert all(event.value == pytest.approx(np.log(48)) for event in events.Scalars("loss/chance"))
     loss = [event.value for event in events.Scalars("loss/query_product")]
     assert len(loss) == 40
     assert np.mean(loss[-5:]) < np.mean(loss[:5])

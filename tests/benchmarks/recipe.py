@@ -118,9 +118,9 @@ def prepare(config: Config) -> Prepared:
 
 
 def complete(batch: Batch, views: Collection[View]) -> int:
-    """How many rows have all of the views, as far as a batch tells: the product is their fusion."""
+    """How many products have all of the views, as far as a batch tells: `product` is fused."""
     has = [getattr(batch, name) >= 0 for view, name in ROWS.items() if view in views]
-    return int(torch.stack(has).all(dim=0).sum())
+    return len(batch.product_key[torch.stack(has).all(dim=0)].unique())
 
 
 class _Counted(pl.Callback):
