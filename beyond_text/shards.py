@@ -119,12 +119,16 @@ class Split:
         return fields
 
     def category(self, sample: int) -> str:
-        """The category of a sample; empty where it has none, or cannot be read."""
+        """The last level of a sample's category, such as Dress of `Women > Dress`.
+
+        Empty where it has none, or cannot be read.
+        """
         try:
             content = self.products.read(sample, ("json",))
-            return CATEGORY.decode(content["json"]).get("category", "")
+            category = CATEGORY.decode(content["json"]).get("category", "")
         except (*UNFIT, SampleError):
             return ""
+        return category.rpartition(">")[2].strip()
 
     def read_query_picture(self, number: int, size: int) -> Tensor:
         """The number-th picture of a query, which may be reduced to `size` pixels a side.

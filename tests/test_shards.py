@@ -31,6 +31,7 @@ from beyond_text.shards import (
     read_manifest,
 )
 from data_prep.shards import build_shards
+from tests.hostile import product, sample, tar, write_folder
 from tests.tiny import as_bytes
 
 FIELDS = ["title", "category", "description"]
@@ -77,6 +78,15 @@ def test_samples_of_a_category_stand_together_in_short_runs_in_an_order_of_the_s
         assert runs["r", 3] == runs["l", 1] == 1
         orders.append(tuple(found))
     assert len(set(orders)) == 6
+
+
+@pytest.mark.parametrize(
+    ("category", "level"),
+    [("decor", "decor"), ("Women > Dress", "Dress"), ("A>B > c d ", "c d"), ("", ""), (..., "")],
+)
+def test_a_category_is_known_by_its_last_level(category: str, level: str, tmp_path: Path) -> None:
+    content = sample(0, product(category=category))
+    assert Split(write_folder(tmp_path / "shards", tar(content)), "train", []).category(0) == level
 
 
 def test_runs_stay_within_a_window_of_shards() -> None:
