@@ -31,7 +31,7 @@ from beyond_text.shards import (
     read_manifest,
 )
 from data_prep.shards import build_shards
-from tests.hostile import product, sample, tar, write_folder
+from tests import hostile
 from tests.tiny import as_bytes
 
 FIELDS = ["title", "category", "description"]
@@ -85,8 +85,9 @@ def test_samples_of_a_category_stand_together_in_short_runs_in_an_order_of_the_s
     [("decor", "decor"), ("Women > Dress", "Dress"), ("A>B > c d ", "c d"), ("", ""), (..., "")],
 )
 def test_a_category_is_known_by_its_last_level(category: str, level: str, tmp_path: Path) -> None:
-    content = sample(0, product(category=category))
-    assert Split(write_folder(tmp_path / "shards", tar(content)), "train", []).category(0) == level
+    content = hostile.sample(0, hostile.product(category=category))
+    folder = hostile.write_folder(tmp_path / "shards", hostile.tar(content))
+    assert Split(folder, "train", []).category(0) == level
 
 
 def test_runs_stay_within_a_window_of_shards() -> None:
