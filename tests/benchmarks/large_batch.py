@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beyond_text.evaluate import write_json
-from tests.benchmarks.measure import peak_bytes, surroundings
+from tests.benchmarks.measure import command_line, peak_bytes, surroundings
 from tests.benchmarks.recipe import Setting, training
 
 # What is divided by what, of which figure, and the most that it should be.
@@ -46,12 +46,7 @@ def _measured_apart(given: argparse.Namespace, batch: int, chunk: int) -> dict[s
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.large_batch", description=__doc__
-    )
-    parser.add_argument("shards", type=Path, help="folder of shards with pictures and queries")
-    parser.add_argument("recipe", nargs="*", help="recipe files and key=value words")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/large_batch.json"))
+    parser = command_line("large_batch", __doc__)
     parser.add_argument("--small", type=int, default=256, help="the batch that sets the measure")
     parser.add_argument("--batch", type=int, default=4096, help="the large batch")
     parser.add_argument("--chunk", type=int, default=128)

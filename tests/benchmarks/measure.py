@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import platform
@@ -32,6 +33,19 @@ PACKAGES = (
     "datasets",
     "accelerate",
 )
+
+
+def command_line(name: str, about: str | None) -> argparse.ArgumentParser:
+    """What the commands that train have in common: shards, settings and where results go."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tests.benchmarks.{name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shards", type=Path, help="folder of shards with pictures and queries")
+    parser.add_argument("recipe", nargs="*", help="recipe files and key=value words")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/benchmarks/{name}.json"))
+    return parser
 
 
 def in_turn(

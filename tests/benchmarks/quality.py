@@ -37,7 +37,7 @@ from beyond_text.encode import Vectors, encode_products, encode_queries, search
 from beyond_text.evaluate import precision_of, write_json
 from beyond_text.metrics import retrieval_metrics
 from tests.benchmarks import peers, recipe
-from tests.benchmarks.measure import peak_bytes, surroundings
+from tests.benchmarks.measure import command_line, peak_bytes, surroundings
 from tests.benchmarks.recipe import Setting
 
 MEASURE = "ndcg@10"
@@ -196,14 +196,7 @@ def _measured_apart(words: Sequence[str], part: str, name: str) -> dict[str, Any
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("shards", type=Path, help="folder of shards with pictures and queries")
-    parser.add_argument("recipe", nargs="*", help="recipe files and key=value words")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/quality.json"))
+    parser = command_line("quality", __doc__)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--every", type=int, default=10, help="steps between two rankings of dev")
     parser.add_argument("--batch", type=int, default=128)

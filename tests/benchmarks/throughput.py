@@ -25,7 +25,7 @@ from rich.table import Table
 
 from beyond_text.evaluate import write_json
 from tests.benchmarks import peers, recipe
-from tests.benchmarks.measure import in_turn, surroundings
+from tests.benchmarks.measure import command_line, in_turn, surroundings
 from tests.benchmarks.recipe import Setting
 
 Contender = Callable[[Setting], Iterator[float]]
@@ -122,14 +122,7 @@ def show(rates: Mapping[str, Sequence[float]], ratios: Mapping[str, float | None
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.throughput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("shards", type=Path, help="folder of shards with pictures and queries")
-    parser.add_argument("recipe", nargs="*", help="recipe files and key=value words")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/throughput.json"))
+    parser = command_line("throughput", __doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     parser.add_argument(
         "--without", nargs="+", default=[], help="words in the names of contenders to leave out"
