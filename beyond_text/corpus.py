@@ -243,9 +243,10 @@ def _read_rows(path: Path, row: type) -> pd.DataFrame:
 def with_triggers(corpus: Corpus, pairs: Path) -> Corpus:
     """The same products, asked for by the item 1s of a JSONL of pairs that are products of it.
 
-    A trigger's text and picture are those of the corpus; its relevant products are its item 2s,
-    with grade 1. Prints how many pairs there are, and how many were left out because the corpus
-    lacks an item of theirs or because their line cannot be used.
+    A trigger's text is the title that the pairs give, as where they are trained on, its picture
+    the corpus's; its relevant products are its item 2s, with grade 1. Prints how many pairs there
+    are, and how many were left out because the corpus lacks an item of theirs or because their
+    line cannot be used.
 
     Raises:
         TableError: no pair is left.
@@ -267,7 +268,7 @@ def with_triggers(corpus: Corpus, pairs: Path) -> Corpus:
     triggers = pd.DataFrame(
         {
             "query_id": first["item_id_1"].map(trigger_id),
-            "query": [corpus.products[number].text for number in places],
+            "query": first["item_title_1"],
             "kind": first["tag"].mask(first["tag"] == "", "pair"),
             "product_id": first["item_id_1"],
         }

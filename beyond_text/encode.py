@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
 from typing import Any, NamedTuple
@@ -158,31 +159,49 @@ def _encode(
     }
 
 
-def own_products(corpus: Corpus) -> dict[str, str]:
-    """The product that a query is, by query_id, for the queries that are one."""
+def own_products(corpus: Corpus) -> dict[str, set[str]]:
+    """What a query that is a product has in hand already, by query_id.
+
+    That is the product itself, and each other one of the same picture.
+    """
     pairs = zip(corpus.queries["query_id"], corpus.queries["product_id"], strict=True)
-    return {query_id: product_id for query_id, product_id in pairs if product_id}
+    own = {query_id: product_id for query_id, product_id in pairs if product_id}
+    if not own:
+        return {}
+    alike: dict[object, set[str]] = {}
+    look: dict[str, object] = {}
+    for number, product_id in enumerate(corpus.product_ids):
+        picture = corpus.products[number].image
+        # Without a picture it looks like nothing else.
+        look[product_id] = product_id if picture is None else _digest(picture)
+        alike.setdefault(look[product_id], set()).add(product_id)
+    return {query: alike.get(look.get(mine), {mine}) for query, mine in own.items()}
+
+
+def _digest(picture: Tensor) -> bytes:
+    shape = ",".join(map(str, picture.shape))
+    return hashlib.sha256(shape.encode() + picture.contiguous().numpy().tobytes()).digest()
 
 
 def search(
-    queries: Vectors, products: Vectors, own: Mapping[str, str], depth: int = 100
+    queries: Vectors, products: Vectors, own: Mapping[str, Collection[str]], depth: int = 100
 ) -> Ranking:
     """For every query its `depth` best products; without a query or a product, an empty ranking.
 
-    A query's own product (`own`, by query_id) is no result: all others come before it, so it is
-    seen at all only where no more than `depth` products are searched, and then as the last.
+    A query's own products (`own`, by query_id) are no result: all others come before them, so they
+    are seen at all only where too few others are there, and then as the last.
     """
     if not queries.ids or not products.ids:
         return Ranking([], [], np.zeros((0, 0), dtype=np.float32))
-    found = ProductIndex.build(*products).search(queries.vectors, queries.ids, depth + bool(own))
+    spare = max(map(len, own.values()), default=0)
+    found = ProductIndex.build(*products).search(queries.vectors, queries.ids, depth + spare)
     product_ids, scores = [], found.scores.copy()
     for number, (query_id, row) in enumerate(zip(queries.ids, found.product_ids, strict=True)):
-        mine = own.get(query_id, "")
-        if mine in row:
-            place = row.index(mine)
-            row = [*row[:place], *row[place + 1 :], mine]
-            scores[number] = np.append(np.delete(scores[number], place), BELOW_ALL)
-        product_ids.append(row[:depth])
+        mine = np.isin(row, list(own.get(query_id, ())))
+        order = np.argsort(mine, kind="stable")
+        below = BELOW_ALL - np.cumsum(mine[order])
+        scores[number] = np.where(mine[order], below, scores[number][order])
+        product_ids.append([row[place] for place in order[:depth]])
     return Ranking(queries.ids, product_ids, scores[:, :depth])
 
 

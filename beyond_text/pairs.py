@@ -37,7 +37,7 @@ def trigger_id(product_id: str) -> str:
 def read_pairs(path: Path, rejects: list[Reject]) -> tuple[pd.DataFrame, TableFile]:
     """Read a JSONL file of pairs; every column is stripped text.
 
-    An id may also be a whole number, and null is the empty text. Of lines that disagree on an
+    An id or a tag may also be a number, and null is the empty text. Of lines that disagree on an
     item's title or picture, or on the split of a design, the first one counts. A design is a
     connected component of items under pairs, named by the smallest of its ids.
 
@@ -102,7 +102,8 @@ def _parse(line: bytes) -> dict[str, str]:
 def _text(name: str, value: object) -> str:
     if value is None:
         return ""
-    if name.startswith("item_id_") and isinstance(value, int) and not isinstance(value, bool):
+    numeric = {"tag": (int, float)}.get(name, int if name.startswith("item_id_") else ())
+    if isinstance(value, numeric) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         raise _LineError("field is no text", f"{name} is {str(value)[:200]}")

@@ -6,6 +6,7 @@ rare decoder nor a decompression bomb is reached by a file that merely claims to
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -54,6 +55,15 @@ def read_picture(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PictureError("picture unreadable", str(error.strerror)) from error
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a picture's file, in hexadecimal: equal where two are the same file.
+
+    Raises:
+        PictureError: as `read_picture`.
+    """
+    return hashlib.sha256(read_picture(path)).hexdigest()
 
 
 @contextmanager

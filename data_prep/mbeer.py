@@ -10,7 +10,6 @@ are relative to TABLES. The file is whole or not there, and the same tables give
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from beyond_text.layouts import OWN_LAYOUT, Layout, TableError
-from beyond_text.pictures import PictureError, read_picture
+from beyond_text.pictures import PictureError, digest_of
 from beyond_text.tables import read_tables
 from data_prep.adapters import ADAPTERS
 
@@ -56,9 +55,9 @@ class Counts(NamedTuple):
 def read_designs(tables: Path, layout: Layout = OWN_LAYOUT) -> tuple[list[Design], Counter[str]]:
     """The designs of several products, in the order of split and group_id; and what is left out.
 
-    A product of several splits counts for one that is not train, so that nothing that is evaluated
-    is trained on. A product goes by its title where its picture is missing; one with neither is no
-    item.
+    A product of several splits counts for one that is not train, and a design with pairs elsewhere
+    has none in train, so that nothing that is evaluated is trained on. A product goes by its title
+    where its picture is missing; one with neither is no item.
 
     Raises:
         TableError: the tables cannot be read.
@@ -67,7 +66,11 @@ def read_designs(tables: Path, layout: Layout = OWN_LAYOUT) -> tuple[list[Design
     products = found.products.assign(last=found.products["split"] == "train")
     products = products.sort_values(["product_id", "last", "split"]).drop_duplicates("product_id")
     groups = products[products.duplicated(["split", "group_id"], keep=False)]
+    held_out = groups["group_id"][~groups["last"]]
+    both = groups["last"] & groups["group_id"].isin(held_out)
+    groups = groups[~both]
     lost = Counter(reject.reason for reject in found.rejects)
+    lost["train product of a design that is evaluated"] = int(both.sum())
     designs = []
     with tqdm(total=len(groups), desc="hashing", unit="product", disable=None) as progress:
         for (split, _), group in groups.groupby(["split", "group_id"]):
@@ -88,7 +91,7 @@ def _item(record: dict[Any, Any], folder: Path) -> Item:
     image, look = "", f"title {record['title']}"
     if record["image"]:
         with suppress(PictureError):
-            look = f"picture {hashlib.sha256(read_picture(Path(record['image']))).hexdigest()}"
+            look = f"picture {digest_of(Path(record['image']))}"
             image = Path(record["image"]).relative_to(folder.resolve()).as_posix()
     return Item(record["product_id"], record["title"], image, record["category"], look)
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import compress
 from multiprocessing import parent_process
@@ -26,7 +26,7 @@ from webdataset import TarWriter
 
 from beyond_text.layouts import TEXT_COLUMNS, Reject
 from beyond_text.manifest import sha256_of
-from beyond_text.pictures import PictureError, read_picture, reduce_picture
+from beyond_text.pictures import PictureError, digest_of, read_picture, reduce_picture
 from beyond_text.tables import Tables
 from data_prep.rejects import BuildError, Rejects
 
@@ -124,7 +124,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     grades = build.tables.grades
     queries, asked = _write_query_pictures(split, queries, build)
     qrels = _without(qrels, asked.gone, QUERIES, build)
-    answers = _answers(queries, qrels, grades)
+    answers = _answers(queries, qrels, grades, _twins(products, queries))
     written = _write_rows(
         split,
         _shuffled(products, seed),
@@ -232,9 +232,9 @@ def _has_text(record: dict[str, Any], kind: _Kind) -> bool:
 
 
 def _answers(
-    queries: pd.DataFrame, qrels: pd.DataFrame, grades: list[str]
+    queries: pd.DataFrame, qrels: pd.DataFrame, grades: list[str], twins: dict[str, list[str]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The queries judged for each product, and those that are the product itself.
+    """The queries judged for each product, and those that are the product itself, or its twin.
 
     Grade 0 stays, since a stated no is information.
     """
@@ -250,9 +250,24 @@ def _answers(
     for record in qrels.to_dict("records"):
         answer = asked[record["query_id"]] | {"grades": {grade: record[grade] for grade in grades}}
         answers.setdefault(record["product_id"], []).append(answer)
+    judged = set(zip(qrels["product_id"], qrels["query_id"], strict=True))
     for product_id, query_id in own:
-        answers.setdefault(product_id, []).append(asked[query_id] | {"own": True})
+        for twin in twins.get(product_id, [product_id]):
+            if (twin, query_id) not in judged:
+                answers.setdefault(twin, []).append(asked[query_id] | {"own": True})
     return answers
+
+
+def _twins(products: pd.DataFrame, queries: pd.DataFrame) -> dict[str, list[str]]:
+    """The products of the same picture, itself included, of each; none where no query is one."""
+    if (queries["product_id"] == "").all():
+        return {}
+    looks: dict[str, list[str]] = {}
+    for product_id, path in zip(products["product_id"], products["image"], strict=True):
+        # What cannot be read is told when the picture is stored.
+        with suppress(PictureError):
+            looks.setdefault(digest_of(Path(path)), []).append(product_id)
+    return {product_id: alike for alike in looks.values() for product_id in alike}
 
 
 def _metadata(record: dict[str, Any], answers: list[dict[str, Any]]) -> bytes:

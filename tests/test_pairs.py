@@ -99,7 +99,7 @@ def test_bad_lines_are_rejected_with_their_number_and_reason(tmp_path: Path) -> 
     assert (rejects[9].id, rejects[11].id) == ("a c", "a b")
 
 
-def test_numbers_are_ids_and_null_is_no_text(tmp_path: Path) -> None:
+def test_numbers_are_ids_and_tags_and_null_is_no_text(tmp_path: Path) -> None:
     line = pair("x", "y", item_id_1=7, item_image_1=None, tag=None)
     rejects: list[Reject] = []
     found, _ = read_pairs(write(tmp_path / "m.jsonl", b"\xef\xbb\xbf" + json.dumps(line).encode()),
@@ -108,6 +108,11 @@ def test_numbers_are_ids_and_null_is_no_text(tmp_path: Path) -> None:
     assert found.loc[0, ["row", "item_id_1", "item_image_1", "tag", "split"]].tolist() == [
         1, "7", "", "", "",
     ]  # fmt: skip
+    for tag in (3, 0.5):
+        path = write(tmp_path / "tagged.jsonl", json.dumps({**line, "tag": tag}).encode())
+        found, _ = read_pairs(path, rejects)
+        assert found["tag"].tolist() == [str(tag)]
+    assert rejects == []
 
 
 def test_designs_are_what_pairs_connect_in_any_order_of_lines(tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_products_of_one_design_in_different_photos_are_paired(tmp_path: Path) -
     assert rejects == []
 
 
-def test_a_product_of_several_splits_is_never_trained_on_where_it_is_evaluated(
+def test_a_design_of_several_splits_is_never_trained_on(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "products.csv").write_text(
@@ -256,9 +261,10 @@ def test_a_product_of_several_splits_is_never_trained_on_where_it_is_evaluated(
     (tmp_path / "qrels.csv").write_text(
         "query_id,product_id,relevance\nq,a,1\nq,b,1\nq,c,1\nr,c,1\nr,d,1\n"
     )
-    designs, _ = read_designs(tmp_path)
+    designs, lost = read_designs(tmp_path)
     found = {design.split: [item.product_id for item in design.items] for design in designs}
-    assert found == {"dev": ["c", "d"], "train": ["a", "b"]}
+    assert found == {"dev": ["c", "d"]}
+    assert lost == {"train product of a design that is evaluated": 2}
 
 
 def test_the_file_of_pairs_repeats_to_the_byte_and_is_read_without_a_reject(
@@ -370,11 +376,12 @@ def test_triggers_are_products_that_ask_for_their_partners(
     assert asked.product_ids == corpus.product_ids
     assert len(asked.queries) == 24
     place = {product_id: number for number, product_id in enumerate(corpus.product_ids)}
+    titles = {pair["item_id_1"]: pair["item_title_1"] for pair in lines_of(tiny_pairs)}
     for number, query in enumerate(asked.queries.to_dict("records")):
         product = corpus.products[place[query["product_id"]]]
         picture = asked.query_image(number)
         assert query["query_id"] == f"trigger/{product.product_id}"
-        assert (query["query"], query["kind"]) == (product.text, "decor")
+        assert (query["query"], query["kind"]) == (titles[product.product_id], "decor")
         assert as_bytes(picture) == as_bytes(product.image)
     wanted = [pair for pair in lines_of(tiny_pairs) if pair["split"] == "dev"]
     assert asked.qrels.to_numpy().tolist() == [

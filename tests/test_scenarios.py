@@ -18,7 +18,14 @@ from beyond_text.batch import Judgement, Sample
 from beyond_text.checkpoint import save_model
 from beyond_text.config import load_config
 from beyond_text.corpus import Corpus
-from beyond_text.encode import Queries, Vectors, collate_for, encode_queries, search
+from beyond_text.encode import (
+    Queries,
+    Vectors,
+    collate_for,
+    encode_queries,
+    own_products,
+    search,
+)
 from beyond_text.evaluate import main
 from beyond_text.metrics import check_ranking
 from beyond_text.model import TwoTower, build_model, settings_of
@@ -169,7 +176,7 @@ def test_a_querys_own_product_is_no_result() -> None:
         ["is a", "is none", "is elsewhere"],
         np.array([[0.8, 0.6, 0.0], [0.8, 0.6, 0.0], [0.6, 0.0, 0.8]], dtype=np.float32),
     )
-    own = {"is a": "a", "is elsewhere": "gone"}
+    own = {"is a": {"a"}, "is elsewhere": {"gone"}}
     short = search(queries, products, own, depth=2)
     check_ranking(short)
     assert short.product_ids == [["b", "c"], ["a", "b"], ["c", "a"]]
@@ -180,6 +187,24 @@ def test_a_querys_own_product_is_no_result() -> None:
     assert whole.product_ids == [["b", "c", "a"], ["a", "b", "c"], ["c", "a", "b"]]
     assert whole.scores[0, 2] < -1
     assert search(queries, products, {}, depth=1).product_ids == [["a"], ["a"], ["c"]]
+    twins = search(queries, products, {"is a": {"a", "b"}}, depth=2)
+    check_ranking(twins)
+    assert twins.product_ids == [["c", "a"], ["a", "b"], ["c", "a"]]
+    assert twins.scores[0, 1] < -1
+
+
+def test_products_of_the_picture_that_a_query_shows_are_its_own() -> None:
+    red, blue = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.ones(3, 2, 2, dtype=torch.uint8)
+    # As many bytes in another shape are another picture.
+    pictures = {"a": red, "b": blue, "c": red.clone(), "d": None, "e": red.reshape(3, 4, 1)}
+    products = [Sample(name, "", picture, [], None) for name, picture in pictures.items()]
+    queries = pd.DataFrame(
+        {"query_id": ["is a", "is d", "is none"], "query": "x", "kind": "pair",
+         "product_id": ["a", "d", ""]}
+    )  # fmt: skip
+    corpus = Corpus(products, list(pictures), queries, pd.DataFrame())
+    assert own_products(corpus) == {"is a": {"a", "c"}, "is d": {"d"}}
+    assert own_products(corpus._replace(queries=queries.tail(1))) == {}
 
 
 def test_nothing_to_search_or_to_ask_is_an_empty_ranking() -> None:

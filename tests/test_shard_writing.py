@@ -260,11 +260,15 @@ def test_query_pictures_are_stored_once_and_pointed_at_by_number(
 
     train = samples(out, "train")
     numbers = {item["query_id"]: item["picture"] for item in train["a.1/x"]["queries"]}
-    assert numbers == {"q1": 0, "q3": 1}
+    # A product that shows the picture of what the query is: no answer, unless it is judged one,
+    # and no wrong one.
+    assert numbers == {"q1": 0, "q3": 1, "q4": 2}
+    assert train["a.1/x"]["queries"][-1] == train["e"]["queries"][-1]
     own = {"query_id": "q3", "query": "", "kind": "pair", "picture": 1, "own": True}
     assert train["b"]["queries"][-1] == own
     assert train["e"]["queries"] == [
-        {"query_id": "q4", "query": "mug", "kind": "pair", "picture": 2, "own": True}
+        own,
+        {"query_id": "q4", "query": "mug", "kind": "pair", "picture": 2, "own": True},
     ]
     assert samples(out, "dev")["g"]["queries"] == [
         {"query_id": "q2", "query": "round", "kind": "human", "own": True}
@@ -290,7 +294,7 @@ def test_a_query_whose_picture_is_bad_goes_by_its_text_or_goes_with_its_judgemen
     (asked / "asked" / "3.png").unlink()
     manifest = build(asked, tmp_path / "out", max_rejected=0.6)
     train = samples(tmp_path / "out", "train")
-    assert [item["query_id"] for item in train["a.1/x"]["queries"]] == ["q1"]
+    assert [item["query_id"] for item in train["a.1/x"]["queries"]] == ["q1", "q4"]
     assert "picture" not in train["a.1/x"]["queries"][0]
     assert [item["query_id"] for item in train["b"]["queries"]] == ["q1", "q4"]
     # The pictures that are left are counted from 0 again.
