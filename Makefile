@@ -22,7 +22,7 @@ SHARDS := $(RUNS)/shards
 ROWS := $(wildcard $(TABLES)/*.csv $(TABLES)/*.parquet $(TABLES)/*.jsonl)
 OVERLAYS := $(addprefix recipes/backbone/,$(addsuffix .yaml,$(BACKBONE))) \
             $(addprefix recipes/data/,$(addsuffix .yaml,$(DATA)))
-TRAIN = $(PY) -m beyond_text.train recipes/base.yaml recipes/$@.yaml $(OVERLAYS) run=$(RUNS)/$@ \
+TRAIN = $(PY) -m beyond_text.train recipes/base.yaml $(OVERLAYS) recipes/$@.yaml run=$(RUNS)/$@ \
         data.sources.tables.path=$(SHARDS) data.dev=$(SHARDS)
 
 # A tokenizer of each loader process has no use for threads of its own.

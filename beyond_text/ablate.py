@@ -21,7 +21,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -30,24 +30,31 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import OmegaConf
 
-from beyond_text.config import Config, differences, load_config
+from beyond_text.config import Config, differences, load_config, views_of
 from beyond_text.fusion import FUSIONS
 from beyond_text.inputs import METRICS, check_inputs
 from beyond_text.metrics import MEASURES
 from beyond_text.report import Cell, summarise, write_report
+from beyond_text.sources import expected_batches
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 STAGE3 = RECIPES / "stage3.yaml"
 CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
 # What a row cannot set: it follows from the row itself.
 OWN = {"start", "run", "seed"}
+# The word in a stage's text that stands for `Stage.merged`.
+MERGED = "merged"
 
 
 class Stage(NamedTuple):
-    """One training of a chain: its recipe files, and `key=value` words on top of them."""
+    """One training of a chain: its recipe files, and `key=value` words on top of them.
+
+    With `merged`, it takes as many batches of each source as all stages of the first row together.
+    """
 
     recipes: tuple[Path, ...]
     words: tuple[str, ...]
+    merged: bool = False
 
 
 class Row(NamedTuple):
@@ -87,7 +94,7 @@ def _settings_of(fusion: str) -> tuple[str, ...]:
 def read_rows(path: Path) -> list[Row]:
     """Reads rows from YAML, each `name: [recipe.yaml key=value ..., ...]`, a text for each stage.
 
-    Recipes lie relative to the file.
+    Recipes lie relative to the file. The word `merged` is that of `Stage`.
 
     Raises:
         ValueError: a file that is not there or holds no such rows; names the file and the row.
@@ -112,11 +119,12 @@ def _row(path: Path, name: Any, stages: Any) -> Row:
         )
     parsed = []
     for text in texts:
-        words = [word for word in text.split() if "=" in word]
-        recipes = [path.parent / word for word in text.split() if "=" not in word]
+        given = [word for word in text.split() if word != MERGED]
+        words = [word for word in given if "=" in word]
+        recipes = [path.parent / word for word in given if "=" not in word]
         if not recipes:
             raise ValueError(f"{path}: row {name!r}: stage {text!r} names no recipe file")
-        parsed.append(Stage(tuple(recipes), tuple(words)))
+        parsed.append(Stage(tuple(recipes), tuple(words), MERGED in text.split()))
     return Row(name, tuple(parsed))
 
 
@@ -142,12 +150,18 @@ def plan(
             raise ValueError(
                 f"{ladder.start} is not a finished run (no metrics.json): train it first"
             )
-        samples = 0
+        first: list[Config] = []
         for row, seed in product(ladder.rows, ladder.seeds):
             try:
                 chain = [configure(stage, seed, settings, overrides) for stage in row.stages]
-                samples = samples or _samples(chain)
-                chain = with_samples(chain, samples)
+                first = first or chain
+                chain = with_samples(chain, _samples(first))
+                if any(stage.merged for stage in row.stages):
+                    batches = expected_batches(first)
+                    chain = [
+                        with_batches(config, batches) if stage.merged else config
+                        for config, stage in zip(chain, row.stages, strict=True)
+                    ]
             except ValueError as error:
                 raise ValueError(f"{row.name}: {error}") from None
             folders = _folders(row, out / f"{row.name}-seed{seed}")
@@ -199,8 +213,9 @@ def _keys(words: Sequence[str]) -> set[str]:
 def with_samples(chain: Sequence[Config], samples: int) -> list[Config]:
     """Scales the steps of a chain so that its stages see `samples` samples together.
 
-    Steps are rounded, and the last stage takes the remainder: the sum is exact where its batch
-    size divides what is left, as with one batch size it does, and else within half a batch.
+    Samples are products, however many queries ask for each of them. Steps are rounded, and the last
+    stage takes the remainder: the sum is exact where its batch size divides what is left, as with
+    one batch size it does, and else within half a batch.
 
     Raises:
         ValueError: too few samples for a step of each stage.
@@ -214,6 +229,15 @@ def with_samples(chain: Sequence[Config], samples: int) -> list[Config]:
     if steps[-1] < 1:
         raise ValueError(f"{samples} samples are too few for {len(chain)} stages")
     return [replace(c, steps=n, budget=1.0) for n, c in zip(steps, chain, strict=True)]
+
+
+def with_batches(config: Config, batches: Mapping[str, float]) -> Config:
+    """Weighs each source by its batches; one that has none is left out."""
+    sources = {
+        name: replace(source, weight=round(batches.get(name, 0), 3))
+        for name, source in config.data.sources.items()
+    }
+    return replace(config, data=replace(config.data, sources=sources))
 
 
 def _samples_a_step(config: Config) -> int:
@@ -334,11 +358,12 @@ def ladders_of(asked: argparse.Namespace) -> list[Ladder]:
     """Gives the ladders that a command asks for.
 
     Raises:
-        ValueError: an unknown fusion, or a file without rows.
+        ValueError: an unknown fusion, a start that has trained one, or a file without rows.
     """
     ladders = []
     if asked.fusion:
         rows = fusion_rows(asked.fusion, asked.recipe)
+        _check_untrained_fusion(asked.start)
         ladders.append(Ladder("fusion", rows, asked.seeds, asked.start))
     if asked.ladder:
         rows = read_rows(asked.ladder)
@@ -347,6 +372,18 @@ def ladders_of(asked: argparse.Namespace) -> list[Ladder]:
         rows = read_rows(asked.curriculum)
         ladders.append(Ladder("curriculum", rows, asked.curriculum_seeds, None))
     return ladders
+
+
+def _check_untrained_fusion(start: Path) -> None:
+    settings = start / "config.yaml"
+    if not settings.is_file():
+        return
+    config = load_config([settings])
+    if config.rates.fusion and "product" in views_of(config):
+        raise ValueError(
+            f"{start} has trained its fusion: the row of the same one would go on with it while "
+            "all others begin anew; expected a run before that, such as stage 2's"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -48,6 +48,10 @@ class Sample(NamedTuple):
     losses: tuple[str, ...] = ()
 
 
+# Stands where nothing could be read.
+NOTHING = Sample("", "", None, [], None)
+
+
 class Tokens(NamedTuple):
     """Distinct texts of a batch, padded to the longest."""
 

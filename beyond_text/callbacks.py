@@ -21,7 +21,7 @@ from beyond_text.batch import Batch
 from beyond_text.config import View
 from beyond_text.corpus import Corpus
 from beyond_text.encode import rank
-from beyond_text.evaluate import write_json
+from beyond_text.files import write_json
 from beyond_text.metrics import Ranking, retrieval_metrics
 from beyond_text.module import ContrastiveModule
 from beyond_text.panel import PanelRow, draw_panel
@@ -117,9 +117,10 @@ class Throughput(pl.Callback):
         """Logs the step's two figures."""
         now = time.perf_counter()
         step = max(now - self.end, 1e-9)
-        products = len(set(batch.product_ids)) * trainer.world_size
-        module.log("speed/products_per_second", products / step, prog_bar=True, batch_size=products)
-        module.log("speed/waiting_for_data", self.waited / step, batch_size=products)
+        rows = len(batch.product_ids)
+        products = len(set(batch.product_ids) - {""}) * trainer.world_size
+        module.log("speed/products_per_second", products / step, prog_bar=True, batch_size=rows)
+        module.log("speed/waiting_for_data", self.waited / step, batch_size=rows)
         self.end = now
 
 

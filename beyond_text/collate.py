@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from beyond_text.batch import Batch, Judged, Sample, Tokens
+from beyond_text.batch import NOTHING, Batch, Judged, Sample, Tokens
 
 SMALLEST_CROP = 0.9
 # A Hugging Face tokenizer, as far as it is used here.
@@ -129,9 +129,7 @@ class Collate:
     def __call__(self, found: Sequence[Sample | str]) -> Batch:
         """A batch of as many rows as `found` has entries."""
         skipped = [entry for entry in found if isinstance(entry, str)]
-        samples = [
-            Sample("", "", None, [], None) if isinstance(entry, str) else entry for entry in found
-        ]
+        samples = [NOTHING if isinstance(entry, str) else entry for entry in found]
         text, text_row = self._tokens([sample.text for sample in samples])
         query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
         image, image_row, query_image_row = self._pictures(samples)

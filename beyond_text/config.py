@@ -412,6 +412,9 @@ HOW_NOT_WHAT = ("run", "resume", "trainer", "data.workers", "checkpoint_every", 
 def differences(before: Config, now: Config) -> list[str]:
     """The settings that would give other numbers, as "key (asked ..., found ...)", sorted."""
     found, asked = (flat(dataclasses.asdict(config)) for config in (before, now))
+    # Each source's order is drawn by its place among them.
+    for settings, config in ((found, before), (asked, now)):
+        settings["data.sources"] = ", ".join(config.data.sources)
     return [
         f"{key} (asked {asked.get(key)!r}, found {found.get(key)!r})"
         for key in sorted(found.keys() | asked.keys())

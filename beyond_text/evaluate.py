@@ -13,7 +13,6 @@ pairs of its products), or with shares of pictures and texts removed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from beyond_text.checkpoint import load_model
 from beyond_text.config import View, load_config
 from beyond_text.corpus import Corpus, read_corpus, with_triggers
 from beyond_text.encode import rank
+from beyond_text.files import write_json, write_text
 from beyond_text.inputs import METRICS
 from beyond_text.metrics import Ranking, retrieval_metrics
 from beyond_text.model import TwoTower
@@ -71,13 +71,6 @@ def precision_of(asked: str) -> str:
         return asked
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return "bf16-mixed" if bf16_is_fast(device) else "32-true"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is whole or not there."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def write_results(out: Path, metrics: Metrics, ranking: Ranking, corpus: Corpus) -> None:
@@ -180,7 +173,7 @@ def compare(
             corpus = with_triggers(corpus, pairs)
         results[label] = comparison.measure(model, tokenizer, bf16, corpus, loader_workers())
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.md").write_text(comparison.markdown(results), encoding="utf-8")
+    write_text(out / f"{name}.md", comparison.markdown(results))
     comparison.chart(results).savefig(out / f"{name}.png", dpi=150)
     write_json(out / f"{name}.json", results)
     return results

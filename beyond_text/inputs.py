@@ -8,11 +8,14 @@ tell any two data sets and any two trainings apart.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import msgspec
+
 from beyond_text.config import Config, ConfigError
+from beyond_text.files import write_json
 from beyond_text.manifest import FILE, sha256_of
+from beyond_text.schema import UNFIT
 
 METRICS = "metrics.json"
 INPUTS = "inputs.json"
@@ -30,8 +33,7 @@ def _digests(config: Config) -> dict[str, str]:
 
 def write_inputs(config: Config) -> None:
     """Notes in the run's folder what it begins with."""
-    text = json.dumps(_digests(config), indent=1)
-    (Path(config.run) / INPUTS).write_text(text + "\n", encoding="utf-8")
+    write_json(Path(config.run) / INPUTS, _digests(config))
 
 
 def check_inputs(config: Config) -> None:
@@ -40,12 +42,16 @@ def check_inputs(config: Config) -> None:
     Data that is not there is left to whoever reads it: a finished run needs none.
 
     Raises:
-        ConfigError: names the settings whose folders hold something else.
+        ConfigError: names the settings whose folders hold something else, or a damaged note.
     """
     path = Path(config.run) / INPUTS
     if not path.is_file():
         return
-    begun, now = json.loads(path.read_text(encoding="utf-8")), _digests(config)
+    now = _digests(config)
+    try:
+        begun = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except UNFIT as error:
+        raise ConfigError(f"{path}: not what a run began with: {error}") from error
     changed = {name for name, _ in begun.items() ^ now.items() if name in now or name == "start"}
     if changed:
         raise ConfigError(

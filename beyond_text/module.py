@@ -204,7 +204,8 @@ class ContrastiveModule(pl.LightningModule):
         self.earlier = counted["seconds"]
 
     def _count(self, batch: Batch) -> None:
-        self.seen += len(batch.product_ids)
+        # Products, however many rows they have; those that were skipped have no id.
+        self.seen += len(set(batch.product_ids) - {""}) + len(batch.skipped)
         self.skipped += len(batch.skipped)
         self.log("data/skipped", float(self.skipped), batch_size=len(batch.product_ids))
         for line in batch.skipped:

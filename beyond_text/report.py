@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from beyond_text.files import write_text
 from beyond_text.inputs import METRICS
 from beyond_text.metrics import needs, per_query
 from beyond_text.significance import compare_paired, interval
@@ -142,7 +143,7 @@ def write_report(table: pd.DataFrame, out: Path) -> str:
     """Writes table.csv (one line a row and kind), table.md and chart.png; gives the Markdown."""
     text = markdown(table)
     table.to_csv(out / "table.csv", index=False)
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_text(out / "table.md", text)
     chart(table).savefig(out / "chart.png", dpi=150)
     return text
 

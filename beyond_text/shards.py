@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from beyond_text.archive import SampleError, Shards
-from beyond_text.batch import OWN, Judgement, Sample
+from beyond_text.batch import NOTHING, OWN, Judgement, Sample
+from beyond_text.collate import key_of
 from beyond_text.config import OBJECTIVE_VIEWS
 from beyond_text.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
 from beyond_text.pictures import PictureError, decode_pixels
@@ -235,30 +236,40 @@ class Products(Dataset[Sample | str]):
         # Nobody asks for the queries of what feeds text and picture alone.
         self.asked = [not feeds or asks(feeds) for feeds in self.losses]
         self.turns = turns
-        self._last: tuple[Draw, _Read] | None = None
+        self._last: tuple[Draw, _Read | str] | None = None
 
-    def _read(self, draw: Draw) -> _Read:
-        """What the draws of all turns share: read by the first of them, then kept for the next."""
+    def _read(self, draw: Draw) -> _Read | str:
+        """What the draws of all turns share: read by the first of them, then kept for the next.
+
+        A line that says why where it cannot be read.
+        """
         first = draw._replace(turn=0)
         if self._last is None or self._last[0] != first:
-            source = self.sources[draw.source]
-            fields, picture = source.read(draw.sample, self.picture)
-            judgements = source.judgements_of(fields) if self.asked[draw.source] else []
-            seed = (self.seed, draw.source, draw.sample, draw.epoch)
-            queries = draw_queries(judgements, seed, self.turns)
-            self._last = first, _Read(fields, picture, judgements, queries)
+            self._last = first, self._read_first(first)
         return self._last[1]
+
+    def _read_first(self, draw: Draw) -> _Read | str:
+        source = self.sources[draw.source]
+        try:
+            fields, picture = source.read(draw.sample, self.picture)
+        except SampleError as error:
+            return str(error)
+        judgements = source.judgements_of(fields) if self.asked[draw.source] else []
+        seed = (self.seed, draw.source, draw.sample, draw.epoch)
+        queries = draw_queries(judgements, seed, self.turns)
+        return _Read(fields, picture, judgements, queries)
 
     def __getitem__(self, draw: Draw) -> Sample | str:
         """The sample, or where it cannot be read a line that says which and why.
 
-        A product with fewer queries than turns has none in the further ones.
+        A product with fewer queries than turns has none in the further ones; one that cannot be
+        read is told of once, and empty in the further ones.
         """
         source = self.sources[draw.source]
-        try:
-            fields, picture, judgements, queries = self._read(draw)
-        except SampleError as error:
-            return str(error)
+        read = self._read(draw)
+        if isinstance(read, str):
+            return NOTHING if draw.turn else read
+        fields, picture, judgements, queries = read
         query = queries[draw.turn] if draw.turn < len(queries) else None
         try:
             asked = self._query_picture(source, fields, query)
@@ -302,9 +313,16 @@ def in_runs(category: Callable[[int], str], length: int) -> Order:
     topic-aware sampling (Hofstaetter et al. 2021, arXiv 2104.06967) is for; there topics are
     clusters of queries, here categories are given, and a batch holds many.
     """
+    known: dict[int, int] = {}
+
+    def key(number: int) -> int:
+        if number not in known:
+            # Without a category, it is like no other.
+            known[number] = key_of(category(number) or f"sample {number}")
+        return known[number]
 
     def order(numbers: Numbers, random: np.random.Generator) -> Numbers:
-        _, label = np.unique([category(number) for number in numbers], return_inverse=True)
+        _, label = np.unique([key(number) for number in numbers.tolist()], return_inverse=True)
         by_label = np.argsort(label, kind="stable")
         label = label[by_label]
         place = np.arange(len(label)) - np.searchsorted(label, label)

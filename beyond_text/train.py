@@ -48,6 +48,7 @@ from beyond_text.config import Config, ConfigError, differences, flat, load_conf
 from beyond_text.corpus import read_corpus
 from beyond_text.datamodule import ShardData
 from beyond_text.evaluate import precision_of, write_results
+from beyond_text.files import named, write_text
 from beyond_text.inputs import METRICS, check_inputs, write_inputs
 from beyond_text.manifest import read_manifest
 from beyond_text.model import TwoTower, build_model, settings_of
@@ -62,6 +63,10 @@ NOISE = (
     "The number of training batches",
     "You're resuming from a checkpoint that ended before the epoch ended",
 )
+
+
+# What would end a run before its steps, or begin its batches again: of Lightning's Trainer.
+SHORTENING = {"limit_train_batches", "overfit_batches", "fast_dev_run", "max_epochs", "max_time"}
 
 
 def build(config: Config) -> tuple[TwoTower, Any]:
@@ -143,6 +148,18 @@ class RunCheckpoints(TorchCheckpointIO):
         write_checkpoint(checkpoint, self.origin, Path(path))
 
 
+class StepCheckpoint(ModelCheckpoint):
+    """Lightning's, which after a resumption would save the step that it has just loaded again.
+
+    By then a part of the next step's batches may have been accumulated, which no checkpoint holds.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The step that the run starts at is saved already."""
+        super().on_train_start(trainer, module)
+        self._last_global_step_saved = trainer.global_step
+
+
 def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
     """Lightning's Trainer for a run; what `config.trainer` says goes before our defaults.
 
@@ -161,7 +178,7 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         "use_distributed_sampler": False,
         "limit_val_batches": 0,
         "callbacks": [
-            ModelCheckpoint(
+            StepCheckpoint(
                 run / CHECKPOINTS,
                 save_last=True,
                 save_top_k=0,
@@ -177,7 +194,7 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         ],
         "logger": TensorBoardLogger(run, name="", version="", default_hp_metric=False),
     }
-    if taken := own.keys() & config.trainer.keys():
+    if taken := (own.keys() | SHORTENING) & config.trainer.keys():
         raise ConfigError(f"trainer.{min(taken)}: the run's own settings decide this")
     free = {"log_every_n_steps": 5, "enable_model_summary": False} | config.trainer
     if free.get("enable_progress_bar", True):
@@ -204,7 +221,13 @@ def train(config: Config) -> dict[str, Any]:
         FileNotFoundError: an encoder is not there.
         TrainingError: the loss became NaN, too many samples were unreadable, or a loader's worker
             was killed.
+        OSError: the disk is full; names the file, or else the run.
     """
+    with named(Path(config.run)):
+        return _train(config)
+
+
+def _train(config: Config) -> dict[str, Any]:
     run = Path(config.run)
     found = None
     if config.resume == "auto":
@@ -219,7 +242,7 @@ def train(config: Config) -> dict[str, Any]:
     if not config.data.dev:
         raise ConfigError("data.dev: expected a folder of shards to measure retrieval on, got ''")
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    write_text(run / "config.yaml", to_yaml(config))
 
     model, tokenizer = build(config)
     settings = model.settings
@@ -228,8 +251,9 @@ def train(config: Config) -> dict[str, Any]:
     corpus = read_corpus(
         Path(config.data.dev), config.data.dev_split, settings.text_fields, settings.image_size
     )
-    # All that it names has been read by now.
-    write_inputs(config)
+    if found is None:
+        # All that it names has been read by now.
+        write_inputs(config)
     bf16 = precision_of(config.precision) == "bf16-mixed"
     retrieval = Retrieval(corpus, tokenizer, config.evaluate_every, bf16)
     trainer = make_trainer(config, [Throughput(), retrieval])

@@ -15,12 +15,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from beyond_text.files import named
 from beyond_text.layouts import OWN_LAYOUT, Layout, TableError
 from beyond_text.pictures import PictureError, digest_of
 from beyond_text.tables import read_tables
@@ -118,7 +119,7 @@ def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Co
     counts: dict[str, Counts] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
-    with _named(out), partial.open("w", encoding="utf-8", newline="\n") as file:
+    with named(out), partial.open("w", encoding="utf-8", newline="\n") as file:
         for design in designs:
             pairs = list(pairs_of(design.items, most))
             distinct = [(one, two) for one, two in pairs if one.look != two.look]
@@ -129,15 +130,6 @@ def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Co
             counts[design.split] = Counts(*map(sum, zip(before, made, strict=True)))
     os.replace(partial, out)
     return counts
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Gives an error of writing, which names no file, the file's name."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _line(one: Item, two: Item, split: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from beyond_text.ablate import (
     Stage,
     check_chains,
     fusion_rows,
+    ladders_of,
     main,
     parse,
     plan,
@@ -273,7 +274,7 @@ def start(tmp_path: Path) -> Path:
     """A finished stage 2."""
     folder = tmp_path / "stage2"
     folder.mkdir()
-    config = load_config([], ["dim=48", "steps=5", f"run={folder}"])
+    config = load_config([], ["dim=48", "steps=5", "lr.fusion=0", f"run={folder}"])
     (folder / "config.yaml").write_text(to_yaml(config))
     (folder / "metrics.json").write_text('{"training": {"seconds": 1.5}}')
     return folder
@@ -507,6 +508,31 @@ def test_the_rows_of_the_curriculum_leave_out_what_their_names_say(start: Path) 
         "losses.text_image", "losses.query_text"
     }  # fmt: skip
     assert together.lr == chains["full"][-1].lr
+
+
+def test_all_at_once_takes_as_many_batches_of_each_source_as_the_chain(
+    start: Path, tiny_shards: Path
+) -> None:
+    words = [f"data.sources.{name}.path={tiny_shards}" for name in ("shop", "titles")]
+    words += ["data.sources.titles.losses=[text_image]", "data.sources.titles.weight=2"]
+    rows = {row.name: row for row in read_rows(CURRICULUM)}
+    ladder = Ladder("curriculum", [rows["full"], rows["all-at-once"]], [0], None)
+    full, [together] = planned(ladder, start, *words)
+    steps = [stage.total_steps for stage in full]
+    assert together.total_steps == sum(steps)
+    shares = {name: source.weight for name, source in together.data.sources.items()}
+    # Two of three batches of stage 1 are of the titles, and none of the stages after it.
+    titles = steps[0] * 2 / 3
+    assert shares == pytest.approx({"shop": sum(steps) - titles, "titles": titles}, abs=1e-3)
+
+
+def test_a_start_that_has_trained_its_fusion_is_refused(start: Path) -> None:
+    path = start / "config.yaml"
+    config = load_config([path], ["lr.fusion=1e-3", "losses.query_product=1"])
+    path.write_text(to_yaml(config))
+    asked = parse(["--fusion", "bilinear", "concat", "--start", str(start)])
+    with pytest.raises(ValueError, match=r"stage2 has trained its fusion: .* before that"):
+        ladders_of(asked)
 
 
 def test_a_stage_begun_from_weights_that_are_gone_is_refused(start: Path) -> None:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from beyond_text import train as command
-from beyond_text.callbacks import Averaging, panel_of, read_history, save_history
+from beyond_text.callbacks import (
+    Averaging,
+    Retrieval,
+    averaged,
+    panel_of,
+    read_history,
+    save_history,
+)
 from beyond_text.checkpoint import load_model
 from beyond_text.config import load_config
 from beyond_text.corpus import read_corpus
@@ -118,15 +125,14 @@ class Walk(pl.LightningModule):
 class Record(pl.Callback):
     """What the module has after each step, and what it has where its average is in use."""
 
-    def __init__(self, averaging: Averaging) -> None:
-        self.averaging = averaging
+    def __init__(self) -> None:
         self.own: list[dict[str, Tensor]] = []
         self.average: list[dict[str, Tensor]] = []
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, *_: object
     ) -> None:
-        with self.averaging.in_use(trainer, module):
+        with averaged(trainer, module):
             self.average.append({k: v.clone() for k, v in module.state_dict().items()})
         self.own.append({k: v.clone() for k, v in module.state_dict().items()})
 
@@ -142,7 +148,7 @@ def test_the_average_lies_where_the_model_will_lie() -> None:
 def test_a_run_ends_with_the_moving_average_of_weights_and_statistics(tmp_path: Path) -> None:
     torch.manual_seed(0)
     averaging, module = Averaging(0.3), Walk()
-    record = Record(averaging)
+    record = Record()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=30, callbacks=[averaging, record], default_root_dir=tmp_path,
@@ -167,6 +173,14 @@ def test_a_run_saves_its_average(
     tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[dict[str, Tensor]] = []
+    measured: list[dict[str, Tensor]] = []
+    measure = Retrieval.measure
+
+    def watched(self: Retrieval, module: Any) -> Any:
+        measured.append({k: v.clone() for k, v in module.model.state_dict().items()})
+        return measure(self, module)
+
+    monkeypatch.setattr(Retrieval, "measure", watched)
 
     class Watch(pl.Callback):
         def on_train_batch_end(
@@ -177,11 +191,14 @@ def test_a_run_saves_its_average(
     made = command.make_trainer
     monkeypatch.setattr(command, "make_trainer", lambda c, others: made(c, [*others, Watch()]))
     settings = [*tiny_overrides, "losses.query_product=1", "lr.text_encoder=0.01"]
-    command.train(load_config([], [*settings, "average_span=1", "steps=3"]))
-    # Over all of them: their mean.
+    words = ["average_span=1", "steps=3", "evaluate_every=2"]
+    command.train(load_config([], [*settings, *words]))
+    # Over all of them: their mean, which is what is measured on the way, too.
     saved = load_model(tmp_path / "run")[0].state_dict()
-    for name, weights in saved.items():
-        if weights.is_floating_point():
-            expected = torch.stack([step[name] for step in steps]).mean(dim=0)
-            torch.testing.assert_close(weights, expected, msg=name)
+    _, after_two, _ = measured
+    for of, found in ((steps, saved), (steps[:2], after_two)):
+        for name, weights in found.items():
+            if weights.is_floating_point():
+                expected = torch.stack([step[name] for step in of]).mean(dim=0)
+                torch.testing.assert_close(weights, expected, msg=name)
     assert not torch.equal(steps[-1]["query_projection.weight"], saved["query_projection.weight"])

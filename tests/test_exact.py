@@ -210,6 +210,42 @@ def test_a_full_disk_is_a_clear_error_that_costs_no_checkpoint(
     assert_same_end(copied, undisturbed)
 
 
+def test_a_run_goes_on_with_the_data_that_it_began_with_alone(
+    settings: list[str], copied: Path, tmp_path: Path
+) -> None:
+    inputs = copied / "inputs.json"
+    begun = inputs.read_text()
+    inputs.write_text(begun.replace(json.loads(begun)["data.sources.pairs"], "another"))
+    with pytest.raises(ConfigError, match=r"what data\.sources\.pairs held when the run began is"):
+        train(settings, copied, Watcher(tmp_path / "seen"))
+    inputs.write_text("")
+    with pytest.raises(ConfigError, match=r"inputs\.json: not what a run began with"):
+        train(settings, copied, Watcher(tmp_path / "seen"))
+    inputs.write_text(begun)
+    order = [word for word in settings if ".sources.pairs." in word]
+    sources = r"data\.sources \(asked 'pairs, tables', found 'tables, pairs'\)"
+    with pytest.raises(ConfigError, match=sources):
+        train([*order, *settings], copied, Watcher(tmp_path / "seen"))
+
+
+def stop() -> None:
+    raise TrainingError("enough")
+
+
+def test_a_run_stopped_again_right_after_it_went_on_ends_with_the_same_bits(
+    settings: list[str], undisturbed: Path, copied: Path, tmp_path: Path
+) -> None:
+    checkpoint = copied / "checkpoints" / "last.ckpt"
+    before = checkpoint.read_bytes()
+    # In the middle of the first step, of which half of the batches have passed.
+    stopper = Watcher(tmp_path / "seen", "on_before_backward", ACCUMULATE, stop)
+    with pytest.raises(TrainingError, match="enough"):
+        train([*settings, "data.workers=0"], copied, stopper)
+    assert checkpoint.read_bytes() == before
+    train([*settings, "data.workers=0"], copied, Watcher(tmp_path / "seen"))
+    assert_same_end(copied, undisturbed)
+
+
 def test_a_run_stopped_after_its_last_step_ends_with_the_same_bits(
     settings: list[str], undisturbed: Path, copied: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ from tests.hostile import (
     TABLES_OF_A_SPLIT,
     USED,
     animated,
+    member,
     product,
     read_all,
     sample,
@@ -94,6 +95,15 @@ def test_a_hostile_sample_is_a_line_that_names_it_and_the_next_is_used(
     split = Split(folder, "train", [])
     assert split.category(0) in ("", "decor")
     assert split.category(1) == "decor"
+
+
+def test_an_empty_picture_in_a_shard_is_a_line_that_names_it(tmp_path: Path) -> None:
+    text = json.dumps(product()).encode()
+    shard = tar(member("0.json", text), member("0.jpg", b""))
+    folder = write_folder(tmp_path / "shards", shard)
+    [line] = read_all(folder)
+    assert isinstance(line, str)
+    assert line.startswith(f"{folder} sample 0: picture unreadable: expected JPEG, PNG, ")
 
 
 @pytest.mark.parametrize("name", USED)

@@ -47,7 +47,7 @@ def test_uniecs_plans_pairs_before_their_shards_and_trains_on_both_sources(tmp_p
     steps = (
         f"data_prep.mbeer 'my shop' {tmp_path}/pairs.jsonl",
         f"data_prep.shards {tmp_path}/pairs.jsonl {tmp_path}/pairs --pictures 'my shop'",
-        f"recipes/base.yaml recipes/uniecs.yaml   run={tmp_path}/uniecs ",
+        f"recipes/base.yaml   recipes/uniecs.yaml run={tmp_path}/uniecs ",
     )
     places = [planned.index(step) for step in steps]
     assert places == sorted(places)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from beyond_text.ablate import with_batches
 from beyond_text.collate import Collate
 from beyond_text.config import Config, ConfigError, load_config
-from beyond_text.datamodule import ShardData, usable_sources
+from beyond_text.datamodule import ShardData
 from beyond_text.model import settings_of
 from beyond_text.shards import Draw, Products, Split
+from beyond_text.sources import expected_batches, usable_sources
 from beyond_text.train import make_trainer, train
 from data_prep.shards import build_shards
 from tests.conftest import tiny_tokenizer
@@ -165,6 +167,20 @@ def test_a_product_stands_several_times_where_queries_ask_for_it_alone(
     data.trainer = make_trainer(config, [])
     rows = {(len(batch.product_ids), batch.losses) for batch in data.train_dataloader()}
     assert rows == {(24, ("text_image", "query_text")), (8, ("text_image",))}
+
+
+def test_the_batches_of_a_chain_are_those_of_the_sources_that_feed_each_stage(
+    sources: dict[str, Path],
+) -> None:
+    weights = ["data.sources.shop.weight=3", "data.sources.bare.losses=[text_image]"]
+    chain = [
+        settings(sources, "shop bare", *weights, "losses.text_image=1", "steps=20", "budget=2"),
+        settings(sources, "shop bare", *weights, "losses.query_text=1", "steps=5", "accumulate=2"),
+    ]
+    assert expected_batches(chain) == {"shop": 0.75 * 40 + 10, "bare": 0.25 * 40}
+    together = with_batches(chain[0], expected_batches(chain[1:]))
+    assert {n: s.weight for n, s in together.data.sources.items()} == {"shop": 10, "bare": 0}
+    assert together.data.sources["bare"].losses == ["text_image"]
 
 
 def test_products_of_a_category_stand_together_in_a_batch(

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from beyond_text.archive import index_shard
 from beyond_text.callbacks import read_history
 from beyond_text.config import ConfigError, load_config, to_yaml
+from beyond_text.manifest import ShardError
 from beyond_text.module import TrainingError
 from beyond_text.train import main, report, train
 from data_prep.shards import build_shards
@@ -194,6 +195,20 @@ def test_a_loss_that_is_no_number_names_step_and_products_and_leaves_the_last_go
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+def test_shards_are_compared_with_their_checksums_before_the_first_step(
+    tiny_overrides: list[str], tiny_shards: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_shards, tmp_path / "changed")
+    path = tmp_path / "changed" / "train-00001.tar"
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1
+    path.write_bytes(content)
+    words = [*tiny_overrides, *PRODUCT, f"data.sources.tables.path={path.parent}", "steps=2"]
+    with pytest.raises(ShardError, match=r"train-00001\.tar: damaged: SHA-256"):
+        train(load_config([], words))
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
 @pytest.fixture
 def damaged_shards(tiny_shards: Path, tmp_path: Path) -> Path:
     """Shards of which one training picture is overwritten with zeros."""
@@ -208,18 +223,23 @@ def damaged_shards(tiny_shards: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("queries", [1, 3])
 def test_unreadable_samples_are_counted_and_too_many_stop_the_run(
-    tiny_overrides: list[str], damaged_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    tiny_overrides: list[str],
+    damaged_shards: Path,
+    tmp_path: Path,
+    queries: int,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     settings = [
         *tiny_overrides, *PRODUCT, f"data.sources.tables.path={damaged_shards}", "steps=6",
-        "trainer.log_every_n_steps=1",
+        "trainer.log_every_n_steps=1", f"data.queries_per_product={queries}",
     ]  # fmt: skip
     train(load_config([], [*settings, "data.max_skipped=0.5"]))
     # Six batches of eight are two epochs of 24.
     assert [event.value for event in board(tmp_path / "run").Scalars("data/skipped")][-1] == 2
     assert capsys.readouterr().out.count(f"skipped: {damaged_shards} sample ") == 2
-    with pytest.raises(TrainingError, match=r"1 of \d+ samples .* data\.max_skipped=0\.01; last: "):
+    with pytest.raises(TrainingError, match=r"1 of \d\d? samples .* data\.max_skipped=0\.01; last"):
         train(load_config([], [*settings, f"run={tmp_path / 'strict'}"]))
 
 
@@ -320,5 +340,6 @@ def test_mistakes_on_the_command_line_are_one_clear_line(
     assert "no manifest.json" in told(*PRODUCT, f"data.dev={tmp_path}")
     assert "no encoder there" in told(*PRODUCT, "text_encoder.path=/nowhere")
     assert "trainer.max_steps: the run's own" in told(*PRODUCT, "trainer.max_steps=3")
+    assert "trainer.max_epochs: the run's own" in told(*PRODUCT, "trainer.max_epochs=3")
     assert "devicez" in told(*PRODUCT, "trainer.devicez=3")
     assert not (tmp_path / "run" / "metrics.json").exists()

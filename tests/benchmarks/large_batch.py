@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from beyond_text.evaluate import write_json
+from beyond_text.files import write_json
 from tests.benchmarks.measure import command_line, peak_bytes, surroundings
 from tests.benchmarks.recipe import Setting, training
 

@@ -34,7 +34,8 @@ from beyond_text.collate import squared
 from beyond_text.config import View
 from beyond_text.corpus import Corpus, read_corpus
 from beyond_text.encode import Vectors, encode_products, encode_queries, search
-from beyond_text.evaluate import precision_of, write_json
+from beyond_text.evaluate import precision_of
+from beyond_text.files import write_json
 from beyond_text.metrics import retrieval_metrics
 from tests.benchmarks import peers, recipe
 from tests.benchmarks.measure import command_line, peak_bytes, surroundings

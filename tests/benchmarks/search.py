@@ -31,7 +31,8 @@ from beyond_text.checkpoint import load_model
 from beyond_text.config import load_config
 from beyond_text.corpus import read_corpus
 from beyond_text.encode import encode_products, encode_queries
-from beyond_text.evaluate import precision_of, write_json
+from beyond_text.evaluate import precision_of
+from beyond_text.files import write_json
 from beyond_text.index import KINDS, ProductIndex
 from beyond_text.metrics import Ranking
 from tests.benchmarks.measure import surroundings

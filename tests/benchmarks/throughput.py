@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from beyond_text.evaluate import write_json
+from beyond_text.files import write_json
 from tests.benchmarks import peers, recipe
 from tests.benchmarks.measure import command_line, in_turn, surroundings
 from tests.benchmarks.recipe import Setting

@@ -1,0 +1,43 @@
+"""Files that are whole or as they were before, and errors of writing that say where."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Gives an error of writing that names no file, such as that of a full disk, this name."""
+    try:
+        yield
+    except OSError as error:
+        # One without a number is no error of the system's, but of ours.
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that is whole, or as it was before.
+
+    Raises:
+        OSError: it cannot be written; names it.
+    """
+    # Each process of a run writes its own.
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with named(path):
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As `write_text`, of anything that JSON can hold."""
+    write_text(path, json.dumps(content, indent=1) + "\n")

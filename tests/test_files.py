@@ -1,0 +1,34 @@
+"""Files are whole or as they were; errors of writing name them."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from beyond_text.files import named, write_json, write_text
+from tests.test_faults import room_for
+
+
+def test_a_full_disk_leaves_the_file_as_it_was_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, {"all": 1})
+    before = path.read_text()
+    assert before == '{\n "all": 1\n}\n'
+    with room_for(2), pytest.raises(OSError, match="File too large") as caught:
+        write_text(path, "a longer text")
+    assert caught.value.filename == str(path)
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_that_names_a_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="gone") as caught, named(tmp_path):
+        (tmp_path / "gone").read_text()
+    assert caught.value.filename == str(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match=r"^no encoder there$"), named(tmp_path):
+        raise FileNotFoundError("no encoder there")
+    with pytest.raises(OSError, match="No space left") as caught, named(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path)
