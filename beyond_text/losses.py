@@ -5,7 +5,8 @@ diagonal: `relevance[i, j]` in [0, 1] is the gain of candidate j for anchor i, s
 one product, shared queries and colour variants are positives with their gain, not false negatives.
 Below 0 (OWN: the query is that product) the two are not contrasted at all. Rows and columns whose
 view is missing take no part. `LOSSES` contrast two views; `OBJECTIVES`, the three of UniECS, are
-built out of the same pieces.
+built out of the same pieces. All are sums over anchors, taken a block of them at a time, so that a
+large batch costs the memory of a block of its square.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from beyond_text.batch import Judged
 from beyond_text.config import PRODUCT, QUERY, Side, View
@@ -70,7 +72,30 @@ def equal(*keys: Int[Tensor, " rows"]) -> Float[Tensor, "rows rows"]:
 
 def _mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
     """Weighted mean; zero, with zero gradient, where no weight is left."""
-    return (weight * values).sum() / weight.sum().clamp(min=1e-12)
+    return _ratio((weight * values).sum(), weight.sum())
+
+
+def _ratio(total: Tensor, weight: Tensor) -> Tensor:
+    return total / weight.clamp(min=1e-12)
+
+
+# Anchors whose rows of a matrix are held at a time.
+BLOCK = 1024
+# Sums over the anchors of a block, and what they are divided by once all blocks are added.
+Sums = tuple[Float[Tensor, "*terms"], Float[Tensor, "*terms"]]
+
+
+def _over_blocks(sums: Callable[..., Sums], *rows: Tensor) -> Float[Tensor, "*terms"]:
+    """What `sums` makes of the rows of all anchors, with one block's matrices alive at a time.
+
+    With several blocks, each is computed once more for its gradients.
+    """
+    blocks = list(zip(*(row.split(BLOCK) for row in rows), strict=True))
+    if len(blocks) == 1:
+        return _ratio(*sums(*blocks[0]))
+    found = [checkpoint(sums, *block, use_reentrant=False) for block in blocks]
+    totals, weights = (torch.stack(parts).sum(dim=0) for parts in zip(*found, strict=True))
+    return _ratio(totals, weights)
 
 
 # Finite, for an infinite one gives NaN gradients where no candidate is left.
@@ -98,15 +123,6 @@ def _among_lesser(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix
     return found
 
 
-def _one_direction(
-    logits: Matrix, relevance: Matrix, contrasted: Mask, surprise: Surprise = _among_all
-) -> Float[Tensor, ""]:
-    """Mean over anchors of the surprise at their graded positives, by their best gain."""
-    share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    loss = (share * surprise(logits, relevance, contrasted)).sum(dim=1)
-    return _mean(loss, relevance.amax(dim=1))
-
-
 def _similarity(
     anchors: Float[Tensor, "anchors dim"], candidates: Float[Tensor, "candidates dim"]
 ) -> Matrix:
@@ -121,6 +137,38 @@ def _contrasted(
 ) -> Mask:
     """The pairs that take part: both are there, and they are not one and the same."""
     return has_anchor[:, None] & has_candidate[None, :] & (relevance >= 0)
+
+
+# Cosines, relevance and who takes part, to logits before the temperature divides and who is left.
+Shape = Callable[[Matrix, Matrix, Mask], tuple[Matrix, Mask]]
+
+
+def _as_they_are(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
+    return similarity, contrasted
+
+
+def _one_direction(
+    anchors: Float[Tensor, "anchors dim"],
+    candidates: Float[Tensor, "candidates dim"],
+    relevance: Matrix,
+    has_anchor: Bool[Tensor, " anchors"],
+    has_candidate: Bool[Tensor, " candidates"],
+    temperature: Float[Tensor, ""],
+    surprise: Surprise = _among_all,
+    shape: Shape = _as_they_are,
+) -> Float[Tensor, ""]:
+    """Mean over anchors of the surprise at their graded positives, by their best gain."""
+
+    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
+        contrasted = _contrasted(relevance, has_anchor, has_candidate)
+        relevance = relevance * contrasted
+        similarity, kept = shape(_similarity(anchors, candidates), relevance, contrasted)
+        share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        loss = (share * surprise(similarity / temperature, relevance, kept)).sum(dim=1)
+        best = relevance.amax(dim=1)
+        return (best * loss).sum(), best.sum()
+
+    return _over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def info_nce(
@@ -141,11 +189,33 @@ def info_nce(
     CLIP; several give the outer sum of Khosla et al. 2020 (arXiv 2004.11362). Zero, with zero
     gradient, where there is no positive. The bias has no effect: softmax cancels it.
     """
-    logits = _similarity(anchors, candidates) / temperature
-    contrasted = _contrasted(relevance, has_anchor, has_candidate)
-    relevance = relevance * contrasted
-    forward = _one_direction(logits, relevance, contrasted, surprise)
-    backward = _one_direction(logits.T, relevance.T, contrasted.T, surprise)
+    return _both_directions(
+        anchors,
+        candidates,
+        relevance,
+        has_anchor,
+        has_candidate,
+        temperature,
+        surprise=surprise,
+    )
+
+
+def _both_directions(
+    anchors: Float[Tensor, "anchors dim"],
+    candidates: Float[Tensor, "candidates dim"],
+    relevance: Matrix,
+    has_anchor: Bool[Tensor, " anchors"],
+    has_candidate: Bool[Tensor, " candidates"],
+    temperature: Float[Tensor, ""],
+    **how: Any,
+) -> Float[Tensor, ""]:
+    """The mean of `_one_direction` from either side."""
+    forward = _one_direction(
+        anchors, candidates, relevance, has_anchor, has_candidate, temperature, **how
+    )
+    backward = _one_direction(
+        candidates, anchors, relevance.T, has_candidate, has_anchor, temperature, **how
+    )
     return (forward + backward) / 2
 
 
@@ -167,11 +237,15 @@ def sigmoid(
     -sum_ij w_ij log sigmoid(z_ij (cosine_ij / temperature + bias)) / anchors, z = 1 for positives
     and -1 for the rest; w is the gain for positives and 1 for the rest.
     """
-    logits = _similarity(anchors, candidates) / temperature + bias
-    sign = torch.where(relevance > 0, 1.0, -1.0)
-    weight = torch.where(relevance > 0, relevance, 1.0)
-    weight = weight * _contrasted(relevance, has_anchor, has_candidate)
-    return -(weight * F.logsigmoid(sign * logits)).sum() / has_anchor.sum().clamp(min=1)
+
+    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
+        logits = _similarity(anchors, candidates) / temperature + bias
+        sign = torch.where(relevance > 0, 1.0, -1.0)
+        weight = torch.where(relevance > 0, relevance, 1.0)
+        weight = weight * _contrasted(relevance, has_anchor, has_candidate)
+        return -(weight * F.logsigmoid(sign * logits)).sum(), has_anchor.float().sum()
+
+    return _over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def chance_level(candidates: int) -> float:
@@ -215,21 +289,34 @@ def _alignment(
     return total
 
 
-def _margin_ranking(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Float[Tensor, ""]:
+def _margin_ranking(
+    anchors: Float[Tensor, "anchors dim"],
+    candidates: Float[Tensor, "candidates dim"],
+    relevance: Matrix,
+    has_anchor: Bool[Tensor, " anchors"],
+    has_candidate: Bool[Tensor, " candidates"],
+) -> Float[Tensor, ""]:
     """Mean of relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i, by gain.
 
     In the memory of one matrix: of negatives in falling order, those above s_ij - margin come
     first, so the sum over k is their running sum less their number times s_ij - margin.
     """
-    gain = relevance.clamp(min=0) * contrasted
-    negative = contrasted & (relevance == 0)
-    falling, order = similarity.masked_fill(~negative, -math.inf).sort(dim=1, descending=True)
-    running = F.pad(falling.masked_fill(~negative.gather(1, order), 0).cumsum(dim=1), (1, 0))
-    least = similarity - RANKING_MARGIN
-    above = torch.searchsorted(-falling.detach(), -least.detach())
-    excess = running.gather(1, above) - above * least
-    weight = gain * negative.sum(dim=1, keepdim=True)
-    return (gain * excess).sum() / weight.sum().clamp(min=1e-12)
+
+    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
+        similarity = _similarity(anchors, candidates)
+        contrasted = _contrasted(relevance, has_anchor, has_candidate)
+        gain = relevance.clamp(min=0) * contrasted
+        negative = contrasted & (relevance == 0)
+        falling, order = similarity.masked_fill(~negative, -math.inf).sort(dim=1, descending=True)
+        running = falling.masked_fill(~negative.gather(1, order), 0).cumsum(dim=1)
+        running = F.pad(running, (1, 0))
+        least = similarity - RANKING_MARGIN
+        above = torch.searchsorted(-falling.detach(), -least.detach())
+        excess = running.gather(1, above) - above * least
+        weight = gain * negative.sum(dim=1, keepdim=True)
+        return (gain * excess).sum(), weight.sum()
+
+    return _over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def cmal(
@@ -259,9 +346,9 @@ def cmal(
     total = _alignment(vectors, present, PRODUCT, same_text, same_product, temperature)
     total = total + _alignment(vectors, present, QUERY, same_query, same_query, temperature)
     for view in QUERY:
-        similarity = _similarity(vectors[view], vectors["product"])
-        contrasted = _contrasted(relevance, present[view], present["product"])
-        total = total + _margin_ranking(similarity, relevance, contrasted)
+        total = total + _margin_ranking(
+            vectors[view], vectors["product"], relevance, present[view], present["product"]
+        )
     return total
 
 
@@ -283,20 +370,27 @@ def clal(
     over the pairs of a trigger and its neighbour that have both scores. A trigger that is itself a
     product is not its own neighbour. Keys and temperature have no effect.
     """
-    scores, exists = [], []
-    for trigger, product in zip(QUERY, PRODUCT, strict=True):
-        scores.append(_similarity(vectors[trigger], vectors[product]))
-        exists.append(_contrasted(relevance, present[trigger], present[product]))
-    ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)
-    near = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
-    scores = [score.gather(1, near) for score in scores]
-    # Where a trigger has fewer than ten, the rest are pairs that do not exist in any view.
-    exists = [there.gather(1, near) for there in exists]
-    total = torch.zeros_like(temperature)
-    for a, b in combinations(range(len(scores)), 2):
-        excess = F.relu((scores[a] - scores[b]).abs() - SLACK)
-        total = total + _mean(excess.square(), exists[a] & exists[b])
-    return total
+
+    def sums(relevance: Tensor, *triggers: Tensor) -> Sums:
+        scores, exists = [], []
+        for trigger, asked, product in zip(triggers[:3], triggers[3:], PRODUCT, strict=True):
+            scores.append(_similarity(trigger, vectors[product]))
+            exists.append(_contrasted(relevance, asked, present[product]))
+        ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)
+        near = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
+        scores = [score.gather(1, near) for score in scores]
+        # Where a trigger has fewer than ten, the rest are pairs that do not exist in any view.
+        exists = [there.gather(1, near) for there in exists]
+        totals, weights = [], []
+        for a, b in combinations(range(len(scores)), 2):
+            both = (exists[a] & exists[b]).float()
+            excess = F.relu((scores[a] - scores[b]).abs() - SLACK)
+            totals.append((both * excess.square()).sum())
+            weights.append(both.sum())
+        return torch.stack(totals), torch.stack(weights)
+
+    asking = [vectors[view] for view in QUERY]
+    return _over_blocks(sums, relevance, *asking, *(present[view] for view in QUERY)).sum()
 
 
 def _without_easy_half(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Mask:
@@ -332,17 +426,22 @@ def imcl(
         present["text"],
         temperature,
     )
-    similarity = _similarity(vectors["trigger_image"], vectors["image"])
-    contrasted = _contrasted(relevance, present["trigger_image"], present["image"])
-    relevance = relevance * contrasted
-    logits = (similarity - POSITIVE_MARGIN * (relevance > 0)) / temperature
-    forward = _one_direction(
-        logits, relevance, _without_easy_half(similarity, relevance, contrasted)
+    image = _both_directions(
+        vectors["trigger_image"],
+        vectors["image"],
+        relevance,
+        present["trigger_image"],
+        present["image"],
+        temperature,
+        shape=_hardened,
     )
-    backward = _one_direction(
-        logits.T, relevance.T, _without_easy_half(similarity.T, relevance.T, contrasted.T)
-    )
-    return text + (forward + backward) / 2
+    return text + image
+
+
+def _hardened(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
+    """Positives less the margin, and the more similar half of each anchor's negatives."""
+    kept = _without_easy_half(similarity, relevance, contrasted)
+    return similarity - POSITIVE_MARGIN * (relevance > 0), kept
 
 
 Objective = Callable[[Vectors, Present, Tensor, Keys, Tensor], Tensor]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from beyond_text import losses
 from beyond_text.batch import OWN, Judged
 from beyond_text.config import View
 from beyond_text.losses import (
@@ -614,6 +615,33 @@ def test_an_objective_equals_the_slow_loop_of_its_formula_in_value_and_gradient(
     assert_same_value_and_gradients(fast, slow)
     for view, gradient in zip(scene.vectors, fast[1], strict=False):
         assert (gradient[~scene.present[view]] == 0).all()
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *OBJECTIVES])
+def test_blocks_of_anchors_give_the_whole_in_the_memory_of_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal held
+        held += tensor.nbytes
+        return tensor
+
+    def found() -> tuple[Tensor, list[Tensor]]:
+        nonlocal held
+        held = 0
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            if name in LOSSES:
+                return value_and_gradients(LOSSES[name], graded_case(rows=120))
+            return objective_and_gradients(OBJECTIVES[name], some_scene(0, rows=120))
+
+    whole = found()
+    whole_held = held
+    # The last one is smaller.
+    monkeypatch.setattr(losses, "BLOCK", 7)
+    assert_same_value_and_gradients(found(), whole)
+    assert held < whole_held / 3
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
