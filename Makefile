@@ -13,6 +13,8 @@ RUNS ?= runs
 BACKBONE ?=
 DATA ?=
 ARGS ?=
+# Not empty: stage 3 learns from pairs of products of one design as well, as UniECS always does.
+PAIRS ?=
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,6 +26,7 @@ OVERLAYS := $(addprefix recipes/backbone/,$(addsuffix .yaml,$(BACKBONE))) \
             $(addprefix recipes/data/,$(addsuffix .yaml,$(DATA)))
 TRAIN = $(PY) -m beyond_text.train recipes/base.yaml $(OVERLAYS) recipes/$@.yaml run=$(RUNS)/$@ \
         data.sources.tables.path=$(SHARDS) data.dev=$(SHARDS)
+WITH_PAIRS = data.sources.pairs.path=$(RUNS)/pairs data.sources.pairs.weight=0.5
 
 # A tokenizer of each loader process has no use for threads of its own.
 export TOKENIZERS_PARALLELISM := false
@@ -33,7 +36,7 @@ export TOKENIZERS_PARALLELISM := false
 help: ## show this
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo
-	@echo 'TABLES=folder  RUNS=folder  BACKBONE=name  DATA=name  ARGS="key=value ..."'
+	@echo 'TABLES=folder  RUNS=folder  BACKBONE=name  DATA=name  PAIRS=1  ARGS="key=value ..."'
 
 install: $(VENV)/installed ## make .venv with everything in it
 
@@ -72,11 +75,11 @@ stage1: data ## domain-adaptive pretraining: text to picture
 stage2: stage1 ## query-to-text alignment
 	$(TRAIN) start=$(RUNS)/stage1 $(ARGS)
 
-stage3: stage2 ## query-to-image alignment and fusion
-	$(TRAIN) start=$(RUNS)/stage2 $(ARGS)
+stage3: stage2 $(if $(PAIRS),$(RUNS)/pairs/manifest.json) ## query-to-image alignment and fusion
+	$(TRAIN) start=$(RUNS)/stage2 $(if $(PAIRS),$(WITH_PAIRS)) $(ARGS)
 
 uniecs: data $(RUNS)/pairs/manifest.json ## the second system, on queries and pairs of one design
-	$(TRAIN) data.sources.pairs.path=$(RUNS)/pairs data.sources.pairs.weight=0.5 $(ARGS)
+	$(TRAIN) $(WITH_PAIRS) $(ARGS)
 
 test: install ## run all tests
 	$(PY) -m pytest tests

@@ -61,6 +61,17 @@ def test_uniecs_plans_pairs_before_their_shards_and_trains_on_both_sources(tmp_p
     assert "start=" not in training
 
 
+def test_stage_3_learns_from_pairs_where_it_is_asked_to(tmp_path: Path) -> None:
+    pairs = f" start={tmp_path}/stage2 data.sources.pairs.path={tmp_path}/pairs data.sources.pairs."
+    planned = make("-n", "stage3", f"RUNS={tmp_path}", "PAIRS=1", f"ARGS=run={tmp_path}/other")
+    *before, training = planned.rstrip().splitlines()
+    assert pairs in training
+    assert training.endswith(f" run={tmp_path}/other")
+    assert any("data_prep.mbeer" in line for line in before)
+    assert not any("sources.pairs" in line for line in before)
+    assert "sources.pairs" not in make("-n", "stage3", f"RUNS={tmp_path}")
+
+
 def test_tables_that_changed_are_packed_again(tmp_path: Path) -> None:
     shop, manifest = tmp_path / "shop", tmp_path / "runs/shards/manifest.json"
     shop.mkdir()
