@@ -317,9 +317,9 @@ def test_quality_ranks_dev_every_few_steps_while_the_clock_stands_still(
     began = time.perf_counter()
     found = quality.main([str(tiny_shards), *words, *options, *single])
     passed = time.perf_counter() - began
-    first, last = found["points"]
-    assert (first.step, last.step) == (2, 4)
-    assert 0 < first.seconds < last.seconds < passed - 2
+    before, first, last = found["points"]
+    assert [point.step for point in found["points"]] == [0, 2, 4]
+    assert before.seconds == 0 < first.seconds < last.seconds < passed - 3
     assert 0 <= last.ndcg <= 1
     assert found["bytes"] > 1e8
 
@@ -335,4 +335,4 @@ def test_quality_asks_the_peers_for_their_vectors(
     result = json.loads(out.read_text())
     for part, contenders in quality.CONTENDERS.items():
         assert result[part]["seconds"].keys() == contenders.keys()
-        assert all(seconds > 0 for seconds in result[part]["seconds"].values())
+        assert all(seconds >= 0 for seconds in result[part]["seconds"].values())

@@ -30,7 +30,7 @@ RATIOS = {
 
 
 def cost(setting: Setting) -> dict[str, float]:
-    """Seconds a product and peak of resident bytes of this process, loading processes included."""
+    """Seconds a product and peak of resident bytes of this process, which loads by itself."""
     rate = next(training(setting, "stage3"))
     return {"seconds_per_product": 1 / rate, "bytes": peak_bytes()}
 
@@ -62,7 +62,13 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     if given.single:
         with TemporaryDirectory() as scratch:
             setting = Setting(
-                given.shards, Path(scratch), given.recipe, given.batch, given.warmup, given.steps
+                given.shards,
+                Path(scratch),
+                given.recipe,
+                given.batch,
+                given.warmup,
+                given.steps,
+                workers=0,
             )
             found = cost(setting)
         print(json.dumps(found))

@@ -110,12 +110,9 @@ def rate_of_batches(batches: Iterable[int], warmup: int, measured: int) -> float
 
 
 def peak_bytes() -> int:
-    """Peak of this process's resident memory, and of the largest of its loading processes."""
+    """Peak of this process's resident memory, without its children's."""
     # In kilobytes.
-    return 1024 * sum(
-        resource.getrusage(whose).ru_maxrss
-        for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _processor() -> str:

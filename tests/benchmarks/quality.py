@@ -6,7 +6,7 @@ Every contender trains in a process of its own, for equally many steps, from the
 the same shards, with the recipe's learning rate of the text encoder and a tenth of the steps as
 warm-up. Every few steps the dev queries are ranked, while the clock stands still: against the
 products' pictures after stage 1, against their texts after stage 2. Compared are the seconds to the
-best nDCG@10 that both of a part have reached.
+best nDCG@10 that both of a part have reached, from the end of the first step on.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from beyond_text.batch import Sample
 from beyond_text.callbacks import averaged
 from beyond_text.collate import squared
 from beyond_text.config import View
 from beyond_text.corpus import Corpus, read_corpus
-from beyond_text.encode import Vectors, encode_products, encode_queries, search
+from beyond_text.encode import Vectors, encode_products, encode_queries, own_products, search
 from beyond_text.evaluate import precision_of
 from beyond_text.files import write_json
 from beyond_text.metrics import retrieval_metrics
@@ -69,8 +70,8 @@ def of_recipe(setting: Setting, stage: str, view: View) -> Contender:
 
     def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
         trainer = prepared.data.trainer
-        assert trainer is not None
-        with averaged(trainer, module):
+        # Before the first step there is nothing to average.
+        with averaged(trainer, module) if trainer else nullcontext():
             queries = encode_queries(module.model, tokenizer, corpus, bf16=bf16)
             found = encode_products(module.model, tokenizer, corpus, (view,), bf16=bf16)
         return queries, found[view]
@@ -87,12 +88,20 @@ def of_open_clip(setting: Setting) -> Contender:
     size = setting.config("stage1").image_encoder.image_size
 
     def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
-        shown = [sample for sample in _samples(corpus) if sample.image is not None]
-        pictures = torch.stack([squared(sample.image, size) for sample in shown])
-        products = [sample.product_id for sample in shown]
+        products: list[str] = []
+        vectors = []
+        # In parts, so that what the measurement holds is not taken for the training's.
+        for numbers in torch.arange(len(corpus.product_ids)).split(128):
+            samples = [corpus.products[number] for number in numbers.tolist()]
+            shown = [sample for sample in samples if sample.image is not None]
+            pictures = [squared(sample.image, size) for sample in shown]
+            if shown:
+                vectors.append(peer.vectors_of_pictures(torch.stack(pictures)))
+                products += [sample.product_id for sample in shown]
+        queries = peer.vectors_of(corpus.queries["query"])
         return (
-            Vectors(list(corpus.queries["query_id"]), peer.vectors_of(corpus.queries["query"])),
-            Vectors(products, peer.vectors_of_pictures(pictures)),
+            Vectors(list(corpus.queries["query_id"]), queries),
+            Vectors(products, np.concatenate(vectors)),
         )
 
     return Contender(peers.open_clip_training(setting, *options, peer=peer), encode)
@@ -108,10 +117,11 @@ def of_sentence_transformers(setting: Setting) -> Contender:
         return found
 
     def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
-        told = [sample for sample in _samples(corpus) if sample.text]
+        samples = (corpus.products[number] for number in range(len(corpus.product_ids)))
+        told = {sample.product_id: sample.text for sample in samples if sample.text}
         return (
             Vectors(list(corpus.queries["query_id"]), vectors(corpus.queries["query"])),
-            Vectors([s.product_id for s in told], vectors([s.text for s in told])),
+            Vectors(list(told), vectors(list(told.values()))),
         )
 
     steps = setting.warmup + setting.steps
@@ -123,10 +133,6 @@ def of_sentence_transformers(setting: Setting) -> Contender:
         warmup_steps=max(1, steps // 10),
     )
     return Contender(rounds, encode)
-
-
-def _samples(corpus: Corpus) -> list[Sample]:
-    return [corpus.products[number] for number in range(len(corpus.product_ids))]
 
 
 CONTENDERS: dict[str, dict[str, Callable[[Setting], Contender]]] = {
@@ -143,21 +149,24 @@ CONTENDERS: dict[str, dict[str, Callable[[Setting], Contender]]] = {
 
 def curve(contender: Contender, corpus: Corpus, every: int) -> list[Point]:
     """Dev nDCG@10 before training, every few steps, and the seconds of training until then."""
+    own = own_products(corpus)
 
     def ndcg() -> float:
-        ranking = search(*contender.encode(corpus), {})
+        ranking = search(*contender.encode(corpus), own)
         return retrieval_metrics(ranking, corpus.queries, corpus.qrels)["all"][MEASURE]
 
-    points: list[Point] = []
-    steps, spent, began = 0, 0.0, time.perf_counter()
+    points = [Point(0, 0.0, ndcg())]
+    steps, spent, began = 0, 0.0, 0.0
 
     def note(*_: Any) -> None:
         nonlocal steps, spent, began
         steps += 1
+        now = time.perf_counter()
+        # Loaders and compilers take their time before and in the first step.
+        spent += now - began if steps > 1 else 0
         if steps % every == 0:
-            spent += time.perf_counter() - began
             points.append(Point(steps, spent, ndcg()))
-            began = time.perf_counter()
+        began = time.perf_counter()
 
     hook = register_optimizer_step_post_hook(note)
     try:
@@ -201,7 +210,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--every", type=int, default=10, help="steps between two rankings of dev")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--single", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(words)

@@ -114,6 +114,7 @@ def prepare(config: Config) -> Prepared:
     """Builds what `beyond_text.train` builds before it trains."""
     model, tokenizer = build(config)
     data = ShardData(config, model.settings, tokenizer, model.text_tower.fixed_length)
+    data.check_shares(1)
     return Prepared(config, ContrastiveModule(model, config), data, tokenizer)
 
 
