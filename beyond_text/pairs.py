@@ -75,7 +75,7 @@ def read_pairs(path: Path, rejects: list[Reject]) -> tuple[pd.DataFrame, TableFi
         kept.append({"row": row, **pair})
     columns = ["row", *ITEM_FIELDS, *OPTIONAL_FIELDS]
     pairs = pd.DataFrame(kept, columns=columns).astype({"row": int})
-    pairs["design"] = _designs(pairs)
+    pairs["design"] = designs_of(pairs)
     return _one_split_a_design(pairs, path.name, rejects), TableFile(path.name, total, 0)
 
 
@@ -129,8 +129,8 @@ def _check_new(
     seen.add(ids)
 
 
-def _designs(pairs: pd.DataFrame) -> list[str]:
-    """For each pair the smallest id of its connected component."""
+def designs_of(pairs: pd.DataFrame) -> list[str]:
+    """For each pair of `item_id_1` and `item_id_2` the smallest id of its connected component."""
     if pairs.empty:
         return []
     # Sorted, so the first item met in a component is its smallest.

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from beyond_text.files import write_text
 from beyond_text.inputs import METRICS
 from beyond_text.metrics import needs, per_query
-from beyond_text.significance import compare_paired, interval
+from beyond_text.significance import Comparison, compare_paired, in_words, interval
 from beyond_text.trec import read_trec
 
 
@@ -184,9 +184,8 @@ def _value(row: pd.Series) -> str:
 
 
 def _difference(row: pd.Series) -> str:
-    low, high, p = row["difference_low"], row["difference_high"], row["p"]
-    chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}], {chance}"
+    names = ("difference", "difference_low", "difference_high", "p")
+    return in_words(Comparison(*(row[name] for name in names)))
 
 
 def _verdict(kind: str, rows: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from ir_measures import R
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -26,8 +27,17 @@ from beyond_text.encode import (
     own_products,
     search,
 )
-from beyond_text.metrics import MEASURES, Ranking, grade_columns, retrieval_metrics
+from beyond_text.metrics import (
+    MEASURES,
+    Ranking,
+    grade_columns,
+    needs,
+    per_query,
+    retrieval_metrics,
+)
 from beyond_text.model import TwoTower
+from beyond_text.pairs import designs_of
+from beyond_text.significance import compare_paired, in_words
 
 SIDES: dict[str, tuple[Modality, ...]] = {
     "text": ("text",),
@@ -39,13 +49,17 @@ MEASURED = {
     "recall@10": MEASURES["recall@10"],
     "ndcg@10": MEASURES["ndcg@10"],
 }
-# Of each scenario, such as "text->image": the measures and the number of `queries` they are over.
-Scores = dict[str, dict[str, float]]
+COMPARED = "ndcg@10"
+# Of each scenario, such as "text->image": the measures, the number of `queries` they are over, and
+# of each query `by_query` the need that it is one of, and COMPARED.
+Scores = dict[str, dict[str, Any]]
 NOTE = (
     "Rows: what is seen of a query. Columns: what is seen of a product; all products of the split "
     "that have it are searched. text+image goes by what each has. Recall is the share of a query's "
     "relevant products found; a query whose relevant products all lack the modality counts 0; no "
-    "query finds the product that it is itself."
+    "query finds the product that it is itself, nor another of the same picture. Differences are "
+    "paired by query, with 95 % bootstrap intervals and a sign-flip permutation test over needs: "
+    "queries that want the same products, or products of one design."
 )
 
 
@@ -73,21 +87,42 @@ def measure(model: TwoTower, tokenizer: Any, bf16: bool, corpus: Corpus, workers
         for name, side in SIDES.items()
     }
     own = own_products(corpus)
+    need = _needs(corpus)
     return {
         f"{asked}->{found}": _scores(
-            search(queries[asked], products[found], own), queries[asked].ids, corpus
+            search(queries[asked], products[found], own), queries[asked].ids, corpus, need
         )
         for asked, found in product(SIDES, SIDES)
     }
 
 
-def _scores(ranking: Ranking, query_ids: list[str], corpus: Corpus) -> dict[str, float]:
+def _needs(corpus: Corpus) -> dict[str, int]:
+    """A number for each judged query, equal for those that tell as much as one.
+
+    Products of a design that ask for one another want different products, yet are one design.
+    """
+    queries, qrels = corpus.queries, corpus.qrels
+    own = queries.set_index("query_id")["product_id"]
+    if (own == "").any():
+        ids = pd.Index(queries["query_id"])
+        return dict(zip(ids, needs(ids, qrels).tolist(), strict=True))
+    wanted = qrels[qrels[grade_columns(qrels)[0]] > 0]
+    pairs = {"item_id_1": wanted["query_id"].map(own), "item_id_2": wanted["product_id"]}
+    number, _ = pd.factorize(np.array(designs_of(pd.DataFrame(pairs)), dtype=object))
+    return dict(zip(wanted["query_id"], number.tolist(), strict=True))
+
+
+def _scores(
+    ranking: Ranking, query_ids: list[str], corpus: Corpus, need: Mapping[str, int]
+) -> dict[str, Any]:
     queries, qrels = corpus.queries, corpus.qrels
     judged = qrels["query_id"][qrels[grade_columns(qrels)[0]] > 0]
     if judged.isin(query_ids).any():
         seen = queries[queries["query_id"].isin(query_ids)]
         block = retrieval_metrics(ranking, seen, qrels, MEASURED)["all"]
-        return {name: block[name] for name in (*MEASURED, "queries")}
+        values = per_query(ranking, seen, qrels, COMPARED).to_dict()
+        by_query = {query_id: (need[query_id], value) for query_id, value in values.items()}
+        return {**{name: block[name] for name in (*MEASURED, "queries")}, "by_query": by_query}
     return {"queries": 0}
 
 
@@ -113,7 +148,23 @@ def markdown(results: Mapping[str, Scores]) -> str:
             words = [asked, str(first[f"{asked}->{asked}"]["queries"]), *map(_word, values)]
             lines.append("| " + " | ".join(words) + " |")
         lines.append("")
+    base, *others = results
+    for run in others:
+        lines += [f"| {COMPARED}, {run} less {base} | {' | '.join(SIDES)} |", "|---|---|---|---|"]
+        for asked in SIDES:
+            words = [_difference(results, run, base, f"{asked}->{found}") for found in SIDES]
+            lines.append(f"| {asked} | {' | '.join(words)} |")
+        lines.append("")
     return "\n".join([*lines, NOTE, ""])
+
+
+def _difference(results: Mapping[str, Scores], run: str, base: str, scenario: str) -> str:
+    ours, theirs = (results[name][scenario].get("by_query", {}) for name in (run, base))
+    if not ours or ours.keys() != theirs.keys():
+        return "-"
+    values = np.array([(ours[query][1], theirs[query][1]) for query in ours])
+    need = np.array([need for need, _ in ours.values()])
+    return in_words(compare_paired(values[:, 0], values[:, 1], need))
 
 
 def chart(results: Mapping[str, Scores]) -> Figure:

@@ -85,6 +85,12 @@ def compare_paired(
     return Comparison(*interval(differences, groups, seed), p=float(test.pvalue))
 
 
+def in_words(found: Comparison) -> str:
+    """The difference, its interval and p, such as "+0.012 [+0.003, +0.020], p = 0.013"."""
+    chance = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {chance}"
+
+
 def _by_group(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The sum of each group's values, and how many they are."""
     if groups is None:

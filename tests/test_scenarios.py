@@ -29,7 +29,17 @@ from beyond_text.encode import (
 from beyond_text.evaluate import main
 from beyond_text.metrics import check_ranking
 from beyond_text.model import TwoTower, build_model, settings_of
-from beyond_text.scenarios import MEASURED, NOTE, SIDES, Scores, chart, markdown, measure
+from beyond_text.scenarios import (
+    MEASURED,
+    NOTE,
+    SIDES,
+    Scores,
+    _needs,
+    chart,
+    markdown,
+    measure,
+)
+from beyond_text.significance import compare_paired, in_words
 from tests.conftest import COLOURS, KINDS, tiny_tokenizer, write_tiny_tables
 
 SCENARIOS = [f"{asked}->{found}" for asked in SIDES for found in SIDES]
@@ -144,6 +154,9 @@ def test_the_nine_scenarios_equal_a_ranking_by_hand(
     scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
     assert list(scores) == SCENARIOS
     for scenario, block in scores.items():
+        values = [value for _, value in block.pop("by_query").values()]
+        assert len(values) == block["queries"]
+        assert np.mean(values) == pytest.approx(block["ndcg@10"])
         assert block == pytest.approx(by_hand(model, corpus, *scenario.split("->")), abs=1e-6)
     # Nine judged queries: two lack a text, two others a picture.
     numbers = [scores[f"{side}->text"]["queries"] for side in SIDES]
@@ -257,6 +270,32 @@ def test_tables_of_several_runs_stand_side_by_side() -> None:
         f"| {name}" for name in MEASURED
     ]
     assert lines[-1] == NOTE
+
+
+def test_differences_are_paired_by_query_over_designs() -> None:
+    # Two designs: a asks for b and b for a; c for d and e, d for c.
+    queries = pd.DataFrame({"query_id": [*"pqrs"], "query": "x", "kind": "pair"})
+    queries["product_id"] = [*"abcd"]
+    qrels = pd.DataFrame(
+        {"query_id": [*"pqrrsp"], "product_id": [*"badecc"], "relevance": [1, 1, 1, 1, 1, 0]}
+    )
+    corpus = Corpus([], [], queries, qrels)
+    assert _needs(corpus) == {"p": 0, "q": 0, "r": 1, "s": 1}
+    alone = corpus._replace(queries=queries.assign(product_id=""))
+    assert list(_needs(alone).values()) == [0, 1, 2, 3]
+
+    one, two = made_up(0.1), made_up(0.05)
+    values = {"p": 0.5, "q": 0.4, "r": 1.0, "s": 0.0}
+    for scores, gain in ((one, 0.0), (two, 0.25)):
+        scores["text->image"]["by_query"] = {
+            query: (_needs(corpus)[query], value + gain) for query, value in values.items()
+        }
+    lines = markdown({"one": one, "two": two}).splitlines()
+    start = lines.index("| ndcg@10, two less one | text | image | text+image |")
+    found = in_words(compare_paired(np.full(4, 0.25), np.zeros(4), np.array([0, 0, 1, 1])))
+    assert lines[start + 2] == f"| text | - | {found} | - |"
+    assert found.startswith("+0.250 [+0.250, +0.250], p = ")
+    assert "less" not in markdown({"one": one})
 
 
 def test_heat_maps_of_several_runs_share_a_colour_scale_and_carry_their_values() -> None:
