@@ -4,9 +4,9 @@ Every variant takes unit vectors and, per sample, which of the two exist; it ret
 All that learn start as the plain sum of the two vectors (`gated` nearly), so that each begins in
 the aligned space and the ablation compares what a block learns, not where it starts; x and y are
 text and image vectors, o is the elementwise product. A sample with one modality never sees a term
-made of both. Learned terms take x and y times sqrt(dim), whose entries are of about one, and pass
-weights that are zero at first. `rank` sets their width; parameters are counted at dim 384 and rank
-512.
+made of both. Learned terms, but for the tanh of `gated`, take x and y times sqrt(dim), whose
+entries are of about one, and pass weights that are zero at first. `rank` sets their width;
+parameters are counted at dim 384 and rank 512.
 """
 
 from __future__ import annotations

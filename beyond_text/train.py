@@ -16,7 +16,8 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -264,21 +265,21 @@ def _train(config: Config) -> dict[str, Any]:
             f"{found[0]} was begun with another number of processes, which share each batch: "
             f"asked {trainer.world_size}, found {found[1].processes}"
         )
-    _fit(trainer, module, data, found[0] if found else None)
-    seconds = module.seconds
-    if trainer.global_step < config.total_steps:
-        raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")
-    if not trainer.is_global_zero:
-        return {}
-    return _finish(config, module, trainer, retrieval, tokenizer, seconds)
+    with _told_of_workers(trainer):
+        trainer.fit(module, data, ckpt_path=found[0] if found else None, weights_only=True)
+        seconds = module.seconds
+        if trainer.global_step < config.total_steps:
+            raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")
+        if not trainer.is_global_zero:
+            return {}
+        return _finish(config, module, trainer, retrieval, tokenizer, seconds)
 
 
-def _fit(
-    trainer: pl.Trainer, module: ContrastiveModule, data: ShardData, checkpoint: Path | None
-) -> None:
-    """Trains to the end or, where a loader's worker was killed, says so."""
+@contextmanager
+def _told_of_workers(trainer: pl.Trainer) -> Iterator[None]:
+    """Where a loader's worker was killed, says so."""
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        yield
     except RuntimeError as error:
         # Torch has no class of its own for it.
         if not str(error).startswith("DataLoader worker"):
