@@ -197,11 +197,13 @@ def search(
     found = ProductIndex.build(*products).search(queries.vectors, queries.ids, depth + spare)
     product_ids, scores = [], found.scores.copy()
     for number, (query_id, row) in enumerate(zip(queries.ids, found.product_ids, strict=True)):
-        mine = np.isin(row, list(own.get(query_id, ())))
-        order = np.argsort(mine, kind="stable")
-        below = BELOW_ALL - np.cumsum(mine[order])
-        scores[number] = np.where(mine[order], below, scores[number][order])
-        product_ids.append([row[place] for place in order[:depth]])
+        if mine := own.get(query_id):
+            last = np.isin(row, list(mine))
+            order = np.argsort(last, kind="stable")
+            below = BELOW_ALL - np.cumsum(last[order])
+            scores[number] = np.where(last[order], below, scores[number][order])
+            row = [row[place] for place in order]
+        product_ids.append(row[:depth])
     return Ranking(queries.ids, product_ids, scores[:, :depth])
 
 

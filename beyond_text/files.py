@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
@@ -22,8 +22,9 @@ def named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that is whole, or as it was before.
+@contextmanager
+def whole(path: Path) -> Iterator[TextIO]:
+    """A text file to fill, which becomes `path` only where the block ends well.
 
     Raises:
         OSError: it cannot be written; names it.
@@ -32,10 +33,17 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with named(path):
-            partial.write_text(text, encoding="utf-8")
+            with partial.open("w", encoding="utf-8", newline="\n") as file:
+                yield file
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `whole`, of one text."""
+    with whole(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -154,8 +154,8 @@ def _one_direction(
     has_anchor: Bool[Tensor, " anchors"],
     has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
-    surprise: Surprise = _among_all,
-    shape: Shape = _as_they_are,
+    surprise: Surprise,
+    shape: Shape,
 ) -> Float[Tensor, ""]:
     """Mean over anchors of the surprise at their graded positives, by their best gain."""
 
@@ -180,6 +180,7 @@ def info_nce(
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""] | None = None,
     surprise: Surprise = _among_all,
+    shape: Shape = _as_they_are,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE with graded positives, in nats; chance level is ln(candidates).
 
@@ -189,33 +190,9 @@ def info_nce(
     CLIP; several give the outer sum of Khosla et al. 2020 (arXiv 2004.11362). Zero, with zero
     gradient, where there is no positive. The bias has no effect: softmax cancels it.
     """
-    return _both_directions(
-        anchors,
-        candidates,
-        relevance,
-        has_anchor,
-        has_candidate,
-        temperature,
-        surprise=surprise,
-    )
-
-
-def _both_directions(
-    anchors: Float[Tensor, "anchors dim"],
-    candidates: Float[Tensor, "candidates dim"],
-    relevance: Matrix,
-    has_anchor: Bool[Tensor, " anchors"],
-    has_candidate: Bool[Tensor, " candidates"],
-    temperature: Float[Tensor, ""],
-    **how: Any,
-) -> Float[Tensor, ""]:
-    """The mean of `_one_direction` from either side."""
-    forward = _one_direction(
-        anchors, candidates, relevance, has_anchor, has_candidate, temperature, **how
-    )
-    backward = _one_direction(
-        candidates, anchors, relevance.T, has_candidate, has_anchor, temperature, **how
-    )
+    how: Any = {"temperature": temperature, "surprise": surprise, "shape": shape}
+    forward = _one_direction(anchors, candidates, relevance, has_anchor, has_candidate, **how)
+    backward = _one_direction(candidates, anchors, relevance.T, has_candidate, has_anchor, **how)
     return (forward + backward) / 2
 
 
@@ -426,7 +403,7 @@ def imcl(
         present["text"],
         temperature,
     )
-    image = _both_directions(
+    image = info_nce(
         vectors["trigger_image"],
         vectors["image"],
         relevance,

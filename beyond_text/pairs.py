@@ -23,6 +23,10 @@ ITEM_FIELDS = (
     "item_id_1", "item_title_1", "item_image_1", "item_id_2", "item_title_2", "item_image_2",
 )  # fmt: skip
 OPTIONAL_FIELDS = ("tag", "split")
+# The fields that may also be numbers.
+NUMERIC: dict[str, tuple[type, ...]] = {
+    "item_id_1": (int,), "item_id_2": (int,), "tag": (int, float),
+}  # fmt: skip
 
 
 class _LineError(ValueError):
@@ -37,9 +41,9 @@ def trigger_id(product_id: str) -> str:
 def read_pairs(path: Path, rejects: list[Reject]) -> tuple[pd.DataFrame, TableFile]:
     """Read a JSONL file of pairs; every column is stripped text.
 
-    An id or a tag may also be a number, and null is the empty text. Of lines that disagree on an
-    item's title or picture, or on the split of a design, the first one counts. A design is a
-    connected component of items under pairs, named by the smallest of its ids.
+    An id may also be a whole number, a tag any number, and null is the empty text. Of lines that
+    disagree on an item's title or picture, or on the split of a design, the first one counts. A
+    design is a connected component of items under pairs, named by the smallest of its ids.
 
     Args:
         path: the file.
@@ -102,8 +106,7 @@ def _parse(line: bytes) -> dict[str, str]:
 def _text(name: str, value: object) -> str:
     if value is None:
         return ""
-    numeric = {"tag": (int, float)}.get(name, int if name.startswith("item_id_") else ())
-    if isinstance(value, numeric) and not isinstance(value, bool):
+    if isinstance(value, NUMERIC.get(name, ())) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         raise _LineError("field is no text", f"{name} is {str(value)[:200]}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from beyond_text.files import named
+from beyond_text.files import whole
 from beyond_text.layouts import OWN_LAYOUT, Layout, TableError
 from beyond_text.pictures import PictureError, digest_of
 from beyond_text.tables import read_tables
@@ -118,8 +117,7 @@ def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Co
     """
     counts: dict[str, Counts] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    with named(out), partial.open("w", encoding="utf-8", newline="\n") as file:
+    with whole(out) as file:
         for design in designs:
             pairs = list(pairs_of(design.items, most))
             distinct = [(one, two) for one, two in pairs if one.look != two.look]
@@ -128,7 +126,6 @@ def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Co
             made = Counts(bool(distinct), len(distinct), len(pairs) - len(distinct))
             before = counts.get(design.split, Counts(0, 0, 0))
             counts[design.split] = Counts(*map(sum, zip(before, made, strict=True)))
-    os.replace(partial, out)
     return counts
 
 

@@ -250,7 +250,8 @@ def _answers(
     for record in qrels.to_dict("records"):
         answer = asked[record["query_id"]] | {"grades": {grade: record[grade] for grade in grades}}
         answers.setdefault(record["product_id"], []).append(answer)
-    judged = set(zip(qrels["product_id"], qrels["query_id"], strict=True))
+    # Only a twin may be judged: what judges itself is rejected before.
+    judged = set(zip(qrels["product_id"], qrels["query_id"], strict=True)) if twins else set()
     for product_id, query_id in own:
         for twin in twins.get(product_id, [product_id]):
             if (twin, query_id) not in judged:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beyond_text.files import write_json
-from tests.benchmarks.measure import command_line, peak_bytes, surroundings
+from tests.benchmarks.measure import command_line, peak_bytes, run_apart, surroundings
 from tests.benchmarks.recipe import Setting, training
 
 # What is divided by what, of which figure, and the most that it should be.
@@ -36,13 +34,10 @@ def cost(setting: Setting) -> dict[str, float]:
 
 
 def _measured_apart(given: argparse.Namespace, batch: int, chunk: int) -> dict[str, float]:
-    """`cost` in a process of its own, for a peak of memory never falls."""
-    words = [str(given.shards), *given.recipe, f"chunk_size={chunk}"]
+    words = [str(given.shards), *given.recipe, f"chunk_size={chunk}", "--single"]
     options = {"--batch": batch, "--steps": given.steps, "--warmup": given.warmup}
-    command = [sys.executable, "-m", "tests.benchmarks.large_batch", *words, "--single"]
-    command += [str(word) for option in options.items() for word in option]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    words += [str(word) for option in options.items() for word in option]
+    return run_apart("large_batch", words)
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:

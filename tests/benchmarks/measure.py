@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import platform
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +49,13 @@ def command_line(name: str, about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("recipe", nargs="*", help="recipe files and key=value words")
     parser.add_argument("--out", type=Path, default=Path(f"runs/benchmarks/{name}.json"))
     return parser
+
+
+def run_apart(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """What a benchmark prints last, in a process of its own: a peak of memory never falls."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def in_turn(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from beyond_text.evaluate import precision_of
 from beyond_text.files import write_json
 from beyond_text.metrics import retrieval_metrics
 from tests.benchmarks import peers, recipe
-from tests.benchmarks.measure import command_line, peak_bytes, surroundings
+from tests.benchmarks.measure import command_line, peak_bytes, run_apart, surroundings
 from tests.benchmarks.recipe import Setting
 
 MEASURE = "ndcg@10"
@@ -198,13 +197,6 @@ def _single(given: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     return {"points": points, "bytes": peak_bytes()}
 
 
-def _measured_apart(words: Sequence[str], part: str, name: str) -> dict[str, Any]:
-    """A contender in a process of its own, for a peak of memory never falls."""
-    command = [sys.executable, "-m", "tests.benchmarks.quality", *words, "--single", part, name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = command_line("quality", __doc__)
     parser.add_argument("--steps", type=int, default=100)
@@ -239,7 +231,10 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
         "part", "contender", "to nDCG@10", "seconds", "best nDCG@10", "peak of memory, GB"
     )
     for part in given.only:
-        found = {name: _measured_apart(words, part, name) for name in CONTENDERS[part]}
+        found = {
+            name: run_apart("quality", [*words, "--single", part, name])
+            for name in CONTENDERS[part]
+        }
         curves = {name: [Point(*p) for p in one["points"]] for name, one in found.items()}
         goal, seconds = to_same(curves)
         for name, points in curves.items():
