@@ -52,6 +52,7 @@ from beyond_text.evaluate import precision_of, write_results
 from beyond_text.files import named, write_text
 from beyond_text.inputs import METRICS, check_inputs, write_inputs
 from beyond_text.manifest import read_manifest
+from beyond_text.memory import keep_freed_memory
 from beyond_text.model import TwoTower, build_model, settings_of
 from beyond_text.module import ContrastiveModule, TrainingError
 
@@ -245,6 +246,7 @@ def _train(config: Config) -> dict[str, Any]:
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "config.yaml", to_yaml(config))
 
+    keep_freed_memory()
     model, tokenizer = build(config)
     settings = model.settings
     module = ContrastiveModule(model, config)

@@ -176,7 +176,7 @@ def _open_clip_optimizer(model: nn.Module, args: Any) -> torch.optim.Optimizer:
 
 
 def open_clip_training(
-    setting: Setting, *options: str, peer: OpenClip | None = None
+    setting: Setting, options: Sequence[str], peer: OpenClip | None = None
 ) -> Iterator[float]:
     """Stage 1 by open_clip's `train_one_epoch`, with options of its command line."""
     from open_clip import create_loss

@@ -103,7 +103,7 @@ def of_open_clip(setting: Setting) -> Contender:
             Vectors(products, np.concatenate(vectors)),
         )
 
-    return Contender(peers.open_clip_training(setting, *options, peer=peer), encode)
+    return Contender(peers.open_clip_training(setting, options, peer=peer), encode)
 
 
 def of_sentence_transformers(setting: Setting) -> Contender:

@@ -31,6 +31,7 @@ from beyond_text.datamodule import ShardData
 from beyond_text.encode import to_device
 from beyond_text.evaluate import precision_of
 from beyond_text.losses import LOSSES
+from beyond_text.memory import keep_freed_memory
 from beyond_text.model import TwoTower
 from beyond_text.module import ContrastiveModule
 from beyond_text.optim import adamw
@@ -141,6 +142,7 @@ class _Counted(pl.Callback):
 
 def training(setting: Setting, stage: str, prepared: Prepared | None = None) -> Iterator[float]:
     """The stage as `beyond_text.train` runs it, less what it does before and after the steps."""
+    keep_freed_memory()
     config, module, data, _ = prepared or prepare(setting.config(stage))
     while True:
         counted = _Counted(module.views, setting.warmup + setting.steps)
@@ -191,6 +193,7 @@ def _bare_loss(module: ContrastiveModule, batch: Batch) -> Tensor:
 
 def bare_loop(setting: Setting, stage: str) -> Iterator[float]:
     """The limit of a stage: its towers, losses and optimiser in a loop over batches in memory."""
+    keep_freed_memory()
     prepared = prepare(setting.config(stage))
     config, module = prepared.config, prepared.module
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

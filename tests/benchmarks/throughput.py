@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.throughput SHARDS --out runs/benchmarks/throughput.json
 
-On the same machine, encoders, shards and batch, in turn, in several rounds. Every figure is in
-products (pairs) a second, every ratio one of medians over the rounds. Recipe files and `key=value`
-words after SHARDS are settings on top of the recipe's, such as a backbone.
+On the same machine, encoders, shards and batch, in turn, in several rounds, each contender in a
+process of its own. Every figure is in products (pairs) a second, every ratio one of medians over
+the rounds. Recipe files and `key=value` words after SHARDS are settings on top of the recipe's,
+such as a backbone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,22 +27,21 @@ from rich.table import Table
 
 from beyond_text.files import write_json
 from tests.benchmarks import peers, recipe
-from tests.benchmarks.measure import command_line, in_turn, surroundings
+from tests.benchmarks.measure import apart, command_line, in_turn, surroundings
 from tests.benchmarks.recipe import Setting
 
 Contender = Callable[[Setting], Iterator[float]]
 
 
-def _open_clip(*options: str) -> Contender:
-    return lambda setting: peers.open_clip_training(setting, *options)
-
-
+BF16 = ("--precision", "amp_bf16")
 CONTENDERS: dict[str, Contender] = {
     "stage 1": partial(recipe.training, stage="stage1"),
     "stage 1, bare loop": partial(recipe.bare_loop, stage="stage1"),
-    "open_clip, defaults": _open_clip(*peers.AS_IT_COMES),
-    "open_clip, bf16": _open_clip("--precision", "amp_bf16"),
-    "open_clip, bf16, compiled": _open_clip("--precision", "amp_bf16", "--torchcompile"),
+    "open_clip, defaults": partial(peers.open_clip_training, options=peers.AS_IT_COMES),
+    "open_clip, bf16": partial(peers.open_clip_training, options=BF16),
+    "open_clip, bf16, compiled": partial(
+        peers.open_clip_training, options=(*BF16, "--torchcompile")
+    ),
     "stage 2": partial(recipe.training, stage="stage2"),
     "stage 2, bare loop": partial(recipe.bare_loop, stage="stage2"),
     "sentence-transformers, defaults": peers.sentence_transformers_training,
@@ -152,9 +153,17 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
             given.workers,
             given.cores,
         )
-        names = chosen(given.only, given.without)
-        contenders = {name: CONTENDERS[name](setting) for name in names}
-        rates, stopped = in_turn(contenders, given.rounds)
+        rates: dict[str, list[float]] = {}
+        stopped: dict[str, Exception] = {}
+        for part in given.only:
+            with ExitStack() as stack:
+                contenders = {
+                    name: stack.enter_context(closing(apart(partial(CONTENDERS[name], setting))))
+                    for name in chosen([part], given.without)
+                }
+                found, failed = in_turn(contenders, given.rounds)
+            rates |= found
+            stopped |= failed
     ratios = ratios_of(rates)
     compared = {
         **surroundings(),
