@@ -49,11 +49,12 @@ class Lora:
 
 @dataclass
 class TextEncoder:
-    """A Hugging Face text encoder: hub name or folder."""
+    """A Hugging Face text encoder: hub name or folder; `dropout` says whether its own is on."""
 
     path: str = "data/encoders/minilm-l6"
     max_length: int = 64
     pooling: str = "auto"
+    dropout: bool = True
     lora: Lora = field(default_factory=Lora)
 
 

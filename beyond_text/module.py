@@ -60,10 +60,16 @@ class ContrastiveModule(pl.LightningModule):
         self.train()
 
     def train(self, mode: bool = True) -> ContrastiveModule:
-        """Training mode, but for frozen towers: no dropout there, and no moving statistics."""
+        """Training mode, but for frozen towers: no dropout there, and no moving statistics.
+
+        Nor for text encoders that are trained without dropout.
+        """
         super().train(mode)
         for name in frozen_towers(self.model):
             getattr(self.model, name).eval()
+        if not self.config.text_encoder.dropout:
+            self.model.text_tower.eval()
+            self.model.query_tower.eval()
         return self
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ import peft
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig
 from transformers.utils import logging
 
 from beyond_text.config import ConfigError, Lora
+from beyond_text.depthwise import FastDepthwise
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -56,32 +58,6 @@ def load_encoder(path: str, pretrained: bool) -> nn.Module:
             f"{path}: no encoder there: expected a folder with config.json and weights, or a "
             f"Hugging Face hub name ({str(error).splitlines()[0]})"
         ) from error
-
-
-class _Float32OnCpu:
-    """A convolution that leaves autocast where it runs on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return super().forward(x)  # type: ignore[misc]
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float()).to(x.dtype)  # type: ignore[misc]
-
-
-def _strided_depthwise_in_float32(encoder: nn.Module) -> None:
-    """Takes strided depthwise convolutions out of autocast on CPUs.
-
-    oneDNN's bfloat16 backward of these is up to ten times slower than its float32 one: measured on
-    EfficientNet-Lite0, its four of them took half of the backward pass.
-    """
-    for module in encoder.modules():
-        if (
-            isinstance(module, nn.Conv2d)
-            and module.groups == module.in_channels > 1
-            and max(module.stride) > 1
-        ):
-            kind = type(module)
-            module.__class__ = type(kind.__name__, (_Float32OnCpu, kind), {})
 
 
 class Tower(nn.Module):
@@ -150,7 +126,10 @@ class TextTower(Tower):
         # SigLIP was trained with padding in sight.
         seen = None if self.fixed_length else mask
         run = getattr(self.encoder, "get_text_features", self.encoder)
-        return run(input_ids=ids, attention_mask=seen)
+        # The backward pass of PyTorch's fused attention is slower on a CPU than that of its parts.
+        slow = ids.device.type == "cpu" and torch.is_grad_enabled()
+        with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
+            return run(input_ids=ids, attention_mask=seen)
 
     def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts features"]:
         output = self._output(ids, mask)
@@ -214,7 +193,6 @@ class ImageTower(Tower):
                 "one of fixed resolution, such as google/siglip2-base-patch16-224"
             )
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        _strided_depthwise_in_float32(self.encoder)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -226,7 +204,9 @@ class ImageTower(Tower):
             image.float().contiguous(memory_format=torch.channels_last),
             scale,
         )
-        return getattr(self.encoder, "get_image_features", self.encoder)(pixel_values=pixels)
+        run = getattr(self.encoder, "get_image_features", self.encoder)
+        with FastDepthwise() if image.device.type == "cpu" else nullcontext():
+            return run(pixel_values=pixels)
 
     def forward(
         self, image: UInt8[Tensor, "pictures 3 height width"]

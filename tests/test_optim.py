@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from beyond_text.config import Config, ConfigError, LearningRates, Lora, Losses, load_config
+from beyond_text.config import (
+    Config,
+    ConfigError,
+    LearningRates,
+    Lora,
+    Losses,
+    TextEncoder,
+    load_config,
+)
 from beyond_text.losses import LossWeights
 from beyond_text.model import TwoTower
 from beyond_text.module import ContrastiveModule
@@ -191,3 +199,17 @@ def test_the_overlay_of_the_default_backbone_changes_nothing() -> None:
     files = [RECIPES / "base.yaml", RECIPES / "stage1.yaml"]
     default = RECIPES / "backbone" / "minilm-effnet.yaml"
     assert load_config([*files, default]) == load_config(files)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("dropout", [True, False])
+def test_a_text_encoder_trains_with_its_own_dropout_or_without(
+    folder: Path, dropout: bool, shared: bool
+) -> None:
+    model = tiny_model(folder, "bert", "vit", share_text_encoder=shared)
+    config = Config(text_encoder=TextEncoder(dropout=dropout), losses=Losses(query_text=1.0))
+    module = ContrastiveModule(model, config).train()
+    for view in ("query", "text"):
+        first, second = (module.model.embed(some_batch(), [view]).vectors[view] for _ in range(2))
+        assert first.requires_grad
+        assert first.equal(second) != dropout

@@ -1,0 +1,93 @@
+"""Depthwise convolutions under autocast on a CPU, with gradients taken where oneDNN is fast.
+
+In bfloat16 two gradients of a depthwise convolution are slow there: the input's, up to thirty
+times slower than in float32 where the stride is above 1, and the weights', four times where the
+kernel is larger than 3 x 3 (measured on the shapes of EfficientNet-Lite0, whose backward pass took
+half of its time in them). These are taken in float32; all else stays in autocast's precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.modules.utils import _pair
+from torch.overrides import TorchFunctionMode
+
+aten = torch.ops.aten
+
+
+class _Convolution(torch.autograd.Function):
+    """A depthwise convolution in the input's precision; its weights keep their own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "pictures channels height width"],
+        weight: Float[Tensor, "filters 1 rows columns"],
+        *how: tuple[int, int],
+    ) -> Float[Tensor, "pictures filters _ _"]:
+        """`how` is stride, padding and dilation."""
+        ctx.save_for_backward(x, weight)
+        ctx.how = how
+        return functional.conv2d(x, weight.to(x.dtype), None, *how, x.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        exact = (max(ctx.how[0]) > 1, weight[0, 0].numel() > 9)
+        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        for number in (0, 1):
+            if ctx.needs_input_grad[number]:
+                kind = torch.float32 if exact[number] else x.dtype
+                wanted = [number == other for other in range(3)]
+                found[number] = aten.convolution_backward(
+                    gradient.to(kind),
+                    x.to(kind),
+                    weight.to(kind),
+                    None,
+                    *ctx.how,
+                    False,
+                    [0, 0],
+                    x.shape[1],
+                    wanted,
+                )[number].to(ctx.saved_tensors[number].dtype)
+        return tuple(found)
+
+
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.conv2d`, with the same arguments."""
+    if not 1 < groups == x.shape[1] or isinstance(padding, str):
+        return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    x = x.to(torch.get_autocast_dtype("cpu"))
+    found = _Convolution.apply(x, weight, _pair(stride), _pair(padding), _pair(dilation))
+    return found if bias is None else found + bias.to(found.dtype).view(-1, 1, 1)
+
+
+class FastDepthwise(TorchFunctionMode):
+    """Within, every depthwise convolution of a CPU under autocast is one of the above."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function is torch.conv2d and torch.is_autocast_enabled("cpu"):
+            function = _conv2d
+        return function(*args, **(kwargs or {}))
