@@ -30,12 +30,14 @@ class _Convolution(torch.autograd.Function):
         ctx: Any,
         x: Float[Tensor, "pictures channels height width"],
         weight: Float[Tensor, "filters 1 rows columns"],
-        *how: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
     ) -> Float[Tensor, "pictures filters _ _"]:
-        """`how` is stride, padding and dilation."""
         ctx.save_for_backward(x, weight)
-        ctx.how = how
-        return functional.conv2d(x, weight.to(x.dtype), None, *how, x.shape[1])
+        ctx.how = (stride, padding, dilation)
+        weight = weight.to(x.dtype)
+        return functional.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
 
     @staticmethod
     @once_differentiable
