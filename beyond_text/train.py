@@ -314,6 +314,8 @@ def _finish(
     training = {
         "seconds": round(seconds, 1),
         "steps": config.total_steps,
+        # What `auto` was on this machine.
+        "precision": precision_of(config.precision),
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "fusion_parameters": sum(p.numel() for p in module.model.fusion.parameters()),
     }

@@ -6,6 +6,7 @@ import json
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -19,7 +20,7 @@ import torch
 from beyond_text.collate import squared
 from beyond_text.pictures import decode_pixels
 from beyond_text.shards import Split
-from tests.benchmarks import measure, peers, quality, recipe, search, throughput
+from tests.benchmarks import large_batch, measure, peers, quality, recipe, search, throughput
 from tests.benchmarks.measure import in_turn, rate, rate_of_batches, step_ends
 from tests.benchmarks.quality import Point
 from tests.benchmarks.recipe import Setting
@@ -95,7 +96,7 @@ def test_sentence_transformers_trains_on_the_same_pairs(
 
 def test_every_ratio_is_of_contenders_and_every_contender_is_in_a_ratio() -> None:
     assert {n for r in RATIOS.values() for n in (r.of, *r.over)} == CONTENDERS.keys()
-    assert chosen(["loader"], ["open_clip"]) == [
+    assert chosen("loader", ["open_clip"]) == [
         "loader", "loader, bare Pillow", "loader, bare simplejpeg",
     ]  # fmt: skip
 
@@ -308,20 +309,34 @@ def test_the_same_ndcg_is_the_best_that_all_reach() -> None:
 
 
 def test_quality_ranks_dev_every_few_steps_while_the_clock_stands_still(
-    tiny_shards: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rank = quality.search
     monkeypatch.setattr(quality, "search", lambda *given: time.sleep(1) or rank(*given))
-    options = ["--steps", "4", "--every", "2", "--batch", "8", "--workers", "0"]
-    single = ["--single", "stage2", "recipe"]
     began = time.perf_counter()
-    found = quality.main([str(tiny_shards), *words, *options, *single])
+    found = next(quality.measured(replace(setting, steps=3), "stage2", "recipe", every=2))
     passed = time.perf_counter() - began
     before, first, last = found["points"]
     assert [point.step for point in found["points"]] == [0, 2, 4]
     assert before.seconds == 0 < first.seconds < last.seconds < passed - 3
     assert 0 <= last.ndcg <= 1
     assert found["bytes"] > 1e8
+
+
+def test_large_batch_compares_memory_and_time_in_processes_of_their_own(
+    tiny_shards: Path, tmp_path: Path, words: list[str]
+) -> None:
+    options = ["--small", "8", "--batch", "16", "--chunk", "4", "--out", str(tmp_path / "a.json")]
+    large_batch.main([str(tiny_shards), *words, *options])
+    result = json.loads((tmp_path / "a.json").read_text())
+    costs = result["compared"]["costs"]
+    assert result["compared"]["cases"] == {
+        "small": [8, 0], "small in chunks": [8, 4], "large in chunks": [16, 4],
+    }  # fmt: skip
+    large, small = costs["large in chunks"], costs["small"]
+    assert result["memory_large_over_small"] == pytest.approx(large["bytes"] / small["bytes"])
+    assert all(1e8 < cost["bytes"] < 1e10 for cost in costs.values())
+    assert all(cost["seconds_per_product"] > 0 for cost in costs.values())
 
 
 def test_quality_asks_the_peers_for_their_vectors(

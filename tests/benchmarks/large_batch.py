@@ -7,8 +7,8 @@ in chunks, each in a process of its own, whose peak of resident memory is asked 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beyond_text.files import write_json
-from tests.benchmarks.measure import command_line, peak_bytes, run_apart, surroundings
+from tests.benchmarks.measure import apart, command_line, peak_bytes, surroundings
 from tests.benchmarks.recipe import Setting, training
 
 # What is divided by what, of which figure, and the most that it should be.
@@ -27,17 +27,25 @@ RATIOS = {
 }
 
 
-def cost(setting: Setting) -> dict[str, float]:
+def cost(setting: Setting) -> Iterator[dict[str, float]]:
     """Seconds a product and peak of resident bytes of this process, which loads by itself."""
-    rate = next(training(setting, "stage3"))
-    return {"seconds_per_product": 1 / rate, "bytes": peak_bytes()}
+    for rate in training(setting, "stage3"):
+        yield {"seconds_per_product": 1 / rate, "bytes": peak_bytes()}
 
 
 def _measured_apart(given: argparse.Namespace, batch: int, chunk: int) -> dict[str, float]:
-    words = [str(given.shards), *given.recipe, f"chunk_size={chunk}", "--single"]
-    options = {"--batch": batch, "--steps": given.steps, "--warmup": given.warmup}
-    words += [str(word) for option in options.items() for word in option]
-    return run_apart("large_batch", words)
+    with TemporaryDirectory() as scratch:
+        setting = Setting(
+            given.shards,
+            Path(scratch),
+            [*given.recipe, f"chunk_size={chunk}"],
+            batch,
+            given.warmup,
+            given.steps,
+            workers=0,
+        )
+        with apart(partial(cost, setting)) as rounds:
+            return next(rounds)
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -47,27 +55,12 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=128)
     parser.add_argument("--steps", type=int, default=1, help="measured steps")
     parser.add_argument("--warmup", type=int, default=1, help="steps before these")
-    parser.add_argument("--single", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Parses the command line, measures, prints and writes."""
     given = _arguments(words)
-    if given.single:
-        with TemporaryDirectory() as scratch:
-            setting = Setting(
-                given.shards,
-                Path(scratch),
-                given.recipe,
-                given.batch,
-                given.warmup,
-                given.steps,
-                workers=0,
-            )
-            found = cost(setting)
-        print(json.dumps(found))
-        return found
     cases = {
         "small": (given.small, 0),
         "small in chunks": (given.small, given.chunk),

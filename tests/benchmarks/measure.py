@@ -5,25 +5,23 @@ from __future__ import annotations
 import argparse
 import ctypes
 import itertools
-import json
 import multiprocessing
 import os
 import platform
 import resource
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm import tqdm
 
+T = TypeVar("T")
 PACKAGES = (
     "torch",
     "torchvision",
@@ -54,43 +52,35 @@ def command_line(name: str, about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def run_apart(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """What a benchmark prints last, in a process of its own: a peak of memory never falls."""
-    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 # The contender whose rounds this process takes.
-_rounds: Iterator[float]
+_rounds: Iterator[Any]
 
 
-def _enter(contender: Callable[[], Iterator[float]], start_method: str) -> None:
+def _enter(contender: Callable[[], Iterator[Any]], start_method: str) -> None:
     global _rounds
     # A spawned process would spawn its loaders as well.
     multiprocessing.set_start_method(start_method, force=True)
     _rounds = contender()
 
 
-def _take_round() -> float:
+def _take_round() -> Any:
     found = next(_rounds)
     # What is free again goes back to the system (in glibc), for the contenders whose turn is next.
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
     return found
 
 
-def apart(contender: Callable[[], Iterator[float]]) -> Generator[float, None, None]:
-    """A contender's rounds, taken in a process of its own until closed.
+@contextmanager
+def apart(contender: Callable[[], Iterator[T]]) -> Iterator[Iterator[T]]:
+    """A contender's rounds, taken in a process of its own.
 
-    What it leaves in memory, and the settings that it makes, then weigh on no other's rounds.
+    What it leaves in memory, the peak that this has had, and the settings that it makes, then weigh
+    on no other's rounds.
     """
-    context, arguments = (
-        multiprocessing.get_context("spawn"),
-        (contender, multiprocessing.get_start_method()),
-    )
+    context = multiprocessing.get_context("spawn")
+    arguments = contender, multiprocessing.get_start_method()
     with ProcessPoolExecutor(1, context, _enter, arguments) as process:
-        while True:
-            yield process.submit(_take_round).result()
+        yield (process.submit(_take_round).result() for _ in itertools.count())
 
 
 def in_turn(

@@ -12,12 +12,10 @@ best nDCG@10 that both of a part have reached, from the end of the first step on
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +36,7 @@ from beyond_text.evaluate import precision_of
 from beyond_text.files import write_json
 from beyond_text.metrics import retrieval_metrics
 from tests.benchmarks import peers, recipe
-from tests.benchmarks.measure import command_line, peak_bytes, run_apart, surroundings
+from tests.benchmarks.measure import apart, command_line, peak_bytes, surroundings
 from tests.benchmarks.recipe import Setting
 
 MEASURE = "ndcg@10"
@@ -184,58 +182,54 @@ def to_same(curves: Mapping[str, Sequence[Point]]) -> tuple[float, dict[str, flo
     }
 
 
-def _single(given: argparse.Namespace, setting: Setting) -> dict[str, Any]:
-    part, name = given.single
+def measured(setting: Setting, part: str, name: str, every: int) -> Iterator[dict[str, Any]]:
+    """A contender's curve over the dev split, and the peak of this process's resident bytes."""
     settings = setting.config(part)
     corpus = read_corpus(
-        given.shards,
+        setting.shards,
         settings.data.dev_split,
         settings.data.text_fields,
         settings.image_encoder.image_size,
     )
-    points = curve(CONTENDERS[part][name](setting), corpus, given.every)
-    return {"points": points, "bytes": peak_bytes()}
+    points = curve(CONTENDERS[part][name](setting), corpus, every)
+    yield {"points": points, "bytes": peak_bytes()}
 
 
-def _arguments(words: Sequence[str]) -> argparse.Namespace:
+def _measured_apart(*of: Any) -> dict[str, Any]:
+    with apart(partial(measured, *of)) as rounds:
+        return next(rounds)
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line("quality", __doc__)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--every", type=int, default=10, help="steps between two rankings of dev")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--single", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Parses the command line, measures, prints and writes."""
-    words = list(sys.argv[1:] if words is None else words)
     given = _arguments(words)
-    with TemporaryDirectory() as scratch:
-        setting = Setting(
-            given.shards,
-            Path(scratch),
-            given.recipe,
-            given.batch,
-            warmup=1,
-            steps=given.steps - 1,
-            workers=given.workers,
-        )
-        if given.single:
-            found = _single(given, setting)
-            print(json.dumps(found))
-            return found
     result: dict[str, Any] = {}
     table = Table(
         "part", "contender", "to nDCG@10", "seconds", "best nDCG@10", "peak of memory, GB"
     )
     for part in given.only:
-        found = {
-            name: run_apart("quality", [*words, "--single", part, name])
-            for name in CONTENDERS[part]
-        }
-        curves = {name: [Point(*p) for p in one["points"]] for name, one in found.items()}
+        with TemporaryDirectory() as scratch:
+            setting = Setting(
+                given.shards,
+                Path(scratch),
+                given.recipe,
+                given.batch,
+                warmup=1,
+                steps=given.steps - 1,
+                workers=given.workers,
+            )
+            found = {n: _measured_apart(setting, part, n, given.every) for n in CONTENDERS[part]}
+        curves = {name: one["points"] for name, one in found.items()}
         goal, seconds = to_same(curves)
         for name, points in curves.items():
             best = max(point.ndcg for point in points)
@@ -244,7 +238,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
         result[part] = {"ndcg@10": goal, "seconds": seconds, "measured": found}
     Console(width=max(100, Console().width)).print(table)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    compared = {**surroundings(), "setting": {k: str(v) for k, v in asdict(setting).items()}}
+    compared = {**surroundings(), "given": {key: str(value) for key, value in vars(given).items()}}
     write_json(given.out, {**result, "compared": compared})
     print(given.out)
     return result

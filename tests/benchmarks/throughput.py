@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -103,9 +103,9 @@ def ratios_of(rates: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
     return ratios
 
 
-def chosen(parts: Sequence[str], without: Sequence[str]) -> list[str]:
-    """The contenders of the parts, less those whose name has one of the words."""
-    wanted = {name for r in RATIOS.values() if r.part in parts for name in (r.of, *r.over)}
+def chosen(part: str, without: Sequence[str]) -> list[str]:
+    """The contenders of the part, less those whose name has one of the words."""
+    wanted = {name for r in RATIOS.values() if r.part == part for name in (r.of, *r.over)}
     return [n for n in CONTENDERS if n in wanted and not any(word in n for word in without)]
 
 
@@ -158,8 +158,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
         for part in given.only:
             with ExitStack() as stack:
                 contenders = {
-                    name: stack.enter_context(closing(apart(partial(CONTENDERS[name], setting))))
-                    for name in chosen([part], given.without)
+                    name: stack.enter_context(apart(partial(CONTENDERS[name], setting)))
+                    for name in chosen(part, given.without)
                 }
                 found, failed = in_turn(contenders, given.rounds)
             rates |= found
