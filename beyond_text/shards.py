@@ -188,8 +188,10 @@ def draw_queries(
     for judgement in judgements:
         if (gain := _gain(judgement)) != OWN:
             kinds.setdefault(judgement.kind, []).append((judgement, gain))
-    random = np.random.default_rng(list(seed))
     drawn: list[Judgement] = []
+    if not kinds:
+        return drawn
+    random = np.random.default_rng(list(seed))
     while kinds and len(drawn) < number:
         kind = sorted(kinds)[random.integers(len(kinds))]
         gains = np.array([gain for _, gain in kinds[kind]])
