@@ -44,12 +44,13 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         exact = (max(ctx.how[0]) > 1, weight[0, 0].numel() > 9)
+        kinds = [torch.float32 if slow else x.dtype for slow in exact]
         found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-        for number in (0, 1):
-            if ctx.needs_input_grad[number]:
-                kind = torch.float32 if exact[number] else x.dtype
-                wanted = [number == other for other in range(3)]
-                found[number] = aten.convolution_backward(
+        # Both in one call where they are of one precision.
+        for kind in dict.fromkeys(kinds):
+            wanted = [n for n in (0, 1) if ctx.needs_input_grad[n] and kinds[n] == kind]
+            if wanted:
+                gradients = aten.convolution_backward(
                     gradient.to(kind),
                     x.to(kind),
                     weight.to(kind),
@@ -58,8 +59,10 @@ class _Convolution(torch.autograd.Function):
                     False,
                     [0, 0],
                     x.shape[1],
-                    wanted,
-                )[number].to(ctx.saved_tensors[number].dtype)
+                    [n in wanted for n in range(3)],
+                )
+                for n in wanted:
+                    found[n] = gradients[n].to(ctx.saved_tensors[n].dtype)
         return tuple(found)
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from beyond_text.files import write_json
-from tests.benchmarks.measure import apart, command_line, peak_bytes, surroundings
-from tests.benchmarks.recipe import Setting, training
+from tests.benchmarks.measure import command_line, once_apart, peak_bytes, surroundings
+from tests.benchmarks.recipe import Setting, setting_of, training
 
 # What is divided by what, of which figure, and the most that it should be.
 RATIOS = {
@@ -34,18 +32,9 @@ def cost(setting: Setting) -> Iterator[dict[str, float]]:
 
 
 def _measured_apart(given: argparse.Namespace, batch: int, chunk: int) -> dict[str, float]:
-    with TemporaryDirectory() as scratch:
-        setting = Setting(
-            given.shards,
-            Path(scratch),
-            [*given.recipe, f"chunk_size={chunk}"],
-            batch,
-            given.warmup,
-            given.steps,
-            workers=0,
-        )
-        with apart(partial(cost, setting)) as rounds:
-            return next(rounds)
+    counts = {"warmup": given.warmup, "steps": given.steps, "workers": 0}
+    with setting_of(given, [f"chunk_size={chunk}"], batch=batch, **counts) as setting:
+        return once_apart(partial(cost, setting))
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:

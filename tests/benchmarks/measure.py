@@ -83,6 +83,12 @@ def apart(contender: Callable[[], Iterator[T]]) -> Iterator[Iterator[T]]:
         yield (process.submit(_take_round).result() for _ in itertools.count())
 
 
+def once_apart(contender: Callable[[], Iterator[T]]) -> T:
+    """A contender's first round, taken in a process of its own."""
+    with apart(contender) as rounds:
+        return next(rounds)
+
+
 def in_turn(
     contenders: Mapping[str, Iterator[float]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, Exception]]:

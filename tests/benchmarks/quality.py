@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +34,8 @@ from beyond_text.evaluate import precision_of
 from beyond_text.files import write_json
 from beyond_text.metrics import retrieval_metrics
 from tests.benchmarks import peers, recipe
-from tests.benchmarks.measure import apart, command_line, peak_bytes, surroundings
-from tests.benchmarks.recipe import Setting
+from tests.benchmarks.measure import command_line, once_apart, peak_bytes, surroundings
+from tests.benchmarks.recipe import Setting, setting_of
 
 MEASURE = "ndcg@10"
 
@@ -195,11 +193,6 @@ def measured(setting: Setting, part: str, name: str, every: int) -> Iterator[dic
     yield {"points": points, "bytes": peak_bytes()}
 
 
-def _measured_apart(*of: Any) -> dict[str, Any]:
-    with apart(partial(measured, *of)) as rounds:
-        return next(rounds)
-
-
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line("quality", __doc__)
     parser.add_argument("--steps", type=int, default=100)
@@ -218,17 +211,13 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
         "part", "contender", "to nDCG@10", "seconds", "best nDCG@10", "peak of memory, GB"
     )
     for part in given.only:
-        with TemporaryDirectory() as scratch:
-            setting = Setting(
-                given.shards,
-                Path(scratch),
-                given.recipe,
-                given.batch,
-                warmup=1,
-                steps=given.steps - 1,
-                workers=given.workers,
-            )
-            found = {n: _measured_apart(setting, part, n, given.every) for n in CONTENDERS[part]}
+        with setting_of(
+            given, batch=given.batch, warmup=1, steps=given.steps - 1, workers=given.workers
+        ) as setting:
+            found = {
+                name: once_apart(partial(measured, setting, part, name, given.every))
+                for name in CONTENDERS[part]
+            }
         curves = {name: one["points"] for name, one in found.items()}
         goal, seconds = to_same(curves)
         for name, points in curves.items():

@@ -6,13 +6,16 @@ time. A product counts when it has every view that the stage contrasts.
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -94,6 +97,15 @@ class Setting:
 
     def _words(self, file: bool) -> list[str]:
         return [word for word in self.recipe if ("=" not in word) == file]
+
+
+@contextmanager
+def setting_of(
+    given: argparse.Namespace, recipe: Sequence[str] = (), **more: int
+) -> Iterator[Setting]:
+    """The setting that a command line asks for, with room for its runs; `recipe` goes on top."""
+    with TemporaryDirectory() as scratch:
+        yield Setting(given.shards, Path(scratch), [*given.recipe, *recipe], **more)
 
 
 class Prepared(NamedTuple):

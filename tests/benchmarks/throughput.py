@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -28,7 +26,7 @@ from rich.table import Table
 from beyond_text.files import write_json
 from tests.benchmarks import peers, recipe
 from tests.benchmarks.measure import apart, command_line, in_turn, surroundings
-from tests.benchmarks.recipe import Setting
+from tests.benchmarks.recipe import Setting, setting_of
 
 Contender = Callable[[Setting], Iterator[float]]
 
@@ -142,17 +140,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Parses the command line, measures, prints and writes; a failed contender is exit status 1."""
     given = _arguments(words)
-    with TemporaryDirectory() as scratch:
-        setting = Setting(
-            given.shards,
-            Path(scratch),
-            given.recipe,
-            given.batch,
-            given.warmup,
-            given.steps,
-            given.workers,
-            given.cores,
-        )
+    counts = ("batch", "warmup", "steps", "workers", "cores")
+    with setting_of(given, **{name: getattr(given, name) for name in counts}) as setting:
         rates: dict[str, list[float]] = {}
         stopped: dict[str, Exception] = {}
         for part in given.only:
