@@ -49,7 +49,7 @@ class Lora:
 
 @dataclass
 class TextEncoder:
-    """A Hugging Face text encoder: hub name or folder; `dropout` says whether its own is on."""
+    """A Hugging Face text encoder: hub name or folder; `dropout` is its own, not LoRA's."""
 
     path: str = "data/encoders/minilm-l6"
     max_length: int = 64

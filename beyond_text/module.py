@@ -62,14 +62,17 @@ class ContrastiveModule(pl.LightningModule):
     def train(self, mode: bool = True) -> ContrastiveModule:
         """Training mode, but for frozen towers: no dropout there, and no moving statistics.
 
-        Nor for text encoders that are trained without dropout.
+        Nor for text encoders that are trained without their own dropout; an adapter keeps its own.
         """
         super().train(mode)
+        if not self.config.text_encoder.dropout:
+            for tower in (self.model.text_tower, self.model.query_tower):
+                tower.eval()
+                for name, part in tower.named_modules():
+                    if name.endswith("lora_dropout"):
+                        part.train(mode)
         for name in frozen_towers(self.model):
             getattr(self.model, name).eval()
-        if not self.config.text_encoder.dropout:
-            self.model.text_tower.eval()
-            self.model.query_tower.eval()
         return self
 
     @property

@@ -213,3 +213,23 @@ def test_a_text_encoder_trains_with_its_own_dropout_or_without(
         first, second = (module.model.embed(some_batch(), [view]).vectors[view] for _ in range(2))
         assert first.requires_grad
         assert first.equal(second) != dropout
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_adapters_keep_their_own_dropout_where_the_encoder_has_none(
+    folder: Path, share: float
+) -> None:
+    model = tiny_model(folder, "bert", "vit")
+    model.text_tower.add_lora(Lora(rank=2, dropout=share))
+    for name, weight in model.text_tower.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(weight)
+    config = Config(text_encoder=TextEncoder(dropout=False), losses=Losses(query_text=1.0))
+    for mode in (True, False):
+        module = ContrastiveModule(model, config).train(mode)
+        first, second = (module.model.embed(some_batch(), ["text"]).vectors["text"] for _ in "12")
+        assert first.equal(second) == (share == 0 or not mode)
+    config.lr.text_encoder = 0.0
+    assert not any(
+        part.training for part in ContrastiveModule(model, config).model.text_tower.modules()
+    )
