@@ -26,7 +26,9 @@ OVERLAYS := $(addprefix recipes/backbone/,$(addsuffix .yaml,$(BACKBONE))) \
             $(addprefix recipes/data/,$(addsuffix .yaml,$(DATA)))
 TRAIN = $(PY) -m beyond_text.train recipes/base.yaml $(OVERLAYS) recipes/$@.yaml run=$(RUNS)/$@ \
         data.sources.tables.path=$(SHARDS) data.dev=$(SHARDS)
-WITH_PAIRS = data.sources.pairs.path=$(RUNS)/pairs data.sources.pairs.weight=0.5
+# One query a product: each brings a picture of its own.
+WITH_PAIRS = data.sources.pairs.path=$(RUNS)/pairs data.sources.pairs.weight=0.5 \
+             data.sources.pairs.queries_per_product=1
 
 # A tokenizer of each loader process has no use for threads of its own.
 export TOKENIZERS_PARALLELISM := false

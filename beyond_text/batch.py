@@ -89,6 +89,16 @@ class Batch(NamedTuple):
     losses: tuple[str, ...]
     skipped: list[str]
 
+    @property
+    def rows(self) -> dict[View, Int[Tensor, " rows"]]:
+        """Where each row's view of one modality stands, -1 in a row without it."""
+        return {
+            "trigger_text": self.query_row,
+            "trigger_image": self.query_image_row,
+            "text": self.text_row,
+            "image": self.image_row,
+        }
+
 
 class Embeddings(NamedTuple):
     """Unit vectors of each computed view, and which rows have that view at all."""

@@ -103,6 +103,8 @@ class Source:
     path: str = ""
     weight: float = 1.0
     losses: list[str] = field(default_factory=list)
+    # 0 takes data's; queries with pictures of their own are the ones that cost.
+    queries_per_product: int = 0
 
 
 @dataclass
@@ -376,6 +378,11 @@ def check(config: Config) -> None:
         if not 0 <= source.weight < float("inf"):
             raise ConfigError(
                 f"data.sources.{name}.weight: expected at least 0, got {source.weight:g}"
+            )
+        if source.queries_per_product < 0:
+            raise ConfigError(
+                f"data.sources.{name}.queries_per_product: expected at least 0, "
+                f"got {source.queries_per_product}"
             )
         if unknown := set(source.losses) - OBJECTIVE_VIEWS.keys():
             raise ConfigError(

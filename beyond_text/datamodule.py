@@ -11,7 +11,7 @@ from beyond_text.batch import Sample
 from beyond_text.collate import Collate
 from beyond_text.config import Config, ConfigError, View, views_of
 from beyond_text.model import ModelSettings
-from beyond_text.shards import BatchPlan, Products, asks, in_runs
+from beyond_text.shards import BatchPlan, Products, in_runs
 from beyond_text.sources import usable_sources
 
 # Views that need pictures, whatever the source.
@@ -76,7 +76,7 @@ class ShardData(pl.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         feeds = list(self.sources.values())
-        queries, alike = config.data.queries_per_product, config.data.same_category
+        alike, turns = config.data.same_category, [feed.turns for feed in feeds]
         plan = BatchPlan(
             [feed.split.sizes for feed in feeds],
             [feed.weight for feed in feeds],
@@ -86,8 +86,7 @@ class ShardData(pl.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             start=trainer.global_step * config.accumulate,
-            # What no query asks for would only stand there several times.
-            turns=[queries if asks(feed.losses) else 1 for feed in feeds],
+            turns=turns,
             orders=[in_runs(feed.split.category, alike) for feed in feeds] if alike > 1 else (),
         )
         size = self.collate.picture_size if self.sees_pictures else None
@@ -97,7 +96,7 @@ class ShardData(pl.LightningDataModule):
                 config.seed,
                 size,
                 [feed.losses for feed in feeds],
-                queries,
+                max(turns),
             ),
             batch_sampler=plan,
             collate_fn=self.collate,

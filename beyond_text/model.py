@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from beyond_text.batch import Batch, Embeddings, Tokens, rows_of
 from beyond_text.chunks import in_chunks
-from beyond_text.config import PAIRS, PRODUCT, QUERY, Config, ConfigError, View
+from beyond_text.config import PAIRS, PRODUCT, QUERY, Config, ConfigError, Side, View
 from beyond_text.fusion import FUSIONS, UniecsFusion
 from beyond_text.towers import (
     ImageTower,
@@ -252,17 +252,13 @@ class TwoTower(nn.Module):
         fusion of tokens makes it, too, of the tokens there are.
         """
         wants: set[View] = set(views)
-        has: dict[View, Tensor] = {
-            "trigger_text": batch.query_row >= 0,
-            "trigger_image": batch.query_image_row >= 0,
-            "text": batch.text_row >= 0,
-            "image": batch.image_row >= 0,
-        }
+        rows = batch.rows
+        has = {view: row >= 0 for view, row in rows.items()}
         needs = self._needs(wants, has)
         if self.fusion.tokens:
-            vectors = self._read(batch, wants, needs)
+            vectors = self._read(batch, rows, wants, needs)
         else:
-            vectors = self._fuse(batch, wants, needs, has)
+            vectors = self._fuse(batch, rows, wants, needs)
         present = has | {side.fused: has[side.text] | has[side.image] for side in (QUERY, PRODUCT)}
         return Embeddings({v: vectors[v] for v in wants}, {v: present[v] for v in wants})
 
@@ -282,37 +278,42 @@ class TwoTower(nn.Module):
         return needs
 
     def _rows(
-        self, batch: Batch, needs: set[View], read: Callable[..., Any], spread: Callable[..., Any]
+        self,
+        batch: Batch,
+        rows: Mapping[View, Tensor],
+        needs: set[View],
+        read: Callable[..., Any],
+        spread: Callable[..., Any],
     ) -> dict[View, Any]:
         """What `read` makes of the needed texts and pictures, each once, spread over the rows."""
         found: dict[View, Any] = {}
         if "trigger_text" in needs:
             queries = read(self.query_tower, self.query_projection, batch.query)
-            found["trigger_text"] = spread(queries, batch.query_row)
+            found["trigger_text"] = spread(queries, rows["trigger_text"])
         if "text" in needs:
             texts = read(self.text_tower, self.text_projection, batch.text)
-            found["text"] = spread(texts, batch.text_row)
+            found["text"] = spread(texts, rows["text"])
         shown, first = _pictures(batch, needs)
         pictures = read(self.image_tower, self.image_projection, (shown,))
         if "image" in needs:
-            found["image"] = spread(pictures, batch.image_row - first)
+            found["image"] = spread(pictures, rows["image"] - first)
         if "trigger_image" in needs:
-            found["trigger_image"] = spread(pictures, batch.query_image_row - first)
+            found["trigger_image"] = spread(pictures, rows["trigger_image"] - first)
         return found
 
     def _fuse(
-        self, batch: Batch, wants: set[View], needs: set[View], has: Mapping[View, Tensor]
+        self, batch: Batch, rows: Mapping[View, Tensor], wants: set[View], needs: set[View]
     ) -> dict[View, Tensor]:
         """The towers' vectors of the needed views, and what the fusion makes of them."""
-        vectors: dict[View, Tensor] = self._rows(batch, needs, self._vectors, rows_of)
+        vectors: dict[View, Tensor] = self._rows(batch, rows, needs, self._vectors, rows_of)
         nothing = torch.zeros(len(batch.text_row), self.settings.dim, device=batch.text_row.device)
         for side, fuse in ((QUERY, self._query), (PRODUCT, self.fusion)):
             if side.fused in wants:
                 vectors[side.fused] = fuse(
                     vectors.get(side.text, nothing),
                     vectors.get(side.image, nothing),
-                    has[side.text],
-                    has[side.image],
+                    rows[side.text] >= 0,
+                    rows[side.image] >= 0,
                 )
         return vectors
 
@@ -323,19 +324,31 @@ class TwoTower(nn.Module):
         fused = self.fusion(text, image, has_text, has_image)
         return torch.where(has_image.unsqueeze(1), fused, text)
 
-    def _read(self, batch: Batch, wants: set[View], needs: set[View]) -> dict[View, Tensor]:
-        """The three vectors that the fusion of tokens makes of each side with a wanted view."""
+    def _read(
+        self, batch: Batch, rows: Mapping[View, Tensor], wants: set[View], needs: set[View]
+    ) -> dict[View, Tensor]:
+        """The three vectors that the fusion of tokens makes of each side with a wanted view.
+
+        Rows of one text and one picture, such as a product's that several queries ask for, are
+        read once.
+        """
         assert isinstance(self.fusion, UniecsFusion)
-        states = self._rows(batch, needs, self._states, _spread)
-        absent = torch.zeros_like(batch.text_row, dtype=torch.bool).unsqueeze(1)
-        nothing = absent.new_zeros(len(absent), 1, self.settings.dim, dtype=torch.float), absent
-        vectors: dict[View, Tensor] = {}
+        distinct: dict[View, Tensor] = {}
+        places: dict[Side, Tensor] = {}
         for side in (QUERY, PRODUCT):
+            pairs = torch.stack([rows[side.text], rows[side.image]])
+            pairs, places[side] = pairs.unique(dim=1, return_inverse=True)
+            distinct |= zip(side, pairs, strict=False)
+        states = self._rows(batch, distinct, needs, self._states, _spread)
+        encoder = self.fusion.encoder
+        vectors: dict[View, Tensor] = {}
+        for side, place in places.items():
             if not wants.isdisjoint(side):
-                text, image = states.get(side.text, nothing), states.get(side.image, nothing)
-                encoder = self.fusion.encoder
+                absent = torch.zeros_like(distinct[side.text], dtype=torch.bool).unsqueeze(1)
+                nothing = absent.new_zeros(*absent.shape, self.settings.dim, dtype=torch.float)
+                text, image = (states.get(v, (nothing, absent)) for v in (side.text, side.image))
                 read = in_chunks(encoder, encoder, (*text, *image), self.chunk_size)
-                vectors |= zip(side, read, strict=True)
+                vectors |= {view: found[place] for view, found in zip(side, read, strict=True)}
         return vectors
 
 

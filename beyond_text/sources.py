@@ -16,18 +16,22 @@ from beyond_text.config import (
     View,
     active_losses,
 )
-from beyond_text.shards import Split
+from beyond_text.shards import Split, asks
 
 # What a shard's counts call the products that have a view.
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
 
 
 class Feed(NamedTuple):
-    """A source in a stage: its products, its share of the batches, and the losses it feeds."""
+    """A source in a stage: its products, its share of the batches, and the losses it feeds.
+
+    `turns` are the rows of a product in a batch.
+    """
 
     split: Split
     weight: float
     losses: tuple[str, ...]
+    turns: int
 
 
 def _needed(losses: Iterable[str]) -> list[View]:
@@ -42,8 +46,11 @@ def _needed(losses: Iterable[str]) -> list[View]:
     return sorted(needed)
 
 
-def _feed(source: Source, split: Split, stage: Collection[str]) -> Feed | str:
-    """What a source feeds of a stage's losses, or why it cannot."""
+def _feed(source: Source, split: Split, stage: Collection[str], queries: int) -> Feed | str:
+    """What a source feeds of a stage's losses, or why it cannot.
+
+    `queries` of a product are drawn for a batch where the source does not say.
+    """
     losses = [name for name in stage if name in (source.losses or stage)]
     if not losses:
         return f"not meant for {' and '.join(stage)}"
@@ -51,15 +58,22 @@ def _feed(source: Source, split: Split, stage: Collection[str]) -> Feed | str:
         return f"no {' and no '.join(lacking)} in it"
     if source.weight == 0 or len(split) == 0:
         return "weight 0 or empty"
-    return Feed(split, source.weight, tuple(losses))
+    # What no query asks for would only stand there several times.
+    turns = source.queries_per_product or queries if asks(losses) else 1
+    return Feed(split, source.weight, tuple(losses), turns)
 
 
 def _feeds(config: Config) -> dict[str, Feed | str]:
     """What each source feeds of the stage, or why it cannot."""
-    stage = active_losses(config)
+    stage, data = active_losses(config), config.data
     return {
-        name: _feed(source, Split(Path(source.path), "train", config.data.text_fields), stage)
-        for name, source in config.data.sources.items()
+        name: _feed(
+            source,
+            Split(Path(source.path), "train", data.text_fields),
+            stage,
+            data.queries_per_product,
+        )
+        for name, source in data.sources.items()
     }
 
 

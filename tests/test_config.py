@@ -126,6 +126,10 @@ def test_a_source_has_path_weight_losses_and_nothing_else() -> None:
         ("data.sources.shop.weight=1", r"^data\.sources\.shop\.path: expected a folder"),
         ("data.sources.shop={path: a, weight: -1}", r"^data\.sources\.shop\.weight: .*got -1$"),
         ("data.sources.shop={path: a, weight: .nan}", r"^data\.sources\.shop\.weight: .*got nan$"),
+        (
+            "data.sources.shop={path: a, queries_per_product: -1}",
+            r"^data\.sources\.shop\.queries_per_product: expected at least 0, got -1$",
+        ),
         ("data.sources.shop=5", r"data\.sources\.shop: .*Source"),
         ("data.text_fields=[titel]", r"^data\.text_fields: expected .*title.*got \['titel'\]$"),
         ("data.text_fields=[]", r"^data\.text_fields: expected some of"),

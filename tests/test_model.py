@@ -351,6 +351,23 @@ def test_a_fusion_of_tokens_encodes_each_row_from_its_own_tokens(
 
 
 @torch.no_grad()
+def test_rows_of_one_text_and_picture_are_read_once_by_a_fusion_of_tokens(folder: Path) -> None:
+    model, batch = tiny_model(folder, "bert", "vit", fusion="uniecs"), batch_with_query_pictures()
+    assert isinstance(model.fusion, UniecsFusion)
+    read: list[int] = []
+    model.fusion.encoder.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
+    expected = model.embed(batch, ALL_VIEWS).vectors
+    again = torch.tensor([0, 3, 1, 1, 2, 0])
+    rows = ("text_row", "query_row", "image_row", "query_image_row")
+    repeated = model.embed(
+        batch._replace(**{name: getattr(batch, name)[again] for name in rows}), ALL_VIEWS
+    ).vectors
+    assert read == [4, 4] * 2
+    for view in ALL_VIEWS:
+        torch.testing.assert_close(repeated[view], expected[view][again])
+
+
+@torch.no_grad()
 def test_a_view_of_tokens_is_the_same_whatever_else_is_asked_for(folder: Path) -> None:
     model, batch = tiny_model(folder, "bert", "vit", fusion="uniecs"), batch_with_query_pictures()
     together = model.embed(batch, ALL_VIEWS)

@@ -161,12 +161,14 @@ def test_a_product_stands_several_times_where_queries_ask_for_it_alone(
 ) -> None:
     words = ["data.queries_per_product=3", "losses.query_text=1", "losses.text_image=1"]
     words += [f"data.sources.bare.path={sources['shop']}", "data.sources.bare.losses=[text_image]"]
+    words += [f"data.sources.own.path={sources['shop']}", "data.sources.own.queries_per_product=2"]
+    words += ["data.sources.own.losses=[query_text]", "steps=20"]
     config = load_config([], [*tiny_overrides, *words])
     tokenizer = AutoTokenizer.from_pretrained(config.text_encoder.path)
     data = ShardData(config, settings_of(config, 40), tokenizer, False)
     data.trainer = make_trainer(config, [])
     rows = {(len(batch.product_ids), batch.losses) for batch in data.train_dataloader()}
-    assert rows == {(24, ("text_image", "query_text")), (8, ("text_image",))}
+    assert rows == {(24, ("text_image", "query_text")), (8, ("text_image",)), (16, ("query_text",))}
 
 
 def test_the_batches_of_a_chain_are_those_of_the_sources_that_feed_each_stage(

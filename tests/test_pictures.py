@@ -52,10 +52,15 @@ def test_pixels_are_those_of_the_picture(kind: str, mode: str, reduce_to: int | 
     assert pixels.stride(0) == 1
 
 
-def test_pixels_of_a_turned_jpeg_are_upright() -> None:
+XMP = b'<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("said", ["exif", "xmp"])
+def test_pixels_of_a_turned_jpeg_are_upright(said: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encode(Image.new("RGB", (30, 20)), "JPEG", exif=exif)
+    where = {"exif": exif} if said == "exif" else {"xmp": XMP}
+    data = encode(Image.new("RGB", (30, 20)), "JPEG", **where)
     assert decode_pixels(data).shape == (3, 30, 20)
 
 
