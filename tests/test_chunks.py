@@ -23,13 +23,15 @@ def gradients(
     fusion: str = "bilinear",
     loss: str = "info_nce",
     bf16: bool = False,
+    training: bool = False,
     **weights: float,
 ) -> dict[str, Tensor]:
     """Of every parameter that has one, after a step's losses of `weights`, by its name."""
     module = some_module(
         folder, chunk_size=chunk_size, fusion=fusion, loss=loss, losses=Losses(**weights)
     )
-    module.model.eval()
+    module.train(training)
+    torch.manual_seed(0)
     batch = some_batch()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         embeddings = module.model.embed(batch, module.views)
@@ -78,6 +80,25 @@ def test_in_bfloat16_gradients_of_chunks_are_those_of_the_whole_to_half_a_per_ce
     gap = length({name: chunked[name] - whole[name] for name in whole})
     # Not 0: sums of other sizes round otherwise. Float32 is five times further away.
     assert 0 < gap < 0.005 * length(whole)
+
+
+@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_in_training_gradients_are_those_of_the_chunks_kept_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fusion: str, bf16: bool
+) -> None:
+    weights = dict.fromkeys(OBJECTIVE_VIEWS, 1.0)
+    found, other = (
+        gradients(folder, size, fusion, bf16=bf16, training=True, **weights) for size in (3, 0)
+    )
+    monkeypatch.setattr(
+        "beyond_text.chunks.checkpoint", lambda function, *rows, **_: function(*rows)
+    )
+    kept = gradients(folder, 3, fusion, bf16=bf16, training=True, **weights)
+    gap = length({name: found[name] - kept[name] for name in kept})
+    assert gap < 1e-5 * length(kept)
+    # Dropout is on, and draws otherwise for the whole.
+    assert length({name: found[name] - other[name] for name in kept}) > 0.01 * length(kept)
 
 
 def drawn_network() -> nn.Sequential:

@@ -127,12 +127,13 @@ def test_two_processes_give_the_gradients_of_one_over_disjoint_samples(
     script = tmp_path / "recorder.py"
     script.write_text(RECORDER)
     two = ["batch_size=2", "trainer.devices=2", "trainer.strategy=ddp"]
-    runs = {name: tmp_path / name for name in ("one", "two", "command")}
+    runs = {name: tmp_path / name for name in ("one", "two", "chunked", "command")}
     for run in runs.values():
         run.mkdir()
     launched = [
         Launched(str(script), *settings, f"run={runs['one']}", "batch_size=4"),
         Launched(str(script), *settings, f"run={runs['two']}", *two),
+        Launched(str(script), *settings, f"run={runs['chunked']}", *two, "chunk_size=1"),
         Launched(
             "-m", "beyond_text.train", str(RECIPE), *settings, *two, f"run={runs['command']}",
             "evaluate_every=2", "data.workers=1",
@@ -149,16 +150,17 @@ def test_two_processes_give_the_gradients_of_one_over_disjoint_samples(
 
     one = recorded(runs["one"] / "process0.pt")
     left, right = (recorded(runs["two"] / f"process{rank}.pt") for rank in (0, 1))
+    chunked = recorded(runs["chunked"] / "process0.pt")
     assert len(one) == len(left) == len(right) == STEPS
     alone = [(a["pictures"] == 0) != (b["pictures"] == 0) for a, b in zip(left, right, strict=True)]
     assert any(alone)
     assert any((a["asked"] == 0) != (b["asked"] == 0) for a, b in zip(left, right, strict=True))
     largest = 0.0
-    for whole, first, second in zip(one, left, right, strict=True):
+    for whole, first, second, parts in zip(one, left, right, chunked, strict=True):
         assert not set(first["ids"]) & set(second["ids"])
         assert sorted(first["ids"] + second["ids"]) == sorted(whole["ids"])
         for name, gradient in whole["gradients"].items():
-            for half in (first, second):
+            for half in (first, second, parts):
                 got = half["gradients"].get(name, torch.zeros_like(gradient))
                 assert torch.allclose(got, gradient, atol=1e-5, rtol=1e-4), name
             largest = max(largest, gradient.abs().max().item())
