@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,12 @@ def load_encoder(path: str, pretrained: bool) -> nn.Module:
             f"{path}: no encoder there: expected a folder with config.json and weights, or a "
             f"Hugging Face hub name ({str(error).splitlines()[0]})"
         ) from error
+
+
+def fast_attention(device: torch.device) -> AbstractContextManager[None]:
+    """In parts where a CPU trains: the backward pass of the fused one is slower there."""
+    slow = device.type == "cpu" and torch.is_grad_enabled()
+    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
 
 
 class Tower(nn.Module):
@@ -126,9 +132,7 @@ class TextTower(Tower):
         # SigLIP was trained with padding in sight.
         seen = None if self.fixed_length else mask
         run = getattr(self.encoder, "get_text_features", self.encoder)
-        # The backward pass of PyTorch's fused attention is slower on a CPU than that of its parts.
-        slow = ids.device.type == "cpu" and torch.is_grad_enabled()
-        with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
+        with fast_attention(ids.device):
             return run(input_ids=ids, attention_mask=seen)
 
     def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts features"]:

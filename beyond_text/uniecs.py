@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from beyond_text.towers import fast_attention
+
 States = Float[Tensor, "rows tokens dim"]
 Mask = Bool[Tensor, "rows tokens"]
 Text = Float[Tensor, "rows words dim"]
@@ -80,7 +82,8 @@ class Attention(nn.Module):
             self._heads(layer(tokens))
             for layer, tokens in ((self.query, x), (self.key, seen), (self.value, seen))
         )
-        found = F.scaled_dot_product_attention(query, key, value, mask[:, None, None, :])
+        with fast_attention(x.device):
+            found = F.scaled_dot_product_attention(query, key, value, mask[:, None, None, :])
         return self.out(found.transpose(1, 2).flatten(2))
 
 
