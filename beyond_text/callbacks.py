@@ -22,6 +22,7 @@ from beyond_text.config import View
 from beyond_text.corpus import Corpus
 from beyond_text.encode import rank
 from beyond_text.files import write_json
+from beyond_text.memory import give_back_freed_memory
 from beyond_text.metrics import Ranking, retrieval_metrics
 from beyond_text.module import ContrastiveModule
 from beyond_text.panel import PanelRow, draw_panel
@@ -143,6 +144,8 @@ class Retrieval(pl.Callback):
 
     def measure(self, module: ContrastiveModule) -> tuple[dict[View, Any], dict[View, Ranking]]:
         """Metrics and rankings of each view, now."""
+        # A training step holds many times what a ranking takes; both at once may be too much.
+        give_back_freed_memory()
         workers = min(1, module.config.data.workers)
         rankings = rank(
             module.model, self.tokenizer, self.corpus, self.views, bf16=self.bf16, workers=workers

@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     A step's activations are large: by default glibc gives each back to the system and takes it
     anew, page by page, in the next step, which was a third of the image tower's time on a CPU. The
-    peak of memory is as high, but is held until the process ends.
+    peak of memory is as high, but is held until it is given back.
 
     Returns:
         Whether the C library is one that can be told so, which is glibc.
@@ -21,3 +21,10 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # Nothing from mmap, whose pages go back as soon as they are freed; no end of the heap cut off.
     return bool(mallopt and mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def give_back_freed_memory() -> None:
+    """What lies freed in this process goes back to the system, for others to use meanwhile."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)

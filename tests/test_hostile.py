@@ -11,7 +11,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beyond_text.batch import OWN, Sample
+from beyond_text.checkpoint import CheckpointError, Origin, read_origin, write_checkpoint
 from beyond_text.collate import Collate
 from beyond_text.corpus import read_corpus
 from beyond_text.pairs import read_pairs
@@ -531,6 +532,55 @@ def test_fuzzed_tables_are_our_errors_or_shards_whose_samples_all_read(
             (folder / f"{table}.csv").write_bytes(data)
         (folder / "a.jpg").write_bytes(GOOD_PICTURE)
         assert_built_or_refused(folder, folder / "out")
+
+
+def parquet() -> bytes:
+    """A table of three products, as pandas writes it."""
+    buffer = BytesIO()
+    rows = [("a", "vase", "a.jpg"), ("b", "rug", ""), ("c", "lamp", "a.jpg")]
+    pd.DataFrame(rows, columns=["product_id", "title", "image"]).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+PARQUET = parquet()
+
+
+@FUZZ
+@given(EDITS, CUT)
+def test_fuzzed_parquet_is_our_error_or_shards_whose_samples_all_read(
+    edits: list[tuple[int, int]], cut: int | None
+) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "products.parquet").write_bytes(edited(PARQUET, edits, cut))
+        (folder / "queries.csv").write_text("query_id,query\nq,red\n")
+        (folder / "qrels.csv").write_text("query_id,product_id,relevance\nq,a,1\n")
+        (folder / "a.jpg").write_bytes(GOOD_PICTURE)
+        assert_built_or_refused(folder, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("run") / "last.ckpt"
+    write_checkpoint({"state_dict": {"weight": torch.ones(3)}}, ORIGIN, path)
+    return path.read_bytes()
+
+
+ORIGIN = Origin({"seed": 0, "lr": {"fusion": 0.1}}, 2)
+
+
+@FUZZ
+@given(EDITS, CUT)
+def test_a_fuzzed_checkpoint_is_refused_or_says_what_it_said(
+    checkpoint: bytes, edits: list[tuple[int, int]], cut: int | None
+) -> None:
+    with TemporaryDirectory() as name:
+        path = Path(name) / "last.ckpt"
+        path.write_bytes(edited(checkpoint, edits, cut))
+        try:
+            assert read_origin(path) == ORIGIN
+        except CheckpointError as error:
+            assert str(error).startswith(f"{path}: not whole")  # noqa: PT017
 
 
 def assert_built_or_refused(tables: Path, out: Path) -> None:

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+glibc = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc"
+)
 PAGES = """
 import resource, torch
 from beyond_text.memory import keep_freed_memory
@@ -22,12 +25,36 @@ print([step() for _ in range(8)][-1])
 
 def pages_of_a_step(call: str) -> int:
     """New pages of the last of eight steps that each take 256 MB and free them."""
-    code = PAGES.format(call=call)
+    return printed(PAGES.format(call=call))
+
+
+RESIDENT = """
+import resource, torch
+from pathlib import Path
+from beyond_text.memory import give_back_freed_memory, keep_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+keep_freed_memory()
+held = [torch.ones(64, 2**18) for _ in range(4)]
+last = torch.ones(2**18)
+del held
+kept = resident()
+give_back_freed_memory()
+print(kept - resident())
+"""
+
+
+def printed(code: str) -> int:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(found.stdout)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+@glibc
+def test_what_was_kept_can_be_given_back() -> None:
+    assert printed(RESIDENT) > 250 * 2**20
+
+
+@glibc
 def test_a_step_takes_no_new_pages_for_what_the_one_before_freed() -> None:
     assert pages_of_a_step("assert keep_freed_memory()") < 100
     assert pages_of_a_step("") > 10_000
