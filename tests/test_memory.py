@@ -23,6 +23,11 @@ print([step() for _ in range(8)][-1])
 """
 
 
+def printed(code: str) -> int:
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(found.stdout)
+
+
 def pages_of_a_step(call: str) -> int:
     """New pages of the last of eight steps that each take 256 MB and free them."""
     return printed(PAGES.format(call=call))
@@ -42,11 +47,6 @@ kept = resident()
 give_back_freed_memory()
 print(kept - resident())
 """
-
-
-def printed(code: str) -> int:
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(found.stdout)
 
 
 @glibc
