@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import compress
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from beyond_text.corpus import Corpus, Modality, is_left_out
@@ -22,20 +23,28 @@ from beyond_text.encode import (
     own_products,
     search,
 )
-from beyond_text.metrics import retrieval_metrics
+from beyond_text.metrics import needs, per_query, query_kinds
 from beyond_text.model import TwoTower
+from beyond_text.significance import compare_paired, in_words, interval
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MEASURE = "ndcg@10"
 SEED = 0
 REMOVED: dict[Modality, str] = {"image": "pictures", "text": "texts"}
-# nDCG@10 by modality removed, share of the products that lost it ("25%"), and kind of query.
-Scores = dict[str, dict[str, dict[str, float]]]
+WORDS = [f"{share:.0%}" for share in SHARES]
 NOTE = (
     f"{MEASURE}, by the share of products whose picture (or text) was removed: the same ones for "
     "each run, those of a smaller share among those of a larger. A product left with nothing is "
-    "not found by any query."
+    "not found by any query. Differences are paired by query, with 95 % bootstrap intervals and a "
+    "sign-flip permutation test over needs: queries that want the same products."
 )
+
+
+class Scores(TypedDict):
+    """Of each judged query its kind and need, and nDCG@10 by modality removed, share and query."""
+
+    queries: dict[str, tuple[str, int]]
+    removed: dict[Modality, dict[str, dict[str, float]]]
 
 
 def measure(model: TwoTower, tokenizer: Any, bf16: bool, corpus: Corpus, workers: int) -> Scores:
@@ -52,18 +61,19 @@ def measure(model: TwoTower, tokenizer: Any, bf16: bool, corpus: Corpus, workers
     queries = encode_queries(model, tokenizer, corpus, bf16=bf16)
     own = own_products(corpus)
     whole = encode(*MODALITIES)
-    scores: Scores = {}
+    kinds, judged = query_kinds(corpus.queries), []
+    scores: dict[Modality, dict[str, dict[str, float]]] = {}
     for removed in REMOVED:
         left = encode(*(modality for modality in MODALITIES if modality != removed))
         scores[removed] = {}
-        for share in SHARES:
+        for share, word in zip(SHARES, WORDS, strict=True):
             reduced = {name for name in corpus.product_ids if is_left_out(name, share, SEED)}
             ranking = search(queries, _mixed(whole, left, reduced), own)
-            metrics = retrieval_metrics(ranking, corpus.queries, corpus.qrels)
-            scores[removed][f"{share:.0%}"] = {
-                kind: block[MEASURE] for kind, block in metrics.items() if MEASURE in block
-            }
-    return scores
+            values = per_query(ranking, corpus.queries, corpus.qrels, MEASURE)
+            scores[removed][word], judged = values.to_dict(), values.index
+    need = needs(judged, corpus.qrels).tolist()
+    asked = {query: (kinds[query], n) for query, n in zip(judged, need, strict=True)}
+    return {"queries": asked, "removed": scores}
 
 
 def _mixed(whole: Vectors, left: Vectors, reduced: set[str]) -> Vectors:
@@ -76,30 +86,67 @@ def _mixed(whole: Vectors, left: Vectors, reduced: set[str]) -> Vectors:
     )
 
 
+def _kinds(scores: Scores) -> dict[str, Bool[np.ndarray, " queries"]]:
+    """Which queries are of each kind; all of them first."""
+    kind = np.array([kind for kind, _ in scores["queries"].values()])
+    return {"all": np.ones(len(kind), bool)} | {str(name): kind == name for name in np.unique(kind)}
+
+
+def _needs(scores: Scores) -> np.ndarray:
+    return np.array([need for _, need in scores["queries"].values()])
+
+
+def _values(scores: Scores, removed: Modality, word: str) -> Float[np.ndarray, " queries"]:
+    found = scores["removed"][removed][word]
+    return np.array([found[query] for query in scores["queries"]])
+
+
 def markdown(results: Mapping[str, Scores]) -> str:
-    """Gives a table for each modality removed: a row for each run (by name) and kind of query."""
-    shares = [f"{share:.0%}" for share in SHARES]
+    """Gives a table for each modality removed: a row for each run (by name) and kind of query.
+
+    Then each run's paired difference to the first one, where both were asked the same.
+    """
+    base, *others = results
     lines = []
     for removed, noun in REMOVED.items():
-        lines += [f"| {noun} removed | queries | {' | '.join(shares)} |"]
-        lines += ["|---|---" + "|--:" * len(shares) + "|"]
+        lines += [f"| {noun} removed | queries | {' | '.join(WORDS)} |"]
+        lines += ["|---|---" + "|--:" * len(WORDS) + "|"]
         for run, scores in results.items():
-            for kind in scores[removed][shares[0]]:
-                values = [f"{scores[removed][share][kind]:.3f}" for share in shares]
-                lines.append(f"| {run} | {kind} | {' | '.join(values)} |")
+            for kind, asked in _kinds(scores).items():
+                means = [f"{_values(scores, removed, word)[asked].mean():.3f}" for word in WORDS]
+                lines.append(f"| {run} | {kind} | {' | '.join(means)} |")
+        for run in others:
+            if results[run]["queries"] != results[base]["queries"]:
+                continue
+            need = _needs(results[run])
+            for kind, asked in _kinds(results[run]).items():
+                words = [
+                    in_words(compare_paired(ours[asked], theirs[asked], need[asked]))
+                    for ours, theirs in (
+                        [_values(results[name], removed, word) for name in (run, base)]
+                        for word in WORDS
+                    )
+                ]
+                lines.append(f"| {run} less {base} | {kind} | {' | '.join(words)} |")
         lines.append("")
     return "\n".join([*lines, NOTE, ""])
 
 
 def chart(results: Mapping[str, Scores]) -> Figure:
-    """Draws a panel for each modality removed, and in it a line for each run, over all queries."""
+    """Draws a panel for each modality removed, and in it a line for each run, over all queries.
+
+    Around it lies its 95 % interval.
+    """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, len(REMOVED), sharey=True)
+    percent = [100 * share for share in SHARES]
     for panel, (removed, noun) in zip(panels, REMOVED.items(), strict=True):
         for run, scores in results.items():
-            values = [scores[removed][f"{share:.0%}"]["all"] for share in SHARES]
-            panel.plot([100 * share for share in SHARES], values, marker="o", label=run)
-        panel.set_xticks([100 * share for share in SHARES])
+            found = [interval(_values(scores, removed, w), _needs(scores)) for w in WORDS]
+            means, lows, highs = zip(*found, strict=True)
+            panel.plot(percent, means, marker="o", label=run)
+            panel.fill_between(percent, lows, highs, alpha=0.15)
+        panel.set_xticks(percent)
         panel.set_xlabel(f"products whose {noun} are removed, %")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(f"{MEASURE}, all queries")

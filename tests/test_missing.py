@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
 from beyond_text.batch import Sample
 from beyond_text.checkpoint import save_model
-from beyond_text.corpus import Corpus, Without
+from beyond_text.corpus import Corpus, Modality, Without
 from beyond_text.encode import encode_products, rank
 from beyond_text.evaluate import evaluate, main
-from beyond_text.metrics import retrieval_metrics
-from beyond_text.missing import NOTE, SEED, SHARES, Scores, chart, markdown, measure
+from beyond_text.metrics import needs, retrieval_metrics
+from beyond_text.missing import NOTE, SEED, SHARES, WORDS, Scores, chart, markdown, measure
 from beyond_text.model import TwoTower
 from tests.conftest import tiny_tokenizer
 from tests.test_scenarios import pictures, tiny_corpus, tiny_model
-
-WORDS = [f"{share:.0%}" for share in SHARES]
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,25 @@ def ndcg(model: TwoTower, corpus: Corpus) -> dict[str, float]:
     return {kind: block["ndcg@10"] for kind, block in metrics.items()}
 
 
+def means(scores: Scores, removed: Modality) -> dict[str, dict[str, float]]:
+    """nDCG@10 by share and kind of query."""
+    kinds = {"all", *(kind for kind, _ in scores["queries"].values())}
+    return {
+        word: {
+            kind: float(
+                np.mean([v for q, v in found.items() if kind in ("all", scores["queries"][q][0])])
+            )
+            for kind in kinds
+        }
+        for word, found in scores["removed"][removed].items()
+    }
+
+
 def test_every_share_equals_evaluating_a_corpus_that_lacks_it(model: TwoTower) -> None:
     corpus = tiny_corpus()
     scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
-    for removed, by_share in scores.items():
+    for removed in ("image", "text"):
+        by_share = means(scores, removed)
         assert list(by_share) == WORDS
         for share, word in zip(SHARES, WORDS, strict=True):
             reduced = corpus._replace(products=Without(corpus.products, removed, share, SEED))
@@ -49,11 +64,15 @@ def test_every_share_equals_evaluating_a_corpus_that_lacks_it(model: TwoTower) -
         assert len({block["all"] for block in by_share.values()}) > 2
 
 
-def test_nothing_removed_is_the_ordinary_evaluation_to_the_last_bit(model: TwoTower) -> None:
+def test_nothing_removed_is_the_ordinary_evaluation(model: TwoTower) -> None:
     corpus = tiny_corpus()
     scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
     expected = ndcg(model, corpus)
-    assert scores["image"]["0%"] == scores["text"]["0%"] == expected
+    assert means(scores, "image")["0%"] == pytest.approx(expected, abs=1e-12)
+    assert scores["removed"]["image"]["0%"] == scores["removed"]["text"]["0%"]
+    need = {query: number for query, (_, number) in scores["queries"].items()}
+    assert list(need) == [f"q{number}" for number in range(9)]
+    assert list(need.values()) == needs(pd.Index(need), corpus.qrels).tolist()
 
 
 def test_everything_removed_equals_products_that_never_had_it(model: TwoTower) -> None:
@@ -62,7 +81,7 @@ def test_everything_removed_equals_products_that_never_had_it(model: TwoTower) -
     for removed, nothing in (("image", None), ("text", "")):
         never = [sample._replace(**{removed: nothing}) for sample in corpus.products]
         expected = ndcg(model, corpus._replace(products=never))
-        assert scores[removed]["100%"] == pytest.approx(expected, abs=1e-6)
+        assert means(scores, removed)["100%"] == pytest.approx(expected, abs=1e-6)
     only_text = encode_products(
         model, tiny_tokenizer(), corpus, modalities=("text",), workers=0
     )["product"]  # fmt: skip
@@ -78,10 +97,10 @@ def test_products_left_with_nothing_are_found_by_no_query(model: TwoTower) -> No
     ]
     corpus = corpus._replace(products=only_pictures)
     scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
-    assert scores["image"]["100%"] == {"all": 0.0, "a": 0.0, "b": 0.0}
-    assert scores["image"]["0%"]["all"] > 0
+    assert means(scores, "image")["100%"] == {"all": 0.0, "a": 0.0, "b": 0.0}
+    assert means(scores, "image")["0%"]["all"] > 0
     # There was no text to remove.
-    assert len({block["all"] for block in scores["text"].values()}) == 1
+    assert len({block["all"] for block in means(scores, "text").values()}) == 1
 
 
 class Counted(list[Sample]):
@@ -104,29 +123,47 @@ def test_products_are_read_four_times_however_many_shares_there_are(model: TwoTo
 
 
 def made_up(start: float) -> Scores:
-    return {
-        removed: {word: {"all": start / (n + 1), "human": 0.5} for n, word in enumerate(WORDS)}
-        for removed in ("image", "text")
+    """Of eight queries, one need each: six of them a kind whose values fall with the share."""
+    values = {
+        word: {f"q{q}": start / (n + 1) if q < 6 else 0.5 for q in range(8)}
+        for n, word in enumerate(WORDS)
     }
+    asked = {f"q{q}": ("falling" if q < 6 else "human", q) for q in range(8)}
+    return {"queries": asked, "removed": {"image": values, "text": values}}
 
 
-def test_table_has_a_row_for_each_run_and_kind() -> None:
+def test_table_has_a_row_for_each_run_and_kind_and_paired_differences() -> None:
     lines = markdown({"one": made_up(1.0), "two": made_up(0.6)}).splitlines()
     assert lines[0] == "| pictures removed | queries | 0% | 25% | 50% | 75% | 100% |"
-    assert lines[2] == "| one | all | 1.000 | 0.500 | 0.333 | 0.250 | 0.200 |"
-    assert lines[3] == "| one | human | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 |"
-    assert lines[4].startswith("| two | all | 0.600 | 0.300 |")
-    assert lines[7].startswith("| texts removed |")
+    assert lines[2].startswith("| one | all | 0.875 | 0.500 | 0.375 |")
+    assert lines[3] == "| one | falling | 1.000 | 0.500 | 0.333 | 0.250 | 0.200 |"
+    assert lines[4] == "| one | human | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 |"
+    assert lines[6].startswith("| two | falling | 0.600 | 0.300 |")
+    # Six needs with the same difference: two of the 64 patterns of signs are as large.
+    assert lines[9].startswith(
+        "| two less one | falling | -0.400 [-0.400, -0.400], p = 0.031 | -0.200 [-0.200, -0.200]"
+    )
+    assert lines[10].startswith("| two less one | human | +0.000 [+0.000, +0.000], p = 1.000 |")
+    assert lines[12].startswith("| texts removed |")
     assert lines[-1] == NOTE
 
 
-def test_chart_has_a_panel_for_each_modality_and_a_line_for_each_run() -> None:
+def test_runs_that_were_asked_otherwise_have_no_difference() -> None:
+    other = made_up(0.6)
+    other["queries"] = {f"q{q}": ("human", q) for q in range(8)}
+    assert "less" not in markdown({"one": made_up(1.0), "two": other})
+
+
+def test_chart_has_a_panel_for_each_modality_and_a_line_with_its_interval_for_each_run() -> None:
     panels = chart({"one": made_up(1.0), "two": made_up(0.6)}).axes
     assert ["pictures" in panel.get_xlabel() for panel in panels] == [True, False]
     for panel in panels:
         assert [line.get_label() for line in panel.lines] == ["one", "two"]
         assert list(panel.lines[1].get_xdata()) == [0, 25, 50, 75, 100]
-        assert list(panel.lines[1].get_ydata()) == [0.6 / n for n in range(1, 6)]
+        expected = [(6 * 0.6 / n + 1) / 8 for n in range(1, 6)]
+        assert list(panel.lines[1].get_ydata()) == pytest.approx(expected)
+        low, high = panel.collections[0].get_paths()[0].vertices[:, 1][[1, -2]]
+        assert low < (6 + 1) / 8 < high
 
 
 def test_the_command_compares_runs_and_agrees_with_evaluation(
@@ -147,9 +184,10 @@ def test_the_command_compares_runs_and_agrees_with_evaluation(
     assert list(results) == [str(run) for run in runs]
     for run in runs:
         block = evaluate(run, tiny_shards, "dev", tmp_path / "whole")["all"]
-        assert results[str(run)]["image"]["0%"]["all"] == block["ndcg@10"]
+        found = means(results[str(run)], "image")["0%"]["all"]
+        assert found == pytest.approx(block["ndcg@10"], abs=1e-12)
     # A control that reads texts alone loses nothing with the pictures.
-    assert len({block["all"] for block in results[str(runs[1])]["image"].values()}) == 1
+    assert len({b["all"] for b in means(results[str(runs[1])], "image").values()}) == 1
     assert (tmp_path / "out" / "missing.md").read_text() == markdown(results)
     assert markdown(results) in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "missing.png") as picture:
