@@ -116,20 +116,23 @@ def markdown(results: Mapping[str, Scores]) -> str:
                 means = [f"{_values(scores, removed, word)[asked].mean():.3f}" for word in WORDS]
                 lines.append(f"| {run} | {kind} | {' | '.join(means)} |")
         for run in others:
-            if results[run]["queries"] != results[base]["queries"]:
-                continue
-            need = _needs(results[run])
-            for kind, asked in _kinds(results[run]).items():
-                words = [
-                    in_words(compare_paired(ours[asked], theirs[asked], need[asked]))
-                    for ours, theirs in (
-                        [_values(results[name], removed, word) for name in (run, base)]
-                        for word in WORDS
-                    )
-                ]
+            for kind, words in _differences(results[run], results[base], removed).items():
                 lines.append(f"| {run} less {base} | {kind} | {' | '.join(words)} |")
         lines.append("")
     return "\n".join([*lines, NOTE, ""])
+
+
+def _differences(ours: Scores, theirs: Scores, removed: Modality) -> dict[str, list[str]]:
+    """Of each kind of query one difference a share; none where the two were asked otherwise."""
+    if ours["queries"] != theirs["queries"]:
+        return {}
+    need = _needs(ours)
+    found: dict[str, list[str]] = {kind: [] for kind in _kinds(ours)}
+    for word in WORDS:
+        a, b = (_values(scores, removed, word) for scores in (ours, theirs))
+        for kind, asked in _kinds(ours).items():
+            found[kind].append(in_words(compare_paired(a[asked], b[asked], need[asked])))
+    return found
 
 
 def chart(results: Mapping[str, Scores]) -> Figure:

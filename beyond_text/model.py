@@ -335,7 +335,7 @@ class TwoTower(nn.Module):
         assert isinstance(self.fusion, UniecsFusion)
         distinct: dict[View, Tensor] = {}
         places: dict[Side, Tensor] = {}
-        for side in (QUERY, PRODUCT):
+        for side in (side for side in (QUERY, PRODUCT) if not wants.isdisjoint(side)):
             pairs = torch.stack([rows[side.text], rows[side.image]])
             pairs, places[side] = pairs.unique(dim=1, return_inverse=True)
             distinct |= zip(side, pairs, strict=False)
@@ -343,12 +343,11 @@ class TwoTower(nn.Module):
         encoder = self.fusion.encoder
         vectors: dict[View, Tensor] = {}
         for side, place in places.items():
-            if not wants.isdisjoint(side):
-                absent = torch.zeros_like(distinct[side.text], dtype=torch.bool).unsqueeze(1)
-                nothing = absent.new_zeros(*absent.shape, self.settings.dim, dtype=torch.float)
-                text, image = (states.get(v, (nothing, absent)) for v in (side.text, side.image))
-                read = in_chunks(encoder, encoder, (*text, *image), self.chunk_size)
-                vectors |= {view: found[place] for view, found in zip(side, read, strict=True)}
+            absent = torch.zeros_like(distinct[side.text], dtype=torch.bool).unsqueeze(1)
+            nothing = absent.new_zeros(*absent.shape, self.settings.dim, dtype=torch.float)
+            text, image = (states.get(v, (nothing, absent)) for v in (side.text, side.image))
+            read = in_chunks(encoder, encoder, (*text, *image), self.chunk_size)
+            vectors |= {view: found[place] for view, found in zip(side, read, strict=True)}
         return vectors
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
 import multiprocessing
 import os
@@ -20,6 +19,8 @@ from typing import Any, TypeVar
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm import tqdm
+
+from beyond_text.memory import give_back_freed_memory
 
 T = TypeVar("T")
 PACKAGES = (
@@ -65,8 +66,8 @@ def _enter(contender: Callable[[], Iterator[Any]], start_method: str) -> None:
 
 def _take_round() -> Any:
     found = next(_rounds)
-    # What is free again goes back to the system (in glibc), for the contenders whose turn is next.
-    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+    # For the contenders whose turn is next.
+    give_back_freed_memory()
     return found
 
 
