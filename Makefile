@@ -50,7 +50,7 @@ $(VENV)/installed: pyproject.toml
 
 data: $(SHARDS)/manifest.json data/encoders/ready ## prepare the default encoders, and shards of TABLES
 
-data/encoders/ready: | $(VENV)/installed
+data/encoders/ready: data_prep/encoders.py | $(VENV)/installed
 	$(PY) -m data_prep.encoders data/encoders
 	touch $@
 

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from beyond_text.batch import NOTHING, Batch, Judged, Sample, Tokens
 
-SMALLEST_CROP = 0.9
 # A Hugging Face tokenizer, as far as it is used here.
 Tokenizer = Callable[..., Mapping[str, Tensor]]
 
@@ -32,11 +31,14 @@ def key_of(text: str) -> int:
 
 
 def squared(
-    picture: UInt8[Tensor, "3 height width"], size: int, seed: Sequence[int] | None = None
+    picture: UInt8[Tensor, "3 height width"],
+    size: int,
+    seed: Sequence[int] | None = None,
+    smallest_crop: float = 1.0,
 ) -> UInt8[Tensor, "3 {size} {size}"]:
     """The picture squeezed to a square, as SigLIP's, channels last in memory.
 
-    With a seed, a random crop of at least nine tenths of each side, mirrored half of the time.
+    With a seed, a random crop of at least that share of each side, mirrored half of the time.
     """
     pixels = picture.permute(1, 2, 0)
     mirrored = False
@@ -44,7 +46,7 @@ def squared(
         # Of a text, for Python hashes no tuples; many times faster to make than NumPy's.
         random = Random(repr(tuple(seed)))
         for axis, side in enumerate(pixels.shape[:2]):
-            kept = math.ceil(random.uniform(SMALLEST_CROP, 1) * side)
+            kept = math.ceil(random.uniform(smallest_crop, 1) * side)
             pixels = pixels.narrow(axis, random.randint(0, side - kept), kept)
         mirrored = random.random() < 0.5
     # In one piece and seen as channels last, or it takes its slow way.
@@ -87,18 +89,20 @@ class Collate:
         fixed_length: bool,
         picture_size: int,
         augment_seed: int | None = None,
+        smallest_crop: float = 1.0,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.fixed_length = fixed_length
         self.picture_size = picture_size
         self.augment_seed = augment_seed
+        self.smallest_crop = smallest_crop
 
     def _picture(self, picture: Tensor, epoch: int, identity: str) -> Tensor:
         seed = None
         if self.augment_seed is not None:
             seed = (self.augment_seed, epoch, key_of(identity) % 2**63)
-        return squared(picture, self.picture_size, seed)
+        return squared(picture, self.picture_size, seed, self.smallest_crop)
 
     def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures of distinct products, then queries; each row's product's and query's."""

@@ -62,8 +62,10 @@ class TextEncoder:
 class ImageEncoder:
     """A Hugging Face image encoder: hub name or folder; image_size 0 is the encoder's own."""
 
-    path: str = "data/encoders/efficientnet-lite0"
+    path: str = "data/encoders/efficientnet-lite2"
     image_size: int = 0
+    # Stochastic depth of the deepest block while training, in encoders that have it.
+    drop_path: float = 0.0
     lora: Lora = field(default_factory=Lora)
 
 
@@ -119,8 +121,10 @@ class Data:
     queries_per_product: int = 1
     # Products of one category that stand together in a batch: each other's hard negatives.
     same_category: int = 1
-    # Random resized crop (90 % of each side at least) and mirror image while training.
+    # Random resized crop and mirror image while training.
     augment: bool = True
+    # The share of each side that a crop keeps at least.
+    smallest_crop: float = 0.9
     # Share of the products that lose one of their two modalities while training.
     modality_dropout: float = 0.0
     workers: int = 1
@@ -142,6 +146,9 @@ class Config:
     batch_size: int = 128
     # Rows encoded at a time, in two forward passes: a large batch in little memory; 0 is all.
     chunk_size: int = 0
+    # Products of the last batches that stay further candidates (cross-batch memory), for
+    # contrasts of two views.
+    memory_size: int = 0
     accumulate: int = 1
     precision: str = "auto"
     resume: str = "auto"
@@ -228,6 +235,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("budget", 1e-3, float("inf")),
     ("batch_size", 2, float("inf")),
     ("chunk_size", 0, float("inf")),
+    ("memory_size", 0, float("inf")),
     ("accumulate", 1, float("inf")),
     ("dim", 1, float("inf")),
     ("fusion_rank", 1, float("inf")),
@@ -244,9 +252,11 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("text_encoder.lora.rank", 0, float("inf")),
     ("text_encoder.lora.dropout", 0.0, 1.0),
     ("image_encoder.image_size", 0, 4096),
+    ("image_encoder.drop_path", 0.0, 0.9),
     ("image_encoder.lora.rank", 0, float("inf")),
     ("image_encoder.lora.dropout", 0.0, 1.0),
     ("data.modality_dropout", 0.0, 1.0),
+    ("data.smallest_crop", 0.1, 1.0),
     ("data.queries_per_product", 1, float("inf")),
     ("data.same_category", 1, float("inf")),
     ("data.max_skipped", 0.0, 1.0),

@@ -39,6 +39,7 @@ class ShardData(pl.LightningDataModule):
             fixed_length,
             settings.image_size,
             config.seed if config.data.augment else None,
+            config.data.smallest_crop,
         )
         self.sources = usable_sources(config)
         views = views_of(config)

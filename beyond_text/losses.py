@@ -65,9 +65,9 @@ def share_between_equals(relevance: Matrix, key: Int[Tensor, " candidates"]) -> 
     return torch.where(best > 0, best, least)[:, position]
 
 
-def equal(*keys: Int[Tensor, " rows"]) -> Float[Tensor, "rows rows"]:
-    """1 where two rows agree in one of their keys at least, else 0."""
-    return torch.stack([key[:, None] == key[None, :] for key in keys]).any(dim=0).float()
+def equal(*keys: tuple[Int[Tensor, " anchors"], Int[Tensor, " candidates"]]) -> Matrix:
+    """1 where an anchor and a candidate agree in one of their keys at least, else 0."""
+    return torch.stack([one[:, None] == other[None, :] for one, other in keys]).any(dim=0).float()
 
 
 def _mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
@@ -117,9 +117,10 @@ def _among_lesser(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix
     # Zeros with a gradient of zero, for there may be no positive.
     found = 0 * logits
     for level in relevance[relevance > 0].unique():
-        lesser = logits.masked_fill(~(contrasted & (relevance < level)), NEVER)
-        surprise = F.softplus(lesser.logsumexp(dim=1, keepdim=True) - logits)
-        found = torch.where(relevance == level, surprise, found)
+        lesser = logits.masked_fill(~(contrasted & (relevance < level)), NEVER).logsumexp(dim=1)
+        # Positives are few.
+        place = (relevance == level).nonzero(as_tuple=True)
+        found = found.index_put(place, F.softplus(lesser[place[0]] - logits[place]))
     return found
 
 
@@ -318,8 +319,8 @@ def cmal(
     the rows of one product (trigger); where a text takes part also those of an equal product text.
     The margin is one of cosines, before any temperature.
     """
-    same_query, same_product = equal(keys.query), equal(keys.product)
-    same_text = equal(keys.product, keys.text)
+    same_query, same_product = (equal((key, key)) for key in (keys.query, keys.product))
+    same_text = equal((keys.product, keys.product), (keys.text, keys.text))
     total = _alignment(vectors, present, PRODUCT, same_text, same_product, temperature)
     total = total + _alignment(vectors, present, QUERY, same_query, same_query, temperature)
     for view in QUERY:

@@ -351,8 +351,13 @@ class TwoTower(nn.Module):
         return vectors
 
 
-def build_model(settings: ModelSettings, text: str, image: str, pretrained: bool) -> TwoTower:
-    """The model around encoders from hub names or folders, with their weights if `pretrained`."""
+def build_model(
+    settings: ModelSettings, text: str, image: str, pretrained: bool, drop_path: float = 0.0
+) -> TwoTower:
+    """The model around encoders from hub names or folders, with their weights if `pretrained`.
+
+    `drop_path` is the image encoder's while it trains.
+    """
     query = None if settings.share_text_encoder else load_encoder(text, pretrained)
-    encoders = load_encoder(text, pretrained), load_encoder(image, pretrained)
+    encoders = load_encoder(text, pretrained), load_encoder(image, pretrained, drop_path)
     return TwoTower(settings, *encoders, query)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from beyond_text.batch import Batch, Embeddings
+from beyond_text.batch import Batch, Embeddings, Judged
 from beyond_text.config import PAIRS, Config, View, active_losses, views_of
+from beyond_text.cross_batch import Candidates, CrossBatchMemory, joined
 from beyond_text.losses import (
     LOSSES,
     OBJECTIVES,
@@ -51,6 +52,7 @@ class ContrastiveModule(pl.LightningModule):
         self.config = config
         self.weights = LossWeights(active_losses(config), config.loss_weighting == "learned")
         self.views = views_of(config)
+        self.memory = CrossBatchMemory(config.memory_size)
         self.seen = 0
         self.skipped = 0
         self.earlier = 0.0
@@ -119,9 +121,9 @@ class ContrastiveModule(pl.LightningModule):
         query_row, query_image_row = self._one_of_both_lost(batch.query_row, batch.query_image_row)
         return batch._replace(query_row=query_row, query_image_row=query_image_row)
 
-    def _relevance(self, batch: Batch, keys: Keys) -> Tensor:
+    def _relevance(self, query_key: Tensor, judged: Judged, rows: int) -> Tensor:
         """Gain of each product for each query [queries, products] over all processes, by id."""
-        own_columns = relevance_matrix(keys.query, batch.judged, len(batch.product_ids))
+        own_columns = relevance_matrix(query_key, judged, rows)
         return self._gathered(own_columns.T.contiguous()).T
 
     def _pair_loss(
@@ -129,26 +131,44 @@ class ContrastiveModule(pl.LightningModule):
         pair: str,
         vectors: dict[View, Tensor],
         present: dict[View, Tensor],
-        relevance: Tensor,
         keys: Keys,
+        candidates: Candidates,
+        relevance: Tensor,
     ) -> Tensor:
-        """The contrast of two views, with the pair's own temperature."""
+        """The contrast of two views, with the pair's own temperature.
+
+        Anchors are the batch's, candidates and columns of `relevance` those and the remembered.
+        """
         if pair == "text_image":
             # Rows of one text are each other's positives: the text fits either picture.
-            relevance = equal(keys.product, keys.text)
+            relevance = equal(
+                (keys.product, candidates.product_key), (keys.text, candidates.text_key)
+            )
         elif pair == "query_text":
-            relevance = share_between_equals(relevance, keys.text)
+            relevance = share_between_equals(relevance, candidates.text_key)
         anchor, candidate = PAIRS[pair]
         temperature = self._temperature(pair)
         return LOSSES[self.config.loss](
             vectors[anchor],
-            vectors[candidate],
+            candidates.vectors[candidate],
             relevance,
             present[anchor],
-            present[candidate],
+            candidates.present[candidate],
             temperature.value,
             temperature.bias,
         )
+
+    def _with_remembered(
+        self, query_key: Tensor, candidates: Candidates, relevance: Tensor
+    ) -> tuple[Candidates, Tensor]:
+        """The candidates and those of earlier batches, and the gain of all for each query."""
+        if not self.memory.rows:
+            return candidates, relevance
+        parts, gains = [candidates], [relevance]
+        for older, judged in self.memory:
+            gains.append(self._relevance(query_key, judged, len(older.product_key)))
+            parts.append(older.map(self._gathered))
+        return joined(parts), torch.cat(gains, dim=1)
 
     def _temperature(self, name: str) -> Temperature:
         """The temperature that an objective divides by."""
@@ -164,11 +184,13 @@ class ContrastiveModule(pl.LightningModule):
         present = {v: self._gathered(embeddings.present[v]) for v in views}
         own = Keys(batch.query_key, batch.product_key, batch.text_key)
         keys = Keys(*(self._gathered(key) for key in own))
-        relevance = self._relevance(batch, keys)
+        relevance = self._relevance(keys.query, batch.judged, len(batch.product_ids))
+        candidates = Candidates(vectors, present, keys.product, keys.text)
+        contrasted = self._with_remembered(keys.query, candidates, relevance)
         found = {}
         for name in self.weights.fixed:
             if name in PAIRS:
-                found[name] = self._pair_loss(name, vectors, present, relevance, keys)
+                found[name] = self._pair_loss(name, vectors, present, keys, *contrasted)
             else:
                 temperature = self._temperature(name).value
                 found[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
@@ -184,6 +206,8 @@ class ContrastiveModule(pl.LightningModule):
         self._count(batch)
         embeddings = self.model.embed(self._with_modalities_lost(batch), self.views)
         losses = self.losses(batch, embeddings)
+        candidates = len(batch.product_ids) + self.memory.rows
+        self.memory.add(batch, embeddings, self.config.batch_size)
         total = self.weights(losses)
         if not torch.isfinite(total):
             values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
@@ -198,19 +222,22 @@ class ContrastiveModule(pl.LightningModule):
             self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
         for name, weight in self.weights.learned().items():
             self.log(f"loss_weight/{name}", weight, batch_size=rows)
-        self.log("loss/chance", chance_level(rows * self.trainer.world_size), batch_size=rows)
+        chance = chance_level(candidates * self.trainer.world_size)
+        self.log("loss/chance", chance, batch_size=rows)
         return total
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What was counted goes on with the run."""
+        """What was counted and is remembered goes on with the run."""
         counted = {"seen": self.seen, "skipped": self.skipped, "seconds": self.seconds}
         checkpoint["counted"] = counted
+        checkpoint["remembered"] = self.memory.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As `on_save_checkpoint` wrote it."""
         counted = checkpoint["counted"]
         self.seen, self.skipped = counted["seen"], counted["skipped"]
         self.earlier = counted["seconds"]
+        self.memory.load(checkpoint.get("remembered", []), self.device)
 
     def _count(self, batch: Batch) -> None:
         # Products, however many rows they have; those that were skipped have no id.

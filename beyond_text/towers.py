@@ -8,6 +8,7 @@ LoRA goes in through peft and is merged on export, so weights on disk are always
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -40,23 +41,50 @@ def _bars_for_downloads_only(path: str) -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def load_encoder(path: str, pretrained: bool) -> nn.Module:
+def _with_drop_path(settings: PretrainedConfig, rate: float) -> PretrainedConfig:
+    """The settings of an encoder with stochastic depth (Huang et al. 2016, arXiv 1603.09382)."""
+    if settings.model_type == "timm_wrapper":
+        settings.model_args = (settings.model_args or {}) | {"drop_path_rate": rate}
+    elif hasattr(settings, "drop_path_rate"):
+        settings.drop_path_rate = rate
+    else:
+        warnings.warn(
+            f"image_encoder.drop_path={rate:g} changes nothing: {settings.name_or_path} "
+            f"({settings.model_type}) has no stochastic depth",
+            stacklevel=2,
+        )
+    return settings
+
+
+def load_encoder(path: str, pretrained: bool, drop_path: float = 0.0) -> nn.Module:
     """Loads weights, or with `pretrained=False` only the architecture of a folder or hub name.
 
-    In float32 whatever the weights are stored in: autocast, not storage, makes training fast.
+    In float32 whatever the weights are stored in: autocast, not storage, makes training fast. A
+    `drop_path` of 0 leaves the encoder its own.
 
     Raises:
         FileNotFoundError: neither a folder nor a hub name that can be reached.
+        ConfigError: a `drop_path` that timm's model does not take.
     """
     try:
+        settings = AutoConfig.from_pretrained(path)
+        if drop_path:
+            settings = _with_drop_path(settings, drop_path)
         if pretrained:
             with _bars_for_downloads_only(path):
-                return AutoModel.from_pretrained(path, dtype=torch.float32)
-        return AutoModel.from_config(AutoConfig.from_pretrained(path), dtype=torch.float32)
+                return AutoModel.from_pretrained(path, config=settings, dtype=torch.float32)
+        return AutoModel.from_config(settings, dtype=torch.float32)
     except OSError as error:
         raise FileNotFoundError(
             f"{path}: no encoder there: expected a folder with config.json and weights, or a "
             f"Hugging Face hub name ({str(error).splitlines()[0]})"
+        ) from error
+    except TypeError as error:
+        # Of timm, which knows only when it builds a model what it takes.
+        if "drop_path_rate" not in str(error):
+            raise
+        raise ConfigError(
+            f"image_encoder.drop_path={drop_path:g}: {path} has no stochastic depth; expected 0"
         ) from error
 
 

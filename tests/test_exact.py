@@ -113,7 +113,7 @@ def batches(seen: Path) -> list[tuple[int, Any]]:
 def settings(
     tiny_settings: list[str], tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
-    """All that draws or remembers: dropout, lost modalities, crops, weighted sources, averages."""
+    """All that draws or remembers: dropout, lost modalities, crops, sources, averages, memory."""
     pairs = tmp_path_factory.mktemp("shards") / "pairs"
     build_shards(tiny_pairs, pairs, picture_size=40, samples_per_shard=7, workers=1)
     return [
@@ -123,7 +123,7 @@ def settings(
         "data.modality_dropout=0.3", "losses.query_product=1", "losses.cmal=0.5",
         "loss_weighting=learned", "temperature=0.011", "temperature_min=0.0109",
         "average_span=0.4", "lr_floor=0.1", "data.queries_per_product=2",
-        "data.same_category=3",
+        "data.same_category=3", "memory_size=12",
     ]  # fmt: skip
 
 

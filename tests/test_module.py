@@ -66,8 +66,8 @@ def some_batch(query_pictures: bool = True) -> Batch:
     )
 
 
-def some_embeddings() -> Embeddings:
-    random = torch.Generator().manual_seed(0)
+def some_embeddings(seed: int = 0) -> Embeddings:
+    random = torch.Generator().manual_seed(seed)
     views = get_args(View)
     vectors = {v: F.normalize(torch.randn(ROWS, 16, generator=random), dim=1) for v in views}
     return Embeddings(vectors, {v: torch.rand(ROWS, generator=random) < 0.8 for v in views})
@@ -84,6 +84,15 @@ def by_hand(equal_texts: bool) -> Tensor:
     return found
 
 
+def twins() -> Tensor:
+    """1 where two rows show one product or have one text."""
+    same = [
+        [PRODUCT_KEY[i] == PRODUCT_KEY[j] or TEXT_KEY[i] == TEXT_KEY[j] for j in range(ROWS)]
+        for i in range(ROWS)
+    ]
+    return torch.tensor(same).float()
+
+
 def test_every_objective_gets_vectors_relevance_by_id_and_its_own_temperature(
     folder: Path,
 ) -> None:
@@ -93,13 +102,7 @@ def test_every_objective_gets_vectors_relevance_by_id_and_its_own_temperature(
             module.model.temperatures[name].log_temperature.fill_(-1.0 - 0.1 * place)
     found = module.losses(some_batch(), embeddings)
     assert list(found) == list(OBJECTIVE_VIEWS)
-    same = torch.tensor(
-        [
-            [PRODUCT_KEY[i] == PRODUCT_KEY[j] or TEXT_KEY[i] == TEXT_KEY[j] for j in range(ROWS)]
-            for i in range(ROWS)
-        ]
-    )
-    relevance = {"text_image": same.float(), "query_text": by_hand(equal_texts=True)}
+    relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
     vectors, present = embeddings
     for place, (name, (anchor, candidate)) in enumerate(PAIRS.items()):
         expected = LOSSES["info_nce"](
@@ -118,6 +121,36 @@ def test_every_objective_gets_vectors_relevance_by_id_and_its_own_temperature(
         expected = objective(vectors, present, by_hand(equal_texts=False), keys, shared)
         torch.testing.assert_close(found[name], expected)
         assert found[name] > 0
+
+
+def test_remembered_products_are_further_candidates_without_gradient(folder: Path) -> None:
+    module = some_module(folder, memory_size=ROWS)
+    now, before = some_embeddings(), some_embeddings(seed=1)
+    alone = module.losses(some_batch(), now)
+    older = {view: vector.requires_grad_() for view, vector in before.vectors.items()}
+    module.memory.add(some_batch(), Embeddings(older, before.present), products=ROWS)
+    newer = {view: vector.requires_grad_() for view, vector in now.vectors.items()}
+    found = module.losses(some_batch(), Embeddings(newer, now.present))
+    relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
+    for name, (anchor, candidate) in PAIRS.items():
+        gain = relevance.get(name, by_hand(equal_texts=False))
+        temperature = module.model.temperatures[name]
+        expected = LOSSES["info_nce"](
+            newer[anchor],
+            torch.cat([newer[candidate], older[candidate]]),
+            torch.cat([gain, gain], dim=1),
+            now.present[anchor],
+            torch.cat([now.present[candidate], before.present[candidate]]),
+            temperature.value,
+            temperature.bias,
+        )
+        torch.testing.assert_close(found[name], expected)
+        assert not found[name].isclose(alone[name])
+    for name in OBJECTIVES:
+        assert found[name].equal(alone[name])
+    sum(found[name] for name in PAIRS).backward()
+    assert all(vector.grad is None for vector in older.values())
+    assert all(newer[view].grad.any() for view in ("query", "text", "image", "product"))
 
 
 def test_losses_that_a_source_is_not_meant_for_are_zero_with_zero_gradient(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.catalogue import build_catalogue
+from data_prep.encoders import ENCODERS
 from tests.conftest import write_tiny_tables
 
 ROOT = Path(__file__).parent.parent
@@ -49,8 +50,10 @@ def clone(
         (folder / name).symlink_to(ROOT / name)
     (folder / ".venv").symlink_to(sys.prefix)
     encoders = folder / "data" / "encoders"
-    shutil.copytree(tiny_text_encoder, encoders / "minilm-l6")
-    shutil.copytree(tiny_image_encoder, encoders / "efficientnet-lite0")
+    for name in ENCODERS:
+        shutil.copytree(
+            tiny_text_encoder if name == "minilm-l6" else tiny_image_encoder, encoders / name
+        )
     build_catalogue(folder / "data" / "catalogue", products=150, size=48, workers=1)
     for name in ("shop", "hm", "myntra", "ikea", "crowdflower", "homedepot"):
         write_tiny_tables(folder / name)

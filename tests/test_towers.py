@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -291,6 +292,34 @@ def test_weights_stored_in_half_precision_load_in_float32(tmp_path: Path) -> Non
     for pretrained in (True, False):
         kinds = {p.dtype for p in load_encoder(path, pretrained).parameters()}
         assert kinds == {torch.float32}
+
+
+def test_stochastic_depth_skips_blocks_of_some_pictures_while_training(tmp_path: Path) -> None:
+    settings = hf.TimmWrapperConfig(architecture="test_convnext", num_labels=0)
+    hf.TimmWrapperModel(settings).save_pretrained(tmp_path)
+    hf.Dinov2Config(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8,
+        image_size=SIZE, patch_size=SIZE, drop_path_rate=0.25,
+    ).save_pretrained(tmp_path / "dinov2")  # fmt: skip
+    same = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8).expand(16, -1, -1, -1)
+    for rate, distinct in ((0.0, 1), (0.5, 2)):
+        encoder = load_encoder(str(tmp_path), pretrained=True, drop_path=rate)
+        tower = ImageTower(encoder, (0.0,) * 3, (1.0,) * 3)
+        assert len(tower.train()(same).unique(dim=0)) >= distinct
+        assert len(tower.eval()(same).unique(dim=0)) == 1
+        other: Any = load_encoder(str(tmp_path / "dinov2"), pretrained=False, drop_path=rate)
+        assert other.config.drop_path_rate == (rate or 0.25)
+
+
+def test_an_encoder_without_stochastic_depth_is_named(folder: Path) -> None:
+    with pytest.warns(UserWarning, match=r"image_encoder\.drop_path=0\.1 changes nothing: .*vit"):
+        load_encoder(str(folder / "vit"), pretrained=True, drop_path=0.1)
+
+
+def test_a_timm_model_that_takes_no_stochastic_depth_is_refused(tmp_path: Path) -> None:
+    hf.TimmWrapperConfig(architecture="vgg11", num_labels=0).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"image_encoder\.drop_path=0\.1: .*expected 0"):
+        load_encoder(str(tmp_path), pretrained=False, drop_path=0.1)
 
 
 def test_loading_a_folder_prints_nothing(
