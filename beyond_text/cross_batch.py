@@ -36,9 +36,25 @@ class Candidates(NamedTuple):
         )
 
 
+def candidates_of(
+    vectors: Mapping[View, Tensor],
+    present: Mapping[View, Tensor],
+    product_key: Tensor,
+    text_key: Tensor,
+) -> Candidates:
+    """The products' part of a batch's views."""
+    views = [view for view in PRODUCT if view in vectors]
+    return Candidates(
+        {view: vectors[view] for view in views},
+        {view: present[view] for view in views},
+        product_key,
+        text_key,
+    )
+
+
 def joined(parts: Sequence[Candidates]) -> Candidates:
-    """All rows of the parts, with the views that the last of them has."""
-    views = parts[-1].vectors
+    """All rows of the parts, which have the same views."""
+    views = parts[0].vectors
     return Candidates(
         {view: torch.cat([part.vectors[view] for part in parts]) for view in views},
         {view: torch.cat([part.present[view] for part in parts]) for view in views},
@@ -70,32 +86,39 @@ class CrossBatchMemory:
         if products > self.size:
             return
         turns = len(batch.product_key) // products
-        views = [view for view in PRODUCT if view in embeddings.vectors]
-        rows = Candidates(
-            {view: embeddings.vectors[view].detach() for view in views},
-            {view: embeddings.present[view] for view in views},
-            batch.product_key,
-            batch.text_key,
-        )
+        rows = candidates_of(*embeddings, batch.product_key, batch.text_key)
         first = batch.judged.row % turns == 0
         judged = Judged(
             batch.judged.query_key[first],
             batch.judged.row[first] // turns,
             batch.judged.gain[first],
         )
-        self._kept.append((rows.map(lambda rows: rows[::turns].clone()), judged))
+        self._kept.append((rows.map(lambda rows: rows[::turns].detach().clone()), judged))
         while self.rows > self.size:
             self._kept.popleft()
+
+    def all(self) -> tuple[Candidates, Judged]:
+        """All that is remembered, the oldest first; something must be."""
+        parts, judged = zip(*self._kept, strict=True)
+        sizes = [len(part.product_key) for part in parts]
+        rows = [one.row + sum(sizes[:number]) for number, one in enumerate(judged)]
+        return joined(parts), Judged(
+            torch.cat([one.query_key for one in judged]),
+            torch.cat(rows),
+            torch.cat([one.gain for one in judged]),
+        )
+
+    def to(self, device: torch.device) -> None:
+        """Moves all that is remembered."""
+        self._kept = deque(
+            (candidates.map(lambda rows: rows.to(device)), Judged(*(c.to(device) for c in judged)))
+            for candidates, judged in self._kept
+        )
 
     def state(self) -> list[Any]:
         """What goes into a checkpoint: tensors in plain lists and dictionaries."""
         return [(*candidates, *judged) for candidates, judged in self._kept]
 
-    def load(self, state: Sequence[Any], device: torch.device) -> None:
+    def load(self, state: Sequence[Any]) -> None:
         """As `state` gave it."""
-        self._kept.clear()
-        for entry in state:
-            *candidates, query_key, row, gain = entry
-            judged = (column.to(device) for column in (query_key, row, gain))
-            there = Candidates(*candidates).map(lambda rows: rows.to(device))
-            self._kept.append((there, Judged(*judged)))
+        self._kept = deque((Candidates(*entry[:4]), Judged(*entry[4:])) for entry in state)

@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.batch import Batch, Embeddings, Judged
 from beyond_text.config import PAIRS, Config, View, active_losses, views_of
-from beyond_text.cross_batch import Candidates, CrossBatchMemory, joined
+from beyond_text.cross_batch import Candidates, CrossBatchMemory, candidates_of, joined
 from beyond_text.losses import (
     LOSSES,
     OBJECTIVES,
@@ -81,6 +81,10 @@ class ContrastiveModule(pl.LightningModule):
     def seconds(self) -> float:
         """Of the run so far, those before a kill included."""
         return self.earlier + time.perf_counter() - self.began
+
+    def on_train_start(self) -> None:
+        """Moves what a checkpoint remembers, which was read before the model was moved."""
+        self.memory.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds what the step draws."""
@@ -164,11 +168,10 @@ class ContrastiveModule(pl.LightningModule):
         """The candidates and those of earlier batches, and the gain of all for each query."""
         if not self.memory.rows:
             return candidates, relevance
-        parts, gains = [candidates], [relevance]
-        for older, judged in self.memory:
-            gains.append(self._relevance(query_key, judged, len(older.product_key)))
-            parts.append(older.map(self._gathered))
-        return joined(parts), torch.cat(gains, dim=1)
+        older, judged = self.memory.all()
+        gains = self._relevance(query_key, judged, self.memory.rows)
+        parts = [candidates, older.map(self._gathered)]
+        return joined(parts), torch.cat([relevance, gains], dim=1)
 
     def _temperature(self, name: str) -> Temperature:
         """The temperature that an objective divides by."""
@@ -185,7 +188,7 @@ class ContrastiveModule(pl.LightningModule):
         own = Keys(batch.query_key, batch.product_key, batch.text_key)
         keys = Keys(*(self._gathered(key) for key in own))
         relevance = self._relevance(keys.query, batch.judged, len(batch.product_ids))
-        candidates = Candidates(vectors, present, keys.product, keys.text)
+        candidates = candidates_of(vectors, present, keys.product, keys.text)
         contrasted = self._with_remembered(keys.query, candidates, relevance)
         found = {}
         for name in self.weights.fixed:
@@ -206,8 +209,6 @@ class ContrastiveModule(pl.LightningModule):
         self._count(batch)
         embeddings = self.model.embed(self._with_modalities_lost(batch), self.views)
         losses = self.losses(batch, embeddings)
-        candidates = len(batch.product_ids) + self.memory.rows
-        self.memory.add(batch, embeddings, self.config.batch_size)
         total = self.weights(losses)
         if not torch.isfinite(total):
             values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
@@ -222,8 +223,9 @@ class ContrastiveModule(pl.LightningModule):
             self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
         for name, weight in self.weights.learned().items():
             self.log(f"loss_weight/{name}", weight, batch_size=rows)
-        chance = chance_level(candidates * self.trainer.world_size)
+        chance = chance_level((rows + self.memory.rows) * self.trainer.world_size)
         self.log("loss/chance", chance, batch_size=rows)
+        self.memory.add(batch, embeddings, self.config.batch_size)
         return total
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -237,7 +239,7 @@ class ContrastiveModule(pl.LightningModule):
         counted = checkpoint["counted"]
         self.seen, self.skipped = counted["seen"], counted["skipped"]
         self.earlier = counted["seconds"]
-        self.memory.load(checkpoint.get("remembered", []), self.device)
+        self.memory.load(checkpoint.get("remembered", []))
 
     def _count(self, batch: Batch) -> None:
         # Products, however many rows they have; those that were skipped have no id.

@@ -52,7 +52,7 @@ def test_a_checkpoint_brings_back_the_same_memory(tmp_path: Path) -> None:
         memory.add(some_batch(), some_embeddings(), products=ROWS)
     other.add(some_batch(), some_embeddings(), products=ROWS)
     torch.save(memory.state(), tmp_path / "state")
-    other.load(torch.load(tmp_path / "state", weights_only=True), torch.device("cpu"))
+    other.load(torch.load(tmp_path / "state", weights_only=True))
     (candidates, judged), (again, judged_again) = remembered(memory), remembered(other)
     for view in PRODUCT:
         assert again.vectors[view].equal(candidates.vectors[view])

@@ -145,7 +145,6 @@ def test_tensorboard_holds_losses_beside_chance_rates_speed_and_retrieval(chain:
         "dev_ndcg@10/product/all", "dev_recall@10/text/attribute", "final/all",
         *(f"lr-AdamW/{name}" for name in rates),
     } <= tags  # fmt: skip
-    # Twelve products in four rows each.
     # Four rows of each of twelve products, and those of the steps before.
     for event in events.Scalars("loss/chance"):
         assert event.value == pytest.approx(np.log(48 + 12 * event.step))
