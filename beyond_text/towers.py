@@ -24,7 +24,11 @@ from transformers.utils import logging
 
 from beyond_text.config import ConfigError, Lora
 from beyond_text.depthwise import FastDepthwise
+from beyond_text.packed import PackedAttention, Packing
 
+# Encoders that are told each token's position; a text's first is 0, or stands after the padding's.
+POSITIONS_FROM_ZERO = ("bert",)
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -146,7 +150,8 @@ class TextTower(Tower):
 
     `auto` takes the model's text features where it has them (CLIP, SigLIP), else the mean over
     real tokens. `buckets` splits a batch by length so that short texts are not padded to the
-    longest; it changes speed only.
+    longest, and on a CPU texts are packed (`beyond_text/packed.py`) where the encoder allows it:
+    both change speed only.
     """
 
     unused = ("vision_model", "visual_projection")
@@ -156,7 +161,31 @@ class TextTower(Tower):
         self.pooling = pooling
         self.buckets = buckets
 
+    def _packs(self, ids: Tensor) -> bool:
+        """Whether padding can be left out, on a device where that was measured to pay."""
+        settings = self.settings
+        return (
+            ids.device.type == "cpu"
+            and settings.model_type in (*POSITIONS_FROM_ZERO, *POSITIONS_AFTER_PADDING)
+            and settings._attn_implementation == "sdpa"
+            and not getattr(settings, "is_decoder", False)
+            and self.pooling != "pooler"
+        )
+
+    def _packed(self, ids: Tensor, mask: Tensor) -> Any:
+        """The encoder's output, zeros where there is padding."""
+        packing = Packing(mask, self.buckets)
+        positions = packing.positions
+        if self.settings.model_type in POSITIONS_AFTER_PADDING:
+            positions = positions + self.settings.pad_token_id + 1
+        with PackedAttention(packing):
+            output = self.encoder(input_ids=packing.pack(ids), position_ids=positions)
+        output.last_hidden_state = packing.unpack(output.last_hidden_state)
+        return output
+
     def _output(self, ids: Tensor, mask: Tensor) -> Any:
+        if self._packs(ids):
+            return self._packed(ids, mask)
         # SigLIP was trained with padding in sight.
         seen = None if self.fixed_length else mask
         run = getattr(self.encoder, "get_text_features", self.encoder)
@@ -179,7 +208,8 @@ class TextTower(Tower):
     ) -> Float[Tensor, "texts features"]:
         """Pooled vectors [texts, features]."""
         length = attention_mask.sum(dim=1)
-        if self.buckets == 1 or len(length) < 8 * self.buckets or self.fixed_length:
+        one = self.buckets == 1 or len(length) < 8 * self.buckets
+        if one or self.fixed_length or self._packs(input_ids):
             return self._pool(input_ids, attention_mask)
         order = length.argsort(stable=True)
         pooled = []

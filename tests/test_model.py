@@ -111,7 +111,11 @@ def _inputs(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[str,
     for name, sizes in inputs.items():
 
         def note(_: object, __: object, given: dict, sizes: list[int] = sizes) -> None:
-            sizes.append(len(next(iter(given.values()))))
+            # A text begins wherever a token is the first.
+            if "position_ids" in given:
+                sizes.append(int((given["position_ids"] == 0).sum()))
+            else:
+                sizes.append(len(next(iter(given.values()))))
 
         encoder = getattr(model, name).encoder
         handles.append(encoder.register_forward_pre_hook(note, with_kwargs=True))

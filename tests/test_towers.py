@@ -67,7 +67,7 @@ def test_the_text_vector_is_the_models_own_feature_or_the_mean_over_real_tokens(
 ) -> None:
     ids, mask = some_tokens(5)
     model = _reference(str(folder / name))
-    if name == "bert":
+    if "bert" in name:
         expected = _mean(model(ids, mask).last_hidden_state, mask)
     elif name == "clip":
         expected = model.text_projection(model.text_model(ids, mask).pooler_output)
@@ -119,12 +119,12 @@ def test_text_tokens_are_the_last_hidden_states_and_the_real_ones_are_named(
 ) -> None:
     ids, mask = some_tokens(5)
     model = _reference(str(folder / name))
-    text_model = model if name == "bert" else model.text_model
+    text_model = model if "bert" in name else model.text_model
     # SigLIP's padding counts.
     padded = name.startswith("siglip")
     expected = text_model(ids) if padded else text_model(ids, mask)
     tokens, real = _text(folder, name).tokens(ids, mask)
-    torch.testing.assert_close(tokens, expected.last_hidden_state)
+    torch.testing.assert_close(tokens[real], expected.last_hidden_state[real])
     assert real.equal(torch.ones_like(mask).bool() if padded else mask.bool())
 
 
@@ -190,7 +190,7 @@ def test_a_naflex_siglip2_serves_as_text_tower_and_is_refused_as_image_tower(fol
         _image(folder, "siglip2_naflex")
 
 
-@pytest.mark.parametrize("name", ["bert", "clip", "siglip"])
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "clip", "siglip"])
 def test_length_buckets_change_neither_vectors_nor_gradients(folder: Path, name: str) -> None:
     ids, mask = some_tokens()
     weights = torch.randn(len(ids), WIDTH, dtype=torch.float64)
@@ -205,9 +205,9 @@ def test_length_buckets_change_neither_vectors_nor_gradients(folder: Path, name:
 
 
 def test_buckets_cut_texts_to_the_longest_of_each(folder: Path) -> None:
-    tower = _text(folder, "bert", buckets=4)
+    tower = _text(folder, "clip", buckets=4)
     shapes: list[int] = []
-    tower.encoder.register_forward_pre_hook(
+    tower.encoder.text_model.register_forward_pre_hook(
         lambda _, __, inputs: shapes.append(inputs["input_ids"].shape[1]), with_kwargs=True
     )
     ids, mask = some_tokens()
@@ -215,6 +215,49 @@ def test_buckets_cut_texts_to_the_longest_of_each(folder: Path) -> None:
     longest = [int(part.max()) for part in mask.sum(dim=1).sort().values.tensor_split(4)]
     assert shapes == longest
     assert shapes[0] < LENGTH
+
+
+def _padded(folder: Path, name: str) -> TextTower:
+    """A tower that reads the padding too: packing needs the attention that it replaces."""
+    tower = _text(folder, name)
+    tower.encoder.set_attn_implementation("eager")  # type: ignore[operator]
+    return tower
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta"])
+def test_packed_texts_have_the_vectors_and_gradients_of_padded_ones(
+    folder: Path, name: str, dropout: float
+) -> None:
+    ids, mask = some_tokens()
+    weights = torch.randn(len(ids), WIDTH, dtype=torch.float64)
+    found, read = [], []
+    for tower in (_text(folder, name, buckets=4), _padded(folder, name)):
+        for module in tower.double().train().modules():
+            if isinstance(module, nn.Dropout):
+                # Of all or nothing, so that it leaves nothing to chance: attention's in the end.
+                module.p = 0.0
+        for layer in tower.encoder.encoder.layer:
+            layer.attention.self.dropout.p = dropout
+        tower.encoder.embeddings.word_embeddings.register_forward_hook(
+            lambda _, inputs, __: read.append(inputs[0].numel())
+        )
+        vectors = tower(ids, mask)
+        (vectors * weights).sum().backward()
+        found.append([vectors, *(p.grad for p in tower.parameters() if p.grad is not None)])
+    for packed, padded in zip(*found, strict=True):
+        torch.testing.assert_close(packed, padded)
+    assert read == [mask.sum(), mask.numel()]
+
+
+@torch.no_grad()
+def test_padding_may_stand_on_either_side_of_packed_texts(folder: Path) -> None:
+    tower = _text(folder, "bert", buckets=2)
+    ids, mask = some_tokens()
+    order = mask.argsort(dim=1, stable=True)
+    left = ids.gather(1, order), mask.gather(1, order)
+    assert not left[1].equal(mask)
+    torch.testing.assert_close(tower(*left), tower(ids, mask))
 
 
 def _adapted(folder: Path, name: str, targets: list[str]) -> tuple[TextTower | ImageTower, tuple]:

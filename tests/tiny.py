@@ -24,6 +24,18 @@ def _bert() -> nn.Module:
     return hf.BertModel(hf.BertConfig(**TEXT))
 
 
+def _roberta() -> nn.Module:
+    # Positions begin after that of the padding.
+    return hf.XLMRobertaModel(
+        hf.XLMRobertaConfig(
+            **{**TEXT, "max_position_embeddings": LENGTH + 2},
+            pad_token_id=1,
+            bos_token_id=2,
+            eos_token_id=3,
+        )
+    )
+
+
 def _clip() -> nn.Module:
     text = {**TEXT, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
     return hf.CLIPModel(
@@ -59,6 +71,7 @@ def _timm(architecture: str) -> nn.Module:
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "bert": _bert,
+    "xlm-roberta": _roberta,
     "clip": _clip,
     "siglip": _siglip,
     "siglip2_naflex": _siglip2_naflex,
@@ -67,7 +80,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "timm_resnet": lambda: _timm("test_resnet"),
     "timm_vit": lambda: _timm("test_vit"),
 }
-TEXT_MODELS = ("bert", "clip", "siglip", "siglip2_naflex")
+TEXT_MODELS = ("bert", "xlm-roberta", "clip", "siglip", "siglip2_naflex")
 IMAGE_MODELS = ("clip", "siglip", "dinov2", "vit", "timm_resnet", "timm_vit")
 
 
