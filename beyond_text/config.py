@@ -151,6 +151,8 @@ class Config:
     memory_size: int = 0
     accumulate: int = 1
     precision: str = "auto"
+    # torch.compile for the encoders, which takes minutes before the first step.
+    compile: bool = False
     resume: str = "auto"
     dim: int = 384
     fusion: str = "bilinear"

@@ -189,6 +189,17 @@ class TwoTower(nn.Module):
         return widths
 
     @property
+    def towers(self) -> dict[str, TextTower | ImageTower]:
+        """Each tower once, by its name."""
+        towers: dict[str, TextTower | ImageTower] = {
+            "text_tower": self.text_tower,
+            "image_tower": self.image_tower,
+        }
+        if self.own_query_tower is not None:
+            towers["own_query_tower"] = self.own_query_tower
+        return towers
+
+    @property
     def query_tower(self) -> TextTower:
         """The query's encoder: the product text's own where they share."""
         return self.own_query_tower or self.text_tower

@@ -25,12 +25,9 @@ def freeze(model: TwoTower, rates: LearningRates) -> None:
 
 def frozen_towers(model: TwoTower) -> list[str]:
     """Names of the towers that nothing moves: these stay in evaluation mode."""
-    towers = {"text_tower": model.text_tower, "image_tower": model.image_tower}
-    if model.own_query_tower is not None:
-        towers["own_query_tower"] = model.own_query_tower
     return [
         name
-        for name, tower in towers.items()
+        for name, tower in model.towers.items()
         if not any(parameter.requires_grad for parameter in tower.parameters())
     ]
 

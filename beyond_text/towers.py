@@ -101,7 +101,12 @@ def fast_attention(device: torch.device) -> AbstractContextManager[None]:
 class Tower(nn.Module):
     """What both towers share: the half of a two-headed model that is used, LoRA and its merge."""
 
+    # Parts of a two-headed model.
+    used = ""
     unused: tuple[str, ...] = ()
+    # Whether what is compiled is for inputs of any size; None finds out.
+    dynamic: bool | None = None
+    compiled = False
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -133,6 +138,11 @@ class Tower(nn.Module):
                 f"{targets}; set lora.rank to 0 to train the encoder itself"
             ) from error
 
+    def compile_encoder(self) -> None:
+        """Compiles the encoder where it is, so that its weights keep their names."""
+        getattr(self.encoder, self.used, self.encoder).compile(dynamic=self.dynamic)
+        self.compiled = True
+
     def plain(self) -> nn.Module:
         """The encoder with adapters merged in, under the names of an encoder without them."""
         if not isinstance(self.encoder, peft.PeftModel):
@@ -154,6 +164,8 @@ class TextTower(Tower):
     both change speed only.
     """
 
+    used = "text_model"
+    dynamic = True
     unused = ("vision_model", "visual_projection")
 
     def __init__(self, encoder: nn.Module, pooling: str = "auto", buckets: int = 4) -> None:
@@ -162,10 +174,14 @@ class TextTower(Tower):
         self.buckets = buckets
 
     def _packs(self, ids: Tensor) -> bool:
-        """Whether padding can be left out, on a device where that was measured to pay."""
+        """Whether padding can be left out, on a device where that was measured to pay.
+
+        What is compiled would be compiled again for every number of tokens.
+        """
         settings = self.settings
         return (
             ids.device.type == "cpu"
+            and not self.compiled
             and settings.model_type in (*POSITIONS_FROM_ZERO, *POSITIONS_AFTER_PADDING)
             and settings._attn_implementation == "sdpa"
             and not getattr(settings, "is_decoder", False)
@@ -245,6 +261,7 @@ class ImageTower(Tower):
     mean: Tensor
     std: Tensor
 
+    used = "vision_model"
     unused = ("text_model", "text_projection")
 
     def __init__(self, encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

@@ -55,6 +55,7 @@ from beyond_text.manifest import read_manifest
 from beyond_text.memory import keep_freed_memory
 from beyond_text.model import TwoTower, build_model, settings_of
 from beyond_text.module import ContrastiveModule, TrainingError
+from beyond_text.towers import ImageTower
 
 CHECKPOINTS = "checkpoints"
 # Lightning's warnings about what is meant to be so, its own use of torch among them.
@@ -90,10 +91,11 @@ def build(config: Config) -> tuple[TwoTower, Any]:
     )
     if config.start:
         warm_start(model, config.start)
-    model.text_tower.add_lora(config.text_encoder.lora)
-    if model.own_query_tower is not None:
-        model.own_query_tower.add_lora(config.text_encoder.lora)
-    model.image_tower.add_lora(config.image_encoder.lora)
+    for tower in model.towers.values():
+        shows = isinstance(tower, ImageTower)
+        tower.add_lora(config.image_encoder.lora if shows else config.text_encoder.lora)
+        if config.compile:
+            tower.compile_encoder()
     return model, AutoTokenizer.from_pretrained(config.text_encoder.path)
 
 

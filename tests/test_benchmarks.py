@@ -62,7 +62,7 @@ def test_throughput_writes_every_ratio_of_medians_and_what_was_compared(
     without = ["--without", "open_clip", "sentence-transformers"]
     result = measured(tiny_shards, tmp_path / "a/b.json", words, "--rounds", "2", *without)
     assert result.keys() == RATIOS.keys() | {"compared"}
-    check_ratios(result, {key for key in RATIOS if key.endswith("_limit")})
+    check_ratios(result, {key for key in RATIOS if key.endswith(("_limit", "_peak", "_stage1"))})
     compared = result["compared"]
     assert compared["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
     assert compared["setting"]["batch"] == "8"
@@ -76,10 +76,11 @@ def test_open_clip_trains_and_loads_the_same_shards(
     tiny_shards: Path, tmp_path: Path, words: list[str]
 ) -> None:
     pytest.importorskip("open_clip_train.train")
-    without = ["--rounds", "1", "--without", "compiled", "bare"]
+    without = ["--rounds", "1", "--without", "compiled", "bare", "peak"]
     parts = ["--only", "stage1", "loader"]
     result = measured(tiny_shards, tmp_path / "a.json", words, *parts, *without)
     keys = {"stage1_over_open_clip_default", "stage1_over_open_clip_best", "loader_over_open_clip"}
+    keys.add("loader_over_stage1")
     check_ratios(result, keys)
 
 
@@ -88,7 +89,7 @@ def test_sentence_transformers_trains_on_the_same_pairs(
 ) -> None:
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("datasets")
-    without = ["--rounds", "1", "--without", "compiled", "bare"]
+    without = ["--rounds", "1", "--without", "compiled", "bare", "peak"]
     result = measured(tiny_shards, tmp_path / "a.json", words, "--only", "stage2", *without)
     kinds = ("default", "best")
     check_ratios(result, {f"stage2_over_sentence_transformers_{kind}" for kind in kinds})
@@ -97,7 +98,7 @@ def test_sentence_transformers_trains_on_the_same_pairs(
 def test_every_ratio_is_of_contenders_and_every_contender_is_in_a_ratio() -> None:
     assert {n for r in RATIOS.values() for n in (r.of, *r.over)} == CONTENDERS.keys()
     assert chosen("loader", ["open_clip"]) == [
-        "loader", "loader, bare Pillow", "loader, bare simplejpeg",
+        "stage 1", "loader", "loader, bare Pillow", "loader, bare simplejpeg",
     ]  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def test_a_contender_that_fails_leaves_the_result_of_the_others_and_exit_status_
     result = json.loads((tmp_path / "a.json").read_text())
     check_ratios(result, set())
     reasons = result["compared"]["not_measured"]
-    assert reasons.keys() == {"stage 2", "stage 2, bare loop"}
+    assert reasons.keys() == {"stage 2", "stage 2, bare loop", "stage 2, peak"}
     assert all("nowhere" in reason for reason in reasons.values())
 
 
@@ -195,6 +196,22 @@ def test_the_bare_loop_computes_the_vectors_that_the_stage_computes(
             whole = model.embed(batch, views).vectors
         for view in views:
             assert torch.equal(bare[view], whole[view])
+
+
+def test_the_peak_is_that_of_the_operations_of_both_passes(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "_operations_per_second", lambda *_: 1.0)
+    operations = 1 / next(recipe.peak(setting, "stage2"))
+    prepared = recipe.prepare(setting.config("stage2"))
+    batches = list(islice(prepared.loader, setting.steps))
+    tokens = sum(int(b.text.attention_mask.sum() + b.query.attention_mask.sum()) for b in batches)
+    layers = prepared.module.model.text_tower.encoder.encoder.layer
+    weights = sum(p.numel() for p in layers.parameters() if p.ndim > 1)
+    # A product and a sum for each weight and token, then as many for either gradient.
+    linear = 6 * weights * tokens / (setting.batch * setting.steps)
+    # Attention and the projections come on top.
+    assert linear < operations < 2 * linear
 
 
 def test_a_product_counts_when_it_has_every_view_of_the_stage(setting: Setting) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.profiler import profile
 
 from beyond_text.config import ConfigError, Lora
@@ -258,6 +260,25 @@ def test_padding_may_stand_on_either_side_of_packed_texts(folder: Path) -> None:
     left = ids.gather(1, order), mask.gather(1, order)
     assert not left[1].equal(mask)
     torch.testing.assert_close(tower(*left), tower(ids, mask))
+
+
+@pytest.mark.parametrize("name", ["bert", "clip", "timm_resnet"])
+def test_a_compiled_encoder_gives_the_same_vectors_by_the_same_weights(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced as for any other backend, without a compiler's minutes.
+    counter = CompileCounter()
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=counter))
+    make, inputs = (_text, some_tokens()) if name in TEXT_MODELS else (_image, (some_pictures(),))
+    plain, compiled = make(folder, name), make(folder, name)
+    compiled.compile_encoder()
+    torch.testing.assert_close(compiled(*inputs), plain(*inputs))
+    assert counter.op_count > 10
+    compiled(*(tensor[:-1] for tensor in inputs))
+    if name in TEXT_MODELS:
+        # Not compiled again for other sizes.
+        assert counter.frame_count == 1
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
 
 
 def _adapted(folder: Path, name: str, targets: list[str]) -> tuple[TextTower | ImageTower, tuple]:

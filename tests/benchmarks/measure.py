@@ -114,14 +114,19 @@ def in_turn(
     return {name: found for name, found in rates.items() if name not in stopped}, stopped
 
 
+def synchronize() -> None:
+    """Waits until a GPU, where there is one, has done what was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 @contextmanager
 def step_ends() -> Iterator[list[float]]:
     """The times at which optimiser steps end within, whichever training loop takes them."""
     ends: list[float] = []
 
     def note(*_: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        synchronize()
         ends.append(time.perf_counter())
 
     hook = register_optimizer_step_post_hook(note)

@@ -11,7 +11,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from simplejpeg import decode_jpeg
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.v2.functional import resize
 
 from beyond_text.batch import Batch, Sample, rows_of
@@ -40,7 +41,7 @@ from beyond_text.module import ContrastiveModule
 from beyond_text.optim import adamw
 from beyond_text.pictures import to_pixels
 from beyond_text.train import build, make_trainer
-from tests.benchmarks.measure import rate, rate_of_batches, step_ends
+from tests.benchmarks.measure import rate, rate_of_batches, step_ends, synchronize
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # Where the rows of a batch say which products have a view.
@@ -50,6 +51,8 @@ LOADED_PER_STEP = 5
 # The plan of a run goes on after the last measured step, or nothing would be loaded during those
 # for which the loader has batches in store.
 IN_STORE = 64
+# Rows and columns of the matrices by which a device's peak is taken.
+PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -203,29 +206,76 @@ def _bare_loss(module: ContrastiveModule, batch: Batch) -> Tensor:
     return torch.stack(losses).sum()
 
 
+class _Bare(NamedTuple):
+    """A stage's model and first batches on the device, outside any training."""
+
+    config: Config
+    module: ContrastiveModule
+    batches: list[Batch]
+    device: torch.device
+
+    @property
+    def products(self) -> list[int]:
+        return [complete(batch, self.module.views) for batch in self.batches]
+
+    @property
+    def bf16(self) -> bool:
+        return precision_of(self.config.precision) == "bf16-mixed"
+
+    def loss(self, batch: Batch) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return _bare_loss(self.module, batch)
+
+
+def _bare(config: Config, batches: int) -> _Bare:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    prepared = prepare(config)
+    prepared.module.to(device)
+    planned = [to_device(device, batch) for batch in islice(prepared.loader, batches)]
+    return _Bare(config, prepared.module, planned, device)
+
+
 def bare_loop(setting: Setting, stage: str) -> Iterator[float]:
     """The limit of a stage: its towers, losses and optimiser in a loop over batches in memory."""
     keep_freed_memory()
-    prepared = prepare(setting.config(stage))
-    config, module = prepared.config, prepared.module
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module.to(device)
-    planned = islice(prepared.loader, setting.warmup + setting.steps)
-    batches = [to_device(device, batch) for batch in planned]
-    products = [complete(batch, module.views) for batch in batches]
-    optimizer = adamw(module.model, config.rates, config.weight_decay)
-    moving = [p for p in module.model.parameters() if p.requires_grad]
-    bf16 = precision_of(config.precision) == "bf16-mixed"
+    bare = _bare(setting.config(stage), setting.warmup + setting.steps)
+    config, model = bare.config, bare.module.model
+    optimizer = adamw(model, config.rates, config.weight_decay)
+    moving = [p for p in model.parameters() if p.requires_grad]
     while True:
         with step_ends() as ends:
-            for batch in batches:
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    loss = _bare_loss(module, batch)
+            for batch in bare.batches:
+                loss = bare.loss(batch)
                 optimizer.zero_grad()
                 loss.backward()
                 clip_grad_norm_(moving, config.clip_norm or float("inf"))
                 optimizer.step()
-        yield rate(ends, products, setting.warmup)
+        yield rate(ends, bare.products, setting.warmup)
+
+
+def _operations_per_second(kind: torch.dtype, device: torch.device) -> float:
+    """What the device does in large matrix products, its peak in practice."""
+    side = PEAK_SIDE[device.type]
+    one, other = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+    ends = []
+    for _ in range(4):
+        one @ other
+        synchronize()
+        ends.append(time.perf_counter())
+    return 2 * side**3 * (len(ends) - 1) / (ends[-1] - ends[0])
+
+
+def peak(setting: Setting, stage: str) -> Iterator[float]:
+    """The limit of the device: a stage's operations at the speed of large matrix products."""
+    # What is compiled hides its operations.
+    bare = _bare(replace(setting.config(stage), compile=False), setting.steps)
+    with FlopCounterMode(display=False) as counted:
+        for batch in bare.batches:
+            bare.loss(batch).backward()
+    operations = counted.get_total_flops() / sum(bare.products)
+    kind = torch.bfloat16 if bare.bf16 else torch.float32
+    while True:
+        yield _operations_per_second(kind, bare.device) / operations
 
 
 def loader(setting: Setting) -> Iterator[float]:

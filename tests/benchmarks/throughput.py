@@ -35,6 +35,7 @@ BF16 = ("--precision", "amp_bf16")
 CONTENDERS: dict[str, Contender] = {
     "stage 1": partial(recipe.training, stage="stage1"),
     "stage 1, bare loop": partial(recipe.bare_loop, stage="stage1"),
+    "stage 1, peak": partial(recipe.peak, stage="stage1"),
     "open_clip, defaults": partial(peers.open_clip_training, options=peers.AS_IT_COMES),
     "open_clip, bf16": partial(peers.open_clip_training, options=BF16),
     "open_clip, bf16, compiled": partial(
@@ -42,6 +43,7 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "stage 2": partial(recipe.training, stage="stage2"),
     "stage 2, bare loop": partial(recipe.bare_loop, stage="stage2"),
+    "stage 2, peak": partial(recipe.peak, stage="stage2"),
     "sentence-transformers, defaults": peers.sentence_transformers_training,
     "sentence-transformers, bf16": partial(peers.sentence_transformers_training, bf16=True),
     "sentence-transformers, bf16, compiled": partial(
@@ -49,6 +51,7 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "stage 3": partial(recipe.training, stage="stage3"),
     "stage 3, bare loop": partial(recipe.bare_loop, stage="stage3"),
+    "stage 3, peak": partial(recipe.peak, stage="stage3"),
     "loader": recipe.loader,
     "loader, bare Pillow": partial(recipe.bare_decode, decode=recipe.by_pillow),
     "loader, bare simplejpeg": partial(recipe.bare_decode, decode=recipe.by_simplejpeg),
@@ -57,12 +60,12 @@ CONTENDERS: dict[str, Contender] = {
 
 
 class Ratio(NamedTuple):
-    """The median of `of` over the best median of `over`, and what is aimed at."""
+    """The median of `of` over the best median of `over`, and what is aimed at, if anything."""
 
     part: str
     of: str
     over: tuple[str, ...]
-    target: float
+    target: float | None = None
 
 
 OPEN_CLIP_BEST = ("open_clip, bf16", "open_clip, bf16, compiled")
@@ -82,10 +85,16 @@ RATIOS: dict[str, Ratio] = {
     "stage1_of_limit": Ratio("stage1", "stage 1", ("stage 1, bare loop",), 0.95),
     "stage2_of_limit": Ratio("stage2", "stage 2", ("stage 2, bare loop",), 0.95),
     "stage3_of_limit": Ratio("stage3", "stage 3", ("stage 3, bare loop",), 0.95),
+    # Of the device: operations a second, beside those of large matrix products.
+    "stage1_of_peak": Ratio("stage1", "stage 1", ("stage 1, peak",)),
+    "stage2_of_peak": Ratio("stage2", "stage 2", ("stage 2, peak",)),
+    "stage3_of_peak": Ratio("stage3", "stage 3", ("stage 3, peak",)),
     # By the decoder that the peers use, and by ours, which is faster; decoding and resizing both.
     "loader_of_decode_limit": Ratio("loader", "loader", ("loader, bare Pillow",), 0.9),
     "loader_of_own_decode_limit": Ratio("loader", "loader", ("loader, bare simplejpeg",), 0.9),
     "loader_over_open_clip": Ratio("loader", "loader", ("open_clip's loader",), 1.5),
+    # Whether it keeps up.
+    "loader_over_stage1": Ratio("loader", "loader", ("stage 1",), 1.0),
 }
 PARTS = tuple(dict.fromkeys(ratio.part for ratio in RATIOS.values()))
 
@@ -116,7 +125,9 @@ def show(rates: Mapping[str, Sequence[float]], ratios: Mapping[str, float | None
     console.print(table)
     table = Table("ratio of medians", "measured", "target", title="ratios")
     for key, value in ratios.items():
-        table.add_row(key, "-" if value is None else f"{value:.2f}", f"{RATIOS[key].target:g}")
+        target = RATIOS[key].target
+        figures = ("-" if v is None else f"{v:.2f}" for v in (value, target))
+        table.add_row(key, *figures)
     console.print(table)
 
 
