@@ -208,7 +208,7 @@ def test_the_peak_is_that_of_the_operations_of_both_passes(
     tokens = sum(int(b.text.attention_mask.sum() + b.query.attention_mask.sum()) for b in batches)
     layers = prepared.module.model.text_tower.encoder.encoder.layer
     weights = sum(p.numel() for p in layers.parameters() if p.ndim > 1)
-    # A product and a sum for each weight and token, then as many for either gradient.
+    # A product and a sum for each weight and token, and as many for either gradient.
     linear = 6 * weights * tokens / (setting.batch * setting.steps)
     # Attention and the projections come on top.
     assert linear < operations < 2 * linear
