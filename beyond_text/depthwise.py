@@ -42,7 +42,8 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        # Asked for once: a checkpoint (chunk_size) gives them out no second time.
+        saved = x, weight = ctx.saved_tensors
         exact = (max(ctx.how[0]) > 1, weight[0, 0].numel() > 9)
         kinds = [torch.float32 if slow else x.dtype for slow in exact]
         found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
@@ -62,7 +63,7 @@ class _Convolution(torch.autograd.Function):
                     [n in wanted for n in range(3)],
                 )
                 for n in wanted:
-                    found[n] = gradients[n].to(ctx.saved_tensors[n].dtype)
+                    found[n] = gradients[n].to(saved[n].dtype)
         return tuple(found)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from beyond_text import depthwise
+from beyond_text.chunks import in_chunks
 from beyond_text.depthwise import FastDepthwise
 
 CHANNELS = 8
@@ -86,6 +87,24 @@ def test_the_slow_gradients_are_taken_in_float32(
     monkeypatch.setattr(depthwise, "aten", Spy)
     _found(_convolution(*shape), fast=True)
     assert kinds == {of: torch.float32, 1 - of: torch.bfloat16}
+
+
+def test_activations_may_be_computed_anew_for_the_gradients() -> None:
+    network = nn.Sequential(_convolution(3, 2, 1, 1, 1, False), _convolution(5, 1, 2, 1, 1, True))
+    pictures = torch.randn(4, CHANNELS, 12, 12)
+
+    def vectors(rows: Tensor) -> Tensor:
+        with FastDepthwise():
+            return network(rows)
+
+    found = []
+    for size in (0, 2):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            in_chunks(vectors, network, (pictures,), size).float().square().sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    whole, chunked = found
+    assert 0 < (chunked - whole).norm() < 0.01 * whole.norm()
 
 
 def test_a_frozen_convolution_has_the_inputs_gradient_alone() -> None:
