@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from beyond_text.config import ConfigError, Lora
 from beyond_text.depthwise import FastDepthwise
+from beyond_text.dropout import FastDropout
 from beyond_text.packed import PackedAttention, Packing
 
 # Encoders that are told each token's position; a text's first is 0, or stands after the padding's.
@@ -92,8 +93,21 @@ def load_encoder(path: str, pretrained: bool, drop_path: float = 0.0) -> nn.Modu
         ) from error
 
 
+# All but cuDNN's, which plans each new shape for a tenth of a second, and texts come in many.
+ATTENTION_OF_ANY_LENGTH = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
 def fast_attention(device: torch.device) -> AbstractContextManager[None]:
-    """In parts where a CPU trains: the backward pass of the fused one is slower there."""
+    """What is fast for texts of all lengths: in parts where a CPU trains, without cuDNN's on a GPU.
+
+    On a CPU the backward pass of the fused one is slower than that of its parts.
+    """
+    if device.type == "cuda":
+        return sdpa_kernel(ATTENTION_OF_ANY_LENGTH)
     slow = device.type == "cpu" and torch.is_grad_enabled()
     return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
 
@@ -194,7 +208,7 @@ class TextTower(Tower):
         positions = packing.positions
         if self.settings.model_type in POSITIONS_AFTER_PADDING:
             positions = positions + self.settings.pad_token_id + 1
-        with PackedAttention(packing):
+        with FastDropout(), PackedAttention(packing):
             output = self.encoder(input_ids=packing.pack(ids), position_ids=positions)
         output.last_hidden_state = packing.unpack(output.last_hidden_state)
         return output

@@ -23,6 +23,7 @@ from beyond_text.towers import (
     ImageTower,
     TextTower,
     encoder_picture_size,
+    fast_attention,
     load_encoder,
     picture_statistics,
 )
@@ -250,6 +251,23 @@ def test_packed_texts_have_the_vectors_and_gradients_of_padded_ones(
     for packed, padded in zip(*found, strict=True):
         torch.testing.assert_close(packed, padded)
     assert read == [mask.sum(), mask.numel()]
+
+
+def test_packed_texts_are_dropped_out_by_few_random_numbers(folder: Path) -> None:
+    tower = _text(folder, "bert").train()
+    with profile() as seen:
+        tower(*some_tokens())
+    names = {event.key for event in seen.key_averages()}
+    assert "aten::random_" in names
+    assert "aten::bernoulli_" not in names
+
+
+def test_on_a_gpu_texts_are_not_given_to_cudnns_attention() -> None:
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with fast_attention(torch.device("cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @torch.no_grad()
