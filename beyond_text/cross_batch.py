@@ -52,6 +52,12 @@ def candidates_of(
     )
 
 
+def once(judged: Judged, turns: int) -> Judged:
+    """The judgements of each product's first of `turns` rows, as if it had this one alone."""
+    first = judged.row % turns == 0
+    return Judged(judged.query_key[first], judged.row[first] // turns, judged.gain[first])
+
+
 def joined(parts: Sequence[Candidates]) -> Candidates:
     """All rows of the parts, which have the same views."""
     views = parts[0].vectors
@@ -78,22 +84,16 @@ class CrossBatchMemory:
         """How many products are remembered."""
         return sum(len(candidates.product_key) for candidates, _ in self._kept)
 
-    def add(self, batch: Batch, embeddings: Embeddings, products: int) -> None:
-        """Remembers the batch's products, whose equally many rows stand together, once each.
+    def add(self, batch: Batch, embeddings: Embeddings, turns: int) -> None:
+        """Remembers the batch's products, of whose `turns` rows each the first stands for all.
 
         The oldest batches make room; a batch larger than all of it is not remembered.
         """
-        if products > self.size:
+        if len(batch.product_key) // turns > self.size:
             return
-        turns = len(batch.product_key) // products
         rows = candidates_of(*embeddings, batch.product_key, batch.text_key)
-        first = batch.judged.row % turns == 0
-        judged = Judged(
-            batch.judged.query_key[first],
-            batch.judged.row[first] // turns,
-            batch.judged.gain[first],
-        )
-        self._kept.append((rows.map(lambda rows: rows[::turns].detach().clone()), judged))
+        kept = rows.map(lambda rows: rows[::turns].detach().clone())
+        self._kept.append((kept, once(batch.judged, turns)))
         while self.rows > self.size:
             self._kept.popleft()
 

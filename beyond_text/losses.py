@@ -180,20 +180,31 @@ def info_nce(
     has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""] | None = None,
+    fresh: int | None = None,
     surprise: Surprise = _among_all,
     shape: Shape = _as_they_are,
 ) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE with graded positives, in nats; chance level is ln(candidates).
+    """Symmetric InfoNCE with graded positives, in nats; see `chance_level`.
 
     With s = cosine / temperature and p_ij = relevance_ij / sum_k relevance_ik, an anchor's loss is
     -sum_j p_ij log(exp s_ij / sum_k exp s_ik), weighted by its best gain; the mean of both
     directions. One positive a row gives van den Oord et al. 2018 (arXiv 1807.03748) as used by
     CLIP; several give the outer sum of Khosla et al. 2020 (arXiv 2004.11362). Zero, with zero
     gradient, where there is no positive. The bias has no effect: softmax cancels it.
+
+    The first `fresh` candidates (None: all) are the anchors of the second direction. Those after
+    them are remembered from earlier batches: positives and negatives of the first direction alone.
     """
     how: Any = {"temperature": temperature, "surprise": surprise, "shape": shape}
     forward = _one_direction(anchors, candidates, relevance, has_anchor, has_candidate, **how)
-    backward = _one_direction(candidates, anchors, relevance.T, has_candidate, has_anchor, **how)
+    backward = _one_direction(
+        candidates[:fresh],
+        anchors,
+        relevance[:, :fresh].T,
+        has_candidate[:fresh],
+        has_anchor,
+        **how,
+    )
     return (forward + backward) / 2
 
 
@@ -209,11 +220,13 @@ def sigmoid(
     has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""],
+    fresh: int | None = None,
 ) -> Float[Tensor, ""]:
     """SigLIP's pairwise loss (Zhai et al. 2023, arXiv 2303.15343, algorithm 1), graded, in nats.
 
     -sum_ij w_ij log sigmoid(z_ij (cosine_ij / temperature + bias)) / anchors, z = 1 for positives
-    and -1 for the rest; w is the gain for positives and 1 for the rest.
+    and -1 for the rest; w is the gain for positives and 1 for the rest. It has one direction, so
+    `fresh` has no effect.
     """
 
     def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
@@ -226,9 +239,12 @@ def sigmoid(
     return _over_blocks(sums, anchors, relevance, has_anchor)
 
 
-def chance_level(candidates: int) -> float:
-    """InfoNCE of a model that knows nothing, in nats: ln(candidates)."""
-    return math.log(max(candidates, 1))
+def chance_level(anchors: int, candidates: int) -> float:
+    """InfoNCE of a model that knows nothing, in nats: (ln(candidates) + ln(anchors)) / 2.
+
+    One for each direction; of `ranked_nce` it is an upper bound, as positives do not compete.
+    """
+    return (math.log(max(candidates, 1)) + math.log(max(anchors, 1))) / 2
 
 
 Loss = Callable[..., Tensor]

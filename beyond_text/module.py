@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.batch import Batch, Embeddings, Judged
-from beyond_text.config import PAIRS, Config, View, active_losses, views_of
-from beyond_text.cross_batch import Candidates, CrossBatchMemory, candidates_of, joined
+from beyond_text.config import PAIRS, Config, active_losses, views_of
+from beyond_text.cross_batch import Candidates, CrossBatchMemory, candidates_of, joined, once
 from beyond_text.losses import (
     LOSSES,
     OBJECTIVES,
@@ -102,9 +102,18 @@ class ContrastiveModule(pl.LightningModule):
         assert isinstance(gathered, Tensor)
         return gathered.flatten(0, 1)
 
-    def _one_of_both_lost(self, text_row: Tensor, image_row: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes text or picture, each alike, from a share of the rows that have both."""
-        draw = torch.rand(len(text_row), device=text_row.device)
+    def _turns(self, batch: Batch) -> int:
+        """Rows of each of the batch's products, which stand together: one for each query."""
+        return max(1, len(batch.product_ids) // self.config.batch_size)
+
+    def _one_of_both_lost(
+        self, text_row: Tensor, image_row: Tensor, turns: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Takes text or picture, each alike, from a share of those that have both.
+
+        `turns` rows that stand together are one product's, and lose the same.
+        """
+        draw = torch.rand(len(text_row) // turns, device=text_row.device).repeat_interleave(turns)
         draw[(text_row < 0) | (image_row < 0)] = 1.0
         share = self.config.data.modality_dropout
         lost = text_row.new_tensor(-1)
@@ -118,48 +127,54 @@ class ContrastiveModule(pl.LightningModule):
 
         What else a step draws does not depend on queries' pictures where there are none.
         """
-        text_row, image_row = self._one_of_both_lost(batch.text_row, batch.image_row)
+        text_row, image_row = self._one_of_both_lost(
+            batch.text_row, batch.image_row, self._turns(batch)
+        )
         batch = batch._replace(text_row=text_row, image_row=image_row)
         if not (batch.query_image_row >= 0).any():
             return batch
         query_row, query_image_row = self._one_of_both_lost(batch.query_row, batch.query_image_row)
         return batch._replace(query_row=query_row, query_image_row=query_image_row)
 
-    def _relevance(self, query_key: Tensor, judged: Judged, rows: int) -> Tensor:
+    def _relevance(self, query_key: Tensor, judged: Judged, products: int) -> Tensor:
         """Gain of each product for each query [queries, products] over all processes, by id."""
-        own_columns = relevance_matrix(query_key, judged, rows)
+        own_columns = relevance_matrix(query_key, judged, products)
         return self._gathered(own_columns.T.contiguous()).T
 
     def _pair_loss(
         self,
         pair: str,
-        vectors: dict[View, Tensor],
-        present: dict[View, Tensor],
-        keys: Keys,
+        rows: Embeddings,
+        products: Candidates,
         candidates: Candidates,
         relevance: Tensor,
     ) -> Tensor:
         """The contrast of two views, with the pair's own temperature.
 
-        Anchors are the batch's, candidates and columns of `relevance` those and the remembered.
+        Anchors are the rows' queries, for text_image the batch's products. Candidates, and columns
+        of `relevance`, are these products and then the remembered, which are candidates alone.
         """
+        anchor, candidate = PAIRS[pair]
+        anchors, has_anchor = rows
         if pair == "text_image":
-            # Rows of one text are each other's positives: the text fits either picture.
+            anchors, has_anchor = products.vectors, products.present
+            # Products of one text are each other's positives: the text fits either picture.
             relevance = equal(
-                (keys.product, candidates.product_key), (keys.text, candidates.text_key)
+                (products.product_key, candidates.product_key),
+                (products.text_key, candidates.text_key),
             )
         elif pair == "query_text":
             relevance = share_between_equals(relevance, candidates.text_key)
-        anchor, candidate = PAIRS[pair]
         temperature = self._temperature(pair)
         return LOSSES[self.config.loss](
-            vectors[anchor],
+            anchors[anchor],
             candidates.vectors[candidate],
             relevance,
-            present[anchor],
+            has_anchor[anchor],
             candidates.present[candidate],
             temperature.value,
             temperature.bias,
+            fresh=len(products.product_key),
         )
 
     def _with_remembered(
@@ -187,16 +202,23 @@ class ContrastiveModule(pl.LightningModule):
         present = {v: self._gathered(embeddings.present[v]) for v in views}
         own = Keys(batch.query_key, batch.product_key, batch.text_key)
         keys = Keys(*(self._gathered(key) for key in own))
-        relevance = self._relevance(keys.query, batch.judged, len(batch.product_ids))
-        candidates = candidates_of(vectors, present, keys.product, keys.text)
-        contrasted = self._with_remembered(keys.query, candidates, relevance)
+        # A product has a row for each of its queries, but is a candidate once.
+        turns = self._turns(batch)
+        products = candidates_of(vectors, present, keys.product, keys.text).map(
+            lambda rows: rows[::turns]
+        )
+        judged = once(batch.judged, turns)
+        relevance = self._relevance(keys.query, judged, len(batch.product_ids) // turns)
+        contrasted = self._with_remembered(keys.query, products, relevance)
+        rows = Embeddings(vectors, present)
         found = {}
         for name in self.weights.fixed:
             if name in PAIRS:
-                found[name] = self._pair_loss(name, vectors, present, keys, *contrasted)
+                found[name] = self._pair_loss(name, rows, products, *contrasted)
             else:
                 temperature = self._temperature(name).value
-                found[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
+                by_row = relevance.repeat_interleave(turns, dim=1)
+                found[name] = OBJECTIVES[name](vectors, present, by_row, keys, temperature)
         # Times 0, for gathering back is collective: every process goes the same way back.
         return {name: loss * (name in batch.losses) for name, loss in found.items()}
 
@@ -223,9 +245,11 @@ class ContrastiveModule(pl.LightningModule):
             self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
         for name, weight in self.weights.learned().items():
             self.log(f"loss_weight/{name}", weight, batch_size=rows)
-        chance = chance_level((rows + self.memory.rows) * self.trainer.world_size)
+        turns, processes = self._turns(batch), self.trainer.world_size
+        candidates = (rows // turns + self.memory.rows) * processes
+        chance = chance_level(rows * processes, candidates)
         self.log("loss/chance", chance, batch_size=rows)
-        self.memory.add(batch, embeddings, self.config.batch_size)
+        self.memory.add(batch, embeddings, turns)
         return total
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -208,12 +208,12 @@ def asks(losses: Sequence[str]) -> bool:
 
 
 class _Read(NamedTuple):
-    """A sample as it was read, and the queries drawn for its turns."""
+    """A sample as it was read, and the queries drawn for its turns with their pictures."""
 
     fields: dict[str, Any]
     picture: Tensor | None
     judgements: list[Judgement]
-    queries: list[Judgement]
+    queries: list[tuple[Judgement, Tensor | None]]
 
 
 class Products(Dataset[Sample | str]):
@@ -258,7 +258,12 @@ class Products(Dataset[Sample | str]):
             return str(error)
         judgements = source.judgements_of(fields) if self.asked[draw.source] else []
         seed = (self.seed, draw.source, draw.sample, draw.epoch)
-        queries = draw_queries(judgements, seed, self.turns)
+        drawn = draw_queries(judgements, seed, self.turns)
+        try:
+            queries = [(query, self._query_picture(source, fields, query)) for query in drawn]
+        except SampleError as error:
+            # The product goes with it: its first row stands for it among the candidates.
+            return f"{source.folder} sample {draw.sample}: {error}"
         return _Read(fields, picture, judgements, queries)
 
     def __getitem__(self, draw: Draw) -> Sample | str:
@@ -272,20 +277,16 @@ class Products(Dataset[Sample | str]):
         if isinstance(read, str):
             return NOTHING if draw.turn else read
         fields, picture, judgements, queries = read
-        query = queries[draw.turn] if draw.turn < len(queries) else None
-        try:
-            asked = self._query_picture(source, fields, query)
-        except SampleError as error:
-            return f"{source.folder} sample {draw.sample}: {error}"
+        query, asked = queries[draw.turn] if draw.turn < len(queries) else (None, None)
         text = source.text_of(fields)
         feeds = self.losses[draw.source]
         identity = fields["product_id"]
         return Sample(identity, text, picture, judgements, query, draw.epoch, asked, feeds)
 
     def _query_picture(
-        self, source: Split, fields: Mapping[str, Any], query: Judgement | None
+        self, source: Split, fields: Mapping[str, Any], query: Judgement
     ) -> Tensor | None:
-        if query is None or self.picture is None:
+        if self.picture is None:
             return None
         entries = (item for item in fields["queries"] if item["query_id"] == query.query_id)
         number = next(entries).get("picture")

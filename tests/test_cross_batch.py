@@ -19,7 +19,7 @@ def remembered(memory: CrossBatchMemory) -> tuple[Candidates, list[Judged]]:
 
 def test_the_first_row_of_each_product_is_kept_with_what_is_judged_of_it() -> None:
     memory, embeddings = CrossBatchMemory(ROWS), some_embeddings()
-    memory.add(some_batch(), embeddings, products=ROWS // 2)
+    memory.add(some_batch(), embeddings, turns=2)
     candidates, (judged,) = remembered(memory)
     assert candidates.product_key.tolist() == PRODUCT_KEY[::2]
     assert candidates.text_key.tolist() == TEXT_KEY[::2]
@@ -38,19 +38,19 @@ def test_the_oldest_batches_make_room_and_too_large_ones_are_not_remembered() ->
     memory = CrossBatchMemory(2 * ROWS + 1)
     for number in range(4):
         batch = some_batch()._replace(text_key=torch.full((ROWS,), number))
-        memory.add(batch, some_embeddings(), products=ROWS)
+        memory.add(batch, some_embeddings(), turns=1)
     assert memory.rows == 2 * ROWS
     assert remembered(memory)[0].text_key.tolist() == [2] * ROWS + [3] * ROWS
     small = CrossBatchMemory(ROWS - 1)
-    small.add(some_batch(), some_embeddings(), products=ROWS)
+    small.add(some_batch(), some_embeddings(), turns=1)
     assert small.rows == 0
 
 
 def test_a_checkpoint_brings_back_the_same_memory(tmp_path: Path) -> None:
     memory, other = CrossBatchMemory(2 * ROWS), CrossBatchMemory(2 * ROWS)
     for _ in range(2):
-        memory.add(some_batch(), some_embeddings(), products=ROWS)
-    other.add(some_batch(), some_embeddings(), products=ROWS)
+        memory.add(some_batch(), some_embeddings(), turns=1)
+    other.add(some_batch(), some_embeddings(), turns=1)
     torch.save(memory.state(), tmp_path / "state")
     other.load(torch.load(tmp_path / "state", weights_only=True))
     (candidates, judged), (again, judged_again) = remembered(memory), remembered(other)

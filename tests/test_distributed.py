@@ -111,8 +111,9 @@ def settings(
     return [
         *tiny_overrides, f"text_encoder.path={text}", f"image_encoder.path={image}",
         f"data.sources.tables.path={tmp_path / 'shards'}", f"data.dev={tmp_path / 'shards'}",
-        "losses.query_product=1", "losses.query_image=0.5", "losses.text_image=0.5",
-        "losses.cmal=0.5", "losses.clal=0.5", "losses.imcl=0.5", "loss_weighting=learned",
+        "data.queries_per_product=2", "losses.query_product=1", "losses.query_image=0.5",
+        "losses.text_image=0.5", "losses.cmal=0.5", "losses.clal=0.5", "losses.imcl=0.5",
+        "loss_weighting=learned",
         f"steps={STEPS}", "clip_norm=0", "trainer.accelerator=cpu",
         # So slow that the gradients of later steps can be compared too.
         *(f"lr.{group}=1e-7" for group in (

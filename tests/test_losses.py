@@ -120,13 +120,14 @@ def slow_direction(
     return total / weights if weights else total
 
 
-def slow_info_nce(case: Case, lesser: bool = False) -> Tensor:
+def slow_info_nce(case: Case, lesser: bool = False, fresh: int | None = None) -> Tensor:
     anchors = [i for i in range(len(case.anchors)) if case.has_anchor[i]]
     candidates = [j for j in range(len(case.candidates)) if case.has_candidate[j]]
     s = [[cosine(case, i, j) / case.temperature for j in candidates] for i in anchors]
     r = [[float(case.relevance[i, j]) for j in candidates] for i in anchors]
-    transposed = [list(column) for column in zip(*s, strict=True)]
-    columns = [list(column) for column in zip(*r, strict=True)]
+    first = sum(j < len(case.candidates[:fresh]) for j in candidates)
+    transposed = [list(column) for column in zip(*s, strict=True)][:first]
+    columns = [list(column) for column in zip(*r, strict=True)][:first]
     return (slow_direction(s, r, lesser) + slow_direction(transposed, columns, lesser)) / 2
 
 
@@ -182,6 +183,17 @@ def test_a_loss_equals_the_slow_loop_of_its_formula_in_value_and_gradient(
     slow = value_and_gradients(lambda *arguments: SLOW[name](Case(*arguments)), case)
     assert fast[0] > 0
     assert_same_value_and_gradients(fast, slow)
+
+
+@pytest.mark.parametrize(("name", "lesser"), [("info_nce", False), ("ranked_nce", True)])
+def test_remembered_candidates_are_anchors_of_nothing(name: str, lesser: bool) -> None:
+    case = graded_case()
+    found = value_and_gradients(partial(LOSSES[name], fresh=4), case)
+
+    def slow(*tensors: Tensor) -> Tensor:
+        return slow_info_nce(Case(*tensors), lesser, fresh=4)
+
+    assert_same_value_and_gradients(found, value_and_gradients(slow, case))
 
 
 def test_info_nce_with_one_positive_a_row_is_clips_cross_entropy() -> None:
@@ -310,9 +322,9 @@ def test_equal_vectors_are_at_chance_level() -> None:
     case = case._replace(anchors=same, candidates=same)
     for relevance in (torch.eye(7), case.relevance):
         value = info_nce(*case._replace(relevance=relevance))
-        assert value.item() == pytest.approx(chance_level(7), rel=1e-5)
-    assert chance_level(128) == math.log(128)
-    assert chance_level(0) == 0
+        assert value.item() == pytest.approx(chance_level(7, 7), rel=1e-5)
+    assert chance_level(64, 256) == pytest.approx(math.log(128))
+    assert chance_level(0, 0) == 0
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -29,7 +29,7 @@ GAINS = {(0, 0): 1.0, (0, 3): 0.5, (1, 4): 0.25, (2, 0): OWN, (3, 5): OWN, (5, 4
 def some_module(folder: Path, **settings: object) -> ContrastiveModule:
     """On a single process, with every objective unless told otherwise."""
     everything = Losses(*[1.0] * len(OBJECTIVE_VIEWS))
-    config = Config(**{"losses": everything, **settings})  # type: ignore[arg-type]
+    config = Config(**{"losses": everything, "batch_size": ROWS, **settings})  # type: ignore[arg-type]
     module = ContrastiveModule(tiny_model(folder, "bert", "vit", fusion=config.fusion), config)
     module.trainer = pl.Trainer(
         accelerator="cpu",
@@ -73,13 +73,17 @@ def some_embeddings(seed: int = 0) -> Embeddings:
     return Embeddings(vectors, {v: torch.rand(ROWS, generator=random) < 0.8 for v in views})
 
 
-def by_hand(equal_texts: bool) -> Tensor:
-    """relevance[i, j] by looking up the ids; the best of equal texts where these are shared."""
+def by_hand(equal_texts: bool, turns: int = 1) -> Tensor:
+    """relevance[i, j] by looking up the ids; the best of equal texts where these are shared.
+
+    Of products of `turns` rows each, the first row stands for all.
+    """
     found = torch.zeros(ROWS, ROWS)
     for i, key in enumerate(QUERY_KEY):
         for j in range(ROWS):
-            twins = [k for k in range(ROWS) if TEXT_KEY[k] == TEXT_KEY[j]] if equal_texts else [j]
-            gains = [GAINS.get((key, k), 0.0) for k in twins]
+            same = [k for k in range(0, ROWS, turns) if TEXT_KEY[k] == TEXT_KEY[j]]
+            twins = same if equal_texts else [j]
+            gains = [GAINS.get((key, k), 0.0) for k in twins] or [0.0]
             found[i, j] = max(gains) if max(gains) > 0 else min(gains)
     return found
 
@@ -128,7 +132,7 @@ def test_remembered_products_are_further_candidates_without_gradient(folder: Pat
     now, before = some_embeddings(), some_embeddings(seed=1)
     alone = module.losses(some_batch(), now)
     older = {view: vector.requires_grad_() for view, vector in before.vectors.items()}
-    module.memory.add(some_batch(), Embeddings(older, before.present), products=ROWS)
+    module.memory.add(some_batch(), Embeddings(older, before.present), turns=1)
     newer = {view: vector.requires_grad_() for view, vector in now.vectors.items()}
     found = module.losses(some_batch(), Embeddings(newer, now.present))
     relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
@@ -143,6 +147,7 @@ def test_remembered_products_are_further_candidates_without_gradient(folder: Pat
             torch.cat([now.present[candidate], before.present[candidate]]),
             temperature.value,
             temperature.bias,
+            fresh=ROWS,
         )
         torch.testing.assert_close(found[name], expected)
         assert not found[name].isclose(alone[name])
@@ -151,6 +156,34 @@ def test_remembered_products_are_further_candidates_without_gradient(folder: Pat
     sum(found[name] for name in PAIRS).backward()
     assert all(vector.grad is None for vector in older.values())
     assert all(newer[view].grad.any() for view in ("query", "text", "image", "product"))
+
+
+def test_a_product_with_several_rows_is_a_candidate_once(folder: Path) -> None:
+    module, embeddings = some_module(folder, batch_size=ROWS // 2), some_embeddings()
+    # Two queries of each product: what its second row says of it is not looked at.
+    found = module.losses(some_batch(), embeddings)
+    vectors, present = embeddings
+    relevance = {
+        "text_image": twins()[::2, ::2],
+        "query_text": by_hand(equal_texts=True, turns=2)[:, ::2],
+    }
+    for name, (anchor, candidate) in PAIRS.items():
+        asking = slice(None, None, 2 if name == "text_image" else 1)
+        expected = LOSSES["info_nce"](
+            vectors[anchor][asking],
+            vectors[candidate][::2],
+            relevance.get(name, by_hand(equal_texts=False)[:, ::2]),
+            present[anchor][asking],
+            present[candidate][::2],
+            module.model.temperatures[name].value,
+        )
+        torch.testing.assert_close(found[name], expected)
+    keys = Keys(*map(torch.tensor, (QUERY_KEY, PRODUCT_KEY, TEXT_KEY)))
+    by_row = by_hand(equal_texts=False)[:, ::2].repeat_interleave(2, dim=1)
+    for name, objective in OBJECTIVES.items():
+        temperature = module.model.temperatures["text_image"].value
+        expected = objective(vectors, present, by_row, keys, temperature)
+        torch.testing.assert_close(found[name], expected)
 
 
 def test_losses_that_a_source_is_not_meant_for_are_zero_with_zero_gradient(folder: Path) -> None:

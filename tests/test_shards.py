@@ -17,7 +17,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from beyond_text.archive import SampleError, index_shard
-from beyond_text.batch import OWN, Judgement, Sample
+from beyond_text.batch import NOTHING, OWN, Judgement, Sample
 from beyond_text.shards import (
     BatchPlan,
     Draw,
@@ -347,6 +347,13 @@ def test_damaged_query_pictures_are_errors_that_name_their_shard(
     assert found
     said = re.compile(rf"{folder} sample \d+: {folder} query picture 7: picture unreadable: ")
     assert all(said.match(line) for line in found)
+    # Whichever of a product's queries it is, all rows of the product are skipped, and one says so.
+    products = Products([split], seed=0, picture=32, turns=2)
+    pairs = [[products[Draw(0, n, 0, turn)] for turn in (0, 1)] for n in range(len(split))]
+    lost = [(line, further) for line, further in pairs if isinstance(line, str)]
+    assert lost
+    assert all(said.match(line) and further == NOTHING for line, further in lost)
+    assert sum(isinstance(entry, str) for pair in pairs for entry in pair) == len(lost)
     path.write_bytes(data[: last_member(path).offset])
     with pytest.raises(ShardError, match=r"queries-train-00001\.tar: "):
         Split(folder, "train", FIELDS).read_query_picture(7, 32)

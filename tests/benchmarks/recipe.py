@@ -184,21 +184,25 @@ def vectors_of(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[V
 
 
 def _bare_loss(module: ContrastiveModule, batch: Batch) -> Tensor:
-    """The stage's weighted losses, where a row's positive is itself alone."""
+    """The stage's weighted losses, where an anchor's positive is its own product alone."""
     vectors = vectors_of(module.model, batch, module.views)
-    rows = len(batch.product_ids)
-    everyone = torch.ones(rows, dtype=torch.bool, device=batch.product_key.device)
-    itself = torch.eye(rows, device=batch.product_key.device)
+    products = module.config.batch_size
+    turns = len(batch.product_ids) // products
     losses = []
     for pair, weight in module.weights.fixed.items():
         temperature: Any = module.model.temperatures[pair]
         anchor, candidate = PAIRS[pair]
+        anchors, candidates = vectors[anchor], vectors[candidate][::turns]
+        if anchor != "query":
+            anchors = anchors[::turns]
+        own = torch.eye(products, device=anchors.device)
+        own = own.repeat_interleave(len(anchors) // products, dim=0)
         loss = LOSSES[module.config.loss](
-            vectors[anchor],
-            vectors[candidate],
-            itself,
-            everyone,
-            everyone,
+            anchors,
+            candidates,
+            own,
+            own.any(dim=1),
+            own.any(dim=0),
             temperature.value,
             temperature.bias,
         )
