@@ -25,6 +25,7 @@ from tests.benchmarks.measure import in_turn, rate, rate_of_batches, step_ends
 from tests.benchmarks.quality import Point
 from tests.benchmarks.recipe import Setting
 from tests.benchmarks.throughput import CONTENDERS, RATIOS, chosen, ratios_of
+from tests.benchmarks.towers import write_towers
 
 TINY = ["--batch", "8", "--warmup", "1", "--steps", "2", "--workers", "0", "--cores", "1"]
 OWN = ("text_encoder.", "image_encoder.", "dim=", "fusion_rank=", "precision=")
@@ -308,6 +309,21 @@ def test_threads_of_faiss_are_what_they_were_after_a_measurement() -> None:
     with search._threads(1):
         assert faiss.omp_get_max_threads() == 1
     assert faiss.omp_get_max_threads() == before
+
+
+def test_random_towers_are_encoders_that_train_on_the_shards(
+    setting: Setting, tiny_text_encoder: Path, tmp_path: Path
+) -> None:
+    write_towers(tmp_path, tiny_text_encoder, layers=1)
+    paths = [f"{kind}_encoder.path={tmp_path / kind}" for kind in ("text", "image")]
+    words = [*setting.recipe, *paths, "image_encoder.image_size=224"]
+    rate = next(recipe.training(replace(setting, recipe=words), "stage1"))
+    assert rate > 0
+    heads = [
+        json.loads((tmp_path / kind / "config.json").read_text()) for kind in ("text", "image")
+    ]
+    assert heads[0]["hidden_size"] == 512
+    assert heads[1]["architecture"] == "vit_base_patch32_224"
 
 
 def test_versions_of_what_is_not_installed_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ def _take_round() -> Any:
     found = next(_rounds)
     # For the contenders whose turn is next.
     give_back_freed_memory()
+    torch.cuda.empty_cache()
     return found
 
 

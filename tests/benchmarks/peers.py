@@ -108,7 +108,8 @@ def _model_config(config: Config, encoder: Any, size: int) -> dict[str, Any]:
         "embed_dim": config.dim,
         "vision_cfg": {
             "timm_model_name": encoder.config.architecture,
-            "timm_pool": "avg",
+            # As the encoder does it: the mean of places, or the class token.
+            "timm_pool": "",
             "timm_proj": "linear",
             "image_size": size,
         },
