@@ -8,6 +8,7 @@ goes on after a kill ends with the weights of one that never stopped.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.batch import Batch, Embeddings, Judged
-from beyond_text.config import PAIRS, Config, active_losses, views_of
+from beyond_text.config import PAIRS, Config, View, active_losses, views_of
 from beyond_text.cross_batch import Candidates, CrossBatchMemory, candidates_of, joined, once
 from beyond_text.losses import (
     LOSSES,
@@ -155,7 +156,8 @@ class ContrastiveModule(pl.LightningModule):
         of `relevance`, are these products and then the remembered, which are candidates alone.
         """
         anchor, candidate = PAIRS[pair]
-        anchors, has_anchor = rows
+        anchors: Mapping[View, Tensor] = rows.vectors
+        has_anchor: Mapping[View, Tensor] = rows.present
         if pair == "text_image":
             anchors, has_anchor = products.vectors, products.present
             # Products of one text are each other's positives: the text fits either picture.
