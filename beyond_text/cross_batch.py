@@ -41,19 +41,21 @@ def candidates_of(
     present: Mapping[View, Tensor],
     product_key: Tensor,
     text_key: Tensor,
+    turns: int,
 ) -> Candidates:
-    """The products' part of a batch's views."""
+    """A batch's products, each once: of its `turns` rows, side by side, the first."""
     views = [view for view in PRODUCT if view in vectors]
-    return Candidates(
+    rows = Candidates(
         {view: vectors[view] for view in views},
         {view: present[view] for view in views},
         product_key,
         text_key,
     )
+    return rows.map(lambda rows: rows[::turns])
 
 
 def once(judged: Judged, turns: int) -> Judged:
-    """The judgements of each product's first of `turns` rows, as if it had this one alone."""
+    """What is judged of `candidates_of`: each product's judgements, its first row's, once."""
     first = judged.row % turns == 0
     return Judged(judged.query_key[first], judged.row[first] // turns, judged.gain[first])
 
@@ -91,8 +93,8 @@ class CrossBatchMemory:
         """
         if len(batch.product_key) // turns > self.size:
             return
-        rows = candidates_of(*embeddings, batch.product_key, batch.text_key)
-        kept = rows.map(lambda rows: rows[::turns].detach().clone())
+        products = candidates_of(*embeddings, batch.product_key, batch.text_key, turns)
+        kept = products.map(lambda rows: rows.detach().clone())
         self._kept.append((kept, once(batch.judged, turns)))
         while self.rows > self.size:
             self._kept.popleft()

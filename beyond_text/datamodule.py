@@ -103,7 +103,7 @@ class ShardData(pl.LightningDataModule):
                 config.seed,
                 size,
                 [feed.losses for feed in feeds],
-                max(turns),
+                turns,
             ),
             batch_sampler=plan,
             collate_fn=self.collate,

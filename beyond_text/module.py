@@ -206,21 +206,18 @@ class ContrastiveModule(pl.LightningModule):
         keys = Keys(*(self._gathered(key) for key in own))
         # A product has a row for each of its queries, but is a candidate once.
         turns = self._turns(batch)
-        products = candidates_of(vectors, present, keys.product, keys.text).map(
-            lambda rows: rows[::turns]
-        )
+        products = candidates_of(vectors, present, keys.product, keys.text, turns)
         judged = once(batch.judged, turns)
         relevance = self._relevance(keys.query, judged, len(batch.product_ids) // turns)
         contrasted = self._with_remembered(keys.query, products, relevance)
         rows = Embeddings(vectors, present)
-        found = {}
-        for name in self.weights.fixed:
-            if name in PAIRS:
-                found[name] = self._pair_loss(name, rows, products, *contrasted)
-            else:
+        pairs = [name for name in self.weights.fixed if name in PAIRS]
+        found = {name: self._pair_loss(name, rows, products, *contrasted) for name in pairs}
+        if objectives := [name for name in self.weights.fixed if name in OBJECTIVES]:
+            relevance = relevance.repeat_interleave(turns, dim=1)
+            for name in objectives:
                 temperature = self._temperature(name).value
-                by_row = relevance.repeat_interleave(turns, dim=1)
-                found[name] = OBJECTIVES[name](vectors, present, by_row, keys, temperature)
+                found[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
         # Times 0, for gathering back is collective: every process goes the same way back.
         return {name: loss * (name in batch.losses) for name, loss in found.items()}
 

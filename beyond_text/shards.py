@@ -229,7 +229,7 @@ class Products(Dataset[Sample | str]):
         seed: int,
         picture: int | None,
         losses: Sequence[tuple[str, ...]] = (),
-        turns: int = 1,
+        turns: Sequence[int] = (),
     ) -> None:
         self.sources = list(sources)
         self.seed = seed
@@ -237,7 +237,7 @@ class Products(Dataset[Sample | str]):
         self.losses = losses or [()] * len(sources)
         # Nobody asks for the queries of what feeds text and picture alone.
         self.asked = [not feeds or asks(feeds) for feeds in self.losses]
-        self.turns = turns
+        self.turns = turns or [1] * len(sources)
         self._last: tuple[Draw, _Read | str] | None = None
 
     def _read(self, draw: Draw) -> _Read | str:
@@ -258,7 +258,7 @@ class Products(Dataset[Sample | str]):
             return str(error)
         judgements = source.judgements_of(fields) if self.asked[draw.source] else []
         seed = (self.seed, draw.source, draw.sample, draw.epoch)
-        drawn = draw_queries(judgements, seed, self.turns)
+        drawn = draw_queries(judgements, seed, self.turns[draw.source])
         try:
             queries = [(query, self._query_picture(source, fields, query)) for query in drawn]
         except SampleError as error:

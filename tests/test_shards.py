@@ -249,7 +249,7 @@ def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
     tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = Split(tiny_shards, "train", FIELDS)
-    products = Products([split], 0, picture=32, turns=4)
+    products = Products([split], 0, picture=32, turns=[4])
     plan = BatchPlan([split.sizes], [1.0], 6, 2, seed=0, turns=[4])
     alone = BatchPlan([split.sizes], [1.0], 6, 2, seed=0)
     reads = []
@@ -348,12 +348,16 @@ def test_damaged_query_pictures_are_errors_that_name_their_shard(
     said = re.compile(rf"{folder} sample \d+: {folder} query picture 7: picture unreadable: ")
     assert all(said.match(line) for line in found)
     # Whichever of a product's queries it is, all rows of the product are skipped, and one says so.
-    products = Products([split], seed=0, picture=32, turns=2)
+    products = Products([split], seed=0, picture=32, turns=[2])
     pairs = [[products[Draw(0, n, 0, turn)] for turn in (0, 1)] for n in range(len(split))]
     lost = [(line, further) for line, further in pairs if isinstance(line, str)]
     assert lost
     assert all(said.match(line) and further == NOTHING for line, further in lost)
     assert sum(isinstance(entry, str) for pair in pairs for entry in pair) == len(lost)
+    # A source of one turn beside it reads one query's picture, and misses what it does not draw.
+    one, beside = Products([split], 0, 32), Products([split, split], 0, 32, turns=[1, 4])
+    said_of = [isinstance(one[Draw(0, n, 0)], str) for n in range(len(split))]
+    assert [isinstance(beside[Draw(0, n, 0)], str) for n in range(len(split))] == said_of
     path.write_bytes(data[: last_member(path).offset])
     with pytest.raises(ShardError, match=r"queries-train-00001\.tar: "):
         Split(folder, "train", FIELDS).read_query_picture(7, 32)
