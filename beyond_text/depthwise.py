@@ -8,7 +8,7 @@ half of its time in them). These are taken in float32; all else stays in autocas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.utils import _pair
-from torch.overrides import TorchFunctionMode
+
+from beyond_text.replaced import Replaced
 
 aten = torch.ops.aten
 
@@ -77,23 +78,16 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     """`torch.conv2d`, with the same arguments."""
-    if not 1 < groups == x.shape[1] or isinstance(padding, str):
+    depthwise = 1 < groups == x.shape[1] and not isinstance(padding, str)
+    if not (depthwise and torch.is_autocast_enabled("cpu")):
         return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
     x = x.to(torch.get_autocast_dtype("cpu"))
     found = _Convolution.apply(x, weight, _pair(stride), _pair(padding), _pair(dilation))
     return found if bias is None else found + bias.to(found.dtype).view(-1, 1, 1)
 
 
-class FastDepthwise(TorchFunctionMode):
+class FastDepthwise(Replaced):
     """Within, every depthwise convolution of a CPU under autocast is one of the above."""
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if function is torch.conv2d and torch.is_autocast_enabled("cpu"):
-            function = _conv2d
-        return function(*args, **(kwargs or {}))
+    def __init__(self) -> None:
+        super().__init__({torch.conv2d: _conv2d})

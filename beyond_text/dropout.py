@@ -6,14 +6,12 @@ encoder's training step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from beyond_text.replaced import Replaced
 
 # Values of a 16-bit integer, of which a 64-bit number holds four.
 LEVELS = 2**16
@@ -33,16 +31,8 @@ def dropout(
     return x.mul_(scale) if inplace else x * scale
 
 
-class FastDropout(TorchFunctionMode):
+class FastDropout(Replaced):
     """Within, every dropout is the one above."""
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if function is functional.dropout:
-            function = dropout
-        return function(*args, **(kwargs or {}))
+    def __init__(self) -> None:
+        super().__init__({functional.dropout: dropout})

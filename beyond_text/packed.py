@@ -8,14 +8,15 @@ and masked. For encoders that are told each token's position and attend by PyTor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from beyond_text.replaced import Replaced
 
 
 class _Bucket(NamedTuple):
@@ -64,50 +65,39 @@ class Packing:
         return self.whole.padded(states[0])[self.order.argsort()]
 
 
-class PackedAttention(TorchFunctionMode):
+def _attend(
+    packing: Packing,
+    query: Float[Tensor, "1 heads tokens width"],
+    key: Float[Tensor, "1 heads tokens width"],
+    value: Float[Tensor, "1 heads tokens width"],
+    *,
+    attn_mask: None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, "1 heads tokens width"]:
+    assert attn_mask is None
+    assert not is_causal
+    heads, width = query.shape[1], query.shape[3]
+    query = query * (width**-0.5 if scale is None else scale)
+    rows = [x[0].transpose(0, 1).flatten(1) for x in (query, key, value)]
+    buckets = packing.buckets
+    found = []
+    for bucket, *parts in zip(
+        buckets, *(x.split([bucket.tokens for bucket in buckets]) for x in rows), strict=True
+    ):
+        q, k, v = (
+            bucket.padded(part).unflatten(2, (heads, width)).transpose(1, 2) for part in parts
+        )
+        scores = q @ k.transpose(2, 3)
+        scores = scores.masked_fill(~bucket.mask[:, None, None, :], float("-inf"))
+        weights = functional.dropout(scores.softmax(dim=3), dropout_p, dropout_p > 0)
+        found.append(bucket.packed((weights @ v).transpose(1, 2).flatten(2)))
+    return torch.cat(found).unflatten(1, (heads, width)).transpose(0, 1).unsqueeze(0)
+
+
+class PackedAttention(Replaced):
     """Within, `scaled_dot_product_attention` over a packed row lets no text see another."""
 
     def __init__(self, packing: Packing) -> None:
-        super().__init__()
-        self.packing = packing
-
-    def _attend(
-        self,
-        query: Float[Tensor, "1 heads tokens width"],
-        key: Float[Tensor, "1 heads tokens width"],
-        value: Float[Tensor, "1 heads tokens width"],
-        *,
-        attn_mask: None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-    ) -> Float[Tensor, "1 heads tokens width"]:
-        assert attn_mask is None
-        assert not is_causal
-        heads, width = query.shape[1], query.shape[3]
-        query = query * (width**-0.5 if scale is None else scale)
-        rows = [x[0].transpose(0, 1).flatten(1) for x in (query, key, value)]
-        buckets = self.packing.buckets
-        found = []
-        for bucket, *parts in zip(
-            buckets, *(x.split([bucket.tokens for bucket in buckets]) for x in rows), strict=True
-        ):
-            q, k, v = (
-                bucket.padded(part).unflatten(2, (heads, width)).transpose(1, 2) for part in parts
-            )
-            scores = q @ k.transpose(2, 3)
-            scores = scores.masked_fill(~bucket.mask[:, None, None, :], float("-inf"))
-            weights = functional.dropout(scores.softmax(dim=3), dropout_p, dropout_p > 0)
-            found.append(bucket.packed((weights @ v).transpose(1, 2).flatten(2)))
-        return torch.cat(found).unflatten(1, (heads, width)).transpose(0, 1).unsqueeze(0)
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if function is functional.scaled_dot_product_attention:
-            function = self._attend
-        return function(*args, **(kwargs or {}))
+        super().__init__({functional.scaled_dot_product_attention: partial(_attend, packing)})

@@ -1,0 +1,27 @@
+"""PyTorch functions that stand for others for a while, inside models that we did not write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+Function = Callable[..., Any]
+
+
+class Replaced(TorchFunctionMode):
+    """Within, calls of the functions named go to those given for them, with the same arguments."""
+
+    def __init__(self, functions: Mapping[Function, Function]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def __torch_function__(
+        self,
+        function: Function,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return self.functions.get(function, function)(*args, **(kwargs or {}))
