@@ -153,6 +153,9 @@ class Config:
     precision: str = "auto"
     # torch.compile for the encoders, which takes minutes before the first step.
     compile: bool = False
+    # Folder of what frozen towers (rate 0) make of the data, computed once for all runs of the same
+    # towers and shards; empty: computed in every step.
+    cache: str = ""
     resume: str = "auto"
     dim: int = 384
     fusion: str = "bilinear"

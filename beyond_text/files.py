@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 
 @contextmanager
@@ -23,8 +23,8 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[TextIO]:
-    """A text file to fill, which becomes `path` only where the block ends well.
+def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """A file of text or of bytes to fill, which becomes `path` only where the block ends well.
 
     Raises:
         OSError: it cannot be written; names it.
@@ -33,7 +33,8 @@ def whole(path: Path) -> Iterator[TextIO]:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with named(path):
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
+            encoding, newline = (None, None) if binary else ("utf-8", "\n")
+            with partial.open("wb" if binary else "w", encoding=encoding, newline=newline) as file:
                 yield file
             os.replace(partial, path)
     finally:

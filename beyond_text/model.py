@@ -200,6 +200,16 @@ class TwoTower(nn.Module):
         return towers
 
     @property
+    def widths(self) -> dict[str, int]:
+        """Numbers in a pooled vector of each tower, by its name."""
+        projections = {
+            "text_tower": self.text_projection,
+            "image_tower": self.image_projection,
+            "own_query_tower": self.query_projection,
+        }
+        return {name: projections[name].in_features for name in self.towers}
+
+    @property
     def query_tower(self) -> TextTower:
         """The query's encoder: the product text's own where they share."""
         return self.own_query_tower or self.text_tower
@@ -238,7 +248,7 @@ class TwoTower(nn.Module):
             return torch.zeros(0, self.settings.dim, device=inputs[0].device)
 
         def vectors(*rows: Tensor) -> Tensor:
-            return F.normalize(projection(tower(*rows)).float(), dim=1)
+            return F.normalize(projection(tower.pooled(*rows)).float(), dim=1)
 
         return in_chunks(vectors, tower, inputs, self.chunk_size)
 

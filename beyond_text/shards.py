@@ -81,6 +81,11 @@ class Split:
         """Number of products in each shard."""
         return self.products.sizes
 
+    @property
+    def checksums(self) -> list[str]:
+        """The SHA-256 of each of its files, as the manifest says."""
+        return [entry["sha256"] for entry in self._files]
+
     def __len__(self) -> int:
         return len(self.products)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,8 @@ class Tower(nn.Module):
     # Whether what is compiled is for inputs of any size; None finds out.
     dynamic: bool | None = None
     compiled = False
+    # Where a tower is frozen: what gives its outputs for inputs, of which it knows some.
+    known: Callable[[Tower, Sequence[Tensor]], Tensor] | None = None
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -156,6 +158,10 @@ class Tower(nn.Module):
         """Compiles the encoder where it is, so that its weights keep their names."""
         getattr(self.encoder, self.used, self.encoder).compile(dynamic=self.dynamic)
         self.compiled = True
+
+    def pooled(self, *inputs: Tensor) -> Float[Tensor, "inputs features"]:
+        """Pooled vectors of inputs as `forward` takes them, some of which may be known already."""
+        return self(*inputs) if self.known is None else self.known(self, inputs)
 
     def plain(self) -> nn.Module:
         """The encoder with adapters merged in, under the names of an encoder without them."""

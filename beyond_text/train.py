@@ -50,6 +50,7 @@ from beyond_text.corpus import read_corpus
 from beyond_text.datamodule import ShardData
 from beyond_text.evaluate import precision_of, write_results
 from beyond_text.files import named, write_text
+from beyond_text.frozen import FrozenOutputs
 from beyond_text.inputs import METRICS, check_inputs, write_inputs
 from beyond_text.manifest import read_manifest
 from beyond_text.memory import keep_freed_memory
@@ -196,6 +197,7 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
                 enable_version_counter=False,
             ),
             LearningRateMonitor("step"),
+            *([FrozenOutputs(config.cache)] if config.cache else []),
             # Before those given: what they measure is the average with the step in it.
             *([Averaging(config.average_span)] if config.average_span else []),
             *callbacks,
