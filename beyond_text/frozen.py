@@ -153,8 +153,9 @@ class _Inputs(Dataset[Sample]):
 
 
 def _digest(tower: Tower, *more: object) -> str:
-    """A digest of the tower's weights, and of what else decides its outputs, as text."""
-    digest = hashlib.sha256(repr((LAYOUT, more)).encode())
+    """A digest of the tower's weights and settings, and of what else decides its outputs."""
+    told = LAYOUT, tower.settings.to_json_string(), more
+    digest = hashlib.sha256(repr(told).encode())
     for name, tensor in tower.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -223,12 +224,14 @@ class FrozenOutputs(pl.Callback):
             augmented = config.data.augment and split is not dev
             shown = "image_tower" in frozen and not augmented
             picture = data.collate.picture_size if shown else None
-            read = settings.pooling, settings.max_length, settings.mean, settings.std, picture
-            decided = precision_of(config.precision), read, split.text_fields, split.checksums
-            files = {
-                name: self.folder / f"{_digest(model.towers[name], *decided)}.outputs"
-                for name in frozen
-            }
+            read = precision_of(config.precision), split.checksums
+            as_text = *read, settings.pooling, settings.max_length, split.text_fields
+            as_picture = *read, settings.mean, settings.std, picture
+            files = {}
+            for name in frozen:
+                decided = as_picture if name == "image_tower" else as_text
+                digest = _digest(model.towers[name], *decided)
+                files[name] = self.folder / f"{digest}.outputs"
             yield _Part(split, picture, files)
 
 
