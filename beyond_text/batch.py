@@ -20,7 +20,7 @@ OWN = -1.0
 
 
 class Judgement(NamedTuple):
-    """A query that names a product, and the product's gain for it, one a grade column, to 1.
+    """A query that names a product, and the product's gain for it by the first grade, up to 1.
 
     A gain of OWN says that the query is this very product: neither a match nor a negative.
     """
@@ -28,7 +28,7 @@ class Judgement(NamedTuple):
     query_id: str
     query: str
     kind: str
-    gains: dict[str, float]
+    gain: float = 0.0
 
 
 class Sample(NamedTuple):

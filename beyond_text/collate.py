@@ -140,7 +140,7 @@ class Collate:
         query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
         image, image_row, query_image_row = self._pictures(samples)
         judged = [
-            (key_of(judgement.query_id), row, next(iter(judgement.gains.values())))
+            (key_of(judgement.query_id), row, judgement.gain)
             for row, sample in enumerate(samples)
             for judgement in sample.judgements
         ]

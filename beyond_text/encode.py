@@ -83,7 +83,7 @@ class Queries(Dataset[Sample]):
         """The number-th query."""
         row = self.rows[number]
         text = row["query"] if "text" in self.modalities else ""
-        query = Judgement(row["query_id"], text, row["kind"], {})
+        query = Judgement(row["query_id"], text, row["kind"])
         picture = self.query_image(number) if "image" in self.modalities else None
         return Sample("", "", None, [], query, query_image=picture)
 

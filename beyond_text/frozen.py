@@ -141,14 +141,14 @@ class _Inputs(Dataset[Sample]):
             return Sample(f"product {number}", self.split.text_of(fields), picture, [], None)
         number -= len(self.split)
         if number < len(self.queries):
-            return NOTHING._replace(query=Judgement("", self.queries[number], "", {}))
+            return NOTHING._replace(query=Judgement("", self.queries[number], ""))
         number -= len(self.queries)
         assert self.picture is not None
         try:
             picture = self.split.read_query_picture(number, self.picture)
         except SampleError:
             return NOTHING
-        asked = Judgement(f"picture {number}", "", "", {})
+        asked = Judgement(f"picture {number}", "", "")
         return NOTHING._replace(query=asked, query_image=picture)
 
 

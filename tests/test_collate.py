@@ -29,7 +29,7 @@ def gradient(width: int = 40, height: int = 30) -> UInt8[Tensor, "3 height width
 def sample(
     product_id: str, text: str, query: str | None = None, picture: bool = True, epoch: int = 0
 ) -> Sample:
-    asked = Judgement(f"id of {query}", query, "human", {"relevance": 0.5}) if query else None
+    asked = Judgement(f"id of {query}", query, "human", 0.5) if query else None
     judgements = [asked] if asked else []
     return Sample(product_id, text, gradient() if picture else None, judgements, asked, epoch)
 
@@ -90,9 +90,9 @@ def test_keys_are_equal_for_equal_ids_and_texts_alone() -> None:
     assert len(set(batch.product_key.tolist())) == 5
 
 
-def test_judgements_are_flat_columns_of_key_row_and_first_gain() -> None:
+def test_judgements_are_flat_columns_of_key_row_and_gain() -> None:
     both = sample("1", "red vase", "the red vase")
-    both.judgements.append(Judgement("q2", "vase", "human", {"relevance": 1.0, "desire": 0.1}))
+    both.judgements.append(Judgement("q2", "vase", "human", 1.0))
     judged = collate()([sample("0", "a rug"), both]).judged
     assert judged.query_key.tolist() == [key_of("id of the red vase"), key_of("q2")]
     assert judged.row.tolist() == [1, 1]
@@ -102,7 +102,7 @@ def test_judgements_are_flat_columns_of_key_row_and_first_gain() -> None:
 
 def asking(product_id: str, query_id: str, text: str, picture: bool = True) -> Sample:
     """A product without a picture, asked for by a query with one."""
-    query = Judgement(query_id, text, "pair", {"relevance": 1.0})
+    query = Judgement(query_id, text, "pair", 1.0)
     image = gradient(30, 40) if picture else None
     return Sample(product_id, "rug", None, [query], query, 0, image)
 
@@ -138,7 +138,7 @@ def test_a_product_in_several_rows_has_its_text_and_picture_encoded_once() -> No
 
 def test_a_batch_without_query_pictures_points_at_none() -> None:
     assert collate()(SAMPLES).query_image_row.tolist() == [-1] * 5
-    alone = Sample("", "", None, [], Judgement("q", "rug", "human", {}), 0)
+    alone = Sample("", "", None, [], Judgement("q", "rug", "human"), 0)
     assert collate()([alone]).query_row.tolist() == [0]
 
 
@@ -155,7 +155,7 @@ def test_a_query_picture_is_augmented_by_its_query_and_not_by_the_product() -> N
 
 
 def test_the_query_that_is_the_product_is_judged_with_its_own_mark() -> None:
-    own = Judgement("trigger/1", "rug", "pair", {"relevance": OWN})
+    own = Judgement("trigger/1", "rug", "pair", OWN)
     judged = collate()([Sample("1", "rug", None, [own], None)]).judged
     assert judged.query_key.tolist() == [key_of("trigger/1")]
     assert judged.gain.tolist() == [-1.0]

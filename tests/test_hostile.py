@@ -360,7 +360,7 @@ def test_rows_that_no_disk_and_no_float_could_hold_are_rejected(tmp_path: Path) 
     build_shards(tmp_path, tmp_path / "out", max_rejected=1, workers=1)
     [found] = read_all(tmp_path / "out")
     assert isinstance(found, Sample)
-    assert [judgement.gains for judgement in found.judgements] == [{"relevance": 1.0}]
+    assert [judgement.gain for judgement in found.judgements] == [1.0]
 
 
 def test_names_that_no_file_can_hold_end_among_the_rejects_as_they_are(tmp_path: Path) -> None:
@@ -450,7 +450,7 @@ def test_fuzzed_samples_are_lines_or_samples_of_the_right_types(content: Any) ->
         [found] = read_all(write_folder(Path(folder) / "shards", shard))
     if isinstance(found, Sample):
         assert found.product_id
-        gains = [gain for judged in found.judgements for gain in judged.gains.values()]
+        gains = [judged.gain for judged in found.judgements]
         assert all(0 < gain <= 1 or gain == OWN for gain in gains)
     COLLATE([found])
 

@@ -325,9 +325,9 @@ def test_shards_of_pairs_take_pictures_from_the_folder_named(
     for number in range(24):
         fields, picture = split.read(number, 32)
         judgements = split.judgements_of(fields)
-        [own] = [j for j in judgements if j.gains == {"relevance": OWN}]
+        [own] = [j for j in judgements if j.gain == OWN]
         assert own.query_id == f"trigger/{fields['product_id']}"
-        assert sorted(j.gains["relevance"] for j in judgements) == [OWN, 1.0, 1.0]
+        assert sorted(j.gain for j in judgements) == [OWN, 1.0, 1.0]
         places = [item.get("picture") for item in fields["queries"] if item.get("own")]
         if picture is None:
             assert places == [None]

@@ -129,7 +129,7 @@ def by_hand(model: TwoTower, corpus: Corpus, asked: str, found: str) -> dict[str
         grades = dict(zip(own["product_id"], own["relevance"], strict=True))
         if not (text or image is not None) or not grades:
             continue
-        judgement = Judgement(row["query_id"], text, "a", {})
+        judgement = Judgement(row["query_id"], text, "a")
         query = alone(model, Sample("", "", None, [], judgement, 0, image), "query")
         scores = {p: float(v @ query) for p, v in products.items() if p != row["product_id"]}
         order = sorted(scores, key=lambda p: -scores[p])
