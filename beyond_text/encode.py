@@ -43,7 +43,8 @@ def collate_for(model: TwoTower, tokenizer: Any) -> Collate:
     )
 
 
-def _device(model: TwoTower) -> torch.device:
+def device_of(model: TwoTower) -> torch.device:
+    """Where the model's weights lie."""
     return next(model.parameters()).device
 
 
@@ -136,7 +137,7 @@ def _encode(
     workers: int,
 ) -> dict[View, Vectors]:
     """Vectors of each view, of the samples that have it; `ids` names the samples, in order."""
-    device = _device(model)
+    device = device_of(model)
     loader: DataLoader[Sample] = DataLoader(
         samples,
         sampler=range(len(ids)),

@@ -26,9 +26,9 @@ from beyond_text.archive import SampleError
 from beyond_text.batch import NOTHING, Batch, Judgement, Sample
 from beyond_text.config import Config
 from beyond_text.datamodule import ShardData
-from beyond_text.encode import collate_for, evaluating, to_device
+from beyond_text.encode import collate_for, device_of, evaluating, to_device
 from beyond_text.evaluate import precision_of
-from beyond_text.files import named, whole
+from beyond_text.files import whole
 from beyond_text.manifest import ShardError
 from beyond_text.model import TwoTower
 from beyond_text.module import ContrastiveModule
@@ -152,10 +152,9 @@ class _Inputs(Dataset[Sample]):
         return NOTHING._replace(query=asked, query_image=picture)
 
 
-def _digest(tower: Tower, *more: object) -> str:
-    """A digest of the tower's weights and settings, and of what else decides its outputs."""
-    told = LAYOUT, tower.settings.to_json_string(), more
-    digest = hashlib.sha256(repr(told).encode())
+def _digest(tower: Tower) -> str:
+    """A digest of the tower's weights and settings."""
+    digest = hashlib.sha256(tower.settings.to_json_string().encode())
     for name, tensor in tower.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -205,10 +204,9 @@ class FrozenOutputs(pl.Callback):
             return
         parts = list(self._parts(model, config, data, frozen))
         if trainer.local_rank == 0:
-            with named(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                for part in parts:
-                    _fill(model, config, data.collate.tokenizer, part)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for part in parts:
+                _fill(model, config, data.collate.tokenizer, part)
         trainer.strategy.barrier()
         for name in frozen:
             files = [part.files[name] for part in parts]
@@ -219,6 +217,7 @@ class FrozenOutputs(pl.Callback):
     ) -> Iterator[_Part]:
         """What the run trains on, and what it is measured on."""
         settings = model.settings
+        digests = {name: _digest(model.towers[name]) for name in frozen}
         dev = Split(config.data.dev, config.data.dev_split, settings.text_fields)
         for split in (*(feed.split for feed in data.sources.values()), dev):
             augmented = config.data.augment and split is not dev
@@ -229,9 +228,9 @@ class FrozenOutputs(pl.Callback):
             as_picture = *read, settings.mean, settings.std, picture
             files = {}
             for name in frozen:
-                decided = as_picture if name == "image_tower" else as_text
-                digest = _digest(model.towers[name], *decided)
-                files[name] = self.folder / f"{digest}.outputs"
+                read_as = as_picture if name == "image_tower" else as_text
+                decided = repr((LAYOUT, digests[name], read_as)).encode()
+                files[name] = self.folder / f"{hashlib.sha256(decided).hexdigest()}.outputs"
             yield _Part(split, picture, files)
 
 
@@ -252,7 +251,7 @@ def _fill(model: TwoTower, config: Config, tokenizer: Any, part: _Part) -> None:
     missing = {name: path for name, path in part.files.items() if not path.is_file()}
     if not missing:
         return
-    device = next(model.parameters()).device
+    device = device_of(model)
     bf16 = precision_of(config.precision) == "bf16-mixed"
     loader: DataLoader[Sample] = DataLoader(
         _Inputs(part.split, part.picture),
