@@ -12,87 +12,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from beyond_text.checkpoint import MODEL, WEIGHTS
-from beyond_text.config import load_config
-from beyond_text.corpus import ASKED_COLUMNS, Corpus
-from beyond_text.encode import encode_products, encode_queries
-from beyond_text.evaluate import corpus_for, load_run, loader_workers
-from beyond_text.index import KINDS, IndexKind, ProductIndex
-from beyond_text.manifest import FILE, sha256_of
-from beyond_text.metrics import Ranking
-from beyond_text.model import TwoTower
-from beyond_text.panel import PanelRow, draw_panel
-from beyond_text.pictures import decode_pixels, read_picture, reduce_picture
-
-MADE_OF = "made_of.txt"
-
-
-@dataclass(frozen=True)
-class Searcher:
-    """A model and an index of the products that it searches."""
-
-    model: TwoTower
-    tokenizer: Any
-    bf16: bool
-    corpus: Corpus
-    index: ProductIndex
-
-    @classmethod
-    def open(cls, run: Path, shards: Path, split: str, kind: IndexKind = "exact") -> Searcher:
-        """Loads a run's model and the index of a split, which is made where it is not there.
-
-        Raises:
-            CheckpointError: no finished model in `run`.
-            TableError, ShardError: no such shards or split.
-            ValueError: a damaged index.
-        """
-        model, tokenizer, bf16 = load_run(run)
-        corpus = corpus_for(model, shards, split)
-        folder = run / "index" / f"{split}-{kind}"
-        files = (run / MODEL / WEIGHTS, shards / FILE)
-        made_of = " ".join(map(sha256_of, files))
-        mark = folder / MADE_OF
-        if mark.is_file() and mark.read_text() == made_of:
-            return cls(model, tokenizer, bf16, corpus, ProductIndex.load(folder))
-        found = encode_products(model, tokenizer, corpus, bf16=bf16, workers=loader_workers())
-        index = ProductIndex.build(*found["product"], kind)
-        mark.unlink(missing_ok=True)
-        index.save(folder)
-        mark.write_text(made_of)
-        return cls(model, tokenizer, bf16, corpus, index)
-
-    def search(self, texts: Sequence[str], picture: bytes | None, top: int) -> Ranking:
-        """The best products for each text; with a picture, for each text and the picture."""
-        settings = self.model.settings
-        image: Tensor | None = None
-        if picture is not None:
-            # As the picture of a product is on its way into shards and out of them.
-            stored = reduce_picture(picture, settings.picture_size)
-            image = decode_pixels(stored, reduce_to=settings.image_size)
-        rows = [(str(number), text, "", "") for number, text in enumerate(texts)]
-        queries = pd.DataFrame(rows, columns=ASKED_COLUMNS)
-        asked = self.corpus._replace(queries=queries, query_image=lambda number: image)
-        vectors = encode_queries(self.model, self.tokenizer, asked, bf16=self.bf16)
-        return self.index.search(vectors.vectors, vectors.ids, top)
-
-    def rows(self, texts: Sequence[str], found: Ranking) -> list[PanelRow]:
-        """Queries with their products, to be shown; nothing is known of their grades."""
-        place = {product_id: row for row, product_id in enumerate(self.corpus.product_ids)}
-        rows = []
-        for text, product_ids in zip(texts, found.product_ids, strict=True):
-            samples = [self.corpus.products[place[product_id]] for product_id in product_ids]
-            pictures, captions = [s.image for s in samples], [s.text for s in samples]
-            rows.append(PanelRow(text or "(a picture)", pictures, [0.0] * len(samples), captions))
-        return rows
+from beyond_text.config.load import load_config
+from beyond_text.metrics.ranking import Ranking
+from beyond_text.retrieval.index import KINDS
+from beyond_text.retrieval.panel import PanelRow, draw_panel
+from beyond_text.retrieval.searcher import Searcher
+from beyond_text.tables.pictures import read_picture
 
 
 def show(rows: Sequence[PanelRow], found: Ranking) -> None:

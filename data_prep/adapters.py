@@ -5,7 +5,7 @@ Notable: no adapter has code of its own. To read another data set, add a row.
 
 from __future__ import annotations
 
-from beyond_text.layouts import Join, Layout, Source
+from beyond_text.tables.layouts import Join, Layout, Source
 
 ADAPTERS: dict[str, Layout] = {
     # Kaggle "H&M Personalized Fashion Recommendations": articles.csv and images/. Readers that

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from beyond_text.files import whole
-from beyond_text.layouts import OWN_LAYOUT, Layout, TableError
-from beyond_text.pictures import PictureError, digest_of
-from beyond_text.tables import read_tables
+from beyond_text.tables.layouts import OWN_LAYOUT, Layout, TableError
+from beyond_text.tables.pictures import PictureError, digest_of
+from beyond_text.tables.read import read_tables
 from data_prep.adapters import ADAPTERS
 
 

@@ -6,8 +6,8 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-from beyond_text.layouts import Reject
-from beyond_text.tables import Tables
+from beyond_text.tables.layouts import Reject
+from beyond_text.tables.read import Tables
 
 
 class BuildError(ValueError):

@@ -12,10 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from beyond_text.layouts import OWN_LAYOUT, Layout, TableError
-from beyond_text.manifest import FILE, VERSION, ShardError, read_manifest
-from beyond_text.pictures import MAX_PIXELS
-from beyond_text.tables import read_tables
+from beyond_text.shards.manifest import FILE, VERSION, ShardError, read_manifest
+from beyond_text.tables.layouts import OWN_LAYOUT, Layout, TableError
+from beyond_text.tables.pictures import MAX_PIXELS
+from beyond_text.tables.read import read_tables
 from data_prep.adapters import ADAPTERS
 from data_prep.rejects import BuildError, Rejects
 from data_prep.splits import write_splits

@@ -24,10 +24,10 @@ import pandas as pd
 from tqdm import tqdm
 from webdataset import TarWriter
 
-from beyond_text.layouts import TEXT_COLUMNS, Reject
-from beyond_text.manifest import sha256_of
-from beyond_text.pictures import PictureError, digest_of, read_picture, reduce_picture
-from beyond_text.tables import Tables
+from beyond_text.shards.manifest import sha256_of
+from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
+from beyond_text.tables.pictures import PictureError, digest_of, read_picture, reduce_picture
+from beyond_text.tables.read import Tables
 from data_prep.rejects import BuildError, Rejects
 
 

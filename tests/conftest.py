@@ -18,15 +18,25 @@ from jaxtyping import install_import_hook
 with install_import_hook(
     [
         f"beyond_text.{name}"
-        for name in ("fusion", "losses", "metrics", "model", "towers", "uniecs")
+        for name in (
+            "metrics.ranking",
+            "models.fusion",
+            "models.layers",
+            "models.towers",
+            "models.two_tower",
+            "models.uniecs",
+            "training.loss_weights",
+            "training.losses",
+            "training.relevance",
+            "training.uniecs_losses",
+        )
     ],
     "beartype.beartype",
 ):
-    import beyond_text.fusion
-    import beyond_text.losses
-    import beyond_text.metrics
-    import beyond_text.model
-    import beyond_text.towers  # noqa: F401
+    import beyond_text.metrics.ranking
+    import beyond_text.models.two_tower
+    import beyond_text.training.loss_weights
+    import beyond_text.training.uniecs_losses  # noqa: F401
 
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors

@@ -13,10 +13,11 @@ from typing import Any
 
 from PIL import Image
 
-from beyond_text.batch import Sample
-from beyond_text.manifest import files_of
-from beyond_text.shards import Draw, Products, Split
-from tests.test_pictures import bomb, encode
+from beyond_text.shards.batch import Draw, Sample
+from beyond_text.shards.dataset import Products
+from beyond_text.shards.manifest import files_of
+from beyond_text.shards.split import Split
+from tests.tables.test_pictures import bomb, encode
 
 SHARD = "train-00000.tar"
 FIELDS = ["title", "category", "description"]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from beyond_text.ablate import main
-from beyond_text.callbacks import read_history
-from beyond_text.config import load_config, to_yaml
+from beyond_text.config.load import load_config, to_yaml
+from beyond_text.metrics.history import read_history
 from beyond_text.train import train
 
 

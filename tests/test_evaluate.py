@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 import torch
 
-from beyond_text.archive import index_shard
-from beyond_text.checkpoint import load_model
-from beyond_text.collate import tokenize
-from beyond_text.config import load_config
-from beyond_text.corpus import read_corpus
-from beyond_text.encode import encode_products, encode_queries, evaluating
-from beyond_text.evaluate import evaluate, main, names_of
-from beyond_text.shards import ShardError
-from beyond_text.tables import TableError
+from beyond_text.config.load import load_config
+from beyond_text.evaluate import evaluate, main
+from beyond_text.evaluation.compare import names_of
+from beyond_text.models.checkpoint import load_model
+from beyond_text.retrieval.catalogue import read_corpus
+from beyond_text.retrieval.encode import encode_products, encode_queries, evaluating
+from beyond_text.shards.archive import index_shard
+from beyond_text.shards.collate import tokenize
+from beyond_text.shards.manifest import ShardError
+from beyond_text.tables.layouts import TableError
 from beyond_text.train import train
 from tests.hostile import sign
 

@@ -20,13 +20,18 @@ import pytorch_lightning as pl
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from beyond_text.batch import Sample
-from beyond_text.config import load_config, to_yaml
-from beyond_text.datamodule import ShardData
-from beyond_text.module import ContrastiveModule
-from beyond_text.shards import BatchPlan, Products, ShardError, Split
-from beyond_text.tables import TableError
-from beyond_text.train import build, make_trainer, train
+from beyond_text.config.load import load_config, to_yaml
+from beyond_text.shards.batch import Sample
+from beyond_text.shards.dataset import Products
+from beyond_text.shards.manifest import ShardError
+from beyond_text.shards.sampler import BatchPlan
+from beyond_text.shards.split import Split
+from beyond_text.tables.layouts import TableError
+from beyond_text.train import train
+from beyond_text.training.build import build
+from beyond_text.training.datamodule import ShardData
+from beyond_text.training.module import ContrastiveModule
+from beyond_text.training.trainer import make_trainer
 from data_prep.mbeer import read_designs, write_pairs
 from data_prep.rejects import BuildError
 from data_prep.shards import build_shards

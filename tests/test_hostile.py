@@ -25,14 +25,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beyond_text.batch import OWN, Sample
-from beyond_text.checkpoint import CheckpointError, Origin, read_origin, write_checkpoint
-from beyond_text.collate import Collate
-from beyond_text.corpus import read_corpus
-from beyond_text.pairs import read_pairs
-from beyond_text.pictures import MAX_BYTES, PictureError, decode_pixels
-from beyond_text.shards import ShardError, Split, read_manifest
-from beyond_text.tables import TableError, read_tables
+from beyond_text.models.checkpoint import CheckpointError
+from beyond_text.retrieval.catalogue import read_corpus
+from beyond_text.shards.batch import OWN, Sample
+from beyond_text.shards.collate import Collate
+from beyond_text.shards.manifest import ShardError, read_manifest
+from beyond_text.shards.split import Split
+from beyond_text.tables.layouts import TableError
+from beyond_text.tables.pairs import read_pairs
+from beyond_text.tables.pictures import MAX_BYTES, PictureError, decode_pixels
+from beyond_text.tables.read import read_tables
+from beyond_text.training.checkpoints import Origin, read_origin, write_checkpoint
 from data_prep.rejects import BuildError
 from data_prep.shards import build_shards
 from tests.conftest import tiny_tokenizer
@@ -57,7 +60,7 @@ from tests.hostile import (
     turned,
     write_folder,
 )
-from tests.test_pictures import bomb, encode
+from tests.tables.test_pictures import bomb, encode
 
 # The same examples in every run, and no limit on the time of one: the machine may be busy.
 FUZZ = settings(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from data_prep.catalogue import build_catalogue
 from data_prep.encoders import ENCODERS
+from tests import ROOT
 from tests.conftest import write_tiny_tables
 
-ROOT = Path(__file__).parent.parent
 # These run the tests, or do not end: make only says what it would do.
 DRY = ("make test", "make lint", "make tensorboard", "make clean")
 TINY = (

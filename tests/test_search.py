@@ -11,9 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from beyond_text import search as command
-from beyond_text.config import load_config
-from beyond_text.encode import encode_products, rank
-from beyond_text.search import Searcher, main
+from beyond_text.config.load import load_config
+from beyond_text.retrieval.encode import encode_products
+from beyond_text.retrieval.ranking import rank
+from beyond_text.retrieval.searcher import Searcher
+from beyond_text.search import main
 from beyond_text.train import train
 
 

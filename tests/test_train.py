@@ -17,17 +17,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from beyond_text.archive import index_shard
-from beyond_text.callbacks import read_history
-from beyond_text.config import ConfigError, load_config, to_yaml
-from beyond_text.manifest import ShardError
-from beyond_text.module import TrainingError
-from beyond_text.train import main, report, train
+from beyond_text.config.load import load_config, to_yaml
+from beyond_text.config.settings import ConfigError
+from beyond_text.metrics.history import read_history, report
+from beyond_text.shards.archive import index_shard
+from beyond_text.shards.manifest import ShardError
+from beyond_text.train import main, train
+from beyond_text.training.module import TrainingError
 from data_prep.shards import build_shards
+from tests import RECIPES
 from tests.hostile import sign
 
 STAGES = ("stage1", "stage2", "stage3")
-RECIPES = Path(__file__).parent.parent / "recipes"
 PRODUCT = ["losses.query_product=1"]
 
 

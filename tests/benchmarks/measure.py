@@ -20,7 +20,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm import tqdm
 
-from beyond_text.memory import give_back_freed_memory
+from beyond_text.models.cpu.memory import give_back_freed_memory
 
 T = TypeVar("T")
 PACKAGES = (

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from beyond_text.config import Config
-from beyond_text.shards import Split
+from beyond_text.config.settings import Config
+from beyond_text.shards.split import Split
 from tests.benchmarks.measure import rate, rate_of_batches, step_ends
 from tests.benchmarks.recipe import Setting, prepare
 

@@ -25,14 +25,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from beyond_text.callbacks import averaged
-from beyond_text.collate import squared
-from beyond_text.config import View
-from beyond_text.corpus import Corpus, read_corpus
-from beyond_text.encode import Vectors, encode_products, encode_queries, own_products, search
-from beyond_text.evaluate import precision_of
+from beyond_text.config.views import View
 from beyond_text.files import write_json
-from beyond_text.metrics import retrieval_metrics
+from beyond_text.metrics.ranking import retrieval_metrics
+from beyond_text.models.precision import precision_of
+from beyond_text.retrieval.catalogue import Corpus, read_corpus
+from beyond_text.retrieval.encode import Vectors, encode_products, encode_queries
+from beyond_text.retrieval.ranking import own_products, search
+from beyond_text.shards.transform import squared
+from beyond_text.training.averaging import averaged
 from tests.benchmarks import peers, recipe
 from tests.benchmarks.measure import command_line, once_apart, peak_bytes, surroundings
 from tests.benchmarks.recipe import Setting, setting_of

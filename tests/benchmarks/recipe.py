@@ -28,22 +28,25 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.v2.functional import resize
 
-from beyond_text.batch import Batch, Sample, rows_of
-from beyond_text.callbacks import Throughput
-from beyond_text.config import PAIRS, Config, View, load_config
-from beyond_text.datamodule import ShardData
-from beyond_text.encode import to_device
-from beyond_text.evaluate import precision_of
-from beyond_text.losses import LOSSES
-from beyond_text.memory import keep_freed_memory
-from beyond_text.model import TwoTower
-from beyond_text.module import ContrastiveModule
-from beyond_text.optim import adamw
-from beyond_text.pictures import to_pixels
-from beyond_text.train import build, make_trainer
+from beyond_text.config.load import load_config
+from beyond_text.config.settings import Config
+from beyond_text.config.views import PAIRS, View
+from beyond_text.models.cpu.memory import keep_freed_memory
+from beyond_text.models.precision import precision_of
+from beyond_text.models.two_tower import TwoTower
+from beyond_text.retrieval.encode import to_device
+from beyond_text.shards.batch import Batch, Sample, rows_of
+from beyond_text.tables.pictures import to_pixels
+from beyond_text.training.build import build
+from beyond_text.training.callbacks import Throughput
+from beyond_text.training.datamodule import ShardData
+from beyond_text.training.losses import LOSSES
+from beyond_text.training.module import ContrastiveModule
+from beyond_text.training.optim import adamw
+from beyond_text.training.trainer import make_trainer
+from tests import RECIPES
 from tests.benchmarks.measure import rate, rate_of_batches, step_ends, synchronize
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 # Where the rows of a batch say which products have a view.
 ROWS: dict[View, str] = {"query": "query_row", "text": "text_row", "image": "image_row"}
 # A batch is loaded many times faster than it is trained on: more of them, for a steady figure.

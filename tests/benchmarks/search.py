@@ -27,14 +27,14 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from beyond_text.checkpoint import load_model
-from beyond_text.config import load_config
-from beyond_text.corpus import read_corpus
-from beyond_text.encode import encode_products, encode_queries
-from beyond_text.evaluate import precision_of
+from beyond_text.config.load import load_config
 from beyond_text.files import write_json
-from beyond_text.index import KINDS, ProductIndex
-from beyond_text.metrics import Ranking
+from beyond_text.metrics.ranking import Ranking
+from beyond_text.models.checkpoint import load_model
+from beyond_text.models.precision import precision_of
+from beyond_text.retrieval.catalogue import read_corpus
+from beyond_text.retrieval.encode import encode_products, encode_queries
+from beyond_text.retrieval.index import KINDS, ProductIndex
 from tests.benchmarks.measure import surroundings
 
 K = 10

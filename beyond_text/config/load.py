@@ -1,0 +1,220 @@
+"""TODO config.load."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from beyond_text.config.settings import (
+    Config,
+    ConfigError,
+    FusionName,
+    LearningRates,
+    Losses,
+    LossName,
+    LossWeighting,
+    Pooling,
+    Precision,
+    Resume,
+    Source,
+    TextField,
+)
+from beyond_text.config.views import OBJECTIVE_VIEWS
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "loss": get_args(LossName),
+    "loss_weighting": get_args(LossWeighting),
+    "precision": get_args(Precision),
+    "resume": get_args(Resume),
+    "fusion": get_args(FusionName),
+    "text_encoder.pooling": get_args(Pooling),
+}
+
+# (setting, smallest, largest); bounds included, infinity not.
+RANGES: tuple[tuple[str, float, float], ...] = (
+    ("seed", 0, 2**32 - 1),
+    ("steps", 1, float("inf")),
+    ("budget", 1e-3, float("inf")),
+    ("batch_size", 2, float("inf")),
+    ("chunk_size", 0, float("inf")),
+    ("memory_size", 0, float("inf")),
+    ("accumulate", 1, float("inf")),
+    ("dim", 1, float("inf")),
+    ("fusion_rank", 1, float("inf")),
+    ("temperature", 1e-3, 1.0),
+    ("temperature_min", 1e-3, 1.0),
+    ("weight_decay", 0.0, 1.0),
+    ("warmup", 0.0, 1.0),
+    ("lr_floor", 0.0, 1.0),
+    ("clip_norm", 0.0, float("inf")),
+    ("average_span", 0.0, 1.0),
+    ("evaluate_every", 0, float("inf")),
+    ("checkpoint_every", 1, float("inf")),
+    ("text_encoder.max_length", 4, float("inf")),
+    ("text_encoder.lora.rank", 0, float("inf")),
+    ("text_encoder.lora.dropout", 0.0, 1.0),
+    ("image_encoder.image_size", 0, 4096),
+    ("image_encoder.drop_path", 0.0, 0.9),
+    ("image_encoder.lora.rank", 0, float("inf")),
+    ("image_encoder.lora.dropout", 0.0, 1.0),
+    ("data.modality_dropout", 0.0, 1.0),
+    ("data.smallest_crop", 0.1, 1.0),
+    ("data.queries_per_product", 1, float("inf")),
+    ("data.same_category", 1, float("inf")),
+    ("data.max_skipped", 0.0, 1.0),
+    ("data.workers", 0, float("inf")),
+)
+
+
+def _known_keys(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all settings, tables and what is in them."""
+    keys = []
+    for name, value in settings.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            keys += _known_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+KNOWN = _known_keys(dataclasses.asdict(Config()))
+
+
+def _check_keys(given: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    """Refuses a key that the schema lacks, naming the nearest one."""
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        if prefix == "trainer.":
+            continue
+        if prefix == "data.sources.":
+            for inner in value if isinstance(value, Mapping) else ():
+                known = [item.name for item in dataclasses.fields(Source)]
+                if inner not in known:
+                    raise ConfigError(
+                        f"{origin}: unknown setting {name}.{inner}; a source has {', '.join(known)}"
+                    )
+            continue
+        if name not in KNOWN:
+            near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"{origin}: unknown setting {name}; the nearest known one is {near[0]}"
+            )
+        if isinstance(value, Mapping):
+            _check_keys(value, origin, f"{name}.")
+
+
+def _line(error: Exception) -> str:
+    """The error's message on one line."""
+    return " ".join(str(error).split())
+
+
+def _parse(override: str) -> DictConfig:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{override}: expected key=value")
+    try:
+        # Nothing after the sign is the empty string, as a shell means it, and not null.
+        return OmegaConf.from_dotlist([f"{key}={value or repr('')}"])
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override}: not a YAML value: {_line(error)}") from None
+
+
+def _read(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe file")
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {_line(error)}") from None
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path}: expected settings as `key: value`, got a list")
+    return loaded
+
+
+def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> Config:
+    """Merges recipe files from left to right, then `key=value` overrides, and checks the result.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or out of range, or settings that
+            contradict each other; the message names the file or override.
+    """
+    merged = OmegaConf.structured(Config)
+    config = Config()
+    layers = [(str(path), _read(Path(path))) for path in files]
+    layers += [(text, _parse(text)) for text in overrides]
+    for origin, layer in layers:
+        _check_keys(cast("Mapping[str, Any]", OmegaConf.to_container(layer)), origin)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+            # Here, so that a reference to nothing names the file or override it stands in.
+            config = cast("Config", OmegaConf.to_object(merged))
+        except (OmegaConfBaseException, TypeError) as error:
+            key = getattr(error, "full_key", None)
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{origin}: {f'{key}: ' if key else ''}{reason}") from None
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Checks values against their choices, ranges and each other.
+
+    Raises:
+        ConfigError: naming the setting, what was expected and what was got.
+    """
+    for name, choices in CHOICES.items():
+        value = attrgetter(name)(config)
+        if value not in choices:
+            raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    rates = [
+        (f"{table}.{f.name}", 0.0, highest)
+        for table, highest in (("lr", 1.0), ("lr_scale", 100.0))
+        for f in dataclasses.fields(LearningRates)
+    ]
+    weights = [(f"losses.{f.name}", 0.0, float("inf")) for f in dataclasses.fields(Losses)]
+    for name, low, high in (*RANGES, *rates, *weights):
+        value = attrgetter(name)(config)
+        if not (low <= value <= high and math.isfinite(value)):
+            raise ConfigError(f"{name}: expected a value from {low:g} to {high:g}, got {value:g}")
+    if config.temperature < config.temperature_min:
+        raise ConfigError(
+            f"temperature: {config.temperature:g} lies below temperature_min "
+            f"{config.temperature_min:g}"
+        )
+    if config.loss_weighting == "learned" and config.rates.temperature == 0:
+        raise ConfigError(
+            "loss_weighting=learned: weights learn at the rate of lr.temperature, which is 0"
+        )
+    for name, source in config.data.sources.items():
+        if not source.path:
+            raise ConfigError(f"data.sources.{name}.path: expected a folder of shards, got ''")
+        if not 0 <= source.weight < float("inf"):
+            raise ConfigError(
+                f"data.sources.{name}.weight: expected at least 0, got {source.weight:g}"
+            )
+        if source.queries_per_product < 0:
+            raise ConfigError(
+                f"data.sources.{name}.queries_per_product: expected at least 0, "
+                f"got {source.queries_per_product}"
+            )
+        if unknown := set(source.losses) - OBJECTIVE_VIEWS.keys():
+            raise ConfigError(
+                f"data.sources.{name}.losses: expected some of {', '.join(OBJECTIVE_VIEWS)}, "
+                f"got {min(unknown)!r}"
+            )
+    known, fields = get_args(TextField), config.data.text_fields
+    if not fields or not set(fields) <= set(known):
+        raise ConfigError(f"data.text_fields: expected some of {', '.join(known)}, got {fields}")
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration as YAML that `load_config` reads back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,0 +1,208 @@
+"""Every setting of a run, typed; a run is YAML files merged from left to right plus `key=value`.
+
+A stage, a backbone and a data set are only files: each is the difference from `recipes/base.yaml`.
+An unknown key or a bad value is an error that names it and the nearest known key; nothing a user
+wrote is ever ignored. The merged settings are saved with the run and restore it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from beyond_text.config.views import OBJECTIVE_VIEWS, View
+
+LossName = Literal["info_nce", "ranked_nce", "sigmoid"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+Resume = Literal["auto", "never"]
+FusionName = Literal[
+    "bilinear", "concat", "gated", "moe", "mutan", "block", "lmf", "uniecs", "sum", "text", "image"
+]
+LossWeighting = Literal["fixed", "learned"]
+Pooling = Literal["auto", "mean", "cls", "pooler"]
+TextField = Literal["title", "description", "category"]
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, of the wrong type, or at odds with another."""
+
+
+@dataclass
+class Lora:
+    """Low-rank adapters (Hu et al. 2021) through peft; rank 0 trains the encoder itself."""
+
+    rank: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.0
+    # Module names such as q_proj, value; empty means every linear layer.
+    targets: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TextEncoder:
+    """A Hugging Face text encoder: hub name or folder; `dropout` is its own, not LoRA's."""
+
+    path: str = "data/encoders/minilm-l6"
+    max_length: int = 64
+    pooling: str = "auto"
+    dropout: bool = True
+    lora: Lora = field(default_factory=Lora)
+
+
+@dataclass
+class ImageEncoder:
+    """A Hugging Face image encoder: hub name or folder; image_size 0 is the encoder's own."""
+
+    path: str = "data/encoders/efficientnet-lite2"
+    image_size: int = 0
+    # Stochastic depth of the deepest block while training, in encoders that have it.
+    drop_path: float = 0.0
+    lora: Lora = field(default_factory=Lora)
+
+
+@dataclass
+class Losses:
+    """Weight of each objective, 0 leaves it out: contrast of two views, or UniECS's three."""
+
+    text_image: float = 0.0
+    query_text: float = 0.0
+    query_image: float = 0.0
+    query_product: float = 0.0
+    cmal: float = 0.0
+    clal: float = 0.0
+    imcl: float = 0.0
+
+
+@dataclass
+class LearningRates:
+    """Peak learning rate of each parameter group; 0 freezes the group."""
+
+    text_encoder: float = 1e-4
+    query_encoder: float = 1e-4
+    image_encoder: float = 3e-4
+    projections: float = 1e-3
+    fusion: float = 1e-3
+    temperature: float = 1e-2
+
+
+@dataclass
+class Source:
+    """A folder of shards and its share of the batches, relative to the other sources.
+
+    It joins stages all of whose losses it can feed; with `losses`, it feeds those alone, in every
+    stage that has one of them.
+    """
+
+    path: str = ""
+    weight: float = 1.0
+    losses: list[str] = field(default_factory=list)
+    # 0 takes data's; queries with pictures of their own are the ones that cost.
+    queries_per_product: int = 0
+
+
+@dataclass
+class Data:
+    """What a run reads; the retrieval metrics are those of `dev`'s split `dev_split`."""
+
+    sources: dict[str, Source] = field(default_factory=dict)
+    dev: str = ""
+    dev_split: str = "dev"
+    text_fields: list[str] = field(default_factory=lambda: ["title", "category", "description"])
+    # Rows of a batch that a product has, a query each; its text and picture are encoded once.
+    queries_per_product: int = 1
+    # Products of one category that stand together in a batch: each other's hard negatives.
+    same_category: int = 1
+    # Random resized crop and mirror image while training.
+    augment: bool = True
+    # The share of each side that a crop keeps at least.
+    smallest_crop: float = 0.9
+    # Share of the products that lose one of their two modalities while training.
+    modality_dropout: float = 0.0
+    workers: int = 1
+    # More unreadable samples than this share stop the run.
+    max_skipped: float = 0.01
+
+
+@dataclass
+class Config:
+    """One run: where it starts, what it contrasts, what moves, and where it writes."""
+
+    run: str = "runs/run"
+    # Run folder whose weights this one starts from; empty means the untouched encoders.
+    start: str = ""
+    seed: int = 0
+    # Optimizer steps, and a factor on them: `budget=3` gives every stage three times its steps.
+    steps: int = 100
+    budget: float = 1.0
+    batch_size: int = 128
+    # Rows encoded at a time, in two forward passes: a large batch in little memory; 0 is all.
+    chunk_size: int = 0
+    # Products of the last batches that stay further candidates (cross-batch memory), for
+    # contrasts of two views.
+    memory_size: int = 0
+    accumulate: int = 1
+    precision: str = "auto"
+    # torch.compile for the encoders, which takes minutes before the first step.
+    compile: bool = False
+    # Folder of what frozen towers (rate 0) make of the data, computed once for all runs of the same
+    # towers and shards; empty: computed in every step.
+    cache: str = ""
+    resume: str = "auto"
+    dim: int = 384
+    fusion: str = "bilinear"
+    fusion_rank: int = 512
+    share_text_encoder: bool = True
+    loss: str = "info_nce"
+    # `learned` weighs the objectives by their uncertainty, on top of the weights in `losses`.
+    loss_weighting: str = "fixed"
+    temperature: float = 0.05
+    temperature_min: float = 0.01
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    # Share of its peak that a learning rate falls to by the last step.
+    lr_floor: float = 0.0
+    clip_norm: float = 1.0
+    # A run ends with the average of its weights over about this share of its last steps.
+    average_span: float = 0.0
+    evaluate_every: int = 0
+    checkpoint_every: int = 50
+    losses: Losses = field(default_factory=Losses)
+    lr: LearningRates = field(default_factory=LearningRates)
+    # Factors on `lr`: how fast a backbone moves is its own, whether a group moves is the stage's.
+    lr_scale: LearningRates = field(default_factory=lambda: LearningRates(*[1.0] * 6))
+    text_encoder: TextEncoder = field(default_factory=TextEncoder)
+    image_encoder: ImageEncoder = field(default_factory=ImageEncoder)
+    data: Data = field(default_factory=Data)
+    # Passed to Lightning's Trainer as it is: accelerator, devices, num_nodes, strategy ...
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return max(1, round(self.steps * self.budget))
+
+    @property
+    def rates(self) -> LearningRates:
+        """Peak learning rate of each group: `lr` times `lr_scale`, so what is 0 stays 0."""
+        names = [item.name for item in dataclasses.fields(LearningRates)]
+        return LearningRates(*(getattr(self.lr, n) * getattr(self.lr_scale, n) for n in names))
+
+
+def active_losses(config: Config) -> dict[str, float]:
+    """The objectives of a stage, with their weights.
+
+    Raises:
+        ConfigError: none has a weight.
+    """
+    weights = {name: getattr(config.losses, name) for name in OBJECTIVE_VIEWS}
+    active = {name: weight for name, weight in weights.items() if weight > 0}
+    if not active:
+        known = ", ".join(OBJECTIVE_VIEWS)
+        raise ConfigError(f"losses: every weight is 0; give one of {known} a weight")
+    return active
+
+
+def views_of(config: Config) -> set[View]:
+    """The views that a stage's losses need."""
+    return {view for name in active_losses(config) for view in OBJECTIVE_VIEWS[name]}

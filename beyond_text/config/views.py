@@ -1,0 +1,35 @@
+"""TODO config.views."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+View = Literal["query", "text", "image", "product", "trigger_text", "trigger_image"]
+
+
+# The views that a contrastive objective contrasts.
+PAIRS: dict[str, tuple[View, View]] = {
+    "text_image": ("text", "image"),
+    "query_text": ("query", "text"),
+    "query_image": ("query", "image"),
+    "query_product": ("query", "product"),
+}
+
+
+class Side(NamedTuple):
+    """The views of what is fused (its text alone, its picture alone) and of the two together."""
+
+    text: View
+    image: View
+    fused: View
+
+
+QUERY = Side("trigger_text", "trigger_image", "query")
+PRODUCT = Side("text", "image", "product")
+# The views that each field of Losses needs.
+OBJECTIVE_VIEWS: dict[str, tuple[View, ...]] = {
+    **PAIRS,
+    "cmal": (*QUERY, *PRODUCT),
+    "clal": (*QUERY, *PRODUCT),
+    "imcl": ("trigger_text", "trigger_image", "text", "image"),
+}

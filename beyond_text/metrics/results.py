@@ -1,0 +1,24 @@
+"""Writes what an evaluation found: TREC files, and metrics.json as the last of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from beyond_text.files import write_json
+from beyond_text.metrics.ranking import Ranking
+from beyond_text.metrics.trec import write_trec
+
+Metrics = dict[str, dict[str, Any]]
+METRICS = "metrics.json"
+
+
+def write_results(
+    out: Path, metrics: Metrics, ranking: Ranking, queries: pd.DataFrame, qrels: pd.DataFrame
+) -> None:
+    """Writes the TREC files, then metrics.json, whose presence says that all is there."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_trec(out, ranking, qrels, queries)
+    write_json(out / METRICS, metrics)

@@ -1,0 +1,54 @@
+"""TODO models.settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beyond_text.config.settings import Config
+from beyond_text.models.encoders import encoder_picture_size, picture_statistics
+
+
+@dataclass
+class ModelSettings:
+    """What rebuilds a model around its weights; saved beside them."""
+
+    dim: int
+    fusion: str
+    fusion_rank: int
+    share_text_encoder: bool
+    pooling: str
+    max_length: int
+    image_size: int
+    # Longest side of stored pictures, in pixels: what inference must reduce to first.
+    picture_size: int
+    mean: list[float]
+    std: list[float]
+    text_fields: list[str]
+    loss: str
+    temperature: float
+    temperature_min: float
+
+
+def settings_of(config: Config, picture_size: int) -> ModelSettings:
+    """The model's part of a run's configuration, with what the encoders themselves say.
+
+    `picture_size` is what the shards' pictures were reduced to.
+    """
+    image = config.image_encoder
+    mean, std = picture_statistics(image.path)
+    return ModelSettings(
+        dim=config.dim,
+        fusion=config.fusion,
+        fusion_rank=config.fusion_rank,
+        share_text_encoder=config.share_text_encoder,
+        pooling=config.text_encoder.pooling,
+        max_length=config.text_encoder.max_length,
+        image_size=image.image_size or encoder_picture_size(image.path),
+        picture_size=picture_size,
+        mean=list(mean),
+        std=list(std),
+        text_fields=list(config.data.text_fields),
+        loss=config.loss,
+        temperature=config.temperature,
+        temperature_min=config.temperature_min,
+    )

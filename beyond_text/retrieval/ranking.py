@@ -1,0 +1,92 @@
+"""TODO retrieval.ranking."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from beyond_text.config.views import View
+from beyond_text.metrics.ranking import Ranking
+from beyond_text.models.two_tower import TwoTower
+from beyond_text.retrieval.catalogue import Corpus
+from beyond_text.retrieval.encode import (
+    Vectors,
+    encode_products,
+    encode_queries,
+)
+from beyond_text.retrieval.index import ProductIndex
+
+# No cosine is as small.
+BELOW_ALL = np.float32(-2)
+
+
+def own_products(corpus: Corpus) -> dict[str, set[str]]:
+    """What a query that is a product has in hand already, by query_id.
+
+    That is the product itself, and each other one of the same picture.
+    """
+    pairs = zip(corpus.queries["query_id"], corpus.queries["product_id"], strict=True)
+    own = {query_id: product_id for query_id, product_id in pairs if product_id}
+    if not own:
+        return {}
+    alike: dict[object, set[str]] = {}
+    look: dict[str, object] = {}
+    for number, product_id in enumerate(corpus.product_ids):
+        picture = corpus.products[number].image
+        # Without a picture it looks like nothing else.
+        look[product_id] = product_id if picture is None else _digest(picture)
+        alike.setdefault(look[product_id], set()).add(product_id)
+    return {query: alike.get(look.get(mine), {mine}) for query, mine in own.items()}
+
+
+def _digest(picture: Tensor) -> bytes:
+    shape = ",".join(map(str, picture.shape))
+    return hashlib.sha256(shape.encode() + picture.contiguous().numpy().tobytes()).digest()
+
+
+def search(
+    queries: Vectors, products: Vectors, own: Mapping[str, Collection[str]], depth: int = 100
+) -> Ranking:
+    """For every query its `depth` best products; without a query or a product, an empty ranking.
+
+    A query's own products (`own`, by query_id) are no result: all others come before them, so they
+    are seen at all only where too few others are there, and then as the last.
+    """
+    if not queries.ids or not products.ids:
+        return Ranking([], [], np.zeros((0, 0), dtype=np.float32))
+    spare = max(map(len, own.values()), default=0)
+    found = ProductIndex.build(*products).search(queries.vectors, queries.ids, depth + spare)
+    product_ids, scores = [], found.scores.copy()
+    for number, (query_id, row) in enumerate(zip(queries.ids, found.product_ids, strict=True)):
+        if mine := own.get(query_id):
+            last = np.isin(row, list(mine))
+            order = np.argsort(last, kind="stable")
+            below = BELOW_ALL - np.cumsum(last[order])
+            scores[number] = np.where(last[order], below, scores[number][order])
+            row = [row[place] for place in order]
+        product_ids.append(row[:depth])
+    return Ranking(queries.ids, product_ids, scores[:, :depth])
+
+
+def rank(
+    model: TwoTower,
+    tokenizer: Any,
+    corpus: Corpus,
+    views: Sequence[View] = ("product",),
+    depth: int = 100,
+    bf16: bool = False,
+    workers: int = 1,
+) -> dict[View, Ranking]:
+    """For every query of the corpus its `depth` best products, by each view's vectors."""
+    queries = encode_queries(model, tokenizer, corpus, bf16=bf16)
+    encoded = encode_products(model, tokenizer, corpus, views, bf16=bf16, workers=workers)
+    own = own_products(corpus)
+    return {
+        view: search(queries, vectors, own, depth)
+        for view, vectors in encoded.items()
+        if vectors.ids
+    }

@@ -1,0 +1,137 @@
+"""What crosses the borders between modules: samples, batches, embeddings.
+
+The four views are query, text, image and product (the fused vector). A query may be a text, a
+picture or both (the trigger of UniECS): `trigger_text` and `trigger_image` are the vectors of
+either alone. A view that a row lacks is row -1 of its index and a view that was not computed is not
+there: a zero vector never means missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from beyond_text.config.views import View
+
+
+@lru_cache(maxsize=2**16)
+def key_of(text: str) -> int:
+    """A 64-bit key, equal in every process for equal strings."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+class Draw(NamedTuple):
+    """One sample of one source in one epoch, and the turn among its rows of the batch.
+
+    All that decides what is read and which query.
+    """
+
+    source: int
+    sample: int
+    epoch: int
+    turn: int = 0
+
+
+OWN = -1.0
+
+
+class Judgement(NamedTuple):
+    """A query that names a product, and the product's gain for it by the first grade, up to 1.
+
+    A gain of OWN says that the query is this very product: neither a match nor a negative.
+    """
+
+    query_id: str
+    query: str
+    kind: str
+    gain: float = 0.0
+
+
+class Sample(NamedTuple):
+    """One product as a shard holds it; `query` is the judgement drawn for this epoch, if any.
+
+    `query_image` is that query's picture; its text is then allowed to be empty. `losses` are those
+    that its source feeds.
+    """
+
+    product_id: str
+    text: str
+    image: UInt8[Tensor, "3 height width"] | None
+    judgements: list[Judgement]
+    query: Judgement | None
+    epoch: int = 0
+    query_image: UInt8[Tensor, "3 height width"] | None = None
+    losses: tuple[str, ...] = ()
+
+
+# Stands where nothing could be read.
+NOTHING = Sample("", "", None, [], None)
+
+
+class Tokens(NamedTuple):
+    """Distinct texts of a batch, padded to the longest."""
+
+    input_ids: Int[Tensor, "texts length"]
+    attention_mask: Int[Tensor, "texts length"]
+
+
+class Judged(NamedTuple):
+    """All judgements of a batch's products but those of gain 0, as flat columns."""
+
+    query_key: Int[Tensor, " judgements"]
+    row: Int[Tensor, " judgements"]
+    gain: Float[Tensor, " judgements"]
+
+
+class Batch(NamedTuple):
+    """`rows` products. Distinct texts, queries and pictures stand once; `*_row` points at them.
+
+    Keys are 64-bit hashes of ids and texts, equal on every process for equal strings.
+    """
+
+    product_ids: list[str]
+    product_key: Int[Tensor, " rows"]
+    text: Tokens
+    text_row: Int[Tensor, " rows"]
+    text_key: Int[Tensor, " rows"]
+    query: Tokens
+    query_row: Int[Tensor, " rows"]
+    query_key: Int[Tensor, " rows"]
+    image: UInt8[Tensor, "pictures 3 height width"]
+    image_row: Int[Tensor, " rows"]
+    # Queries' pictures stand in `image` too.
+    query_image_row: Int[Tensor, " rows"]
+    judged: Judged
+    losses: tuple[str, ...]
+    skipped: list[str]
+
+    @property
+    def rows(self) -> dict[View, Int[Tensor, " rows"]]:
+        """Where each row's view of one modality stands, -1 in a row without it."""
+        return {
+            "trigger_text": self.query_row,
+            "trigger_image": self.query_image_row,
+            "text": self.text_row,
+            "image": self.image_row,
+        }
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors of each computed view, and which rows have that view at all."""
+
+    vectors: dict[View, Float[Tensor, "rows dim"]]
+    present: dict[View, Bool[Tensor, " rows"]]
+
+
+def rows_of(
+    vectors: Float[Tensor, "distinct dim"], row: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows dim"]:
+    """Spreads distinct vectors over the batch's rows; rows without the view get zeros."""
+    if vectors.shape[0] == 0:
+        return vectors.new_zeros(row.shape[0], vectors.shape[1])
+    return torch.where((row >= 0).unsqueeze(1), vectors[row.clamp(min=0)], 0.0)

@@ -1,0 +1,132 @@
+"""Samples to a batch: tokenizer, picture transform, and the ids that tell who is relevant to whom.
+
+What stands twice in a batch (a text, a query's text or picture) is encoded once. A sample that
+could not be read stays as an empty row, so every process keeps equal rows, and is named in
+`skipped`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from beyond_text.shards.batch import NOTHING, Batch, Judged, Sample, Tokens, key_of
+from beyond_text.shards.transform import squared
+
+# A Hugging Face tokenizer, as far as it is used here.
+Tokenizer = Callable[..., Mapping[str, Tensor]]
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, fixed: bool) -> Tokens:
+    """Tokens of distinct texts, padded to the longest, or to max_length where `fixed`."""
+    if not texts:
+        empty = torch.zeros(0, 1, dtype=torch.long)
+        return Tokens(empty, empty)
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        padding="max_length" if fixed else "longest",
+        return_token_type_ids=False,
+        return_tensors="pt",
+    )
+    # Some tokenizers, SigLIP's among them, give no mask: every position counts.
+    mask = encoded.get("attention_mask", torch.ones_like(encoded["input_ids"]))
+    return Tokens(encoded["input_ids"], mask)
+
+
+def _distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Distinct non-empty texts in order, and each text's row among them (-1 for an empty one)."""
+    place = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
+    return list(place), torch.tensor([place.get(text, -1) for text in texts])
+
+
+class Collate:
+    """Turns a list of samples into a Batch; with `augment_seed`, pictures are augmented."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        fixed_length: bool,
+        picture_size: int,
+        augment_seed: int | None = None,
+        smallest_crop: float = 1.0,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.fixed_length = fixed_length
+        self.picture_size = picture_size
+        self.augment_seed = augment_seed
+        self.smallest_crop = smallest_crop
+
+    def _picture(self, picture: Tensor, epoch: int, identity: str) -> Tensor:
+        seed = None
+        if self.augment_seed is not None:
+            seed = (self.augment_seed, epoch, key_of(identity) % 2**63)
+        return squared(picture, self.picture_size, seed, self.smallest_crop)
+
+    def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        """The pictures of distinct products, then queries; each row's product's and query's."""
+        shown = [(sample.image, sample.epoch, sample.product_id) for sample in samples]
+        asked = [(s.query_image, s.epoch, s.query.query_id if s.query else "") for s in samples]
+        pictures: list[Tensor] = []
+        rows: list[Tensor] = []
+        for views in (shown, asked):
+            place: dict[tuple[int, str], int] = {}
+            row = []
+            for picture, epoch, identity in views:
+                if picture is not None and (epoch, identity) not in place:
+                    place[epoch, identity] = len(pictures)
+                    pictures.append(self._picture(picture, epoch, identity))
+                row.append(-1 if picture is None else place[epoch, identity])
+            rows.append(torch.tensor(row))
+        image_row, query_row = rows
+        size = self.picture_size
+        if not pictures:
+            stacked = torch.zeros(0, 3, size, size, dtype=torch.uint8)
+        else:
+            # Stacked as they lie in memory, which is also how the towers take them.
+            stacked = torch.stack([p.permute(1, 2, 0) for p in pictures]).permute(0, 3, 1, 2)
+        return stacked, image_row, query_row
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tokens, Tensor]:
+        distinct, row = _distinct(texts)
+        return tokenize(self.tokenizer, distinct, self.max_length, self.fixed_length), row
+
+    def __call__(self, found: Sequence[Sample | str]) -> Batch:
+        """A batch of as many rows as `found` has entries."""
+        skipped = [entry for entry in found if isinstance(entry, str)]
+        samples = [NOTHING if isinstance(entry, str) else entry for entry in found]
+        text, text_row = self._tokens([sample.text for sample in samples])
+        query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
+        image, image_row, query_image_row = self._pictures(samples)
+        judged = [
+            (key_of(judgement.query_id), row, judgement.gain)
+            for row, sample in enumerate(samples)
+            for judgement in sample.judgements
+        ]
+        keys, rows, gains = zip(*judged, strict=True) if judged else ((), (), ())
+        return Batch(
+            product_ids=[sample.product_id for sample in samples],
+            product_key=torch.tensor([key_of(sample.product_id) for sample in samples]),
+            text=text,
+            text_row=text_row,
+            text_key=torch.tensor([key_of(sample.text) for sample in samples]),
+            query=query,
+            query_row=query_row,
+            query_key=torch.tensor([key_of(s.query.query_id) if s.query else 0 for s in samples]),
+            image=image,
+            image_row=image_row,
+            query_image_row=query_image_row,
+            judged=Judged(
+                torch.tensor(keys, dtype=torch.long),
+                torch.tensor(rows, dtype=torch.long),
+                torch.tensor(gains, dtype=torch.float32),
+            ),
+            # A batch is of one source; where nothing of it could be read, it feeds nothing.
+            losses=next((sample.losses for sample in samples if sample.losses), ()),
+            skipped=skipped,
+        )

@@ -1,0 +1,135 @@
+"""TODO shards.dataset."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from beyond_text.config.views import OBJECTIVE_VIEWS
+from beyond_text.shards.archive import SampleError
+from beyond_text.shards.batch import NOTHING, OWN, Draw, Judgement, Sample
+from beyond_text.shards.split import Split
+
+
+def draw_queries(
+    judgements: list[Judgement], seed: Sequence[int], number: int = 1
+) -> list[Judgement]:
+    """Some judgements, none twice: each time first a kind, each alike, then in it by the gain.
+
+    Kinds alike, because machine-made queries outnumber those that people wrote. Never the product
+    itself. Fewer than `number` where there are no more.
+    """
+    kinds: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        if judgement.gain != OWN:
+            kinds.setdefault(judgement.kind, []).append(judgement)
+    drawn: list[Judgement] = []
+    if not kinds:
+        return drawn
+    random = np.random.default_rng(list(seed))
+    while kinds and len(drawn) < number:
+        kind = sorted(kinds)[random.integers(len(kinds))]
+        # NumPy's own choice by weight takes many times as long for a few.
+        reached = list(accumulate(judgement.gain for judgement in kinds[kind]))
+        place = bisect_right(reached, random.random() * reached[-1], hi=len(reached) - 1)
+        drawn.append(kinds[kind].pop(place))
+        if not kinds[kind]:
+            del kinds[kind]
+    return drawn
+
+
+def asks(losses: Sequence[str]) -> bool:
+    """Whether one of the losses has a view other than a product's text and picture."""
+    return any(not {"text", "image"}.issuperset(OBJECTIVE_VIEWS[name]) for name in losses)
+
+
+class _Read(NamedTuple):
+    """A sample as it was read, and the queries drawn for its turns with their pictures."""
+
+    fields: dict[str, Any]
+    picture: Tensor | None
+    judgements: list[Judgement]
+    queries: list[tuple[Judgement, Tensor | None]]
+
+
+class Products(Dataset[Sample | str]):
+    """Samples of several splits, by Draw; `picture` as in `Split.read`, for queries' as well.
+
+    `losses` are those that each split feeds; its queries are drawn where one of them has queries,
+    `turns` for each product: rows of one turn each, of which only the first reads the sample.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Split],
+        seed: int,
+        picture: int | None,
+        losses: Sequence[tuple[str, ...]] = (),
+        turns: Sequence[int] = (),
+    ) -> None:
+        self.sources = list(sources)
+        self.seed = seed
+        self.picture = picture
+        self.losses = losses or [()] * len(sources)
+        # Nobody asks for the queries of what feeds text and picture alone.
+        self.asked = [not feeds or asks(feeds) for feeds in self.losses]
+        self.turns = turns or [1] * len(sources)
+        self._last: tuple[Draw, _Read | str] | None = None
+
+    def _read(self, draw: Draw) -> _Read | str:
+        """What the draws of all turns share: read by the first of them, then kept for the next.
+
+        A line that says why where it cannot be read.
+        """
+        first = draw._replace(turn=0)
+        if self._last is None or self._last[0] != first:
+            self._last = first, self._read_first(first)
+        return self._last[1]
+
+    def _read_first(self, draw: Draw) -> _Read | str:
+        source = self.sources[draw.source]
+        try:
+            fields, picture = source.read(draw.sample, self.picture)
+        except SampleError as error:
+            return str(error)
+        judgements = source.judgements_of(fields) if self.asked[draw.source] else []
+        seed = (self.seed, draw.source, draw.sample, draw.epoch)
+        drawn = draw_queries(judgements, seed, self.turns[draw.source])
+        try:
+            queries = [(query, self._query_picture(source, fields, query)) for query in drawn]
+        except SampleError as error:
+            # The product goes with it: its first row stands for it among the candidates.
+            return f"{source.folder} sample {draw.sample}: {error}"
+        return _Read(fields, picture, judgements, queries)
+
+    def __getitem__(self, draw: Draw) -> Sample | str:
+        """The sample, or where it cannot be read a line that says which and why.
+
+        A product with fewer queries than turns has none in the further ones; one that cannot be
+        read is told of once, and empty in the further ones.
+        """
+        source = self.sources[draw.source]
+        read = self._read(draw)
+        if isinstance(read, str):
+            return NOTHING if draw.turn else read
+        fields, picture, judgements, queries = read
+        query, asked = queries[draw.turn] if draw.turn < len(queries) else (None, None)
+        text = source.text_of(fields)
+        feeds = self.losses[draw.source]
+        identity = fields["product_id"]
+        return Sample(identity, text, picture, judgements, query, draw.epoch, asked, feeds)
+
+    def _query_picture(
+        self, source: Split, fields: Mapping[str, Any], query: Judgement
+    ) -> Tensor | None:
+        if self.picture is None:
+            return None
+        entries = (item for item in fields["queries"] if item["query_id"] == query.query_id)
+        number = next(entries).get("picture")
+        return None if number is None else source.read_query_picture(number, self.picture)

@@ -1,0 +1,119 @@
+"""TODO shards.sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+from torch.utils.data import Sampler
+
+from beyond_text.shards.batch import Draw, key_of
+
+WINDOW = 16
+Numbers = Int64[np.ndarray, " samples"]
+# Shuffled numbers, and what is random, to the same numbers in another order.
+Order = Callable[[Numbers, np.random.Generator], Numbers]
+
+
+def epoch_order(
+    sizes: Sequence[int], seed: Sequence[int], window: int = WINDOW, order: Order | None = None
+) -> Iterator[Numbers]:
+    """Sample numbers of one epoch, a window of shards at a time; each sample once.
+
+    `order` puts the shuffled numbers of a window into another order.
+    """
+    random = np.random.default_rng(list(seed))
+    starts = np.cumsum([0, *sizes])
+    shards = random.permutation(len(sizes))
+    for first in range(0, len(shards), window):
+        found = [np.arange(starts[s], starts[s + 1]) for s in shards[first : first + window]]
+        numbers = random.permutation(np.concatenate(found))
+        yield order(numbers, random) if order else numbers
+
+
+def in_runs(category: Callable[[int], str], length: int) -> Order:
+    """An order in which up to `length` samples of one category stand together, else at random.
+
+    In batches of such runs a product meets others of its kind among the negatives, which is what
+    topic-aware sampling (Hofstaetter et al. 2021, arXiv 2104.06967) is for; there topics are
+    clusters of queries, here categories are given, and a batch holds many.
+    """
+    known: dict[int, int] = {}
+
+    def key(number: int) -> int:
+        if number not in known:
+            # Without a category, it is like no other.
+            known[number] = key_of(category(number) or f"sample {number}")
+        return known[number]
+
+    def order(numbers: Numbers, random: np.random.Generator) -> Numbers:
+        _, label = np.unique([key(number) for number in numbers.tolist()], return_inverse=True)
+        by_label = np.argsort(label, kind="stable")
+        label = label[by_label]
+        place = np.arange(len(label)) - np.searchsorted(label, label)
+        _, run = np.unique(label * len(label) + place // length, return_inverse=True)
+        turn = random.permutation(len(numbers))[run]
+        return numbers[by_label[np.argsort(turn, kind="stable")]]
+
+    return order
+
+
+class BatchPlan(Sampler[list[Draw]]):
+    """Which samples make up each batch of a run, for one of `world` processes.
+
+    A batch comes from one source, drawn by weight: negatives of one shop are hard ones, and the
+    pictures of a shop are all there or not. Every process takes an equal slice of every batch, so
+    all take the same number of steps. A product stands in as many rows, one after the other, as
+    `turns` says of its source; `orders` may put those of a source that are alike side by side.
+    Starts at batch `start`, for a run that goes on.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[int]],
+        weights: Sequence[float],
+        batch_size: int,
+        batches: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        turns: Sequence[int] = (),
+        orders: Sequence[Order] = (),
+    ) -> None:
+        self.sizes = sizes
+        self.shares = np.array(weights, dtype=float) / sum(weights)
+        self.batch_size = batch_size
+        self.batches = batches
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.start = start
+        self.turns = turns or [1] * len(sizes)
+        self.orders: Sequence[Order | None] = orders or [None] * len(sizes)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def _endless(self, source: int) -> Iterator[Draw]:
+        epoch = 0
+        while True:
+            seed = (self.seed, source, epoch)
+            for numbers in epoch_order(self.sizes[source], seed, order=self.orders[source]):
+                for number in numbers:
+                    yield Draw(source, int(number), epoch)
+            epoch += 1
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        random = np.random.default_rng([self.seed, len(self.sizes)])
+        streams = [self._endless(source) for source in range(len(self.sizes))]
+        for batch in range(self.batches):
+            stream = streams[random.choice(len(streams), p=self.shares)]
+            draws = [next(stream) for _ in range(self.batch_size * self.world)]
+            if batch >= self.start:
+                yield [
+                    draw._replace(turn=turn)
+                    for draw in draws[self.rank :: self.world]
+                    for turn in range(self.turns[draw.source])
+                ]

@@ -1,0 +1,122 @@
+"""What the files of a folder of shards hold, as types that msgspec decodes and checks in one pass.
+
+A field that no type names is neither looked at nor kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+from beyond_text.tables.layouts import HIGHEST_GRADE
+
+# What msgspec raises for bytes that are not of a type.
+UNFIT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+Name = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Versioned(TypedDict):
+    """What a manifest of any version holds."""
+
+    version: Positive
+
+
+class Grade(TypedDict):
+    """The highest grade of a column of judgements."""
+
+    max: Annotated[float, Meta(ge=0, le=HIGHEST_GRADE)]
+
+
+class File(TypedDict):
+    """A file of the manifest's own folder: its name is never a path."""
+
+    file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+\.(tar|csv)\Z")]
+    bytes: Count
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class Shard(File):
+    """A tar of samples."""
+
+    samples: Positive
+
+
+class SplitEntry(TypedDict):
+    """The counts and the files of a split; older folders list no files but shards."""
+
+    products: Count
+    pictures: Count
+    texts: Count
+    queries: Count
+    judged_pairs: Count
+    shards: list[Shard]
+    query_shards: NotRequired[list[Shard]]
+    tables: NotRequired[list[File]]
+
+
+class Manifest(Versioned):
+    """manifest.json."""
+
+    picture_size: Positive
+    grades: dict[str, Grade]
+    splits: dict[str, SplitEntry]
+
+
+class Category(TypedDict):
+    """What of a product's JSON says of which kind it is."""
+
+    category: NotRequired[str]
+
+
+CATEGORY = msgspec.json.Decoder(Category)
+
+
+class QueryRow(TypedDict):
+    """A row of queries-SPLIT.csv; columns that are empty throughout are left out."""
+
+    query_id: Name
+    query: str
+    kind: str
+    # The number of its picture.
+    image: NotRequired[Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z")]]
+    product_id: NotRequired[str]
+
+
+def judgement_row(highest: Mapping[str, float]) -> type:
+    """A row of qrels-SPLIT.csv, where grades go up to `highest`."""
+    return _object({"query_id": Name, "product_id": Name, **_grades(highest)})
+
+
+@cache
+def sample_decoder(
+    text_fields: tuple[str, ...], highest: tuple[tuple[str, float], ...]
+) -> msgspec.json.Decoder[Any]:
+    """Decodes the JSON of a product, where grades go up to `highest`."""
+    query = {
+        "query_id": Name,
+        "query": str,
+        "kind": str,
+        "grades": NotRequired[_object(_grades(dict(highest)))],
+        "own": NotRequired[bool],
+        "picture": NotRequired[Count],
+    }
+    texts = dict.fromkeys(text_fields, NotRequired[str])
+    product = {**texts, "product_id": Name, "queries": list[_object(query)]}  # type: ignore[misc]
+    return msgspec.json.Decoder(_object(product))
+
+
+def _grades(highest: Mapping[str, float]) -> dict[str, Any]:
+    return {name: Annotated[float, Meta(ge=0, le=high)] for name, high in highest.items()}
+
+
+def _object(fields: dict[str, Any]) -> type:
+    # Columns are known at run time only.
+    make: Any = TypedDict
+    return make("Object", fields)

@@ -1,0 +1,150 @@
+"""WebDataset shards in, samples out, in an order that (seed, epoch) alone decides.
+
+A sample is a product: its JSON and, where there is one, its picture; a JSON parser and an
+allow-listed picture decoder are the only parsers, nothing is unpickled. Pictures of queries lie in
+shards of their own, once however many products answer them. Samples are read by number, so a worker
+reads just its own and any number of workers gives the same batches. Shards are shuffled, then
+samples within a window of shards, so that reading stays local however large the set is.
+
+Within a window, samples of one category may stand together in short runs: hard negatives.
+
+A sample that is not what it should be is skipped and counted; a shard that is not is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import ValidationError
+from torch import Tensor
+
+from beyond_text.shards.archive import SampleError, Shards
+from beyond_text.shards.batch import OWN, Judgement
+from beyond_text.shards.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
+from beyond_text.shards.schema import CATEGORY, UNFIT, sample_decoder
+from beyond_text.tables.pictures import PictureError, decode_pixels
+
+
+def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The chosen fields that are not empty, as sentences."""
+    return ". ".join(fields[name].strip(" .") for name in names if fields.get(name))
+
+
+class Split:
+    """One split of one folder of shards: its products, and the pictures of its queries.
+
+    Raises:
+        ShardError: no such split, or shards that are not there or not of the manifest's sizes.
+    """
+
+    def __init__(self, folder: Path | str, split: str, text_fields: Sequence[str]) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        if split not in manifest["splits"]:
+            known = ", ".join(manifest["splits"])
+            raise ShardError(f"{self.folder}: no split {split!r}; it has {known}")
+        entry = manifest["splits"][split]
+        self.counts: Mapping[str, Any] = entry
+        self.highest = {name: column["max"] for name, column in manifest["grades"].items()}
+        self.text_fields = list(text_fields)
+        self.products = Shards(self.folder, entry["shards"])
+        self.query_pictures = Shards(self.folder, entry.get("query_shards", []))
+        self._files = files_of(entry)
+        check_sizes(self.folder, self._files)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of products in each shard."""
+        return self.products.sizes
+
+    @property
+    def checksums(self) -> list[str]:
+        """The SHA-256 of each of its files, as the manifest says."""
+        return [entry["sha256"] for entry in self._files]
+
+    def __len__(self) -> int:
+        return len(self.products)
+
+    def verify(self) -> None:
+        """Reads every file of the split once: each has the checksum that the manifest says.
+
+        Raises:
+            ShardError: one has another.
+        """
+        check_sums(self.folder, self._files)
+
+    def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Tensor | None]:
+        """The JSON of a sample and its picture (None where it has none or `picture` is None).
+
+        `picture` is the side in pixels that the decoder may reduce to. Texts, ids and grades are of
+        their types.
+
+        Raises:
+            SampleError: the JSON is not that of a product, or the picture's bytes are no picture.
+        """
+        content = self.products.read(sample, ("json",) if picture is None else ("json", "jpg"))
+        try:
+            fields = self._decode(content["json"])
+            if "jpg" not in content:
+                return fields, None
+            return fields, decode_pixels(content["jpg"], reduce_to=picture)
+        except (*UNFIT, PictureError) as error:
+            raise SampleError(f"{self.folder} sample {sample}: {error}") from error
+
+    def _decode(self, data: bytes) -> dict[str, Any]:
+        # Not kept, so that a split can be sent to other processes.
+        decoder = sample_decoder(tuple(self.text_fields), tuple(self.highest.items()))
+        fields = decoder.decode(data)
+        for item in fields["queries"]:
+            if not item.get("own") and "grades" not in item:
+                raise ValidationError(f"query {item['query_id']!r:.200}: expected grades, got none")
+        return fields
+
+    def category(self, sample: int) -> str:
+        """The last level of a sample's category, such as Dress of `Women > Dress`.
+
+        Empty where it has none, or cannot be read.
+        """
+        try:
+            content = self.products.read(sample, ("json",))
+            category = CATEGORY.decode(content["json"]).get("category", "")
+        except (*UNFIT, SampleError):
+            return ""
+        return category.rpartition(">")[2].strip()
+
+    def read_query_picture(self, number: int, size: int) -> Tensor:
+        """The number-th picture of a query, which may be reduced to `size` pixels a side.
+
+        Raises:
+            SampleError: there is none of that number, or its bytes are no picture.
+        """
+        content = self.query_pictures.read(number, ("jpg",))
+        place = f"{self.folder} query picture {number}"
+        if "jpg" not in content:
+            raise SampleError(f"{place}: expected a jpg, got none")
+        try:
+            return decode_pixels(content["jpg"], reduce_to=size)
+        except PictureError as error:
+            raise SampleError(f"{place}: {error}") from error
+
+    def text_of(self, fields: dict[str, Any]) -> str:
+        """The product text of a sample."""
+        return product_text(fields, self.text_fields)
+
+    def judgements_of(self, fields: dict[str, Any]) -> list[Judgement]:
+        """Judgements with a positive first gain, in (0, 1]: (2^grade - 1) / (2^max - 1).
+
+        The gain is the evaluation's, so a partial match weighs in training what it counts there. A
+        query that is the product itself is one too, of gain OWN.
+        """
+        name, highest = next(iter(self.highest.items()))
+        # A column may be all zeros.
+        best = 2 ** (highest or 1) - 1
+        judgements = []
+        for item in fields["queries"]:
+            gain = OWN if item.get("own") else (2 ** item["grades"][name] - 1) / best
+            if gain != 0:
+                judgements.append(Judgement(item["query_id"], item["query"], item["kind"], gain))
+        return judgements

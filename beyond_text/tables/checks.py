@@ -1,0 +1,145 @@
+"""TODO tables.checks."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import pandas as pd
+
+from beyond_text.tables.layouts import (
+    HIGHEST_GRADE,
+    SPLIT_NAME,
+    TEXT_COLUMNS,
+    Reject,
+)
+
+
+class _Sieve:
+    """Takes rows out of frames of one file and remembers why; `keys` are what identifies one."""
+
+    def __init__(self, file: str, rejects: list[Reject], *keys: str) -> None:
+        self.file = file
+        self.rejects = rejects
+        self.keys = keys
+
+    def note(
+        self, frame: pd.DataFrame, unfit: pd.Series, reason: str, column: str, expected: str
+    ) -> None:
+        """Record the unfit rows; `column` holds what was got."""
+        for record in frame[unfit].to_dict("records"):
+            identity = " ".join(str(record[key]) for key in self.keys)
+            detail = f"{column} {str(record[column])[:200]!r}, expected {expected}"
+            self.rejects.append(Reject(self.file, int(record["row"]), identity, reason, detail))
+
+    def drop(
+        self, frame: pd.DataFrame, unfit: pd.Series, reason: str, column: str, expected: str
+    ) -> pd.DataFrame:
+        """Record the unfit rows and return the others."""
+        self.note(frame, unfit, reason, column, expected)
+        return frame[~unfit].reset_index(drop=True)
+
+    def ids(self, frame: pd.DataFrame, column: str) -> pd.DataFrame:
+        """Drop rows without an id and the later of two with the same."""
+        frame = self.drop(frame, frame[column] == "", "empty id", column, "an id")
+        return self.drop(frame, frame[column].duplicated(), "duplicate id", column, "a new id")
+
+    def splits(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Drop rows whose split cannot be part of a shard's file name."""
+        unfit = ~frame["split"].str.fullmatch(SPLIT_NAME).astype(bool)
+        return self.drop(frame, unfit, "bad split", "split", "a name of letters, digits, - or _")
+
+    def grades(self, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+        """Parse grades as floats; drop rows where one is not a number from 0 to HIGHEST_GRADE."""
+        expected = f"a number from 0 to {HIGHEST_GRADE:g}"
+        for column in columns:
+            numbers = pd.to_numeric(frame[column], errors="coerce").astype(float)
+            unfit = ~numbers.between(0, HIGHEST_GRADE)
+            frame = self.drop(frame, unfit, "bad grade", column, expected)
+            frame[column] = numbers[~unfit].to_numpy()
+        return frame
+
+
+def _check_products(
+    products: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: _Sieve
+) -> pd.DataFrame:
+    for column in (*TEXT_COLUMNS, "image", "group_id"):
+        if column not in products:
+            products[column] = ""
+    products = sieve.ids(products, "product_id")
+    products["image"] = _pictures(products, folder, absent_pictures, sieve)
+    empty = (products[[*TEXT_COLUMNS, "image"]] == "").all(axis=1)
+    reason = "no text and no picture"
+    products = sieve.drop(products, empty, reason, "title", "a text or a picture")
+    if "split" in products:
+        products = sieve.splits(products)
+    products["group_id"] = products["group_id"].where(
+        products["group_id"] != "", products["product_id"]
+    )
+    return products
+
+
+def _check_queries(
+    queries: pd.DataFrame,
+    products: pd.DataFrame,
+    folder: Path,
+    absent_pictures: bool,
+    sieve: _Sieve,
+) -> pd.DataFrame:
+    for column in ("query", "image", "product_id", "kind"):
+        if column not in queries:
+            queries[column] = ""
+    queries = sieve.ids(queries, "query_id")
+    queries["image"] = _pictures(queries, folder, absent_pictures, sieve)
+    empty = (queries[["query", "image"]] == "").all(axis=1)
+    queries = sieve.drop(queries, empty, "empty query", "query", "a text or a picture")
+    if "split" in queries:
+        queries = sieve.splits(queries)
+    own = queries["product_id"]
+    unknown = (own != "") & ~own.isin(products["product_id"])
+    # A query that is a product the shop no longer has is a query still.
+    sieve.note(queries, unknown, "unknown product", "product_id", "a product in use")
+    kinds = queries["kind"]
+    return queries.assign(product_id=own.mask(unknown, ""), kind=kinds.where(kinds != "", "query"))
+
+
+def _pictures(frame: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: _Sieve) -> list[str]:
+    """Absolute paths of the pictures, "" where there is none; notes what leaves the folder."""
+    leaves = frame["image"].map(_leaves_folder).astype(bool)
+    sieve.note(frame, leaves, "picture outside folder", "image", "a path inside the folder")
+    root = folder.resolve()
+    paths = [
+        str(root / image) if image and not outside else ""
+        for image, outside in zip(frame["image"], leaves, strict=True)
+    ]
+    if absent_pictures:
+        # Not by Path: it raises where a name is too long for the disk.
+        return [path if os.path.isfile(path) else "" for path in paths]
+    return paths
+
+
+def _check_judgements(
+    qrels: pd.DataFrame, products: pd.DataFrame, queries: pd.DataFrame, sieve: _Sieve
+) -> pd.DataFrame:
+    for column, known in (("query_id", queries), ("product_id", products)):
+        unknown = ~qrels[column].isin(known[column])
+        table = column.removesuffix("_id")
+        qrels = sieve.drop(qrels, unknown, f"unknown {table}", column, f"a {table} in use")
+    own = queries.set_index("query_id")["product_id"]
+    itself = qrels["product_id"] == qrels["query_id"].map(own)
+    other = "another product than the query itself is"
+    qrels = sieve.drop(qrels, itself, "judges itself", "product_id", other)
+    twice = qrels.duplicated(["query_id", "product_id"])
+    return sieve.drop(qrels, twice, "duplicate judgement", "relevance", "one row for the pair")
+
+
+def _leaves_folder(image: str) -> bool:
+    windows = PureWindowsPath(image)
+    return bool(
+        PurePosixPath(image).is_absolute()
+        or windows.anchor
+        or ".." in windows.parts
+        or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", image)
+        or "\0" in image
+    )

@@ -1,0 +1,157 @@
+"""Item-item pairs in the layout of M-BEER, the benchmark of UniECS (arXiv 2508.13843).
+
+One JSON object a line; a line is used or is in `rejects` with its number. Item 1 is the trigger,
+item 2 the product recalled for it. Ours adds the optional field `split`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from beyond_text.shards.schema import UNFIT
+from beyond_text.tables.layouts import SPLIT_NAME, Reject, TableError, TableFile
+
+ITEM_FIELDS = (
+    "item_id_1", "item_title_1", "item_image_1", "item_id_2", "item_title_2", "item_image_2",
+)  # fmt: skip
+OPTIONAL_FIELDS = ("tag", "split")
+# The fields that may also be numbers.
+NUMERIC: dict[str, tuple[type, ...]] = {
+    "item_id_1": (int,), "item_id_2": (int,), "tag": (int, float),
+}  # fmt: skip
+
+
+class _LineError(ValueError):
+    """A line that is no pair: (reason, detail)."""
+
+
+def trigger_id(product_id: str) -> str:
+    """The query_id of a product that asks for others."""
+    return f"trigger/{product_id}"
+
+
+def read_pairs(path: Path, rejects: list[Reject]) -> tuple[pd.DataFrame, TableFile]:
+    """Read a JSONL file of pairs; every column is stripped text.
+
+    An id may also be a whole number, a tag any number, and null is the empty text. Of lines that
+    disagree on an item's title or picture, or on the split of a design, the first one counts. A
+    design is a connected component of items under pairs, named by the smallest of its ids.
+
+    Args:
+        path: the file.
+        rejects: receives the lines that are not used.
+
+    Returns:
+        A row a pair: row (line number from 1), the six fields of items, tag, split ("" where no
+        line of the design states one) and design; and the file's count of lines.
+
+    Raises:
+        TableError: the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise TableError(f"{path}: not readable: {error.strerror}") from error
+    kept: list[dict[str, str | int]] = []
+    items: dict[str, tuple[str, str]] = {}
+    seen: set[tuple[str, str]] = set()
+    total = 0
+    for row, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        total += 1
+        pair: dict[str, str] = {}
+        try:
+            pair = _parse(line)
+            _check_new(pair, items, seen)
+        except _LineError as error:
+            identity = f"{pair['item_id_1']} {pair['item_id_2']}" if pair else ""
+            rejects.append(Reject(path.name, row, identity, *error.args))
+            continue
+        kept.append({"row": row, **pair})
+    columns = ["row", *ITEM_FIELDS, *OPTIONAL_FIELDS]
+    pairs = pd.DataFrame(kept, columns=columns).astype({"row": int})
+    pairs["design"] = designs_of(pairs)
+    return _one_split_a_design(pairs, path.name, rejects), TableFile(path.name, total, 0)
+
+
+def _parse(line: bytes) -> dict[str, str]:
+    try:
+        given = msgspec.json.decode(line, type=dict[str, Any])
+    except UNFIT as error:
+        raise _LineError("malformed row", f"expected a JSON object in UTF-8: {error}") from error
+    missing = [name for name in ITEM_FIELDS if name not in given]
+    if missing:
+        detail = f"expected {', '.join(missing)}, got {', '.join(given)}"[:500]
+        raise _LineError("missing field", detail)
+    pair = {name: _text(name, given.get(name)) for name in (*ITEM_FIELDS, *OPTIONAL_FIELDS)}
+    for name in ("item_id_1", "item_id_2"):
+        if not pair[name]:
+            raise _LineError("empty id", f"{name} is empty")
+    if pair["item_id_1"] == pair["item_id_2"]:
+        raise _LineError("pair of one item", f"item 1 and item 2 are {pair['item_id_1']!r}")
+    if pair["split"] and not re.fullmatch(SPLIT_NAME, pair["split"]):
+        raise _LineError("bad split", f"split {pair['split'][:200]!r}, expected {SPLIT_NAME}")
+    return pair
+
+
+def _text(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, NUMERIC.get(name, ())) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise _LineError("field is no text", f"{name} is {str(value)[:200]}")
+    return value.strip()
+
+
+def _check_new(
+    pair: dict[str, str], items: dict[str, tuple[str, str]], seen: set[tuple[str, str]]
+) -> None:
+    """Remembers the pair and its items, or raises _LineError and remembers nothing."""
+    ids = pair["item_id_1"], pair["item_id_2"]
+    if ids in seen:
+        raise _LineError("duplicate pair", "expected one line for the pair")
+    found = {
+        identity: (pair[f"item_title_{side}"], pair[f"item_image_{side}"])
+        for side, identity in enumerate(ids, 1)
+    }
+    for identity, content in found.items():
+        if items.get(identity, content) != content:
+            detail = f"title and picture {content}, expected {items[identity]} as before"
+            raise _LineError("conflicting item", f"item {identity!r}: {detail}")
+    items |= found
+    seen.add(ids)
+
+
+def designs_of(pairs: pd.DataFrame) -> list[str]:
+    """For each pair of `item_id_1` and `item_id_2` the smallest id of its connected component."""
+    if pairs.empty:
+        return []
+    # Sorted, so the first item met in a component is its smallest.
+    ids = np.array(sorted({*pairs["item_id_1"], *pairs["item_id_2"]}), dtype=object)
+    place = {identity: number for number, identity in enumerate(ids)}
+    one, two = (pairs[name].map(place).to_numpy() for name in ("item_id_1", "item_id_2"))
+    graph = coo_array((np.ones(len(pairs), dtype=bool), (one, two)), shape=(len(ids), len(ids)))
+    _, component = connected_components(graph, directed=False)
+    _, first = np.unique(component, return_index=True)
+    return list(ids[first[component[one]]])
+
+
+def _one_split_a_design(pairs: pd.DataFrame, file: str, rejects: list[Reject]) -> pd.DataFrame:
+    stated = pairs[pairs["split"] != ""].drop_duplicates("design").set_index("design")["split"]
+    split = pairs["design"].map(stated).fillna("").astype(str)
+    crosses = (pairs["split"] != "") & (pairs["split"] != split)
+    for pair in pairs[crosses].to_dict("records"):
+        detail = f"split {pair['split']!r}, expected that of its design {pair['design']!r}"
+        identity = f"{pair['item_id_1']} {pair['item_id_2']}"
+        rejects.append(Reject(file, int(pair["row"]), identity, "crosses splits", detail))
+    return pairs.assign(split=split)[~crosses].reset_index(drop=True)

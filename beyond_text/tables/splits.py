@@ -1,0 +1,24 @@
+"""TODO tables.splits."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pandas as pd
+
+
+def _hash_splits(ids: pd.Series, dev_share: float) -> list[str]:
+    return ["dev" if is_in_share(identity, dev_share) else "train" for identity in ids]
+
+
+def is_in_share(identity: str, share: float) -> bool:
+    """Whether the hash of a text falls into a share, 0 to 1, of all: the same on every machine."""
+    digest = hashlib.sha256(identity.encode()).digest()[:8]
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _spread(frame: pd.DataFrame, column: str, qrels: pd.DataFrame) -> pd.DataFrame:
+    """One row for each split the id is judged in; ids never judged go to train."""
+    membership = qrels[[column, "split"]].drop_duplicates()
+    spread = frame.merge(membership, on=column, how="left")
+    return spread.assign(split=spread["split"].fillna("train"))

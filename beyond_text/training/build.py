@@ -1,0 +1,43 @@
+"""TODO training.build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from transformers import AutoTokenizer
+
+from beyond_text.config.settings import Config
+from beyond_text.models.checkpoint import warm_start
+from beyond_text.models.settings import settings_of
+from beyond_text.models.towers import ImageTower
+from beyond_text.models.two_tower import TwoTower, build_model
+from beyond_text.shards.manifest import read_manifest
+
+
+def build(config: Config) -> tuple[TwoTower, Any]:
+    """The model a run starts with, and its tokenizer.
+
+    Raises:
+        CheckpointError: `start` names no finished run, or one of other encoders.
+        FileNotFoundError: an encoder that is not there.
+    """
+    pl.seed_everything(config.seed, verbose=False)
+    stored = read_manifest(Path(config.data.dev))["picture_size"]
+    settings = settings_of(config, stored)
+    model = build_model(
+        settings,
+        config.text_encoder.path,
+        config.image_encoder.path,
+        pretrained=True,
+        drop_path=config.image_encoder.drop_path,
+    )
+    if config.start:
+        warm_start(model, config.start)
+    for tower in model.towers.values():
+        shows = isinstance(tower, ImageTower)
+        tower.add_lora(config.image_encoder.lora if shows else config.text_encoder.lora)
+        if config.compile:
+            tower.compile_encoder()
+    return model, AutoTokenizer.from_pretrained(config.text_encoder.path)

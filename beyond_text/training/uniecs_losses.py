@@ -1,0 +1,220 @@
+"""TODO training.uniecs_losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import combinations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from beyond_text.config.views import PRODUCT, QUERY, Side, View
+from beyond_text.training.losses import (
+    Sums,
+    _contrasted,
+    _mean,
+    _over_blocks,
+    _similarity,
+    info_nce,
+)
+from beyond_text.training.relevance import (
+    Keys,
+    Mask,
+    Matrix,
+    equal,
+    share_between_equals,
+)
+
+# What UniECS (arXiv 2508.13843) is known to set, all on the scale of cosines.
+RANKING_MARGIN = 0.3
+NEIGHBOURS = 10
+SLACK = 0.05
+POSITIVE_MARGIN = 0.2
+Vectors = Mapping[View, Tensor]
+Present = Mapping[View, Tensor]
+
+
+def _alignment(
+    vectors: Vectors,
+    present: Present,
+    views: Side,
+    same_text: Float[Tensor, "rows rows"],
+    same_item: Float[Tensor, "rows rows"],
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Contrast of the three views of items that have both modalities, and their cosine terms."""
+    text, image, fused = views
+    both = present[text] & present[image]
+    total = torch.zeros_like(temperature)
+    for one, other, same in (
+        (text, image, same_text),
+        (text, fused, same_text),
+        (image, fused, same_item),
+    ):
+        total = total + info_nce(vectors[one], vectors[other], same, both, both, temperature)
+    for alone in (text, image):
+        cosine = (vectors[alone].float() * vectors[fused].float()).sum(dim=1)
+        total = total + _mean(1 - cosine, both)
+    return total
+
+
+def _margin_ranking(
+    anchors: Float[Tensor, "anchors dim"],
+    candidates: Float[Tensor, "candidates dim"],
+    relevance: Matrix,
+    has_anchor: Bool[Tensor, " anchors"],
+    has_candidate: Bool[Tensor, " candidates"],
+) -> Float[Tensor, ""]:
+    """Mean of relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i, by gain.
+
+    In the memory of one matrix: of negatives in falling order, those above s_ij - margin come
+    first, so the sum over k is their running sum less their number times s_ij - margin.
+    """
+
+    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
+        similarity = _similarity(anchors, candidates)
+        contrasted = _contrasted(relevance, has_anchor, has_candidate)
+        gain = relevance.clamp(min=0) * contrasted
+        negative = contrasted & (relevance == 0)
+        falling, order = similarity.masked_fill(~negative, -math.inf).sort(dim=1, descending=True)
+        running = falling.masked_fill(~negative.gather(1, order), 0).cumsum(dim=1)
+        running = F.pad(running, (1, 0))
+        least = similarity - RANKING_MARGIN
+        above = torch.searchsorted(-falling.detach(), -least.detach())
+        excess = running.gather(1, above) - above * least
+        weight = gain * negative.sum(dim=1, keepdim=True)
+        return (gain * excess).sum(), weight.sum()
+
+    return _over_blocks(sums, anchors, relevance, has_anchor)
+
+
+def cmal(
+    vectors: Vectors,
+    present: Present,
+    relevance: Float[Tensor, "queries rows"],
+    keys: Keys,
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Cross-modal alignment: an item's text, picture and fused vector agree, and so they rank.
+
+    UniECS (arXiv 2508.13843) states the parts and gives no equation we could use; ours is
+
+        sum over products (t, v, m = text, image, product) and over triggers (t, v, m =
+            trigger_text, trigger_image, query), of the items that have both text and picture:
+            InfoNCE(t, v) + InfoNCE(t, m) + InfoNCE(v, m) + mean(1 - t.m) + mean(1 - v.m)
+        + sum over a of query, trigger_image, trigger_text:
+            mean over (i, j, k) with relevance_ij > 0 = relevance_ik, weighted by relevance_ij, of
+            relu(0.3 - a_i.product_j + a_i.product_k)
+
+    with every weight 1. An item with one modality has nothing to align. Positives of InfoNCE are
+    the rows of one product (trigger); where a text takes part also those of an equal product text.
+    The margin is one of cosines, before any temperature.
+    """
+    same_query, same_product = (equal((key, key)) for key in (keys.query, keys.product))
+    same_text = equal((keys.product, keys.product), (keys.text, keys.text))
+    total = _alignment(vectors, present, PRODUCT, same_text, same_product, temperature)
+    total = total + _alignment(vectors, present, QUERY, same_query, same_query, temperature)
+    for view in QUERY:
+        total = total + _margin_ranking(
+            vectors[view], vectors["product"], relevance, present[view], present["product"]
+        )
+    return total
+
+
+def clal(
+    vectors: Vectors,
+    present: Present,
+    relevance: Float[Tensor, "queries rows"],
+    keys: Keys,
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Cohesive local alignment: near a trigger, text, picture and fused vector score alike.
+
+    Our reading of UniECS (arXiv 2508.13843), which states it without an equation. With the cosines
+    f = query.product, v = trigger_image.image, t = trigger_text.text and the ten products of
+    highest f of each trigger (the choice has no gradient, the scores have):
+
+        sum over (a, b) of (v, f), (t, f), (v, t): mean of relu(|a - b| - 0.05)^2
+
+    over the pairs of a trigger and its neighbour that have both scores. A trigger that is itself a
+    product is not its own neighbour. Keys and temperature have no effect.
+    """
+
+    def sums(relevance: Tensor, *triggers: Tensor) -> Sums:
+        scores, exists = [], []
+        for trigger, asked, product in zip(triggers[:3], triggers[3:], PRODUCT, strict=True):
+            scores.append(_similarity(trigger, vectors[product]))
+            exists.append(_contrasted(relevance, asked, present[product]))
+        ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)
+        near = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
+        scores = [score.gather(1, near) for score in scores]
+        # Where a trigger has fewer than ten, the rest are pairs that do not exist in any view.
+        exists = [there.gather(1, near) for there in exists]
+        totals, weights = [], []
+        for a, b in combinations(range(len(scores)), 2):
+            both = (exists[a] & exists[b]).float()
+            excess = F.relu((scores[a] - scores[b]).abs() - SLACK)
+            totals.append((both * excess.square()).sum())
+            weights.append(both.sum())
+        return torch.stack(totals), torch.stack(weights)
+
+    asking = [vectors[view] for view in QUERY]
+    return _over_blocks(sums, relevance, *asking, *(present[view] for view in QUERY)).sum()
+
+
+def _without_easy_half(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Mask:
+    """The pairs that stay when each anchor keeps the more similar half of its negatives."""
+    negative = contrasted & (relevance == 0)
+    ranked = similarity.detach().masked_fill(~negative, -math.inf)
+    # The place of each candidate among its anchor's negatives, the hardest first.
+    place = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    kept = (negative.sum(dim=1, keepdim=True) + 1) // 2
+    return contrasted & ((relevance > 0) | (place < kept))
+
+
+def imcl(
+    vectors: Vectors,
+    present: Present,
+    relevance: Float[Tensor, "queries rows"],
+    keys: Keys,
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Intra-modal contrast: a trigger's picture finds the product's picture, its text the text.
+
+    InfoNCE(trigger_text, text) + InfoNCE'(trigger_image, image), both symmetric and graded as
+    `info_nce`. In InfoNCE' each anchor keeps the more similar half of its negatives (rounded up),
+    and a positive's cosine is lessened by 0.2 before the temperature divides. UniECS (arXiv
+    2508.13843) states both without an equation; keeping the hard half in either direction is ours.
+    Products of equal text share what is relevant in the text part, as they share the vector.
+    """
+    text = info_nce(
+        vectors["trigger_text"],
+        vectors["text"],
+        share_between_equals(relevance, keys.text),
+        present["trigger_text"],
+        present["text"],
+        temperature,
+    )
+    image = info_nce(
+        vectors["trigger_image"],
+        vectors["image"],
+        relevance,
+        present["trigger_image"],
+        present["image"],
+        temperature,
+        shape=_hardened,
+    )
+    return text + image
+
+
+def _hardened(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
+    """Positives less the margin, and the more similar half of each anchor's negatives."""
+    kept = _without_easy_half(similarity, relevance, contrasted)
+    return similarity - POSITIVE_MARGIN * (relevance > 0), kept
+
+
+Objective = Callable[[Vectors, Present, Tensor, Keys, Tensor], Tensor]
+OBJECTIVES: dict[str, Objective] = {"cmal": cmal, "clal": clal, "imcl": imcl}

@@ -1,0 +1,159 @@
+"""Chunked equals whole: vectors, every loss's gradients, what is drawn, and moving statistics."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from beyond_text.config.settings import Losses
+from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS
+from beyond_text.models.chunks import in_chunks
+from beyond_text.models.fusion import FUSIONS
+from beyond_text.training.losses import LOSSES
+from tests.training.test_module import some_batch, some_module
+
+
+def gradients(
+    folder: Path,
+    chunk_size: int,
+    fusion: str = "bilinear",
+    loss: str = "info_nce",
+    bf16: bool = False,
+    training: bool = False,
+    **weights: float,
+) -> dict[str, Tensor]:
+    """Of every parameter that has one, after a step's losses of `weights`, by its name."""
+    module = some_module(
+        folder, chunk_size=chunk_size, fusion=fusion, loss=loss, losses=Losses(**weights)
+    )
+    module.train(training)
+    torch.manual_seed(0)
+    batch = some_batch()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        embeddings = module.model.embed(batch, module.views)
+        total = module.weights(module.losses(batch, embeddings))
+    total.backward()
+    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+
+def length(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
+
+
+CASES = [
+    *(pytest.param("bilinear", "info_nce", {name: 1.0}, id=name) for name in OBJECTIVE_VIEWS),
+    *(pytest.param("bilinear", loss, {"query_product": 1.0}, id=loss) for loss in LOSSES),
+    *(
+        pytest.param(fusion, "info_nce", dict.fromkeys(OBJECTIVE_VIEWS, 1.0), id=fusion)
+        for fusion in FUSIONS
+    ),
+]
+
+
+@pytest.mark.parametrize(("fusion", "loss", "weights"), CASES)
+def test_gradients_of_chunks_are_those_of_the_whole(
+    folder: Path, fusion: str, loss: str, weights: dict[str, float]
+) -> None:
+    whole = gradients(folder, 0, fusion, loss, **weights)
+    chunked = gradients(folder, 3, fusion, loss, **weights)
+    assert whole.keys() == chunked.keys()
+    assert any("log_temperature" in name for name in whole) or set(weights) == {"clal"}
+    # The root that `block` takes of products is as steep as you like near zero.
+    limit = (1e-4 if fusion == "block" else 1e-5) * length(whole)
+    for name, gradient in whole.items():
+        assert (chunked[name] - gradient).norm() < limit, name
+    # Small beside the encoders' gradients, so held against themselves.
+    for name in filter(lambda name: "temperature" in name, whole):
+        torch.testing.assert_close(chunked[name], whole[name], rtol=1e-4, atol=1e-6)
+
+
+def test_in_bfloat16_gradients_of_chunks_are_those_of_the_whole_to_half_a_per_cent(
+    folder: Path,
+) -> None:
+    weights = dict.fromkeys(PAIRS, 1.0)
+    whole = gradients(folder, 0, bf16=True, **weights)
+    chunked = gradients(folder, 3, bf16=True, **weights)
+    gap = length({name: chunked[name] - whole[name] for name in whole})
+    # Not 0: sums of other sizes round otherwise. Float32 is five times further away.
+    assert 0 < gap < 0.005 * length(whole)
+
+
+@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_in_training_gradients_are_those_of_the_chunks_kept_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fusion: str, bf16: bool
+) -> None:
+    weights = dict.fromkeys(OBJECTIVE_VIEWS, 1.0)
+    found, other = (
+        gradients(folder, size, fusion, bf16=bf16, training=True, **weights) for size in (3, 0)
+    )
+    monkeypatch.setattr(
+        "beyond_text.chunks.checkpoint", lambda function, *rows, **_: function(*rows)
+    )
+    kept = gradients(folder, 3, fusion, bf16=bf16, training=True, **weights)
+    gap = length({name: found[name] - kept[name] for name in kept})
+    assert gap < 1e-5 * length(kept)
+    # Dropout is on, and draws otherwise for the whole.
+    assert length({name: found[name] - other[name] for name in kept}) > 0.01 * length(kept)
+
+
+def drawn_network() -> nn.Sequential:
+    """A network that draws, and that counts what it has seen."""
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 2)
+    return nn.Sequential(*layers).train()
+
+
+def test_dropout_is_replayed_and_moving_statistics_count_each_row_once() -> None:
+    inputs = torch.randn(10, 4)
+    plain, chunked = drawn_network(), drawn_network()
+    torch.manual_seed(1)
+    expected = torch.cat([plain(rows) for rows in inputs.split(4)])
+    expected.square().sum().backward()
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    found = in_chunks(chunked, chunked, (inputs,), 4)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(chunked.get_parameter(name).grad, parameter.grad)
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(chunked.get_buffer(name), buffer, rtol=0, atol=0)
+    assert chunked[1].momentum == plain[1].momentum
+    # What is drawn next does not depend on the repetition.
+    torch.testing.assert_close(torch.rand(1), after, rtol=0, atol=0)
+
+
+class Watched(nn.Module):
+    """Multiplies by a weight twice and remembers the tensor between, weakly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.between: list[weakref.ref[Tensor]] = []
+        self.most = 0
+
+    def alive(self) -> Iterator[Tensor]:
+        return (tensor for ref in self.between if (tensor := ref()) is not None)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        between = rows * self.weight
+        self.between.append(weakref.ref(between))
+        self.most = max(self.most, sum(1 for _ in self.alive()))
+        return between.square() * self.weight
+
+
+def test_activations_of_one_chunk_at_a_time_are_alive() -> None:
+    network = Watched()
+    found = in_chunks(network, network, (torch.arange(12.0),), 3)
+    assert not list(network.alive())
+    found.sum().backward()
+    assert len(network.between) == 8
+    assert network.most == 1
+    # w x squared times w: the gradient at w = 1 is 3 x^2.
+    assert network.weight.grad == 3 * torch.arange(12.0).square().sum()

@@ -1,0 +1,169 @@
+"""Exact search is exact, ties included; an index file is read only when it is the one saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from beyond_text.retrieval.index import KINDS, IndexKind, ProductIndex
+
+
+def brute_force(vectors: np.ndarray, names: list[str], query: np.ndarray, k: int) -> list[str]:
+    scores = vectors @ query
+    return [name for _, name in sorted(zip(scores, names, strict=True), reverse=True)[:k]]
+
+
+@pytest.mark.parametrize(("products", "k"), [(50, 1), (50, 10), (50, 50), (50, 99), (1, 3)])
+def test_search_equals_brute_force(products: int, k: int) -> None:
+    random = np.random.default_rng(products + k)
+    vectors = random.normal(size=(products, 8)).astype(np.float32)
+    queries = random.normal(size=(7, 8)).astype(np.float32)
+    names = [f"p{number}" for number in random.permutation(products)]
+    query_ids = [f"q{number}" for number in range(7)]
+    ranking = ProductIndex.build(names, vectors).search(queries, query_ids, k)
+    assert ranking.query_ids == query_ids
+    assert ranking.scores.shape == (7, min(k, products))
+    assert ranking.scores.dtype == np.float32
+    for row, query in enumerate(queries):
+        assert ranking.product_ids[row] == brute_force(vectors, names, query, k)
+        best = np.sort(vectors @ query)[::-1][:k]
+        np.testing.assert_allclose(ranking.scores[row], best, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 33, 64])
+def test_equal_scores_come_by_product_id_descending_also_at_the_cut(k: int) -> None:
+    # Whole numbers, so that equal inner products are equal to the last bit.
+    random = np.random.default_rng(k)
+    vectors = random.integers(0, 2, (64, 3)).astype(np.float32)
+    names = [f"p{number:02}" for number in random.permutation(64)]
+    queries = random.integers(1, 3, (20, 3)).astype(np.float32)
+    ranking = ProductIndex.build(names, vectors).search(queries, list(map(str, range(20))), k)
+    for row, query in enumerate(queries):
+        assert ranking.product_ids[row] == brute_force(vectors, names, query, k)
+
+
+def test_vectors_are_not_normalised() -> None:
+    index = ProductIndex.build(["short", "long"], np.array([[1.0, 0.0], [3.0, 4.0]]))
+    ranking = index.search(np.array([[2.0, 0.0]]), ["q"], 2)
+    assert ranking.product_ids == [["long", "short"]]
+    assert ranking.scores.tolist() == [[6.0, 2.0]]
+
+
+def directions(rows: int, dim: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(rows, dim))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_every_kind_of_index_has_a_name() -> None:
+    assert set(KINDS) == set(get_args(IndexKind))
+
+
+def test_an_approximate_index_finds_nearly_all_of_the_best_with_their_scores() -> None:
+    # 128 lists, a quarter of which are read.
+    names = [f"p{number}" for number in range(39 * 128)]
+    products, queries = directions(len(names), 16, 0), directions(50, 16, 1)
+    index = ProductIndex.build(names, products, "approximate")
+    ranking = index.search(queries, list(map(str, range(50))), 10)
+    found = 0
+    for row, query in enumerate(queries):
+        exact = brute_force(products, names, query, 10)
+        found += len(set(exact) & set(ranking.product_ids[row]))
+        scores = [products[names.index(name)] @ query for name in ranking.product_ids[row]]
+        np.testing.assert_allclose(ranking.scores[row], scores, atol=1e-3)
+        assert (np.diff(ranking.scores[row]) <= 0).all()
+    assert 0.95 * 500 <= found < 500
+
+
+def test_an_approximate_index_gives_as_many_products_as_asked_for() -> None:
+    # The 32 lists of 64 that are read hold about half of the products.
+    names = [f"p{number:04}" for number in range(39 * 64)]
+    index = ProductIndex.build(names, directions(len(names), 4, 0), "approximate")
+    ranking = index.search(directions(5, 4, 1), list("abcde"), 2000)
+    assert all(len(set(row)) == 2000 for row in ranking.product_ids)
+    ranking = index.search(directions(5, 4, 1), list("abcde"), len(names))
+    assert all(sorted(row) == names for row in ranking.product_ids)
+
+
+@pytest.mark.parametrize("products", [1, 2, 39, 200])
+def test_an_approximate_index_of_few_products_is_exhaustive(products: int) -> None:
+    names = [f"p{number:03}" for number in range(products)]
+    # Multiples of an eighth, so that float16 holds them exactly.
+    vectors = np.random.default_rng(products).integers(-8, 9, (products, 8)) / 8
+    queries = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
+    ranking = ProductIndex.build(names, vectors, "approximate").search(queries, list("abcdef"), 5)
+    for row, query in enumerate(queries):
+        assert ranking.product_ids[row] == brute_force(vectors, names, query, 5)
+
+
+def test_an_approximate_index_holds_two_bytes_a_dimension_and_an_exact_one_four() -> None:
+    names, vectors = [f"p{number}" for number in range(2000)], directions(2000, 64, 0)
+    exact, approximate = (ProductIndex.build(names, vectors, kind).nbytes for kind in KINDS)
+    assert exact == pytest.approx(2000 * 64 * 4, rel=0.01)
+    # Beside the vectors, their positions and the centroids.
+    assert 2000 * (64 * 2 + 8) < approximate < exact
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_index_gives_the_same_ranking(tmp_path: Path, kind: IndexKind) -> None:
+    random = np.random.default_rng(0)
+    index = ProductIndex.build(["å", "b/c", "d"], random.normal(size=(3, 4)), kind)
+    digest = index.save(tmp_path)
+    queries = random.normal(size=(2, 4))
+    before, after = (i.search(queries, ["q", "r"], 2) for i in (index, ProductIndex.load(tmp_path)))
+    assert before.product_ids == after.product_ids
+    assert np.array_equal(before.scores, after.scores)
+    assert len(ProductIndex.load(tmp_path, sha256=digest)) == 3
+
+
+def test_a_changed_index_file_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    ProductIndex.build(["a"], np.ones((1, 4))).save(tmp_path)
+    path = tmp_path / "index.faiss"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(ValueError, match=r"index\.faiss: expected SHA-256 .*, got "):
+        ProductIndex.load(tmp_path)
+
+
+def test_a_digest_from_elsewhere_outranks_the_one_beside_the_index(tmp_path: Path) -> None:
+    ProductIndex.build(["a"], np.ones((1, 4))).save(tmp_path)
+    with pytest.raises(ValueError, match="expected SHA-256 0000"):
+        ProductIndex.load(tmp_path, sha256="0" * 64)
+
+
+def test_an_index_of_other_products_is_refused(tmp_path: Path) -> None:
+    ProductIndex.build(["a"], np.ones((1, 4))).save(tmp_path)
+    path = tmp_path / "product_ids.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"product_ids": ["a", "b"]}))
+    with pytest.raises(ValueError, match="of 2 products, got IndexFlatIP of 1"):
+        ProductIndex.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "vectors", "message"),
+    [
+        (["a"], np.ones((2, 3)), r"1 product_ids for vectors of shape \(2, 3\)"),
+        (["a", "b", "a"], np.ones((3, 3)), "product_id 'a' comes 2 times in 3"),
+        (["a", "b"], np.array([[1.0], [np.nan]]), "vector of product 'b' is not finite"),
+        ([], np.ones((0, 3)), "no product"),
+    ],
+)
+def test_bad_products_are_named(names: list[str], vectors: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProductIndex.build(names, vectors)
+
+
+@pytest.mark.parametrize(
+    ("names", "vectors", "k", "message"),
+    [
+        (["q"], np.ones((1, 3)), 1, "query vectors of dim 3, index of 2"),
+        (["q"], np.ones((2, 2)), 1, r"1 query_ids for vectors of shape \(2, 2\)"),
+        (["q"], np.array([[1.0, np.inf]]), 1, "vector of query 'q' is not finite"),
+        (["q"], np.ones((1, 2)), 0, "k: expected at least 1, got 0"),
+    ],
+)
+def test_bad_queries_are_named(names: list[str], vectors: np.ndarray, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProductIndex.build(["a", "b"], np.ones((2, 2))).search(vectors, names, k)

@@ -1,0 +1,481 @@
+"""The reader's order is decided by seed and epoch alone; a damaged folder is named, never read."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+import shutil
+import tarfile
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from beyond_text.shards.archive import SampleError, index_shard
+from beyond_text.shards.batch import NOTHING, OWN, Draw, Judgement, Sample
+from beyond_text.shards.dataset import Products, draw_queries
+from beyond_text.shards.manifest import ShardError, read_manifest
+from beyond_text.shards.sampler import BatchPlan, epoch_order, in_runs
+from beyond_text.shards.split import Split, product_text
+from data_prep.shards import build_shards
+from tests import hostile
+from tests.tiny import as_bytes
+
+FIELDS = ["title", "category", "description"]
+SIZES = [7, 7, 3, 7]
+
+
+def plan(
+    sizes: list[list[int]] | None = None,
+    weights: list[float] | None = None,
+    batch_size: int = 5,
+    batches: int = 20,
+    seed: int = 0,
+    **place: int,
+) -> list[list[Draw]]:
+    sizes = sizes or [SIZES]
+    found = BatchPlan(sizes, weights or [1.0] * len(sizes), batch_size, batches, seed, **place)
+    assert len(found) == batches
+    return list(found)
+
+
+def order_of(seed: tuple[int, ...], window: int = 2) -> list[int]:
+    return np.concatenate(list(epoch_order(SIZES, seed, window))).tolist()
+
+
+def test_an_epoch_holds_each_sample_once_in_an_order_of_seed_and_epoch() -> None:
+    orders = [order_of((seed, 0, epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(24)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert orders[0] == order_of((0, 0, 0))
+
+
+def test_samples_of_a_category_stand_together_in_short_runs_in_an_order_of_the_seed() -> None:
+    kinds = [*"vrvlrvvvrvvv", *[""] * 12]
+    order = in_runs(kinds.__getitem__, 4)
+    orders = []
+    for seed in range(6):
+        found = np.concatenate(list(epoch_order([12, 12], (seed,), order=order))).tolist()
+        assert sorted(found) == list(range(24))
+        again = np.concatenate(list(epoch_order([12, 12], (seed,), order=order))).tolist()
+        assert again == found
+        runs = Counter((kind, len(list(run))) for kind, run in groupby(found, kinds.__getitem__))
+        # Eight of one category are two runs of four, which may come to stand side by side.
+        assert runs["v", 4] * 4 + runs["v", 8] * 8 == 8
+        assert runs["r", 3] == runs["l", 1] == 1
+        orders.append(tuple(found))
+    assert len(set(orders)) == 6
+
+
+@pytest.mark.parametrize(
+    ("category", "level"),
+    [("decor", "decor"), ("Women > Dress", "Dress"), ("A>B > c d ", "c d"), ("", ""), (..., "")],
+)
+def test_a_category_is_known_by_its_last_level(category: str, level: str, tmp_path: Path) -> None:
+    content = hostile.sample(0, hostile.product(category=category))
+    folder = hostile.write_folder(tmp_path / "shards", hostile.tar(content))
+    assert Split(folder, "train", []).category(0) == level
+
+
+def test_runs_stay_within_a_window_of_shards() -> None:
+    starts = np.cumsum(SIZES)
+    order = in_runs(lambda number: "vase", 5)
+    for numbers in epoch_order(SIZES, (0, 0, 0), window=2, order=order):
+        assert len(set(np.searchsorted(starts, numbers, side="right").tolist())) == 2
+
+
+def test_reading_stays_within_a_window_of_shards_drawn_anew_each_epoch() -> None:
+    starts = np.cumsum(SIZES)
+    first_windows = set()
+    for epoch in range(10):
+        windows = [
+            frozenset(np.searchsorted(starts, numbers, side="right").tolist())
+            for numbers in epoch_order(SIZES, (0, 0, epoch), window=2)
+        ]
+        assert [len(shards) for shards in windows] == [2, 2]
+        assert frozenset.union(*windows) == {0, 1, 2, 3}
+        first_windows.add(windows[0])
+    assert len(first_windows) > 2
+
+
+def test_batches_run_through_whole_epochs_without_a_gap() -> None:
+    draws = [draw for batch in plan(batches=24) for draw in batch]
+    assert [draw.epoch for draw in draws] == [number // 24 for number in range(120)]
+    for epoch in range(5):
+        assert sorted(d.sample for d in draws if d.epoch == epoch) == list(range(24))
+    orders = {tuple(d.sample for d in draws if d.epoch == epoch) for epoch in range(5)}
+    assert len(orders) == 5
+
+
+def test_a_plan_repeats_by_its_seed_and_changes_with_it() -> None:
+    assert plan(seed=3) == plan(seed=3)
+    assert plan(seed=3) != plan(seed=4)
+
+
+def test_a_plan_that_starts_late_is_the_rest_of_the_whole_one() -> None:
+    two = [[7, 7], [5]]
+    whole = plan(two, [2.0, 1.0])
+    for start in (1, 13, 20):
+        assert plan(two, [2.0, 1.0], start=start) == whole[start:]
+
+
+def test_processes_share_each_batch_in_equal_parts() -> None:
+    whole = plan(batch_size=6)
+    parts = [plan(batch_size=2, rank=rank, world=3) for rank in range(3)]
+    for number, batch in enumerate(whole):
+        shares = [part[number] for part in parts]
+        assert [len(share) for share in shares] == [2, 2, 2]
+        assert sorted(draw for share in shares for draw in share) == sorted(batch)
+
+
+def test_a_batch_comes_from_one_source_drawn_by_weight() -> None:
+    batches = plan([[7, 7], [5, 5]], [3.0, 1.0], batches=2000)
+    sources = [{draw.source for draw in batch} for batch in batches]
+    assert all(len(source) == 1 for source in sources)
+    share = sum(source == {0} for source in sources) / len(sources)
+    assert share == pytest.approx(0.75, abs=0.03)
+    for source, count in ((0, 14), (1, 10)):
+        draws = [d for batch in batches for d in batch if d.source == source]
+        assert sorted(d.sample for d in draws if d.epoch == 0) == list(range(count))
+
+
+def first(batch: list[Sample | str]) -> list[Sample | str]:
+    return batch
+
+
+def loaded(shards: Path, workers: int, picture: int | None = 32) -> list[list[Sample]]:
+    products = Products([Split(shards, "train", FIELDS)], seed=0, picture=picture)
+    batches = BatchPlan([products.sources[0].sizes], [1.0], 6, 6, seed=0)
+    loader = DataLoader(
+        products, batch_sampler=batches, collate_fn=first, num_workers=workers,
+    )  # fmt: skip
+    return list(loader)
+
+
+def test_any_number_of_workers_reads_the_same_samples(tiny_shards: Path) -> None:
+    def seen(workers: int) -> list[tuple[object, ...]]:
+        return [
+            (s.product_id, s.text, s.query, s.epoch, as_bytes(s.image))
+            for batch in loaded(tiny_shards, workers)
+            for s in batch
+        ]
+
+    alone = seen(0)
+    assert len({product_id for product_id, *_ in alone}) == 24
+    assert seen(1) == alone
+    assert seen(2) == alone
+
+
+def test_a_sample_holds_what_the_tables_say(tiny_shards: Path) -> None:
+    samples = {s.product_id: s for batch in loaded(tiny_shards, 0) for s in batch}
+    cushion, silent, unseen = (samples[f"train.{number}"] for number in (0, 3, 5))
+    assert cushion.text == "cushion. decor. a cushion home decor"
+    assert silent.text == "lamp. decor"
+    assert cushion.image is not None
+    red = cushion.image.float().mean(dim=(1, 2)).numpy()
+    assert red == pytest.approx((200, 30, 30), abs=8)
+    assert unseen.image is None
+    grades = {judgement.query: judgement.gain for judgement in cushion.judgements}
+    assert grades == {"red cushion": 1.0, "blue cushion": 1 / 3, "green cushion": 1 / 3}
+    assert cushion.query in cushion.judgements
+
+
+def test_pictures_stay_unread_where_no_view_needs_them(tiny_shards: Path) -> None:
+    samples = [s for batch in loaded(tiny_shards, 0, picture=None) for s in batch]
+    assert all(sample.image is None for sample in samples)
+
+
+def test_a_split_that_has_read_can_be_sent_to_another_process(tiny_shards: Path) -> None:
+    split = Split(tiny_shards, "train", FIELDS)
+    fields, _ = split.read(9, None)
+    assert pickle.loads(pickle.dumps(split)).read(9, None) == (fields, None)
+
+
+def test_the_query_of_a_product_changes_with_epoch_and_seed(tiny_shards: Path) -> None:
+    split = Split(tiny_shards, "train", FIELDS)
+
+    def queries(seed: int, epoch: int) -> list[Judgement]:
+        products = Products([split], seed, picture=None)
+        samples = [products[Draw(0, number, epoch)] for number in range(24)]
+        return [s.query for s in samples if isinstance(s, Sample) and s.query]
+
+    assert queries(0, 0) == queries(0, 0)
+    assert len(queries(0, 0)) == 24
+    assert queries(0, 0) != queries(0, 1)
+    assert queries(0, 0) != queries(1, 0)
+
+
+def judgement(query_id: str, kind: str, gain: float) -> Judgement:
+    return Judgement(query_id, query_id, kind, gain)
+
+
+def test_kinds_are_drawn_alike_and_queries_within_a_kind_by_grade() -> None:
+    judgements = [
+        judgement("full", "attribute", 1.0),
+        *(judgement(f"half{number}", "attribute", 0.5) for number in range(6)),
+        judgement("human", "human", 0.5),
+    ]
+    drawn = Counter(
+        found.query_id for number in range(4000) for found in draw_queries(judgements, (number,))
+    )
+    assert drawn["human"] / 4000 == pytest.approx(1 / 2, abs=0.03)
+    assert drawn["full"] / 4000 == pytest.approx(1 / 8, abs=0.02)
+    assert drawn["half3"] / 4000 == pytest.approx(1 / 16, abs=0.02)
+
+
+def test_several_queries_of_a_product_are_different_ones_and_begin_with_the_single_one() -> None:
+    judgements = [judgement(str(number), "ab"[number % 3 == 0], 1.0) for number in range(7)]
+    for seed in range(20):
+        drawn = draw_queries(judgements, (seed,), 5)
+        assert len({found.query_id for found in drawn}) == 5
+        assert draw_queries(judgements, (seed,)) == drawn[:1]
+    assert sorted(draw_queries(judgements, (0,), 9)) == judgements
+
+
+def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
+    tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Split(tiny_shards, "train", FIELDS)
+    products = Products([split], 0, picture=32, turns=[4])
+    plan = BatchPlan([split.sizes], [1.0], 6, 2, seed=0, turns=[4])
+    alone = BatchPlan([split.sizes], [1.0], 6, 2, seed=0)
+    reads = []
+    read = Split.read
+    monkeypatch.setattr(Split, "read", lambda *given: reads.append(1) or read(*given))
+    for draws, firsts in zip(plan, alone, strict=True):
+        reads.clear()
+        samples = [products[draw] for draw in draws]
+        assert len(reads) == 6
+        assert [draw for draw in draws if draw.turn == 0] == firsts
+        for start in range(0, 24, 4):
+            group = samples[start : start + 4]
+            assert all(sample.image is group[0].image for sample in group)
+            # A tiny product is of a kind, which is asked for in three colours.
+            assert len({sample.query.query_id for sample in group[:3]}) == 3
+            assert group[3].query is None
+            assert group[0].query == Products([split], 0, 32)[draws[start]].query
+
+
+def test_a_product_without_judgements_draws_no_query() -> None:
+    assert draw_queries([], (0,)) == []
+
+
+def test_product_text_joins_the_chosen_fields_that_are_not_empty() -> None:
+    fields = {"title": "Vase.", "category": "", "description": "A vase. ", "group_id": "7"}
+    assert product_text(fields, ["title", "category", "description"]) == "Vase. A vase"
+    assert product_text(fields, ["description"]) == "A vase"
+    assert product_text(fields, ["category"]) == ""
+
+
+def test_the_query_that_is_the_product_itself_is_never_drawn() -> None:
+    own = judgement("self", "human", OWN)
+    other = judgement("other", "human", 0.5)
+    assert draw_queries([own], (0,), 3) == []
+    for seed in range(50):
+        assert draw_queries([own, other], (seed,)) == draw_queries([other], (seed,)) == [other]
+
+
+@pytest.fixture(scope="session")
+def asked_shards(tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of pairs, whose queries are products with their pictures."""
+    out = tmp_path_factory.mktemp("shards") / "pairs"
+    build_shards(tiny_pairs, out, picture_size=40, samples_per_shard=7, workers=1)
+    return out
+
+
+def test_a_drawn_query_comes_with_its_picture(asked_shards: Path) -> None:
+    split = Split(asked_shards, "train", FIELDS)
+    products = Products([split], seed=0, picture=32)
+    found = [products[Draw(0, number, 0)] for number in range(len(split))]
+    pictures = {s.product_id: s.image for s in found if isinstance(s, Sample)}
+    assert len(pictures) == 24
+    for sample in found:
+        assert isinstance(sample, Sample)
+        assert sample.query is not None
+        trigger = sample.query.query_id.removeprefix("trigger/")
+        assert trigger != sample.product_id
+        expected, got = pictures[trigger], sample.query_image
+        assert as_bytes(got) == as_bytes(expected)
+        own = [j for j in sample.judgements if j.gain == OWN]
+        assert [j.query_id for j in own] == [f"trigger/{sample.product_id}"]
+        assert len(sample.judgements) == 3
+    assert sum(sample.query_image is None for sample in found) < 8
+
+
+def test_query_pictures_stay_unread_where_no_view_needs_them(asked_shards: Path) -> None:
+    split = Split(asked_shards, "train", FIELDS)
+    sample = Products([split], seed=0, picture=None)[Draw(0, 0, 0)]
+    assert isinstance(sample, Sample)
+    assert sample.query is not None
+    assert sample.query_image is None
+
+
+def test_damaged_query_pictures_are_errors_that_name_their_shard(
+    asked_shards: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(asked_shards, tmp_path / "shards"))
+    count = len(Split(folder, "train", FIELDS).query_pictures)
+    assert count == 22
+    with pytest.raises(ShardError, match="expected a sample below 22, got 22"):
+        Split(folder, "train", FIELDS).read_query_picture(count, 32)
+    path = folder / "queries-train-00001.tar"
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        picture = next(member for member in tar if member.name.endswith(".jpg"))
+    with path.open("r+b") as file:
+        file.seek(picture.offset_data)
+        file.write(b"not a picture" * 8)
+    with pytest.raises(SampleError, match="query picture 7: picture unreadable"):
+        Split(folder, "train", FIELDS).read_query_picture(7, 32)
+    split = Split(folder, "train", FIELDS)
+    products = Products([split], seed=0, picture=32)
+    lines = [products[Draw(0, n, epoch)] for n in range(len(split)) for epoch in range(4)]
+    found = [line for line in lines if isinstance(line, str)]
+    assert found
+    said = re.compile(rf"{folder} sample \d+: {folder} query picture 7: picture unreadable: ")
+    assert all(said.match(line) for line in found)
+    # Whichever of a product's queries it is, all rows of the product are skipped, and one says so.
+    products = Products([split], seed=0, picture=32, turns=[2])
+    pairs = [[products[Draw(0, n, 0, turn)] for turn in (0, 1)] for n in range(len(split))]
+    lost = [(line, further) for line, further in pairs if isinstance(line, str)]
+    assert lost
+    assert all(said.match(line) and further == NOTHING for line, further in lost)
+    assert sum(isinstance(entry, str) for pair in pairs for entry in pair) == len(lost)
+    # A source of one turn beside it reads one query's picture, and misses what it does not draw.
+    one, beside = Products([split], 0, 32), Products([split, split], 0, 32, turns=[1, 4])
+    said_of = [isinstance(one[Draw(0, n, 0)], str) for n in range(len(split))]
+    assert [isinstance(beside[Draw(0, n, 0)], str) for n in range(len(split))] == said_of
+    path.write_bytes(data[: last_member(path).offset])
+    with pytest.raises(ShardError, match=r"queries-train-00001\.tar: "):
+        Split(folder, "train", FIELDS).read_query_picture(7, 32)
+
+
+@pytest.fixture
+def copied(tiny_shards: Path, tmp_path: Path) -> Path:
+    """A folder of shards that a test may damage."""
+    return Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+
+
+def test_judgements_hold_the_gain_of_their_grade_relative_to_the_columns_highest(
+    copied: Path,
+) -> None:
+    manifest = read_manifest(copied)
+    given = [
+        {"query_id": name, "query": name, "kind": "human",
+         "grades": {"relevance": relevance, "desire": 2.0}}
+        for name, relevance in (("a", 4.0), ("b", 1.0), ("no", 0.0))
+    ]  # fmt: skip
+
+    def judgements(highest: float, queries: list[dict[str, Any]]) -> list[Judgement]:
+        manifest["grades"] = {"relevance": {"max": highest}, "desire": {"max": 8.0}}
+        (copied / "manifest.json").write_text(json.dumps(manifest))
+        return Split(copied, "train", FIELDS).judgements_of({"queries": queries})
+
+    assert judgements(4.0, given) == [judgement("a", "human", 1.0), judgement("b", "human", 1 / 15)]
+    # A column may be all zeros.
+    assert judgements(0.0, given[2:]) == []
+
+
+def test_an_unknown_split_names_those_that_are_there(tiny_shards: Path) -> None:
+    with pytest.raises(ShardError, match=r"no split 'test'; it has train, dev"):
+        Split(tiny_shards, "test", FIELDS)
+
+
+def test_a_folder_without_a_whole_manifest_is_no_folder_of_shards(copied: Path) -> None:
+    manifest = copied / "manifest.json"
+    manifest.write_text(manifest.read_text()[:50])
+    with pytest.raises(ShardError, match=r"manifest\.json: not a manifest"):
+        Split(copied, "train", FIELDS)
+    manifest.unlink()
+    with pytest.raises(ShardError, match=f"{copied}: no manifest.json"):
+        Split(copied, "train", FIELDS)
+
+
+def write_tar(path: Path, names: list[str]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            tar.addfile(member, io.BytesIO(b"{}"))
+
+
+def last_member(path: Path) -> tarfile.TarInfo:
+    with tarfile.open(path) as tar:
+        return tar.getmembers()[-1]
+
+
+def read_all(folder: Path) -> None:
+    split = Split(folder, "train", FIELDS)
+    products = Products([split], seed=0, picture=32)
+    for number in range(len(split)):
+        products[Draw(0, number, 0)]
+
+
+@pytest.mark.parametrize(
+    "where", ["in data", "in a header", "between members", "at its end", "to nothing"]
+)
+def test_a_truncated_shard_is_an_error_that_names_it(copied: Path, where: str) -> None:
+    read_all(copied)
+    path = copied / "train-00001.tar"
+    member = last_member(path)
+    ends = {
+        "in data": member.offset_data + 10,
+        "in a header": member.offset + 100,
+        "between members": member.offset,
+        "at its end": member.offset_data + -(-member.size // 512) * 512,
+        "to nothing": 0,
+    }
+    path.write_bytes(path.read_bytes()[: ends[where]])
+    with pytest.raises(ShardError, match=r"train-00001\.tar: "):
+        read_all(copied)
+
+
+def test_a_missing_shard_is_an_error_that_names_it(copied: Path) -> None:
+    (copied / "train-00002.tar").unlink()
+    with pytest.raises(ShardError, match=r"train-00002\.tar: no such file"):
+        read_all(copied)
+
+
+def test_a_shard_of_other_length_than_its_manifest_says_is_an_error(copied: Path) -> None:
+    shutil.copy(copied / "train-00003.tar", copied / "train-00000.tar")
+    with pytest.raises(ShardError, match=r"train-00000\.tar: \d+ bytes, the manifest says"):
+        read_all(copied)
+
+
+def test_interleaved_members_are_an_error_and_no_half_samples(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, ["1.json", "2.json", "1.jpg", "2.jpg"])
+    with pytest.raises(ShardError, match=r"a\.tar: members of sample 1 do not stand together"):
+        index_shard(path)
+
+
+def test_a_sample_without_json_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, ["1.json", "1.jpg", "2.jpg"])
+    with pytest.raises(ShardError, match=r"a\.tar: sample 2 has no json"):
+        index_shard(path)
+
+
+def test_only_json_and_jpg_members_are_ever_indexed(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, ["1.json", "1.jpg", "1.pyd", "1.pickle", "2.json"])
+    assert [sorted(members) for members in index_shard(path)] == [["jpg", "json"], ["json"]]
+
+
+def test_a_sample_that_cannot_be_read_is_a_line_that_says_which_and_why(copied: Path) -> None:
+    path = copied / "train-00000.tar"
+    with tarfile.open(path) as tar:
+        picture = next(member for member in tar if member.name.endswith(".jpg"))
+    with path.open("r+b") as file:
+        file.seek(picture.offset_data)
+        file.write(b"not a picture" * 8)
+    number = int(picture.name.partition(".")[0])
+    line = Products([Split(copied, "train", FIELDS)], 0, picture=32)[Draw(0, number, 0)]
+    assert isinstance(line, str)
+    assert line.startswith(f"{copied} sample {number}: picture unreadable")

@@ -1,0 +1,236 @@
+"""What frozen towers make of a run's data is computed once, kept on disk, and changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from beyond_text.config.load import load_config
+from beyond_text.models.towers import ImageTower, TextTower, Tower
+from beyond_text.models.two_tower import TwoTower
+from beyond_text.shards.manifest import ShardError
+from beyond_text.train import train
+from beyond_text.training.embedding_cache import Outputs, keys_of, record_of
+from data_prep.shards import build_shards
+from tests.tiny import some_pictures, some_tokens
+
+FROZEN = ["losses.query_product=1", "lr.text_encoder=0", "lr.image_encoder=0", "lr.fusion=0.003"]
+
+
+def test_a_text_has_one_key_however_it_is_padded() -> None:
+    ids, mask = some_tokens()
+    keys = keys_of((ids, mask))
+    assert len(set(keys.tolist())) == len(
+        {tuple(row[m].tolist()) for row, m in zip(ids, mask > 0, strict=True)}
+    )
+    wider = [
+        torch.nn.functional.pad(part, (0, 5), value=filler)
+        for part, filler in ((ids, 9), (mask, 0))
+    ]
+    assert (keys_of(wider) == keys).all()
+    ids[3, 0] += 1
+    assert (keys_of((ids, mask)) != keys).nonzero()[0].tolist() == [3]
+
+
+def test_a_picture_has_one_key_however_it_lies_in_memory() -> None:
+    pictures = some_pictures()
+    keys = keys_of((pictures,))
+    assert len(set(keys.tolist())) == len(pictures)
+    assert (keys_of((pictures.to(memory_format=torch.channels_last),)) == keys).all()
+    pictures[1, 2, 5, 7] ^= 1
+    assert (keys_of((pictures,)) != keys).tolist() == [False, True, False]
+
+
+class Doubling(Tower):
+    """Gives twice the first two tokens, and counts the inputs that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Identity())
+        self.given = 0
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        self.given += len(ids)
+        return 2.0 * ids[:, :2]
+
+
+def write(path: Path, ids: Tensor, mask: Tensor) -> Path:
+    records = np.zeros(len(ids), record_of(2))
+    records["key"], records["vector"] = keys_of((ids, mask)), 2 * ids[:, :2]
+    path.write_bytes(records.tobytes())
+    return path
+
+
+def test_the_tower_runs_for_what_no_file_holds(tmp_path: Path) -> None:
+    ids, mask = some_tokens()
+    parts = [slice(0, 10), slice(10, 10), slice(5, 30)]
+    files = [write(tmp_path / str(p), ids[p], mask[p]) for p in parts]
+    outputs, tower = Outputs(files, 2), Doubling()
+    tower.known = outputs
+    assert torch.equal(tower.pooled(ids.flip(0), mask.flip(0)), 2.0 * ids.flip(0)[:, :2])
+    assert tower.given == len(ids) - 30
+    assert torch.equal(tower.pooled(ids[:30], mask[:30]), 2.0 * ids[:30, :2])
+    assert tower.pooled(ids[:0], mask[:0]).shape == (0, 2)
+    assert tower.given == len(ids) - 30
+    # Nothing is held of nothing.
+    assert not Outputs([], 2).find(keys_of((ids, mask)))[1].any()
+
+
+def test_a_file_cut_short_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.outputs", *some_tokens())
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ShardError, match=r"x\.outputs: damaged: 639 bytes .* of 16; delete it"):
+        Outputs([path], 2)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many inputs each kind of tower was run for since the model was built."""
+    given: dict[str, int] = {"text": 0, "image": 0}
+
+    def counting(kind: str, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(tower: Tower, *inputs: Tensor) -> Tensor:
+            given[kind] += len(inputs[0])
+            return forward(tower, *inputs)
+
+        return run
+
+    monkeypatch.setattr(TextTower, "forward", counting("text", TextTower.forward))
+    monkeypatch.setattr(ImageTower, "forward", counting("image", ImageTower.forward))
+    built = TwoTower._widths
+
+    def widths(model: TwoTower) -> tuple[int, int]:
+        found = built(model)
+        given.update(text=0, image=0)
+        return found
+
+    monkeypatch.setattr(TwoTower, "_widths", widths)
+    return given
+
+
+def run(settings: list[str], run: Path, *more: str) -> dict[str, Tensor]:
+    train(load_config([], [*settings, *FROZEN, f"run={run}", "steps=6", *more]))
+    return load_file(run / "model" / "model.safetensors")
+
+
+def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("more", [[], ["chunk_size=3"], ["data.workers=1", "memory_size=16"]])
+def test_frozen_towers_run_once_for_all_runs(
+    tiny_settings: list[str],
+    tmp_path: Path,
+    counted: dict[str, int],
+    more: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("beyond_text.frozen.BATCH", 8)
+    more = ["data.augment=false", "data.queries_per_product=2", *more]
+    without = run(tiny_settings, tmp_path / "without", *more)
+    assert counted["image"] > 40
+    cache = tmp_path / "cache"
+    first = run(tiny_settings, tmp_path / "first", *more, f"cache={cache}")
+    # 22 pictured products a split; 12 queries, and texts of the 4 kinds and of one undescribed.
+    assert counted == {"text": 2 * 12 + 2 * 5, "image": 2 * 22}
+    files = {path: path.read_bytes() for path in cache.iterdir()}
+    # Of each tower for each split.
+    assert len(files) == 4
+    close(first, without)
+    second = run(tiny_settings, tmp_path / "second", *more, f"cache={cache}")
+    assert counted == {"text": 0, "image": 0}
+    assert {path: path.read_bytes() for path in cache.iterdir()} == files
+    assert all(torch.equal(second[name], first[name]) for name in first)
+    # Other weights, another precision, other pictures: other files.
+    run(tiny_settings, tmp_path / "other", *more, f"cache={cache}", "precision=bf16-mixed")
+    assert len(list(cache.iterdir())) == 8
+
+
+def test_a_tower_that_moves_is_left_alone(
+    tiny_settings: list[str], tmp_path: Path, counted: dict[str, int]
+) -> None:
+    more = ["data.augment=false", "lr.image_encoder=0.001"]
+    without = run(tiny_settings, tmp_path / "without", *more)
+    pictures = counted["image"]
+    held = run(tiny_settings, tmp_path / "with", *more, f"cache={tmp_path / 'cache'}")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert counted == {"text": 2 * 12 + 2 * 5, "image": pictures}
+    close(held, without)
+
+
+def test_augmented_pictures_are_others_each_time(
+    tiny_settings: list[str], tmp_path: Path, counted: dict[str, int]
+) -> None:
+    without = run(tiny_settings, tmp_path / "without")
+    pictures = counted["image"]
+    held = run(tiny_settings, tmp_path / "with", f"cache={tmp_path / 'cache'}")
+    # Those of the dev split are measured before the first step and after the last.
+    assert counted["image"] == pictures - 22
+    close(held, without)
+
+
+def test_pictures_of_queries_are_kept_too(
+    tiny_settings: list[str], tiny_tables: Path, tmp_path: Path, counted: dict[str, int]
+) -> None:
+    shutil.copytree(tiny_tables, tmp_path / "asked")
+    header, *rows = (tiny_tables / "queries.csv").read_text().splitlines()
+    for number, row in enumerate(rows):
+        rows[number] = f"{row},images/{number}.png"
+        colour = (9 * number, 200, 100)
+        Image.new("RGB", (20, 30), colour).save(tmp_path / "asked/images" / f"{number}.png")
+    (tmp_path / "asked/queries.csv").write_text("\n".join([f"{header},image", *rows]))
+    shards = tmp_path / "shards"
+    build_shards(tmp_path / "asked", shards, picture_size=40, workers=1)
+    sources = [f"data.dev={shards}", f"data.sources.tables.path={shards}", "data.augment=false"]
+    without = run(tiny_settings, tmp_path / "without", *sources)
+    held = run(tiny_settings, tmp_path / "with", *sources, f"cache={tmp_path / 'cache'}")
+    # Those of products, and one of each query.
+    assert counted["image"] == 2 * (22 + 12)
+    close(held, without)
+    run(tiny_settings, tmp_path / "again", *sources, f"cache={tmp_path / 'cache'}")
+    assert counted == {"text": 0, "image": 0}
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["lr.text_encoder=0.001", "lr.image_encoder=0.001"], "no tower is frozen"),
+        (["fusion=uniecs"], "its fusion reads tokens"),
+    ],
+)
+def test_it_says_where_nothing_can_be_kept(
+    tiny_settings: list[str],
+    tmp_path: Path,
+    more: list[str],
+    reason: str,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run(tiny_settings, tmp_path / "run", *more, f"cache={tmp_path / 'cache'}")
+    assert f"is not used: {reason}" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_computation_that_fails_leaves_no_file(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("beyond_text.frozen._records", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(tiny_settings, tmp_path / "run", f"cache={cache}")
+    assert list(cache.iterdir()) == []
+    run(tiny_settings, tmp_path / "run", f"cache={cache}")
+    assert len(list(cache.iterdir())) == 4

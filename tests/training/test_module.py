@@ -1,0 +1,311 @@
+"""The training step's parts: who is relevant to whom, what is lost on the way, what is learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from beyond_text.config.settings import Config, Data, LearningRates, Losses
+from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, View
+from beyond_text.shards.batch import OWN, Batch, Embeddings, Judged, Tokens
+from beyond_text.training.losses import LOSSES
+from beyond_text.training.module import ContrastiveModule
+from beyond_text.training.relevance import Keys
+from beyond_text.training.uniecs_losses import OBJECTIVES
+from tests.models.test_two_tower import tiny_model
+from tests.tiny import some_pictures, some_tokens
+
+ROWS = 8
+# Rows 2 and 3 show one product, 4 and 5 have one text, 6 and 7 were asked for by one query.
+QUERY_KEY = [0, 1, 2, 3, 4, 5, 6, 6]
+PRODUCT_KEY = [10, 11, 12, 12, 14, 15, 16, 17]
+TEXT_KEY = [20, 21, 22, 22, 24, 24, 26, 27]
+GAINS = {(0, 0): 1.0, (0, 3): 0.5, (1, 4): 0.25, (2, 0): OWN, (3, 5): OWN, (5, 4): OWN, (6, 6): 1.0}
+
+
+def some_module(folder: Path, **settings: object) -> ContrastiveModule:
+    """On a single process, with every objective unless told otherwise."""
+    everything = Losses(*[1.0] * len(OBJECTIVE_VIEWS))
+    config = Config(**{"losses": everything, "batch_size": ROWS, **settings})  # type: ignore[arg-type]
+    module = ContrastiveModule(tiny_model(folder, "bert", "vit", fusion=config.fusion), config)
+    module.trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return module
+
+
+def some_batch(query_pictures: bool = True) -> Batch:
+    """Rows with text, picture or both; with queries that have text, picture, both or neither."""
+    (ids, mask), every = some_tokens(ROWS), torch.arange(ROWS)
+    (keys, rows), gains = zip(*GAINS, strict=True), list(GAINS.values())
+    asked = torch.tensor([0, 1, 2, -1, 4, 5, 6, 6])
+    shown = torch.tensor([8, -1, 8, 9, -1, -1, 10, 10])
+    return Batch(
+        product_ids=list("abccefgh"),
+        product_key=torch.tensor(PRODUCT_KEY),
+        text=Tokens(ids, mask),
+        text_row=torch.where(every == 1, -1, every),
+        text_key=torch.tensor(TEXT_KEY),
+        query=Tokens(ids.flip(0), mask.flip(0)),
+        query_row=asked,
+        query_key=torch.tensor(QUERY_KEY),
+        image=some_pictures(11),
+        image_row=torch.where(every == 2, -1, every),
+        query_image_row=shown if query_pictures else torch.full((ROWS,), -1),
+        judged=Judged(torch.tensor(keys), torch.tensor(rows), torch.tensor(gains)),
+        losses=tuple(OBJECTIVE_VIEWS),
+        skipped=[],
+    )
+
+
+def some_embeddings(seed: int = 0) -> Embeddings:
+    random = torch.Generator().manual_seed(seed)
+    views = get_args(View)
+    vectors = {v: F.normalize(torch.randn(ROWS, 16, generator=random), dim=1) for v in views}
+    return Embeddings(vectors, {v: torch.rand(ROWS, generator=random) < 0.8 for v in views})
+
+
+def by_hand(equal_texts: bool, turns: int = 1) -> Tensor:
+    """relevance[i, j] by looking up the ids; the best of equal texts where these are shared.
+
+    Of products of `turns` rows each, the first row stands for all.
+    """
+    found = torch.zeros(ROWS, ROWS)
+    for i, key in enumerate(QUERY_KEY):
+        for j in range(ROWS):
+            same = [k for k in range(0, ROWS, turns) if TEXT_KEY[k] == TEXT_KEY[j]]
+            twins = same if equal_texts else [j]
+            gains = [GAINS.get((key, k), 0.0) for k in twins] or [0.0]
+            found[i, j] = max(gains) if max(gains) > 0 else min(gains)
+    return found
+
+
+def twins() -> Tensor:
+    """1 where two rows show one product or have one text."""
+    same = [
+        [PRODUCT_KEY[i] == PRODUCT_KEY[j] or TEXT_KEY[i] == TEXT_KEY[j] for j in range(ROWS)]
+        for i in range(ROWS)
+    ]
+    return torch.tensor(same).float()
+
+
+def test_every_objective_gets_vectors_relevance_by_id_and_its_own_temperature(
+    folder: Path,
+) -> None:
+    module, embeddings = some_module(folder), some_embeddings()
+    with torch.no_grad():
+        for place, name in enumerate(PAIRS):
+            module.model.temperatures[name].log_temperature.fill_(-1.0 - 0.1 * place)
+    found = module.losses(some_batch(), embeddings)
+    assert list(found) == list(OBJECTIVE_VIEWS)
+    relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
+    vectors, present = embeddings
+    for place, (name, (anchor, candidate)) in enumerate(PAIRS.items()):
+        expected = LOSSES["info_nce"](
+            vectors[anchor],
+            vectors[candidate],
+            relevance.get(name, by_hand(equal_texts=False)),
+            present[anchor],
+            present[candidate],
+            torch.tensor(-1.0 - 0.1 * place).exp(),
+            torch.tensor(0.0),
+        )
+        torch.testing.assert_close(found[name], expected)
+    keys = Keys(*map(torch.tensor, (QUERY_KEY, PRODUCT_KEY, TEXT_KEY)))
+    for name, objective in OBJECTIVES.items():
+        shared = torch.tensor(-1.0).exp()
+        expected = objective(vectors, present, by_hand(equal_texts=False), keys, shared)
+        torch.testing.assert_close(found[name], expected)
+        assert found[name] > 0
+
+
+def test_remembered_products_are_further_candidates_without_gradient(folder: Path) -> None:
+    module = some_module(folder, memory_size=ROWS)
+    now, before = some_embeddings(), some_embeddings(seed=1)
+    alone = module.losses(some_batch(), now)
+    older = {view: vector.requires_grad_() for view, vector in before.vectors.items()}
+    module.memory.add(some_batch(), Embeddings(older, before.present), turns=1)
+    newer = {view: vector.requires_grad_() for view, vector in now.vectors.items()}
+    found = module.losses(some_batch(), Embeddings(newer, now.present))
+    relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
+    for name, (anchor, candidate) in PAIRS.items():
+        gain = relevance.get(name, by_hand(equal_texts=False))
+        temperature = module.model.temperatures[name]
+        expected = LOSSES["info_nce"](
+            newer[anchor],
+            torch.cat([newer[candidate], older[candidate]]),
+            torch.cat([gain, gain], dim=1),
+            now.present[anchor],
+            torch.cat([now.present[candidate], before.present[candidate]]),
+            temperature.value,
+            temperature.bias,
+            fresh=ROWS,
+        )
+        torch.testing.assert_close(found[name], expected)
+        assert not found[name].isclose(alone[name])
+    for name in OBJECTIVES:
+        assert found[name].equal(alone[name])
+    sum(found[name] for name in PAIRS).backward()
+    assert all(vector.grad is None for vector in older.values())
+    assert all(newer[view].grad.any() for view in ("query", "text", "image", "product"))
+
+
+def test_a_product_with_several_rows_is_a_candidate_once(folder: Path) -> None:
+    module, embeddings = some_module(folder, batch_size=ROWS // 2), some_embeddings()
+    # Two queries of each product: what its second row says of it is not looked at.
+    found = module.losses(some_batch(), embeddings)
+    vectors, present = embeddings
+    relevance = {
+        "text_image": twins()[::2, ::2],
+        "query_text": by_hand(equal_texts=True, turns=2)[:, ::2],
+    }
+    for name, (anchor, candidate) in PAIRS.items():
+        asking = slice(None, None, 2 if name == "text_image" else 1)
+        expected = LOSSES["info_nce"](
+            vectors[anchor][asking],
+            vectors[candidate][::2],
+            relevance.get(name, by_hand(equal_texts=False)[:, ::2]),
+            present[anchor][asking],
+            present[candidate][::2],
+            module.model.temperatures[name].value,
+        )
+        torch.testing.assert_close(found[name], expected)
+    keys = Keys(*map(torch.tensor, (QUERY_KEY, PRODUCT_KEY, TEXT_KEY)))
+    by_row = by_hand(equal_texts=False)[:, ::2].repeat_interleave(2, dim=1)
+    for name, objective in OBJECTIVES.items():
+        temperature = module.model.temperatures["text_image"].value
+        expected = objective(vectors, present, by_row, keys, temperature)
+        torch.testing.assert_close(found[name], expected)
+
+
+def test_losses_that_a_source_is_not_meant_for_are_zero_with_zero_gradient(folder: Path) -> None:
+    module, embeddings = some_module(folder), some_embeddings()
+    vectors = {view: vector.requires_grad_() for view, vector in embeddings.vectors.items()}
+    batch = some_batch()._replace(losses=("query_text", "cmal"))
+    found = module.losses(batch, Embeddings(vectors, embeddings.present))
+    whole = module.losses(some_batch(), embeddings)
+    for name, loss in found.items():
+        assert loss == (whole[name] if name in batch.losses else 0), name
+    found["imcl"].backward(retain_graph=True)
+    found["query_image"].backward()
+    assert not vectors["trigger_image"].grad.any()
+    assert not vectors["query"].grad.any()
+
+
+def test_gradients_of_uniecs_objectives_reach_the_temperature_of_text_and_image(
+    folder: Path,
+) -> None:
+    module = some_module(folder, losses=Losses(cmal=1.0, clal=1.0, imcl=1.0))
+    module.weights(module.losses(some_batch(), some_embeddings())).backward()
+    reached = {
+        name
+        for name, temperature in module.model.temperatures.items()
+        if temperature.log_temperature.grad is not None and temperature.log_temperature.grad != 0
+    }
+    assert reached == {"text_image"}
+
+
+def rows_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return batch.text_row, batch.image_row, batch.query_row, batch.query_image_row
+
+
+def test_queries_with_text_and_picture_lose_one_of_them_and_no_other_row_changes(
+    folder: Path,
+) -> None:
+    batch = some_batch()
+    for share in (0.0, 1.0):
+        module = some_module(folder, data=Data(modality_dropout=share))
+        torch.manual_seed(1)
+        lost = module._with_modalities_lost(batch)
+        for before, after in (
+            ((batch.text_row, batch.image_row), (lost.text_row, lost.image_row)),
+            ((batch.query_row, batch.query_image_row), (lost.query_row, lost.query_image_row)),
+        ):
+            both = (before[0] >= 0) & (before[1] >= 0)
+            gone = [(now < 0) & (was >= 0) for was, now in zip(before, after, strict=True)]
+            assert (gone[0] ^ gone[1]).tolist() == (both & bool(share)).tolist()
+            for was, now, taken in zip(before, after, gone, strict=True):
+                assert now[~taken].equal(was[~taken])
+
+
+def test_what_a_query_loses_is_drawn_apart_from_what_its_product_loses(folder: Path) -> None:
+    module = some_module(folder, data=Data(modality_dropout=1.0))
+    every = torch.arange(400)
+    batch = some_batch()._replace(
+        text_row=every, image_row=every, query_row=every, query_image_row=every
+    )
+    torch.manual_seed(0)
+    text, _, query, _ = rows_of(module._with_modalities_lost(batch))
+    for product_keeps in (text >= 0, text < 0):
+        assert 0.35 < (query[product_keeps] >= 0).float().mean() < 0.65
+
+
+def test_without_queries_pictures_a_step_draws_once_a_product_and_nothing_else(
+    folder: Path,
+) -> None:
+    module = some_module(folder, data=Data(modality_dropout=0.4))
+    with_pictures, without = some_batch(), some_batch(query_pictures=False)
+    torch.manual_seed(5)
+    draw = torch.rand(ROWS)
+    next_draw = torch.rand(1)
+    torch.manual_seed(5)
+    text, image, query, _ = rows_of(module._with_modalities_lost(without))
+    assert torch.rand(1).equal(next_draw)
+    assert query.equal(without.query_row)
+    both = (without.text_row >= 0) & (without.image_row >= 0)
+    assert (text < 0).equal((without.text_row < 0) | (both & (draw < 0.2)))
+    assert (image < 0).equal((without.image_row < 0) | (both & (draw >= 0.2) & (draw < 0.4)))
+    torch.manual_seed(5)
+    same_text, same_image, _, _ = rows_of(module._with_modalities_lost(with_pictures))
+    assert same_text.equal(text)
+    assert same_image.equal(image)
+
+
+def test_fixed_weights_leave_checkpoint_and_optimizer_as_they_were(folder: Path) -> None:
+    fixed, learned = (some_module(folder, loss_weighting=w) for w in ("fixed", "learned"))
+    assert set(fixed.state_dict()) == {f"model.{name}" for name in fixed.model.state_dict()}
+    assert set(learned.state_dict()) - set(fixed.state_dict()) == {"weights.log_variance"}
+    names = [
+        [group["name"] for group in module.configure_optimizers()["optimizer"].param_groups]
+        for module in (fixed, learned)
+    ]
+    assert names[1] == [*names[0], "loss_weights"]
+
+
+def test_weights_that_learn_are_no_part_of_the_clipped_norm(folder: Path) -> None:
+    module = some_module(folder, loss_weighting="learned", clip_norm=1.0, lr=LearningRates())
+    logged: dict[str, Tensor] = {}
+    module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
+    weights = module.weights.log_variance
+    assert weights is not None
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    first = next(module.model.parameters())
+    assert first.grad is not None
+    assert weights.grad is not None
+    first.grad.view(-1)[0] = 3.0
+    weights.grad.fill_(100.0)
+    module.configure_gradient_clipping(None, None, None)
+    assert logged["gradient_norm"] == 3.0
+    assert first.grad.norm() == pytest.approx(1.0, rel=1e-4)
+    assert (weights.grad == 100.0).all()
+
+
+def test_seconds_before_a_kill_count(folder: Path) -> None:
+    first, second, checkpoint = some_module(folder), some_module(folder), {}
+    first.began -= 100
+    first.on_save_checkpoint(checkpoint)
+    assert second.seconds < 50
+    second.on_load_checkpoint(checkpoint)
+    assert 100 <= second.seconds < 150
