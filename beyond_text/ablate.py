@@ -28,7 +28,7 @@ from beyond_text.evaluation.ladder import (
     CURRICULUM,
     STAGE3,
     Ladder,
-    _check_untrained_fusion,
+    check_untrained_fusion,
     check_chains,
     fusion_rows,
     plan,
@@ -121,7 +121,7 @@ def ladders_of(asked: argparse.Namespace) -> list[Ladder]:
     ladders = []
     if asked.fusion:
         rows = fusion_rows(asked.fusion, asked.recipe)
-        _check_untrained_fusion(asked.start)
+        check_untrained_fusion(asked.start)
         ladders.append(Ladder("fusion", rows, asked.seeds, asked.start))
     if asked.ladder:
         rows = read_rows(asked.ladder)

@@ -25,7 +25,7 @@ from beyond_text.evaluation.compare import compare
 from beyond_text.metrics.ranking import retrieval_metrics
 from beyond_text.metrics.results import Metrics, write_results
 from beyond_text.retrieval.ranking import rank
-from beyond_text.retrieval.run import corpus_for, load_run, loader_workers
+from beyond_text.retrieval.run import load_run, loader_workers, split_for
 from beyond_text.tables.layouts import TableError
 
 SHOWN = ("ndcg@1", "ndcg@10", "recall@10", "recall@100", "mrr")
@@ -56,12 +56,14 @@ def evaluate(run: Path, tables: Path, split: str, out: Path, view: View = "produ
         TableError, ShardError: no such tables or split.
     """
     model, tokenizer, bf16 = load_run(run)
-    corpus = corpus_for(model, tables, split)
-    found = rank(model, tokenizer, corpus, (view,), bf16=bf16, workers=loader_workers())
+    catalogue, query_set = split_for(model, tables, split)
+    found = rank(
+        model, tokenizer, catalogue, query_set, (view,), bf16=bf16, workers=loader_workers()
+    )
     if view not in found:
         raise TableError(f"{tables}: no product of split {split!r} has the view {view!r}")
-    metrics = retrieval_metrics(found[view], corpus.queries, corpus.qrels)
-    write_results(out, metrics, found[view], corpus.queries, corpus.qrels)
+    metrics = retrieval_metrics(found[view], query_set.queries, query_set.qrels)
+    write_results(out, metrics, found[view], query_set.queries, query_set.qrels)
     return metrics
 
 

@@ -1,17 +1,23 @@
-"""Files that are whole or as they were before, and errors of writing that say where."""
+"""Files and folders that are written completely or not at all, and errors that name the file."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
+# What msgspec raises for bytes that are not of a type.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def errors_name(path: Path) -> Iterator[None]:
     """Gives an error of writing that names no file, such as that of a full disk, this name."""
     try:
         yield
@@ -23,7 +29,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
+def atomic_write(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     """A file of text or of bytes to fill, which becomes `path` only where the block ends well.
 
     Raises:
@@ -32,7 +38,7 @@ def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     # Each process of a run writes its own.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with named(path):
+        with errors_name(path):
             encoding, newline = (None, None) if binary else ("utf-8", "\n")
             with partial.open("wb" if binary else "w", encoding=encoding, newline=newline) as file:
                 yield file
@@ -41,9 +47,46 @@ def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(out: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` only where the block ends well.
+
+    It is a hidden one beside `out`. What a killed build left there is removed, at the latest by the
+    next; an `out` that it had just taken away comes back.
+
+    Args:
+        out: replaced if it is empty or an earlier build; its parents are made.
+        is_ours: whether a folder, if it is there at all, is such a build.
+
+    Raises:
+        FileExistsError: `out` is something else.
+    """
+    fresh, old = (out.with_name(f".{out.name}.{name}") for name in ("partial", "old"))
+    if is_ours(old) and not out.exists():
+        # Killed between the two renames below.
+        old.rename(out)
+    if out.exists() and not (out.is_dir() and (is_ours(out) or not any(out.iterdir()))):
+        raise FileExistsError(
+            f"{out}: expected a new or empty folder or an earlier build, got neither"
+        )
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        # Renamed away first: a folder half deleted could still pass for whole.
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """As `whole`, of one text."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(text)
 
 

@@ -23,13 +23,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.settings import Config, ConfigError
-from beyond_text.files import named, write_text
+from beyond_text.files import errors_name, write_text
 from beyond_text.metrics.history import read_history, report, save_history
 from beyond_text.metrics.results import METRICS, write_results
 from beyond_text.models.checkpoint import save_model
 from beyond_text.models.cpu.memory import keep_freed_memory
 from beyond_text.models.precision import precision_of
-from beyond_text.retrieval.catalogue import read_corpus
+from beyond_text.retrieval.read_split import read_split
 from beyond_text.training.build import build
 from beyond_text.training.callbacks import Retrieval, Throughput
 from beyond_text.training.checkpoints import (
@@ -38,14 +38,14 @@ from beyond_text.training.checkpoints import (
 from beyond_text.training.datamodule import ShardData
 from beyond_text.training.module import ContrastiveModule, TrainingError
 from beyond_text.training.resume import (
-    _forget,
-    _refuse_others,
-    _resumable,
     check_inputs,
+    checkpoint_to_resume,
+    delete_once,
     flat,
+    refuse_other_settings,
     write_inputs,
 )
-from beyond_text.training.trainer import _told_of_workers, make_trainer
+from beyond_text.training.trainer import explain_killed_workers, make_trainer
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def train(config: Config) -> dict[str, Any]:
             was killed.
         OSError: the disk is full; names the file, or else the run.
     """
-    with named(Path(config.run)):
+    with errors_name(Path(config.run)):
         return _train(config)
 
 
@@ -70,13 +70,13 @@ def _train(config: Config) -> dict[str, Any]:
     found = None
     if config.resume == "auto":
         if (run / METRICS).is_file():
-            _refuse_others(load_config([run / "config.yaml"]), config, run)
+            refuse_other_settings(load_config([run / "config.yaml"]), config, run)
             check_inputs(config)
             return json.loads((run / METRICS).read_text(encoding="utf-8"))
         # A run that failed before its first checkpoint may begin again with anything.
-        found = _resumable(config)
+        found = checkpoint_to_resume(config)
     else:
-        _forget(run / METRICS, *(run / CHECKPOINTS).glob("*"))
+        delete_once(run / METRICS, *(run / CHECKPOINTS).glob("*"))
     if not config.data.dev:
         raise ConfigError("data.dev: expected a folder of shards to measure retrieval on, got ''")
     run.mkdir(parents=True, exist_ok=True)
@@ -87,14 +87,14 @@ def _train(config: Config) -> dict[str, Any]:
     settings = model.settings
     module = ContrastiveModule(model, config)
     data = ShardData(config, settings, tokenizer, model.text_tower.fixed_length)
-    corpus = read_corpus(
+    catalogue, query_set = read_split(
         Path(config.data.dev), config.data.dev_split, settings.text_fields, settings.image_size
     )
     if found is None:
         # All that it names has been read by now.
         write_inputs(config)
     bf16 = precision_of(config.precision) == "bf16-mixed"
-    retrieval = Retrieval(corpus, tokenizer, config.evaluate_every, bf16)
+    retrieval = Retrieval(catalogue, query_set, tokenizer, config.evaluate_every, bf16)
     trainer = make_trainer(config, [Throughput(), retrieval])
     # Here, before processes are started that would each say it.
     data.check_shares(trainer.world_size)
@@ -103,7 +103,7 @@ def _train(config: Config) -> dict[str, Any]:
             f"{found[0]} was begun with another number of processes, which share each batch: "
             f"asked {trainer.world_size}, found {found[1].processes}"
         )
-    with _told_of_workers(trainer):
+    with explain_killed_workers(trainer):
         trainer.fit(module, data, ckpt_path=found[0] if found else None, weights_only=True)
         seconds = module.seconds
         if trainer.global_step < config.total_steps:
@@ -149,8 +149,8 @@ def _finish(
     trainer.logger.log_hyperparams(flat(asdict(config)), finals)
     trainer.logger.finalize("success")
     metrics = {**by_view["product"], "training": training}
-    corpus = retrieval.corpus
-    write_results(run, metrics, rankings["product"], corpus.queries, corpus.qrels)
+    query_set = retrieval.query_set
+    write_results(run, metrics, rankings["product"], query_set.queries, query_set.qrels)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     return metrics
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from beyond_text.files import whole
-from beyond_text.tables.layouts import OWN_LAYOUT, Layout, TableError
+from beyond_text.files import atomic_write
+from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
 from beyond_text.tables.pictures import PictureError, digest_of
 from beyond_text.tables.read import read_tables
 from data_prep.adapters import ADAPTERS
@@ -52,7 +52,9 @@ class Counts(NamedTuple):
     duplicates: int
 
 
-def read_designs(tables: Path, layout: Layout = OWN_LAYOUT) -> tuple[list[Design], Counter[str]]:
+def read_designs(
+    tables: Path, layout: Layout = DEFAULT_LAYOUT
+) -> tuple[list[Design], Counter[str]]:
     """The designs of several products, in the order of split and group_id; and what is left out.
 
     A product of several splits counts for one that is not train, and a design with pairs elsewhere
@@ -117,7 +119,7 @@ def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Co
     """
     counts: dict[str, Counts] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with whole(out) as file:
+    with atomic_write(out) as file:
         for design in designs:
             pairs = list(pairs_of(design.items, most))
             distinct = [(one, two) for one, two in pairs if one.look != two.look]
@@ -156,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        layout = ADAPTERS[given.layout] if given.layout else OWN_LAYOUT
+        layout = ADAPTERS[given.layout] if given.layout else DEFAULT_LAYOUT
         designs, lost = read_designs(given.tables, layout)
         counts = write_pairs(designs, given.out, given.max_per_design)
     except (TableError, OSError) as error:

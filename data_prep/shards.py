@@ -12,14 +12,14 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from beyond_text.files import atomic_folder
 from beyond_text.shards.manifest import FILE, VERSION, ShardError, read_manifest
-from beyond_text.tables.layouts import OWN_LAYOUT, Layout, TableError
+from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.read import read_tables
 from data_prep.adapters import ADAPTERS
 from data_prep.rejects import BuildError, Rejects
 from data_prep.splits import write_splits
-from data_prep.whole import whole_or_nothing
 
 # Faults of the machine rather than of the tables, in words.
 FAULTS: dict[type[BaseException], str] = {
@@ -31,7 +31,7 @@ FAULTS: dict[type[BaseException], str] = {
 def build_shards(
     tables_path: Path,
     out: Path,
-    layout: Layout = OWN_LAYOUT,
+    layout: Layout = DEFAULT_LAYOUT,
     picture_size: int = 256,
     max_pixels: int = MAX_PIXELS,
     samples_per_shard: int = 1000,
@@ -41,10 +41,10 @@ def build_shards(
     seed: int = 0,
     pictures: Path | None = None,
 ) -> dict[str, Any]:
-    """Write `out`: shards of every split, queries and judgements of all but train, a manifest.
+    """Write `out`: shards of every split, queries and judgments of all but train, a manifest.
 
     A picture that cannot be used is rejected and its product or query goes on by its text; with no
-    text either, the product or query and the judgements naming it are rejected too. An empty file
+    text either, the product or query and the judgments naming it are rejected too. An empty file
     of pairs gives an empty train split, for there may be shops without designs.
 
     Args:
@@ -75,7 +75,7 @@ def build_shards(
     left_rejects = out.with_name(f"{out.name}.rejects.csv")
     left_rejects.unlink(missing_ok=True)
     try:
-        with whole_or_nothing(out, _is_build) as folder:
+        with atomic_folder(out, _is_build) as folder:
             tables = read_tables(tables_path, layout, dev_share, pictures)
             rejects = Rejects(tables, max_rejected, left_rejects)
             rejects.check()
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
     given = vars(parser.parse_args(arguments))
     name = given.pop("layout")
-    layout = ADAPTERS[name] if name else OWN_LAYOUT
+    layout = ADAPTERS[name] if name else DEFAULT_LAYOUT
     try:
         manifest = build_shards(given.pop("tables"), given.pop("out"), layout, **given)
     except (BuildError, TableError) as error:

@@ -1,4 +1,4 @@
-"""The files of a build's splits: shards of products and of query pictures, queries, judgements.
+"""The files of a build's splits: shards of products and of query pictures, queries, judgments.
 
 One sample is one product, so a picture is stored once however many queries reach it; a query's
 picture is stored once however many products answer it. The same tables give the same bytes, hence
@@ -308,7 +308,7 @@ def _reject(
 
 
 def _without(qrels: pd.DataFrame, gone: set[str], kind: _Kind, build: _Build) -> pd.DataFrame:
-    """The judgements whose product or query is used; the others are rejected."""
+    """The judgments whose product or query is used; the others are rejected."""
     lost = qrels[kind.id].isin(gone)
     name = kind.id.removesuffix("_id")
     for record in qrels[lost].to_dict("records"):

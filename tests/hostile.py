@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from beyond_text.shards.batch import Draw, Sample
+from beyond_text.shards.batch import Sample, SampleIndex
 from beyond_text.shards.dataset import Products
 from beyond_text.shards.manifest import files_of
 from beyond_text.shards.split import Split
@@ -89,7 +89,7 @@ def read_all(folder: Path) -> list[Sample | str]:
     split = Split(folder, "train", FIELDS)
     split.verify()
     products = Products([split], seed=0, picture=32)
-    return [products[Draw(0, number, 0)] for number in range(len(split))]
+    return [products[SampleIndex(0, number, 0)] for number in range(len(split))]
 
 
 def sixteen_bit_png() -> bytes:

@@ -15,8 +15,8 @@ from beyond_text.config.load import load_config
 from beyond_text.evaluate import evaluate, main
 from beyond_text.evaluation.compare import names_of
 from beyond_text.models.checkpoint import load_model
-from beyond_text.retrieval.catalogue import read_corpus
 from beyond_text.retrieval.encode import encode_products, encode_queries, evaluating
+from beyond_text.retrieval.read_split import read_split
 from beyond_text.shards.archive import index_shard
 from beyond_text.shards.collate import tokenize
 from beyond_text.shards.manifest import ShardError
@@ -36,13 +36,13 @@ def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 def by_hand(run: Path, tables: Path, depth: int) -> dict[str, float]:
     """Gives nDCG and recall at `depth`, and mrr, from the vectors alone, query by query."""
     model, tokenizer = load_model(run)
-    corpus = read_corpus(tables, "dev", model.settings.text_fields, 32)
-    queries = encode_queries(model, tokenizer, corpus).vectors
-    products = encode_products(model, tokenizer, corpus, workers=0)["product"]
+    catalogue, query_set = read_split(tables, "dev", model.settings.text_fields, 32)
+    queries = encode_queries(model, tokenizer, query_set).vectors
+    products = encode_products(model, tokenizer, catalogue, workers=0)["product"]
     assert np.linalg.norm(products.vectors, axis=1) == pytest.approx(1)
     found: dict[str, list[float]] = {"ndcg": [], "recall": [], "mrr": []}
-    for query_id, vector in zip(corpus.queries["query_id"], queries, strict=True):
-        own = corpus.qrels[corpus.qrels["query_id"] == query_id]
+    for query_id, vector in zip(query_set.queries["query_id"], queries, strict=True):
+        own = query_set.qrels[query_set.qrels["query_id"] == query_id]
         grade = dict(zip(own["product_id"], own["relevance"], strict=True))
         order = np.argsort(-(products.vectors @ vector), kind="stable")
         grades = [grade.get(products.ids[place], 0) for place in order]
@@ -85,14 +85,14 @@ def test_text_queries_are_what_the_query_tower_gives_to_the_last_bit(
     run: Path, tiny_tables: Path
 ) -> None:
     model, tokenizer = load_model(run)
-    corpus = read_corpus(tiny_tables, "dev", model.settings.text_fields, 32)
-    found = encode_queries(model, tokenizer, corpus)
-    tokens = tokenize(tokenizer, list(corpus.queries["query"]), 16, fixed=False)
+    _, query_set = read_split(tiny_tables, "dev", model.settings.text_fields, 32)
+    found = encode_queries(model, tokenizer, query_set)
+    tokens = tokenize(tokenizer, list(query_set.queries["query"]), 16, fixed=False)
     with torch.inference_mode():
         expected = model.encode_query(tokens).numpy()
-    assert found.ids == list(corpus.queries["query_id"])
+    assert found.ids == list(query_set.queries["query_id"])
     assert np.array_equal(found.vectors, expected)
-    in_parts = encode_queries(model, tokenizer, corpus, batch_size=5)
+    in_parts = encode_queries(model, tokenizer, query_set, batch_size=5)
     np.testing.assert_allclose(in_parts.vectors, expected, atol=1e-6)
     assert in_parts.ids == found.ids
 
@@ -101,16 +101,16 @@ def test_products_by_one_modality_are_those_that_never_had_the_other(
     run: Path, tiny_tables: Path
 ) -> None:
     model, tokenizer = load_model(run)
-    corpus = read_corpus(tiny_tables, "dev", model.settings.text_fields, 32)
-    samples = [corpus.products[number] for number in range(len(corpus.product_ids))]
+    catalogue, _ = read_split(tiny_tables, "dev", model.settings.text_fields, 32)
+    samples = [catalogue.products[number] for number in range(len(catalogue.product_ids))]
     reduced = {
         "text": [sample._replace(image=None) for sample in samples],
         "image": [sample._replace(text="") for sample in samples],
     }
     for modality, products in reduced.items():
-        never = corpus._replace(products=products)
+        never = catalogue._replace(products=products)
         expected = encode_products(model, tokenizer, never, workers=0)["product"]
-        found = encode_products(model, tokenizer, corpus, modalities=(modality,), workers=0)
+        found = encode_products(model, tokenizer, catalogue, modalities=(modality,), workers=0)
         assert found["product"].ids == expected.ids
         assert len(expected.ids) == (24 if modality == "text" else 22)
         assert np.array_equal(found["product"].vectors, expected.vectors)
@@ -160,10 +160,10 @@ def test_tables_whose_pictures_lie_elsewhere_are_not_measured_by_text_alone(
     shutil.copytree(tiny_tables, tmp_path / "shop")
     pictures = sorted((tmp_path / "shop" / "images").glob("dev.*"))
     pictures[0].unlink()
-    assert len(read_corpus(tmp_path / "shop", "dev", ["title"], 32).product_ids) == 24
+    assert len(read_split(tmp_path / "shop", "dev", ["title"], 32)[0].product_ids) == 24
     pictures[1].unlink()
     with pytest.raises(TableError, match=r"shop: 2 of 22 pictures are missing, .* share of 0\.05"):
-        read_corpus(tmp_path / "shop", "dev", ["title"], 32)
+        read_split(tmp_path / "shop", "dev", ["title"], 32)
 
 
 def test_a_damaged_picture_stops_a_measurement_and_is_named(
@@ -179,18 +179,18 @@ def test_a_damaged_picture_stops_a_measurement_and_is_named(
     content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
     path.write_bytes(content)
     with pytest.raises(ShardError, match=r"dev-00000\.tar: damaged: SHA-256"):
-        read_corpus(folder, "dev", ["title"], 32)
+        read_split(folder, "dev", ["title"], 32)
     sign(folder)
-    corpus = read_corpus(folder, "dev", ["title"], 32)
+    catalogue, _ = read_split(folder, "dev", ["title"], 32)
     with pytest.raises(ShardError, match=rf"damaged sample {number}: picture unreadable"):
-        corpus.products[number]
+        catalogue.products[number]
 
 
 def test_a_split_without_queries_is_refused(tiny_shards: Path, tiny_tables: Path) -> None:
     with pytest.raises(TableError, match="'train' has no queries to evaluate"):
-        read_corpus(tiny_shards, "train", ["title"], 32)
+        read_split(tiny_shards, "train", ["title"], 32)
     with pytest.raises(TableError, match=r"'test' has 0 products and 0 queries \(splits: dev, tra"):
-        read_corpus(tiny_tables, "test", ["title"], 32)
+        read_split(tiny_tables, "test", ["title"], 32)
 
 
 def test_the_command_prints_a_table_and_says_mistakes_in_one_line(

@@ -24,7 +24,7 @@ from beyond_text.config.load import load_config, to_yaml
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.dataset import Products
 from beyond_text.shards.manifest import ShardError
-from beyond_text.shards.sampler import BatchPlan
+from beyond_text.shards.sampler import BatchSampler
 from beyond_text.shards.split import Split
 from beyond_text.tables.layouts import TableError
 from beyond_text.train import train
@@ -137,7 +137,7 @@ def test_a_shard_deleted_while_workers_read_is_an_error_that_names_it(
 ) -> None:
     folder = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
     products = Products([Split(folder, "train", FIELDS)], seed=0, picture=32)
-    plan = BatchPlan([products.sources[0].sizes], [1.0], 4, 100, seed=0)
+    plan = BatchSampler([products.sources[0].sizes], [1.0], 4, 100, seed=0)
     loader = iter(DataLoader(products, batch_sampler=plan, collate_fn=first, num_workers=2))
     assert len(next(loader)) == 4
     for path in folder.glob("train-*.tar"):

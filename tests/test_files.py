@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from beyond_text.files import named, write_json, write_text
+from beyond_text.files import errors_name, write_json, write_text
 from tests.test_faults import room_for
 
 
@@ -24,11 +24,11 @@ def test_a_full_disk_leaves_the_file_as_it_was_and_is_named(tmp_path: Path) -> N
 
 
 def test_an_error_that_names_a_file_keeps_its_name(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="gone") as caught, named(tmp_path):
+    with pytest.raises(OSError, match="gone") as caught, errors_name(tmp_path):
         (tmp_path / "gone").read_text()
     assert caught.value.filename == str(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match=r"^no encoder there$"), named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^no encoder there$"), errors_name(tmp_path):
         raise FileNotFoundError("no encoder there")
-    with pytest.raises(OSError, match="No space left") as caught, named(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, errors_name(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path)

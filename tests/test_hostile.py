@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beyond_text.models.checkpoint import CheckpointError
-from beyond_text.retrieval.catalogue import read_corpus
-from beyond_text.shards.batch import OWN, Sample
+from beyond_text.retrieval.read_split import read_split
+from beyond_text.shards.batch import SELF_MATCH, Sample
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.manifest import ShardError, read_manifest
 from beyond_text.shards.split import Split
@@ -203,12 +203,12 @@ def test_a_hostile_table_of_a_split_is_an_error_that_names_file_row_and_column(
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     sign(folder)
     with pytest.raises(ShardError) as caught:
-        read_corpus(folder, "dev", FIELDS, 32)
+        read_split(folder, "dev", FIELDS, 32)
     assert str(caught.value).startswith(f"{path}: ")
     assert expected in str(caught.value)
 
 
-def test_checksums_cover_queries_and_judgements_where_the_manifest_lists_them(
+def test_checksums_cover_queries_and_judgments_where_the_manifest_lists_them(
     tiny_shards: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
@@ -216,14 +216,14 @@ def test_checksums_cover_queries_and_judgements_where_the_manifest_lists_them(
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b",2.0", b",1.0", 1))
     with pytest.raises(ShardError, match=r"qrels-dev\.csv: damaged: SHA-256"):
-        read_corpus(folder, "dev", FIELDS, 32)
+        read_split(folder, "dev", FIELDS, 32)
     path.write_bytes(whole[:-1])
     with pytest.raises(ShardError, match=r"qrels-dev\.csv: \d+ bytes, the manifest says"):
-        read_corpus(folder, "dev", FIELDS, 32)
+        read_split(folder, "dev", FIELDS, 32)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     del manifest["splits"]["dev"]["tables"]
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    older, newer = (read_corpus(each, "dev", FIELDS, 32) for each in (folder, tiny_shards))
+    older, newer = (read_split(each, "dev", FIELDS, 32)[1] for each in (folder, tiny_shards))
     pd.testing.assert_frame_equal(older.qrels, newer.qrels)
     pd.testing.assert_frame_equal(older.queries, newer.queries)
 
@@ -358,12 +358,12 @@ def test_rows_that_no_disk_and_no_float_could_hold_are_rejected(tmp_path: Path) 
         (3, "bad split"), (3, "bad grade"), (4, "bad grade"),
     ]  # fmt: skip
     assert len(tables.products.loc[0, "title"]) > 10**6
-    # A judgement's split is no grade, even where it looks like one.
+    # A judgment's split is no grade, even where it looks like one.
     assert tables.grades == ["relevance"]
     build_shards(tmp_path, tmp_path / "out", max_rejected=1, workers=1)
     [found] = read_all(tmp_path / "out")
     assert isinstance(found, Sample)
-    assert [judgement.gain for judgement in found.judgements] == [1.0]
+    assert [judgment.gain for judgment in found.judgments] == [1.0]
 
 
 def test_names_that_no_file_can_hold_end_among_the_rejects_as_they_are(tmp_path: Path) -> None:
@@ -453,8 +453,8 @@ def test_fuzzed_samples_are_lines_or_samples_of_the_right_types(content: Any) ->
         [found] = read_all(write_folder(Path(folder) / "shards", shard))
     if isinstance(found, Sample):
         assert found.product_id
-        gains = [judged.gain for judged in found.judgements]
-        assert all(0 < gain <= 1 or gain == OWN for gain in gains)
+        gains = [judged.gain for judged in found.judgments]
+        assert all(0 < gain <= 1 or gain == SELF_MATCH for gain in gains)
     COLLATE([found])
 
 

@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 from beyond_text.evaluation import missing, scenarios
 from beyond_text.files import write_json, write_text
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Corpus, with_triggers
-from beyond_text.retrieval.run import corpus_for, load_run, loader_workers
+from beyond_text.retrieval.catalogue import Catalogue
+from beyond_text.retrieval.query_set import QuerySet, with_triggers
+from beyond_text.retrieval.run import load_run, loader_workers, split_for
 
 
 class Comparison(NamedTuple):
     """How runs are compared: what is measured of each, and the table and chart of all by name."""
 
-    measure: Callable[[TwoTower, Any, bool, Corpus, int], Any]
+    measure: Callable[[TwoTower, Any, bool, Catalogue, QuerySet, int], Any]
     markdown: Callable[[Mapping[str, Any]], str]
     chart: Callable[[Mapping[str, Any]], Figure]
 
@@ -56,10 +57,12 @@ def compare(
     results = {}
     for label, run in zip(names_of(runs), runs, strict=True):
         model, tokenizer, bf16 = load_run(run)
-        corpus = corpus_for(model, tables, split)
+        catalogue, query_set = split_for(model, tables, split)
         if pairs is not None:
-            corpus = with_triggers(corpus, pairs)
-        results[label] = comparison.measure(model, tokenizer, bf16, corpus, loader_workers())
+            query_set = with_triggers(catalogue, pairs)
+        results[label] = comparison.measure(
+            model, tokenizer, bf16, catalogue, query_set, loader_workers()
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{name}.md", comparison.markdown(results))
     comparison.chart(results).savefig(out / f"{name}.png", dpi=150)

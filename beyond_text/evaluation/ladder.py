@@ -25,7 +25,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 STAGE3 = RECIPES / "stage3.yaml"
 CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
 # What a row cannot set: it follows from the row itself.
-OWN = {"start", "run", "seed"}
+SET_BY_ROW = {"start", "run", "seed"}
 # The word in a stage's text that stands for `Stage.merged`.
 MERGED = "merged"
 
@@ -185,7 +185,7 @@ def configure(stage: Stage, seed: int, settings: Path, overrides: Sequence[str])
         ValueError: an override of what the row or the ablation decides, or an unknown setting.
     """
     words, asked = _keys(stage.words), _keys(overrides)
-    if taken := (words & asked) | ((words | asked) & OWN):
+    if taken := (words & asked) | ((words | asked) & SET_BY_ROW):
         raise ValueError(f"{', '.join(sorted(taken))}: set by the ablation, cannot be overridden")
     return load_config([settings, *stage.recipes], [*overrides, *stage.words, f"seed={seed}"])
 
@@ -267,7 +267,7 @@ def check_chains(chains: Iterable[Sequence[Config]]) -> None:
             check_inputs(config)
 
 
-def _check_untrained_fusion(start: Path) -> None:
+def check_untrained_fusion(start: Path) -> None:
     settings = start / "config.yaml"
     if not settings.is_file():
         return

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from beyond_text.metrics.ranking import needs, per_query, query_kinds
 from beyond_text.metrics.significance import compare_paired, in_words, interval
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Corpus, Modality, is_left_out
+from beyond_text.retrieval.catalogue import Catalogue, Modality, is_left_out
 from beyond_text.retrieval.encode import MODALITIES, Vectors, encode_products, encode_queries
+from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -41,7 +42,14 @@ class Scores(TypedDict):
     removed: dict[Modality, dict[str, dict[str, float]]]
 
 
-def measure(model: TwoTower, tokenizer: Any, bf16: bool, corpus: Corpus, workers: int) -> Scores:
+def measure(
+    model: TwoTower,
+    tokenizer: Any,
+    bf16: bool,
+    catalogue: Catalogue,
+    query_set: QuerySet,
+    workers: int,
+) -> Scores:
     """nDCG@10 with each of `SHARES` of pictures, and of texts, removed; 0 % is the evaluation's.
 
     Each product is encoded once with all it has and once by each modality, whatever the shares.
@@ -49,23 +57,23 @@ def measure(model: TwoTower, tokenizer: Any, bf16: bool, corpus: Corpus, workers
 
     def encode(*modalities: Modality) -> Vectors:
         return encode_products(
-            model, tokenizer, corpus, modalities=modalities, bf16=bf16, workers=workers
+            model, tokenizer, catalogue, modalities=modalities, bf16=bf16, workers=workers
         )["product"]
 
-    queries = encode_queries(model, tokenizer, corpus, bf16=bf16)
-    own = own_products(corpus)
+    queries = encode_queries(model, tokenizer, query_set, bf16=bf16)
+    own = own_products(catalogue, query_set)
     whole = encode(*MODALITIES)
-    kinds, judged = query_kinds(corpus.queries), []
+    kinds, judged = query_kinds(query_set.queries), []
     scores: dict[Modality, dict[str, dict[str, float]]] = {}
     for removed in REMOVED:
         left = encode(*(modality for modality in MODALITIES if modality != removed))
         scores[removed] = {}
         for share, word in zip(SHARES, WORDS, strict=True):
-            reduced = {name for name in corpus.product_ids if is_left_out(name, share, SEED)}
+            reduced = {name for name in catalogue.product_ids if is_left_out(name, share, SEED)}
             ranking = search(queries, _mixed(whole, left, reduced), own)
-            values = per_query(ranking, corpus.queries, corpus.qrels, MEASURE)
+            values = per_query(ranking, query_set.queries, query_set.qrels, MEASURE)
             scores[removed][word], judged = values.to_dict(), values.index
-    need = needs(judged, corpus.qrels).tolist()
+    need = needs(judged, query_set.qrels).tolist()
     asked = {query: (kinds[query], n) for query, n in zip(judged, need, strict=True)}
     return {"queries": asked, "removed": scores}
 

@@ -29,8 +29,9 @@ from beyond_text.metrics.ranking import (
 )
 from beyond_text.metrics.significance import compare_paired, in_words
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Corpus, Modality
+from beyond_text.retrieval.catalogue import Catalogue, Modality
 from beyond_text.retrieval.encode import MODALITIES, encode_products, encode_queries
+from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
 from beyond_text.tables.pairs import designs_of
 
@@ -58,7 +59,14 @@ NOTE = (
 )
 
 
-def measure(model: TwoTower, tokenizer: Any, bf16: bool, corpus: Corpus, workers: int) -> Scores:
+def measure(
+    model: TwoTower,
+    tokenizer: Any,
+    bf16: bool,
+    catalogue: Catalogue,
+    query_set: QuerySet,
+    workers: int,
+) -> Scores:
     """Scores of a model in the nine scenarios, each over the queries that have its modality.
 
     A scenario without such a query that is judged has no measures, only `queries` 0.
@@ -67,36 +75,36 @@ def measure(model: TwoTower, tokenizer: Any, bf16: bool, corpus: Corpus, workers
         ValueError: no query has a picture.
     """
     queries = {
-        name: encode_queries(model, tokenizer, corpus, side, bf16=bf16, workers=workers)
+        name: encode_queries(model, tokenizer, query_set, side, bf16=bf16, workers=workers)
         for name, side in SIDES.items()
     }
     if not queries["image"].ids:
         raise ValueError(
-            f"none of {len(corpus.queries)} queries has a picture: expected a column `image` in "
+            f"none of {len(query_set.queries)} queries has a picture: expected a column `image` in "
             "queries, or a file of pairs: --scenarios PAIRS.jsonl"
         )
     products = {
         name: encode_products(
-            model, tokenizer, corpus, modalities=side, bf16=bf16, workers=workers
+            model, tokenizer, catalogue, modalities=side, bf16=bf16, workers=workers
         )["product"]
         for name, side in SIDES.items()
     }
-    own = own_products(corpus)
-    need = _needs(corpus)
+    own = own_products(catalogue, query_set)
+    need = _needs(query_set)
     return {
         f"{asked}->{found}": _scores(
-            search(queries[asked], products[found], own), queries[asked].ids, corpus, need
+            search(queries[asked], products[found], own), queries[asked].ids, query_set, need
         )
         for asked, found in product(SIDES, SIDES)
     }
 
 
-def _needs(corpus: Corpus) -> dict[str, int]:
+def _needs(query_set: QuerySet) -> dict[str, int]:
     """A number for each judged query, equal for those that tell as much as one.
 
     Products of a design that ask for one another want different products, yet are one design.
     """
-    queries, qrels = corpus.queries, corpus.qrels
+    queries, qrels = query_set.queries, query_set.qrels
     own = queries.set_index("query_id")["product_id"]
     if (own == "").any():
         ids = pd.Index(queries["query_id"])
@@ -108,9 +116,9 @@ def _needs(corpus: Corpus) -> dict[str, int]:
 
 
 def _scores(
-    ranking: Ranking, query_ids: list[str], corpus: Corpus, need: Mapping[str, int]
+    ranking: Ranking, query_ids: list[str], query_set: QuerySet, need: Mapping[str, int]
 ) -> dict[str, Any]:
-    queries, qrels = corpus.queries, corpus.qrels
+    queries, qrels = query_set.queries, query_set.qrels
     judged = qrels["query_id"][qrels[grade_columns(qrels)[0]] > 0]
     if judged.isin(query_ids).any():
         seen = queries[queries["query_id"].isin(query_ids)]

@@ -3,9 +3,9 @@
 `ir_measures` (trec_eval) computes every number; this file decides what is averaged. Notable:
 
 - Gain is 2^grade - 1; recall and reciprocal rank call a product relevant from grade 1 on.
-- A query with a positive judgement always counts, as 0 where the ranking does not hold it or
-  holds nothing relevant. A query without a positive judgement has no metric: it is counted under
-  `queries_without_judgements` and left out of the means.
+- A query with a positive judgment always counts, as 0 where the ranking does not hold it or
+  holds nothing relevant. A query without a positive judgment has no metric: it is counted under
+  `queries_without_judgments` and left out of the means.
 - Order is trec_eval's: score descending, equal scores by product_id descending (code points).
 """
 
@@ -41,7 +41,7 @@ class Ranking(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """A ranking with the queries (`query_id`, `kind`) and judgements that it is measured on."""
+    """A ranking with the queries (`query_id`, `kind`) and judgments that it is measured on."""
 
     ranking: Ranking
     queries: pd.DataFrame
@@ -57,7 +57,7 @@ def retrieval_metrics(
     """Gives `{"all": block, kind: block, ...}` over all queries and over those of each kind.
 
     A block holds the means of the measures, `queries` (how many the means are over) and
-    `queries_without_judgements`, all for the grade column `relevance` (the first one where
+    `queries_without_judgments`, all for the grade column `relevance` (the first one where
     there is none of that name); each further grade column has a block of its own in it. A block
     over no query has the two counts only. Recall and mrr see no deeper than the ranking is.
 
@@ -65,13 +65,13 @@ def retrieval_metrics(
         ranking: at most one row a query; queries missing from it count 0.
         queries: `query_id`, `kind`, one row a query; other columns are ignored.
         qrels: `query_id`, `product_id` and the grade columns, whole numbers from 0 to 10;
-            judgements of queries not in `queries` are ignored.
+            judgments of queries not in `queries` are ignored.
         measures: what is computed, by the name it has in a block.
 
     Raises:
         ValueError: a grade that is no such number (names query and product), a column that is
             missing, a duplicate, a ranked query not in `queries`, a kind "all" or "training", a
-            score that is not finite or not in order, or no query with a positive judgement.
+            score that is not finite or not in order, or no query with a positive judgment.
     """
     kinds = query_kinds(queries)
     columns = {grade: checked_grades(qrels, grade) for grade in grade_columns(qrels)}
@@ -80,7 +80,7 @@ def retrieval_metrics(
     }
     main, *further = values
     if values[main].empty:
-        raise ValueError(f"none of {len(kinds)} queries has a positive judgement of {main!r}")
+        raise ValueError(f"none of {len(kinds)} queries has a positive judgment of {main!r}")
 
     def block(query_ids: pd.Index) -> dict[str, Any]:
         return _means(values[main], query_ids) | {
@@ -98,7 +98,7 @@ def per_query(
     measure: str = "ndcg@10",
     grade: str | None = None,
 ) -> pd.Series:
-    """Gives the measure of each query with a positive judgement, indexed by query_id, in order.
+    """Gives the measure of each query with a positive judgment, indexed by query_id, in order.
 
     Its mean is what `retrieval_metrics` reports. `per_query(*read_trec(folder), "mrr")` reads it
     from disk. `grade` names the grade column; the default is that of `retrieval_metrics`.
@@ -115,7 +115,7 @@ def per_query(
 def needs(query_ids: pd.Index, qrels: pd.DataFrame) -> np.ndarray:
     """A number for each query, equal where the same products have the same first grades.
 
-    Such queries are one need in other words; a query without a positive judgement is its own.
+    Such queries are one need in other words; a query without a positive judgment is its own.
     """
     grade = grade_columns(qrels)[0]
     judged = qrels[qrels[grade] > 0].sort_values("product_id")
@@ -137,7 +137,7 @@ def grade_columns(qrels: pd.DataFrame) -> list[str]:
     names = [str(name) for name in qrels.columns if name not in ("query_id", "product_id")]
     if len(names) + 2 != len(qrels.columns) or not names:
         raise ValueError(
-            "judgements: expected columns query_id, product_id and at least one grade, "
+            "judgments: expected columns query_id, product_id and at least one grade, "
             f"got {', '.join(map(str, qrels.columns))}"
         )
     return sorted(names, key=lambda name: name != "relevance")
@@ -159,19 +159,19 @@ def query_kinds(queries: pd.DataFrame) -> pd.Series:
 def checked_grades(qrels: pd.DataFrame, grade: str) -> pd.Series:
     """Gives the checked whole grades, indexed by (query_id, product_id)."""
     if grade not in qrels:
-        raise ValueError(f"judgements: no column {grade!r}, got {', '.join(qrels.columns)}")
+        raise ValueError(f"judgments: no column {grade!r}, got {', '.join(qrels.columns)}")
     table = qrels.set_index(["query_id", "product_id"])[grade]
     if table.index.has_duplicates:
         query_id, product_id = table.index[table.index.duplicated()][0]
-        raise ValueError(f"judgements: query {query_id!r}, product {product_id!r} judged twice")
+        raise ValueError(f"judgments: query {query_id!r}, product {product_id!r} judged twice")
     for level in table.index.levels:  # type: ignore[attr-defined]
-        _check_text(level, "judgements")
+        _check_text(level, "judgments")
     numbers = pd.to_numeric(table, errors="coerce")
     wrong = ~numbers.isin(list(GAINS))
     if wrong.any():
         (query_id, product_id), got = next(iter(table[wrong].items()))  # type: ignore[misc]
         raise ValueError(
-            f"judgements: query {query_id!r}, product {product_id!r}: {grade} is {got!r}, "
+            f"judgments: query {query_id!r}, product {product_id!r}: {grade} is {got!r}, "
             f"expected a whole number from 0 to {MAX_GRADE}"
         )
     return numbers.astype("int64")
@@ -207,7 +207,7 @@ def check_ranking(ranking: Ranking) -> None:
 def _values(
     ranking: Ranking, query_ids: pd.Index, grades: pd.Series, measures: Mapping[str, Measure]
 ) -> pd.DataFrame:
-    """Gives a row for each of the queries with a positive judgement, a column for each measure."""
+    """Gives a row for each of the queries with a positive judgment, a column for each measure."""
     check_ranking(ranking)
     if unknown := set(ranking.query_ids) - set(query_ids):
         raise ValueError(f"ranking: query {min(unknown)!r} is not among the {len(query_ids)} given")
@@ -237,5 +237,5 @@ def _values(
 def _means(values: pd.DataFrame, query_ids: pd.Index) -> dict[str, Any]:
     kept = values.loc[values.index.intersection(query_ids)]
     means = {name: float(mean) for name, mean in kept.mean().items()} if len(kept) else {}
-    counts = {"queries": len(kept), "queries_without_judgements": len(query_ids) - len(kept)}
+    counts = {"queries": len(kept), "queries_without_judgments": len(query_ids) - len(kept)}
     return means | counts

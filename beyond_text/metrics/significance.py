@@ -2,7 +2,7 @@
 
 Queries of one group (`groups` numbers them) ask for the same products in other words: they rise and
 fall together, so a group is resampled, or has its sign flipped, as a whole. Dozens of phrasings of
-ten needs are ten observations. Without `groups` every query is its own.
+ten needs are ten observations. DropModality `groups` every query is its own.
 """
 
 from __future__ import annotations

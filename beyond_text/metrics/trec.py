@@ -1,4 +1,4 @@
-"""Rankings and judgements as TREC files, so that any evaluation tool can check the numbers.
+"""Rankings and judgments as TREC files, so that any evaluation tool can check the numbers.
 
 Scores are float32 and each digit of them is written, so ties stay ties on disk:
 `retrieval_metrics(*read_trec(folder))` gives again what was computed before `write_trec`.
@@ -30,7 +30,7 @@ def write_trec(
     """Writes run.trec, qrels.trec (relevance), qrels.NAME.trec (further grades), queries.csv.
 
     The formats are trec_eval's. Ids are written with white space and % percent-encoded, as the
-    format splits at white space. Without `queries`, what is read back knows every judged query
+    format splits at white space. DropModality `queries`, what is read back knows every judged query
     and gives all of them the kind "query".
 
     Raises:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyond_text.models.layers import Chunkwise, _identity, _zero, signed_root
+from beyond_text.models.layers import Chunkwise, identity, zero_linear, signed_root
 from beyond_text.models.uniecs import GatedEncoder
 
 Vectors = Float[Tensor, "rows dim"]
@@ -89,8 +89,8 @@ class ResidualFusion(Fusion):
 
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__(dim, rank)
-        self.text = _identity(dim)
-        self.image = _identity(dim)
+        self.text = identity(dim)
+        self.image = identity(dim)
 
     def term(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """What joins the skips; x, y and the term itself have entries of about one."""
@@ -112,7 +112,7 @@ class ConcatFusion(ResidualFusion):
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__(dim, rank)
         self.hidden = nn.Linear(2 * dim + 2, rank)
-        self.out = _zero(rank, dim)
+        self.out = zero_linear(rank, dim)
 
     def term(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """One hidden layer."""
@@ -129,9 +129,9 @@ class GatedFusion(Fusion):
 
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__(dim, rank)
-        self.text = _identity(dim)
-        self.image = _identity(dim)
-        self.gate = _zero(2 * dim, dim)
+        self.text = identity(dim)
+        self.image = identity(dim)
+        self.gate = zero_linear(2 * dim, dim)
 
     def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """Elementwise gate between the two."""
@@ -156,7 +156,7 @@ class BilinearFusion(ResidualFusion):
         super().__init__(dim, rank)
         self.text_factor = self.factor()
         self.image_factor = self.factor()
-        self.out = _zero(rank, dim)
+        self.out = zero_linear(rank, dim)
 
     def factor(self) -> nn.Module:
         """One modality's side of the products, end to end: [rows, dim] to [rows, terms * rank]."""

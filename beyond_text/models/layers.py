@@ -7,14 +7,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def _identity(dim: int) -> nn.Linear:
+def identity(dim: int) -> nn.Linear:
     """A linear map that starts as the identity."""
     layer = nn.Linear(dim, dim, bias=False)
     nn.init.eye_(layer.weight)
     return layer
 
 
-def _zero(inputs: int, outputs: int) -> nn.Linear:
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear map that starts at zero, so that its term joins only as far as it helps."""
     layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)

@@ -1,4 +1,4 @@
-"""A model and a corpus in, vectors out; then the ranking of every query by exact search."""
+"""Encodes a catalogue's products and a query set's queries as unit vectors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from beyond_text.config.views import View
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Corpus, Modality, Without
-from beyond_text.shards.batch import Judgement, Sample
+from beyond_text.retrieval.catalogue import Catalogue, DropModality, Modality
+from beyond_text.retrieval.query_set import QuerySet
+from beyond_text.shards.batch import Judgment, Sample
 from beyond_text.shards.collate import Collate
 
 MODALITIES: tuple[Modality, ...] = ("text", "image")
@@ -70,16 +71,16 @@ class Queries(Dataset[Sample]):
     Of its text and picture a query keeps those named in `modalities`.
     """
 
-    def __init__(self, corpus: Corpus, modalities: Sequence[Modality]) -> None:
-        self.rows = corpus.queries[["query_id", "query", "kind"]].to_dict("records")
-        self.query_image = corpus.query_image
+    def __init__(self, query_set: QuerySet, modalities: Sequence[Modality]) -> None:
+        self.rows = query_set.queries[["query_id", "query", "kind"]].to_dict("records")
+        self.query_image = query_set.query_image
         self.modalities = modalities
 
     def __getitem__(self, number: int) -> Sample:
         """The number-th query."""
         row = self.rows[number]
         text = row["query"] if "text" in self.modalities else ""
-        query = Judgement(row["query_id"], text, row["kind"])
+        query = Judgment(row["query_id"], text, row["kind"])
         picture = self.query_image(number) if "image" in self.modalities else None
         return Sample("", "", None, [], query, query_image=picture)
 
@@ -87,7 +88,7 @@ class Queries(Dataset[Sample]):
 def encode_products(
     model: TwoTower,
     tokenizer: Any,
-    corpus: Corpus,
+    catalogue: Catalogue,
     views: Sequence[View] = ("product",),
     modalities: Sequence[Modality] = MODALITIES,
     batch_size: int = 128,
@@ -98,25 +99,27 @@ def encode_products(
 
     With one of the two modalities, every product is as if it had never had the other.
     """
-    products = corpus.products
+    products = catalogue.products
     for modality in MODALITIES:
         if modality not in modalities:
-            products = Without(products, modality, share=1.0, seed=0)
-    return _encode(model, tokenizer, products, corpus.product_ids, views, batch_size, bf16, workers)
+            products = DropModality(products, modality, share=1.0, seed=0)
+    return _encode(
+        model, tokenizer, products, catalogue.product_ids, views, batch_size, bf16, workers
+    )
 
 
 def encode_queries(
     model: TwoTower,
     tokenizer: Any,
-    corpus: Corpus,
+    query_set: QuerySet,
     modalities: Sequence[Modality] = MODALITIES,
     batch_size: int = 256,
     bf16: bool = False,
     workers: int = 0,
 ) -> Vectors:
     """Vectors of the queries that have at least one of the modalities, made of these alone."""
-    ids = list(corpus.queries["query_id"])
-    samples = Queries(corpus, modalities)
+    ids = list(query_set.queries["query_id"])
+    samples = Queries(query_set, modalities)
     return _encode(model, tokenizer, samples, ids, ("query",), batch_size, bf16, workers)["query"]
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from beyond_text.metrics.ranking import Ranking
-from beyond_text.retrieval.catalogue import Corpus
+from beyond_text.retrieval.catalogue import Catalogue
+from beyond_text.retrieval.query_set import QuerySet
 
 GREEN, AMBER, GREY = (22, 150, 60), (240, 160, 0), (205, 205, 205)
 INK, CARD, PAPER = (35, 35, 35), (244, 241, 234), (255, 255, 255)
@@ -125,17 +126,19 @@ def _font(letters: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), letters)
 
 
-def panel_of(corpus: Corpus, ranking: Ranking, queries: int = 8, top: int = 6) -> np.ndarray:
+def panel_of(
+    catalogue: Catalogue, query_set: QuerySet, ranking: Ranking, queries: int = 8, top: int = 6
+) -> np.ndarray:
     """A few queries, spread over the split, with their top products: uint8 [height, width, 3]."""
-    judged = corpus.qrels.set_index(["query_id", "product_id"]).iloc[:, 0]
+    judged = query_set.qrels.set_index(["query_id", "product_id"]).iloc[:, 0]
     grades = {pair: float(grade) for pair, grade in judged.items()}
-    place = {product_id: number for number, product_id in enumerate(corpus.product_ids)}
-    texts = corpus.queries.set_index("query_id")["query"]
+    place = {product_id: number for number, product_id in enumerate(catalogue.product_ids)}
+    texts = query_set.queries.set_index("query_id")["query"]
     rows = []
     for number in np.linspace(0, len(ranking.query_ids) - 1, queries).astype(int):
         query_id = ranking.query_ids[number]
         found = ranking.product_ids[number][:top]
-        samples = [corpus.products[place[product_id]] for product_id in found]
+        samples = [catalogue.products[place[product_id]] for product_id in found]
         rows.append(
             PanelRow(
                 query=texts[query_id] or "(a picture)",

@@ -1,4 +1,4 @@
-"""TODO retrieval.ranking."""
+"""Ranks a catalogue's products for every query by exact search."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from torch import Tensor
 from beyond_text.config.views import View
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Corpus
+from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import (
     Vectors,
     encode_products,
     encode_queries,
 )
 from beyond_text.retrieval.index import ProductIndex
+from beyond_text.retrieval.query_set import QuerySet
 
 # No cosine is as small.
 BELOW_ALL = np.float32(-2)
 
 
-def own_products(corpus: Corpus) -> dict[str, set[str]]:
+def own_products(catalogue: Catalogue, query_set: QuerySet) -> dict[str, set[str]]:
     """What a query that is a product has in hand already, by query_id.
 
     That is the product itself, and each other one of the same picture.
     """
-    pairs = zip(corpus.queries["query_id"], corpus.queries["product_id"], strict=True)
+    pairs = zip(query_set.queries["query_id"], query_set.queries["product_id"], strict=True)
     own = {query_id: product_id for query_id, product_id in pairs if product_id}
     if not own:
         return {}
     alike: dict[object, set[str]] = {}
     look: dict[str, object] = {}
-    for number, product_id in enumerate(corpus.product_ids):
-        picture = corpus.products[number].image
+    for number, product_id in enumerate(catalogue.product_ids):
+        picture = catalogue.products[number].image
         # Without a picture it looks like nothing else.
         look[product_id] = product_id if picture is None else _digest(picture)
         alike.setdefault(look[product_id], set()).add(product_id)
@@ -75,16 +76,17 @@ def search(
 def rank(
     model: TwoTower,
     tokenizer: Any,
-    corpus: Corpus,
+    catalogue: Catalogue,
+    query_set: QuerySet,
     views: Sequence[View] = ("product",),
     depth: int = 100,
     bf16: bool = False,
     workers: int = 1,
 ) -> dict[View, Ranking]:
     """For every query of the corpus its `depth` best products, by each view's vectors."""
-    queries = encode_queries(model, tokenizer, corpus, bf16=bf16)
-    encoded = encode_products(model, tokenizer, corpus, views, bf16=bf16, workers=workers)
-    own = own_products(corpus)
+    queries = encode_queries(model, tokenizer, query_set, bf16=bf16)
+    encoded = encode_products(model, tokenizer, catalogue, views, bf16=bf16, workers=workers)
+    own = own_products(catalogue, query_set)
     return {
         view: search(queries, vectors, own, depth)
         for view, vectors in encoded.items()

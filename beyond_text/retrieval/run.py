@@ -1,4 +1,4 @@
-"""TODO retrieval.run."""
+"""Loads what a finished run left: its model, and the data that the model was made for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from beyond_text.config.load import load_config
 from beyond_text.models.checkpoint import load_model
 from beyond_text.models.precision import precision_of
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Corpus, read_corpus
+from beyond_text.retrieval.catalogue import Catalogue
+from beyond_text.retrieval.query_set import QuerySet
+from beyond_text.retrieval.read_split import read_split
 
 
 def load_run(run: Path) -> tuple[TwoTower, Any, bool]:
@@ -30,10 +32,10 @@ def load_run(run: Path) -> tuple[TwoTower, Any, bool]:
     return model, tokenizer, precision == "bf16-mixed"
 
 
-def corpus_for(model: TwoTower, tables: Path, split: str) -> Corpus:
+def split_for(model: TwoTower, tables: Path, split: str) -> tuple[Catalogue, QuerySet]:
     """The corpus of a split with the texts and pictures that the model was made for."""
     settings = model.settings
-    return read_corpus(
+    return read_split(
         tables, split, settings.text_fields, settings.image_size, settings.picture_size
     )
 

@@ -1,4 +1,4 @@
-"""TODO retrieval.searcher."""
+"""Searches one split's products with a run's model and an index that is made once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.checkpoint import MODEL, WEIGHTS
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import ASKED_COLUMNS, Corpus
+from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import encode_products, encode_queries
 from beyond_text.retrieval.index import IndexKind, ProductIndex
 from beyond_text.retrieval.panel import PanelRow
-from beyond_text.retrieval.run import corpus_for, load_run, loader_workers
+from beyond_text.retrieval.query_set import COLUMNS, QuerySet
+from beyond_text.retrieval.run import load_run, loader_workers, split_for
 from beyond_text.shards.manifest import FILE, sha256_of
 from beyond_text.tables.pictures import decode_pixels, reduce_picture
 
@@ -26,17 +27,19 @@ MADE_OF = "made_of.txt"
 
 @dataclass(frozen=True)
 class Searcher:
-    """A model and an index of the products that it searches."""
+    """A model, a catalogue and an index of its products."""
 
     model: TwoTower
     tokenizer: Any
     bf16: bool
-    corpus: Corpus
+    catalogue: Catalogue
     index: ProductIndex
 
     @classmethod
     def open(cls, run: Path, shards: Path, split: str, kind: IndexKind = "exact") -> Searcher:
-        """Loads a run's model and the index of a split, which is made where it is not there.
+        """Loads a run's model and the index of a split; builds the index where it is missing.
+
+        An index made by other weights or of other shards is built again.
 
         Raises:
             CheckpointError: no finished model in `run`.
@@ -44,22 +47,22 @@ class Searcher:
             ValueError: a damaged index.
         """
         model, tokenizer, bf16 = load_run(run)
-        corpus = corpus_for(model, shards, split)
+        catalogue, _ = split_for(model, shards, split)
         folder = run / "index" / f"{split}-{kind}"
         files = (run / MODEL / WEIGHTS, shards / FILE)
         made_of = " ".join(map(sha256_of, files))
         mark = folder / MADE_OF
         if mark.is_file() and mark.read_text() == made_of:
-            return cls(model, tokenizer, bf16, corpus, ProductIndex.load(folder))
-        found = encode_products(model, tokenizer, corpus, bf16=bf16, workers=loader_workers())
+            return cls(model, tokenizer, bf16, catalogue, ProductIndex.load(folder))
+        found = encode_products(model, tokenizer, catalogue, bf16=bf16, workers=loader_workers())
         index = ProductIndex.build(*found["product"], kind)
         mark.unlink(missing_ok=True)
         index.save(folder)
         mark.write_text(made_of)
-        return cls(model, tokenizer, bf16, corpus, index)
+        return cls(model, tokenizer, bf16, catalogue, index)
 
     def search(self, texts: Sequence[str], picture: bytes | None, top: int) -> Ranking:
-        """The best products for each text; with a picture, for each text and the picture."""
+        """Returns the `top` nearest products of each text; a picture joins every text."""
         settings = self.model.settings
         image: Tensor | None = None
         if picture is not None:
@@ -67,17 +70,17 @@ class Searcher:
             stored = reduce_picture(picture, settings.picture_size)
             image = decode_pixels(stored, reduce_to=settings.image_size)
         rows = [(str(number), text, "", "") for number, text in enumerate(texts)]
-        queries = pd.DataFrame(rows, columns=ASKED_COLUMNS)
-        asked = self.corpus._replace(queries=queries, query_image=lambda number: image)
-        vectors = encode_queries(self.model, self.tokenizer, asked, bf16=self.bf16)
+        queries = pd.DataFrame(rows, columns=COLUMNS)
+        query_set = QuerySet(queries, pd.DataFrame(), lambda number: image)
+        vectors = encode_queries(self.model, self.tokenizer, query_set, bf16=self.bf16)
         return self.index.search(vectors.vectors, vectors.ids, top)
 
     def rows(self, texts: Sequence[str], found: Ranking) -> list[PanelRow]:
-        """Queries with their products, to be shown; nothing is known of their grades."""
-        place = {product_id: row for row, product_id in enumerate(self.corpus.product_ids)}
+        """Returns each query with its products, to be shown; their grades are not known."""
+        place = {product_id: row for row, product_id in enumerate(self.catalogue.product_ids)}
         rows = []
         for text, product_ids in zip(texts, found.product_ids, strict=True):
-            samples = [self.corpus.products[place[product_id]] for product_id in product_ids]
+            samples = [self.catalogue.products[place[product_id]] for product_id in product_ids]
             pictures, captions = [s.image for s in samples], [s.text for s in samples]
             rows.append(PanelRow(text or "(a picture)", pictures, [0.0] * len(samples), captions))
         return rows

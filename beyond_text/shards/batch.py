@@ -25,7 +25,7 @@ def key_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
-class Draw(NamedTuple):
+class SampleIndex(NamedTuple):
     """One sample of one source in one epoch, and the turn among its rows of the batch.
 
     All that decides what is read and which query.
@@ -34,16 +34,16 @@ class Draw(NamedTuple):
     source: int
     sample: int
     epoch: int
-    turn: int = 0
+    slot: int = 0
 
 
-OWN = -1.0
+SELF_MATCH = -1.0
 
 
-class Judgement(NamedTuple):
+class Judgment(NamedTuple):
     """A query that names a product, and the product's gain for it by the first grade, up to 1.
 
-    A gain of OWN says that the query is this very product: neither a match nor a negative.
+    A gain of SELF_MATCH says that the query is this very product: neither a match nor a negative.
     """
 
     query_id: str
@@ -53,7 +53,7 @@ class Judgement(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One product as a shard holds it; `query` is the judgement drawn for this epoch, if any.
+    """One product as a shard holds it; `query` is the judgment drawn for this epoch, if any.
 
     `query_image` is that query's picture; its text is then allowed to be empty. `losses` are those
     that its source feeds.
@@ -62,15 +62,15 @@ class Sample(NamedTuple):
     product_id: str
     text: str
     image: UInt8[Tensor, "3 height width"] | None
-    judgements: list[Judgement]
-    query: Judgement | None
+    judgments: list[Judgment]
+    query: Judgment | None
     epoch: int = 0
     query_image: UInt8[Tensor, "3 height width"] | None = None
     losses: tuple[str, ...] = ()
 
 
 # Stands where nothing could be read.
-NOTHING = Sample("", "", None, [], None)
+EMPTY_SAMPLE = Sample("", "", None, [], None)
 
 
 class Tokens(NamedTuple):
@@ -80,12 +80,12 @@ class Tokens(NamedTuple):
     attention_mask: Int[Tensor, "texts length"]
 
 
-class Judged(NamedTuple):
-    """All judgements of a batch's products but those of gain 0, as flat columns."""
+class Qrels(NamedTuple):
+    """All judgments of a batch's products but those of gain 0, as flat columns."""
 
-    query_key: Int[Tensor, " judgements"]
-    row: Int[Tensor, " judgements"]
-    gain: Float[Tensor, " judgements"]
+    query: Int[Tensor, " judgments"]
+    product: Int[Tensor, " judgments"]
+    gain: Float[Tensor, " judgments"]
 
 
 class Batch(NamedTuple):
@@ -106,7 +106,7 @@ class Batch(NamedTuple):
     image_row: Int[Tensor, " rows"]
     # Queries' pictures stand in `image` too.
     query_image_row: Int[Tensor, " rows"]
-    judged: Judged
+    qrels: Qrels
     losses: tuple[str, ...]
     skipped: list[str]
 

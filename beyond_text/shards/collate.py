@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from beyond_text.shards.batch import NOTHING, Batch, Judged, Sample, Tokens, key_of
-from beyond_text.shards.transform import squared
+from beyond_text.shards.batch import EMPTY_SAMPLE, Batch, Qrels, Sample, Tokens, key_of
+from beyond_text.shards.transform import to_square
 
 # A Hugging Face tokenizer, as far as it is used here.
 Tokenizer = Callable[..., Mapping[str, Tensor]]
@@ -66,7 +66,7 @@ class Collate:
         seed = None
         if self.augment_seed is not None:
             seed = (self.augment_seed, epoch, key_of(identity) % 2**63)
-        return squared(picture, self.picture_size, seed, self.smallest_crop)
+        return to_square(picture, self.picture_size, seed, self.smallest_crop)
 
     def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures of distinct products, then queries; each row's product's and query's."""
@@ -99,14 +99,14 @@ class Collate:
     def __call__(self, found: Sequence[Sample | str]) -> Batch:
         """A batch of as many rows as `found` has entries."""
         skipped = [entry for entry in found if isinstance(entry, str)]
-        samples = [NOTHING if isinstance(entry, str) else entry for entry in found]
+        samples = [EMPTY_SAMPLE if isinstance(entry, str) else entry for entry in found]
         text, text_row = self._tokens([sample.text for sample in samples])
         query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
         image, image_row, query_image_row = self._pictures(samples)
         judged = [
-            (key_of(judgement.query_id), row, judgement.gain)
+            (key_of(judgment.query_id), row, judgment.gain)
             for row, sample in enumerate(samples)
-            for judgement in sample.judgements
+            for judgment in sample.judgments
         ]
         keys, rows, gains = zip(*judged, strict=True) if judged else ((), (), ())
         return Batch(
@@ -121,7 +121,7 @@ class Collate:
             image=image,
             image_row=image_row,
             query_image_row=query_image_row,
-            judged=Judged(
+            qrels=Qrels(
                 torch.tensor(keys, dtype=torch.long),
                 torch.tensor(rows, dtype=torch.long),
                 torch.tensor(gains, dtype=torch.float32),

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 from tqdm import tqdm
 
-from beyond_text.shards.schema import UNFIT, File, Manifest, SplitEntry, Versioned
+from beyond_text.files import MALFORMED
+from beyond_text.shards.schema import File, Manifest, SplitEntry, Versioned
 
 FILE = "manifest.json"
 VERSION = 1
@@ -52,7 +53,7 @@ def read_manifest(folder: Path) -> Manifest:
                 "a newer beyond_text wrote it"
             )
         manifest = MANIFEST.decode(data)
-    except (*UNFIT, OSError) as error:
+    except (*MALFORMED, OSError) as error:
         raise ShardError(f"{path}: not a manifest: {error}") from error
     if "relevance" not in manifest["grades"]:
         raise ShardError(f"{path}: expected a grade 'relevance', got {list(manifest['grades'])}")

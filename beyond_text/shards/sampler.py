@@ -8,16 +8,16 @@ import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import Sampler
 
-from beyond_text.shards.batch import Draw, key_of
+from beyond_text.shards.batch import SampleIndex, key_of
 
 WINDOW = 16
 Numbers = Int64[np.ndarray, " samples"]
 # Shuffled numbers, and what is random, to the same numbers in another order.
-Order = Callable[[Numbers, np.random.Generator], Numbers]
+Reorder = Callable[[Numbers, np.random.Generator], Numbers]
 
 
 def epoch_order(
-    sizes: Sequence[int], seed: Sequence[int], window: int = WINDOW, order: Order | None = None
+    sizes: Sequence[int], seed: Sequence[int], window: int = WINDOW, order: Reorder | None = None
 ) -> Iterator[Numbers]:
     """Sample numbers of one epoch, a window of shards at a time; each sample once.
 
@@ -32,7 +32,7 @@ def epoch_order(
         yield order(numbers, random) if order else numbers
 
 
-def in_runs(category: Callable[[int], str], length: int) -> Order:
+def group_by_category(category: Callable[[int], str], length: int) -> Reorder:
     """An order in which up to `length` samples of one category stand together, else at random.
 
     In batches of such runs a product meets others of its kind among the negatives, which is what
@@ -59,13 +59,13 @@ def in_runs(category: Callable[[int], str], length: int) -> Order:
     return order
 
 
-class BatchPlan(Sampler[list[Draw]]):
+class BatchSampler(Sampler[list[SampleIndex]]):
     """Which samples make up each batch of a run, for one of `world` processes.
 
     A batch comes from one source, drawn by weight: negatives of one shop are hard ones, and the
     pictures of a shop are all there or not. Every process takes an equal slice of every batch, so
     all take the same number of steps. A product stands in as many rows, one after the other, as
-    `turns` says of its source; `orders` may put those of a source that are alike side by side.
+    `queries_per_product` says of its source; `orders` may put similar products side by side.
     Starts at batch `start`, for a run that goes on.
     """
 
@@ -79,8 +79,8 @@ class BatchPlan(Sampler[list[Draw]]):
         rank: int = 0,
         world: int = 1,
         start: int = 0,
-        turns: Sequence[int] = (),
-        orders: Sequence[Order] = (),
+        queries_per_product: Sequence[int] = (),
+        orders: Sequence[Reorder] = (),
     ) -> None:
         self.sizes = sizes
         self.shares = np.array(weights, dtype=float) / sum(weights)
@@ -90,22 +90,22 @@ class BatchPlan(Sampler[list[Draw]]):
         self.rank = rank
         self.world = world
         self.start = start
-        self.turns = turns or [1] * len(sizes)
-        self.orders: Sequence[Order | None] = orders or [None] * len(sizes)
+        self.queries_per_product = queries_per_product or [1] * len(sizes)
+        self.orders: Sequence[Reorder | None] = orders or [None] * len(sizes)
 
     def __len__(self) -> int:
         return self.batches
 
-    def _endless(self, source: int) -> Iterator[Draw]:
+    def _endless(self, source: int) -> Iterator[SampleIndex]:
         epoch = 0
         while True:
             seed = (self.seed, source, epoch)
             for numbers in epoch_order(self.sizes[source], seed, order=self.orders[source]):
                 for number in numbers:
-                    yield Draw(source, int(number), epoch)
+                    yield SampleIndex(source, int(number), epoch)
             epoch += 1
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         random = np.random.default_rng([self.seed, len(self.sizes)])
         streams = [self._endless(source) for source in range(len(self.sizes))]
         for batch in range(self.batches):
@@ -113,7 +113,7 @@ class BatchPlan(Sampler[list[Draw]]):
             draws = [next(stream) for _ in range(self.batch_size * self.world)]
             if batch >= self.start:
                 yield [
-                    draw._replace(turn=turn)
+                    draw._replace(slot=slot)
                     for draw in draws[self.rank :: self.world]
-                    for turn in range(self.turns[draw.source])
+                    for slot in range(self.queries_per_product[draw.source])
                 ]

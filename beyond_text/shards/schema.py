@@ -14,9 +14,6 @@ from msgspec import Meta
 
 from beyond_text.tables.layouts import HIGHEST_GRADE
 
-# What msgspec raises for bytes that are not of a type.
-UNFIT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 Name = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -29,7 +26,7 @@ class Versioned(TypedDict):
 
 
 class Grade(TypedDict):
-    """The highest grade of a column of judgements."""
+    """The highest grade of a column of judgments."""
 
     max: Annotated[float, Meta(ge=0, le=HIGHEST_GRADE)]
 
@@ -89,7 +86,7 @@ class QueryRow(TypedDict):
     product_id: NotRequired[str]
 
 
-def judgement_row(highest: Mapping[str, float]) -> type:
+def judgment_row(highest: Mapping[str, float]) -> type:
     """A row of qrels-SPLIT.csv, where grades go up to `highest`."""
     return _object({"query_id": Name, "product_id": Name, **_grades(highest)})
 

@@ -10,23 +10,23 @@ from rich.console import Console
 
 from beyond_text.config.settings import Config, ConfigError, Source, active_losses
 from beyond_text.config.views import OBJECTIVE_VIEWS, View
-from beyond_text.shards.dataset import asks
+from beyond_text.shards.dataset import uses_queries
 from beyond_text.shards.split import Split
 
 # What a shard's counts call the products that have a view.
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
 
 
-class Feed(NamedTuple):
+class SourceSupply(NamedTuple):
     """A source in a stage: its products, its share of the batches, and the losses it feeds.
 
-    `turns` are the rows of a product in a batch.
+    `queries_per_product` are the rows of a product in a batch.
     """
 
     split: Split
     weight: float
     losses: tuple[str, ...]
-    turns: int
+    queries_per_product: int
 
 
 def _needed(losses: Iterable[str]) -> list[View]:
@@ -41,7 +41,7 @@ def _needed(losses: Iterable[str]) -> list[View]:
     return sorted(needed)
 
 
-def _feed(source: Source, split: Split, stage: Collection[str], queries: int) -> Feed | str:
+def _feed(source: Source, split: Split, stage: Collection[str], queries: int) -> SourceSupply | str:
     """What a source feeds of a stage's losses, or why it cannot.
 
     `queries` of a product are drawn for a batch where the source does not say.
@@ -54,11 +54,11 @@ def _feed(source: Source, split: Split, stage: Collection[str], queries: int) ->
     if source.weight == 0 or len(split) == 0:
         return "weight 0 or empty"
     # What no query asks for would only stand there several times.
-    turns = source.queries_per_product or queries if asks(losses) else 1
-    return Feed(split, source.weight, tuple(losses), turns)
+    queries_per_product = source.queries_per_product or queries if uses_queries(losses) else 1
+    return SourceSupply(split, source.weight, tuple(losses), queries_per_product)
 
 
-def _feeds(config: Config) -> dict[str, Feed | str]:
+def _feeds(config: Config) -> dict[str, SourceSupply | str]:
     """What each source feeds of the stage, or why it cannot."""
     stage, data = active_losses(config), config.data
     return {
@@ -76,7 +76,9 @@ def expected_batches(chain: Sequence[Config]) -> dict[str, float]:
     """How many batches of each source a chain of stages takes on average."""
     batches: dict[str, float] = {}
     for stage in chain:
-        feeds = {name: feed for name, feed in _feeds(stage).items() if isinstance(feed, Feed)}
+        feeds = {
+            name: feed for name, feed in _feeds(stage).items() if isinstance(feed, SourceSupply)
+        }
         total = sum(feed.weight for feed in feeds.values())
         for name, feed in feeds.items():
             share = stage.total_steps * stage.accumulate * feed.weight / total
@@ -84,7 +86,7 @@ def expected_batches(chain: Sequence[Config]) -> dict[str, float]:
     return batches
 
 
-def usable_sources(config: Config) -> dict[str, Feed]:
+def supplies_of(config: Config) -> dict[str, SourceSupply]:
     """The sources that can feed the stage; each other one is named with the reason.
 
     So one data overlay serves every stage: pictures without queries join domain pretraining, a
@@ -94,7 +96,7 @@ def usable_sources(config: Config) -> dict[str, Feed]:
         ConfigError: no source is left for one of the losses.
     """
     stage = active_losses(config)
-    usable: dict[str, Feed] = {}
+    usable: dict[str, SourceSupply] = {}
     console = Console(stderr=True)
     for name, feed in _feeds(config).items():
         if isinstance(feed, str):

@@ -20,10 +20,11 @@ from typing import Any
 from msgspec import ValidationError
 from torch import Tensor
 
+from beyond_text.files import MALFORMED
 from beyond_text.shards.archive import SampleError, Shards
-from beyond_text.shards.batch import OWN, Judgement
+from beyond_text.shards.batch import SELF_MATCH, Judgment
 from beyond_text.shards.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
-from beyond_text.shards.schema import CATEGORY, UNFIT, sample_decoder
+from beyond_text.shards.schema import CATEGORY, sample_decoder
 from beyond_text.tables.pictures import PictureError, decode_pixels
 
 
@@ -90,7 +91,7 @@ class Split:
             if "jpg" not in content:
                 return fields, None
             return fields, decode_pixels(content["jpg"], reduce_to=picture)
-        except (*UNFIT, PictureError) as error:
+        except (*MALFORMED, PictureError) as error:
             raise SampleError(f"{self.folder} sample {sample}: {error}") from error
 
     def _decode(self, data: bytes) -> dict[str, Any]:
@@ -110,7 +111,7 @@ class Split:
         try:
             content = self.products.read(sample, ("json",))
             category = CATEGORY.decode(content["json"]).get("category", "")
-        except (*UNFIT, SampleError):
+        except (*MALFORMED, SampleError):
             return ""
         return category.rpartition(">")[2].strip()
 
@@ -133,18 +134,18 @@ class Split:
         """The product text of a sample."""
         return product_text(fields, self.text_fields)
 
-    def judgements_of(self, fields: dict[str, Any]) -> list[Judgement]:
-        """Judgements with a positive first gain, in (0, 1]: (2^grade - 1) / (2^max - 1).
+    def judgments_of(self, fields: dict[str, Any]) -> list[Judgment]:
+        """Judgments with a positive first gain, in (0, 1]: (2^grade - 1) / (2^max - 1).
 
         The gain is the evaluation's, so a partial match weighs in training what it counts there. A
-        query that is the product itself is one too, of gain OWN.
+        query that is the product itself is one too, of gain SELF_MATCH.
         """
         name, highest = next(iter(self.highest.items()))
         # A column may be all zeros.
         best = 2 ** (highest or 1) - 1
-        judgements = []
+        judgments = []
         for item in fields["queries"]:
-            gain = OWN if item.get("own") else (2 ** item["grades"][name] - 1) / best
+            gain = SELF_MATCH if item.get("own") else (2 ** item["grades"][name] - 1) / best
             if gain != 0:
-                judgements.append(Judgement(item["query_id"], item["query"], item["kind"], gain))
-        return judgements
+                judgments.append(Judgment(item["query_id"], item["query"], item["kind"], gain))
+        return judgments

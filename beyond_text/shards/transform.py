@@ -1,4 +1,8 @@
-"""TODO shards.transform."""
+"""Turns a stored picture into the square that an image encoder takes, augmented in training.
+
+torchvision crops, resizes and flips; the random parameters are ours, because they must depend on
+the run's seed, the epoch and the product alone, whatever the number of loading processes.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,40 @@ from random import Random
 
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.nn import functional as F
+from torchvision.transforms.v2.functional import crop, horizontal_flip, resize
 
 
-def squared(
+def to_square(
     picture: UInt8[Tensor, "3 height width"],
     size: int,
     seed: Sequence[int] | None = None,
     smallest_crop: float = 1.0,
 ) -> UInt8[Tensor, "3 {size} {size}"]:
-    """The picture squeezed to a square, as SigLIP's, channels last in memory.
+    """Squeezes a picture to a square, as SigLIP's processor does; channels last in memory.
 
-    With a seed, a random crop of at least that share of each side, mirrored half of the time.
+    Args:
+        picture: pixels, channels last in memory.
+        size: pixels a side of the result.
+        seed: of the augmentation; None leaves the picture as it is.
+        smallest_crop: share of each side, above 0 and up to 1, that a random crop keeps at least.
+            Half of the crops are mirrored.
     """
-    pixels = picture.permute(1, 2, 0)
     mirrored = False
     if seed is not None:
-        # Of a text, for Python hashes no tuples; many times faster to make than NumPy's.
+        # Seeded by a text, since Python hashes no tuples; many times faster to make than NumPy's.
         random = Random(repr(tuple(seed)))
-        for axis, side in enumerate(pixels.shape[:2]):
-            kept = math.ceil(random.uniform(smallest_crop, 1) * side)
-            pixels = pixels.narrow(axis, random.randint(0, side - kept), kept)
+        (top, height), (left, width) = (
+            _random_part(side, smallest_crop, random) for side in picture.shape[1:]
+        )
+        picture = crop(picture, top, left, height, width)
         mirrored = random.random() < 0.5
-    # In one piece and seen as channels last, or it takes its slow way.
-    whole = pixels.contiguous()[None].permute(0, 3, 1, 2)
-    resized = F.interpolate(whole, (size, size), mode="bilinear", antialias=True)[0]
-    return resized.flip(2) if mirrored else resized
+    # A copy in one piece: torchvision resizes a cropped view by a slower path.
+    picture = picture.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    resized = resize(picture, [size, size])
+    return horizontal_flip(resized) if mirrored else resized
+
+
+def _random_part(side: int, smallest: float, random: Random) -> tuple[int, int]:
+    """Draws the start and the length of a part of a side, in pixels."""
+    length = math.ceil(random.uniform(smallest, 1) * side)
+    return random.randint(0, side - length), length

@@ -16,7 +16,7 @@ from beyond_text.tables.layouts import (
 )
 
 
-class _Sieve:
+class RowFilter:
     """Takes rows out of frames of one file and remembers why; `keys` are what identifies one."""
 
     def __init__(self, file: str, rejects: list[Reject], *keys: str) -> None:
@@ -61,8 +61,8 @@ class _Sieve:
         return frame
 
 
-def _check_products(
-    products: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: _Sieve
+def check_products(
+    products: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: RowFilter
 ) -> pd.DataFrame:
     for column in (*TEXT_COLUMNS, "image", "group_id"):
         if column not in products:
@@ -80,12 +80,12 @@ def _check_products(
     return products
 
 
-def _check_queries(
+def check_queries(
     queries: pd.DataFrame,
     products: pd.DataFrame,
     folder: Path,
     absent_pictures: bool,
-    sieve: _Sieve,
+    sieve: RowFilter,
 ) -> pd.DataFrame:
     for column in ("query", "image", "product_id", "kind"):
         if column not in queries:
@@ -104,7 +104,9 @@ def _check_queries(
     return queries.assign(product_id=own.mask(unknown, ""), kind=kinds.where(kinds != "", "query"))
 
 
-def _pictures(frame: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: _Sieve) -> list[str]:
+def _pictures(
+    frame: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: RowFilter
+) -> list[str]:
     """Absolute paths of the pictures, "" where there is none; notes what leaves the folder."""
     leaves = frame["image"].map(_leaves_folder).astype(bool)
     sieve.note(frame, leaves, "picture outside folder", "image", "a path inside the folder")
@@ -119,8 +121,8 @@ def _pictures(frame: pd.DataFrame, folder: Path, absent_pictures: bool, sieve: _
     return paths
 
 
-def _check_judgements(
-    qrels: pd.DataFrame, products: pd.DataFrame, queries: pd.DataFrame, sieve: _Sieve
+def check_judgments(
+    qrels: pd.DataFrame, products: pd.DataFrame, queries: pd.DataFrame, sieve: RowFilter
 ) -> pd.DataFrame:
     for column, known in (("query_id", queries), ("product_id", products)):
         unknown = ~qrels[column].isin(known[column])
@@ -131,7 +133,7 @@ def _check_judgements(
     other = "another product than the query itself is"
     qrels = sieve.drop(qrels, itself, "judges itself", "product_id", other)
     twice = qrels.duplicated(["query_id", "product_id"])
-    return sieve.drop(qrels, twice, "duplicate judgement", "relevance", "one row for the pair")
+    return sieve.drop(qrels, twice, "duplicate judgment", "relevance", "one row for the pair")
 
 
 def _leaves_folder(image: str) -> bool:

@@ -1,4 +1,4 @@
-"""A layout is data: which files hold products, queries and judgements, under which column names.
+"""A layout is data: which files hold products, queries and judgments, under which column names.
 
 Our own layout is one `Layout` row; a public data set's is another, in `data_prep.adapters`. Files
 are read as text until a grade is parsed, so ids keep their leading zeros and a product called "NA"
@@ -15,7 +15,7 @@ from typing import NamedTuple
 TEXT_COLUMNS = ("title", "description", "category")
 PRODUCT_COLUMNS = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 QUERY_COLUMNS = ("query_id", "query", "image", "product_id", "split", "kind")
-JUDGEMENT_COLUMNS = ("query_id", "product_id", "relevance")
+JUDGMENT_COLUMNS = ("query_id", "product_id", "relevance")
 # A split is part of a shard's file name, which must not be too long for a disk either.
 SPLIT_NAME = r"[A-Za-z0-9_-]{1,64}"
 # A gain is (2^grade - 1) / (2^highest - 1), which float32 must be able to tell from 0.
@@ -66,7 +66,7 @@ class Source:
         keep: their column -> the only value wanted; other rows are counted as left out.
         overflow: their last column, where unquoted commas make surplus fields part of it.
         distinct: several rows may say the same; one is taken.
-        further_grades: every column not named here is a grade too, but `split`, which a judgement
+        further_grades: every column not named here is a grade too, but `split`, which a judgment
             has from its query and product.
     """
 
@@ -101,7 +101,7 @@ def _same(names: tuple[str, ...]) -> dict[str, str | Join]:
     return {name: f"{{{name}}}" for name in names}
 
 
-OWN_LAYOUT = Layout(
+DEFAULT_LAYOUT = Layout(
     products=Source(
         "products",
         _same(PRODUCT_COLUMNS),
@@ -114,7 +114,7 @@ OWN_LAYOUT = Layout(
         optional=frozenset(QUERY_COLUMNS) - {"query_id"},
         one_of=("query", "image"),
     ),
-    qrels=Source("qrels", _same(JUDGEMENT_COLUMNS), further_grades=True),
+    qrels=Source("qrels", _same(JUDGMENT_COLUMNS), further_grades=True),
     log=Source(
         "query_title",
         _same(("query", "title", "relevance", "split")),

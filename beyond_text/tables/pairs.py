@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from beyond_text.shards.schema import UNFIT
+from beyond_text.files import MALFORMED
 from beyond_text.tables.layouts import SPLIT_NAME, Reject, TableError, TableFile
 
 ITEM_FIELDS = (
@@ -86,7 +86,7 @@ def read_pairs(path: Path, rejects: list[Reject]) -> tuple[pd.DataFrame, TableFi
 def _parse(line: bytes) -> dict[str, str]:
     try:
         given = msgspec.json.decode(line, type=dict[str, Any])
-    except UNFIT as error:
+    except MALFORMED as error:
         raise _LineError("malformed row", f"expected a JSON object in UTF-8: {error}") from error
     missing = [name for name in ITEM_FIELDS if name not in given]
     if missing:

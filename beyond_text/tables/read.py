@@ -1,4 +1,4 @@
-"""Tables of products, queries and judgements are read whole: a row is used or is in `rejects`.
+"""Tables of products, queries and judgments are read whole: a row is used or is in `rejects`.
 
 What makes a row unfit, and which split it belongs to, is decided here and nowhere else.
 """
@@ -11,15 +11,15 @@ from typing import NamedTuple
 import pandas as pd
 
 from beyond_text.tables.checks import (
-    _check_judgements,
-    _check_products,
-    _check_queries,
-    _Sieve,
+    RowFilter,
+    check_judgments,
+    check_products,
+    check_queries,
 )
 from beyond_text.tables.columns import read_source
 from beyond_text.tables.layouts import (
-    JUDGEMENT_COLUMNS,
-    OWN_LAYOUT,
+    DEFAULT_LAYOUT,
+    JUDGMENT_COLUMNS,
     QUERY_COLUMNS,
     Layout,
     Reject,
@@ -29,7 +29,7 @@ from beyond_text.tables.layouts import (
     find_table,
 )
 from beyond_text.tables.pairs import read_pairs, trigger_id
-from beyond_text.tables.splits import _hash_splits, _spread
+from beyond_text.tables.splits import hash_splits, spread_over_splits
 
 
 class Tables(NamedTuple):
@@ -58,13 +58,13 @@ class Tables(NamedTuple):
 
 def read_tables(
     path: Path,
-    layout: Layout = OWN_LAYOUT,
+    layout: Layout = DEFAULT_LAYOUT,
     dev_share: float = 0.1,
     pictures: Path | None = None,
 ) -> Tables:
     """Read a folder of tables, a query-title log or a file of pairs; give every row its split.
 
-    Products with a split column: judgements across splits are rejected; queries without one
+    Products with a split column: judgments across splits are rejected; queries without one
     belong to every split they are judged in. Products without: with queries, the split is the
     queries' (their column, or by hash of query_id) and a product belongs to every split it is
     judged in, unjudged ones to train; without queries, by hash of group_id. A hash puts `dev_share`
@@ -127,32 +127,32 @@ def _read_folder(
     files = {"products": file}
     products_have_split = "split" in products
     absent = layout.absent_pictures
-    sieve = _Sieve(file.name, rejects, "product_id")
-    products = _check_products(products, pictures, absent, sieve)
+    sieve = RowFilter(file.name, rejects, "product_id")
+    products = check_products(products, pictures, absent, sieve)
 
     query_path = find_table(folder, layout.queries)
-    judgement_path = find_table(folder, layout.qrels)
-    if (query_path is None) != (judgement_path is None):
-        present = query_path or judgement_path
+    judgment_path = find_table(folder, layout.qrels)
+    if (query_path is None) != (judgment_path is None):
+        present = query_path or judgment_path
         raise TableError(f"{present}: expected queries and qrels together, the other is missing")
-    if layout.queries is None or layout.qrels is None or not (query_path and judgement_path):
+    if layout.queries is None or layout.qrels is None or not (query_path and judgment_path):
         if not products_have_split:
-            products["split"] = _hash_splits(products["group_id"], dev_share)
+            products["split"] = hash_splits(products["group_id"], dev_share)
         queries = pd.DataFrame(columns=["row", *QUERY_COLUMNS])
-        qrels = pd.DataFrame(columns=["row", *JUDGEMENT_COLUMNS, "split"])
+        qrels = pd.DataFrame(columns=["row", *JUDGMENT_COLUMNS, "split"])
         return Tables(folder, products, queries, qrels, ["relevance"], rejects, files)
 
     queries, files["queries"] = read_source(query_path, layout.queries, rejects)
     queries_have_split = "split" in queries
-    sieve = _Sieve(files["queries"].name, rejects, "query_id")
-    queries = _check_queries(queries, products, pictures, absent, sieve)
-    qrels, files["qrels"] = read_source(judgement_path, layout.qrels, rejects)
+    sieve = RowFilter(files["queries"].name, rejects, "query_id")
+    queries = check_queries(queries, products, pictures, absent, sieve)
+    qrels, files["qrels"] = read_source(judgment_path, layout.qrels, rejects)
     grades = [str(name) for name in qrels.columns.drop(["row", "query_id", "product_id"])]
-    sieve = _Sieve(files["qrels"].name, rejects, "query_id", "product_id")
-    qrels = _check_judgements(sieve.grades(qrels, grades), products, queries, sieve)
+    sieve = RowFilter(files["qrels"].name, rejects, "query_id", "product_id")
+    qrels = check_judgments(sieve.grades(qrels, grades), products, queries, sieve)
 
     if not products_have_split and not queries_have_split:
-        queries["split"] = _hash_splits(queries["query_id"], dev_share)
+        queries["split"] = hash_splits(queries["query_id"], dev_share)
         queries_have_split = True
     query_splits = qrels["query_id"].map(queries.set_index("query_id").get("split", pd.Series()))
     if products_have_split:
@@ -166,17 +166,17 @@ def _read_folder(
                 "query and product to be of one split",
             )
         else:
-            queries = _spread(queries, "query_id", qrels)
+            queries = spread_over_splits(queries, "query_id", qrels)
     else:
         qrels["split"] = query_splits
-        products = _spread(products, "product_id", qrels)
+        products = spread_over_splits(products, "product_id", qrels)
     return Tables(folder, products, queries, qrels, grades, rejects, files)
 
 
 def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tables:
     rejects: list[Reject] = []
     log, file = read_source(path, source, rejects)
-    sieve = _Sieve(file.name, rejects, "query")
+    sieve = RowFilter(file.name, rejects, "query")
     log = sieve.drop(log, log["query"] == "", "empty query", "query", "a text")
     log = sieve.drop(log, log["title"] == "", "no text and no picture", "title", "a text")
     log = sieve.grades(log, ["relevance"])
@@ -190,19 +190,19 @@ def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tab
     log["product_id"] = [f"title-{number}" for number in pd.factorize(log["title"])[0]]
     log["query_id"] = [f"query-{number}" for number in pd.factorize(log["query"])[0]]
     if "split" not in log:
-        log["split"] = _hash_splits(log["query_id"], dev_share)
+        log["split"] = hash_splits(log["query_id"], dev_share)
 
     queries = log[["row", "query_id", "query", "split"]].drop_duplicates("query_id")
     products = log[["row", "product_id", "title"]].drop_duplicates("product_id")
-    sieve = _Sieve(file.name, rejects, "product_id")
-    products = _check_products(products.copy(), folder, False, sieve)
+    sieve = RowFilter(file.name, rejects, "product_id")
+    products = check_products(products.copy(), folder, False, sieve)
     queries = queries.assign(kind="log", image="", product_id="").reset_index(drop=True)
-    qrels = log[["row", *JUDGEMENT_COLUMNS, "split"]]
-    sieve = _Sieve(file.name, rejects, "query_id", "product_id")
-    qrels = _check_judgements(qrels, products, queries, sieve)
+    qrels = log[["row", *JUDGMENT_COLUMNS, "split"]]
+    sieve = RowFilter(file.name, rejects, "query_id", "product_id")
+    qrels = check_judgments(qrels, products, queries, sieve)
     return Tables(
         folder,
-        _spread(products, "product_id", qrels),
+        spread_over_splits(products, "product_id", qrels),
         queries,
         qrels,
         ["relevance"],
@@ -214,7 +214,7 @@ def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tab
 def _read_pairs(path: Path, pictures: Path, dev_share: float) -> Tables:
     rejects: list[Reject] = []
     pairs, file = read_pairs(path, rejects)
-    hashed = pd.Series(_hash_splits(pairs["design"], dev_share), index=pairs.index, dtype=object)
+    hashed = pd.Series(hash_splits(pairs["design"], dev_share), index=pairs.index, dtype=object)
     pairs["split"] = pairs["split"].where(pairs["split"] != "", hashed)
     triggers, recalled = (
         pd.DataFrame(
@@ -231,18 +231,18 @@ def _read_pairs(path: Path, pictures: Path, dev_share: float) -> Tables:
     )
     products = pd.concat([triggers, recalled]).sort_values("row", kind="stable")
     products = products.drop_duplicates("product_id").reset_index(drop=True)
-    sieve = _Sieve(file.name, rejects, "product_id")
-    products = _check_products(products, pictures, False, sieve)
+    sieve = RowFilter(file.name, rejects, "product_id")
+    products = check_products(products, pictures, False, sieve)
 
     query_id = triggers["product_id"].map(trigger_id)
     queries = triggers.drop(columns="group_id").rename(columns={"title": "query"})
     queries = queries.assign(query_id=query_id, kind=pairs["tag"].mask(pairs["tag"] == "", "pair"))
     queries = queries.drop_duplicates("query_id").reset_index(drop=True)
-    sieve = _Sieve(file.name, rejects, "query_id")
-    queries = _check_queries(queries, products, pictures, False, sieve)
+    sieve = RowFilter(file.name, rejects, "query_id")
+    queries = check_queries(queries, products, pictures, False, sieve)
 
     qrels = recalled[["row", "product_id", "split"]].assign(query_id=query_id, relevance=1.0)
-    sieve = _Sieve(file.name, rejects, "query_id", "product_id")
-    qrels = _check_judgements(qrels, products, queries, sieve)
+    sieve = RowFilter(file.name, rejects, "query_id", "product_id")
+    qrels = check_judgments(qrels, products, queries, sieve)
     files = dict.fromkeys(("products", "queries", "qrels"), file)
     return Tables(path.parent, products, queries, qrels, ["relevance"], rejects, files)

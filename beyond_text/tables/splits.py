@@ -7,7 +7,8 @@ import hashlib
 import pandas as pd
 
 
-def _hash_splits(ids: pd.Series, dev_share: float) -> list[str]:
+def hash_splits(ids: pd.Series, dev_share: float) -> list[str]:
+    """Returns "dev" for the share of ids whose hash says so, "train" for the others."""
     return ["dev" if is_in_share(identity, dev_share) else "train" for identity in ids]
 
 
@@ -17,7 +18,7 @@ def is_in_share(identity: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def _spread(frame: pd.DataFrame, column: str, qrels: pd.DataFrame) -> pd.DataFrame:
+def spread_over_splits(frame: pd.DataFrame, column: str, qrels: pd.DataFrame) -> pd.DataFrame:
     """One row for each split the id is judged in; ids never judged go to train."""
     membership = qrels[[column, "split"]].drop_duplicates()
     spread = frame.merge(membership, on=column, how="left")

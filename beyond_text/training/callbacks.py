@@ -14,8 +14,9 @@ from beyond_text.config.views import View
 from beyond_text.metrics.history import save_history
 from beyond_text.metrics.ranking import Ranking, retrieval_metrics
 from beyond_text.models.cpu.memory import give_back_freed_memory
-from beyond_text.retrieval.catalogue import Corpus
+from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.panel import panel_of
+from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank
 from beyond_text.shards.batch import Batch
 from beyond_text.training.averaging import averaged
@@ -60,13 +61,15 @@ class Retrieval(pl.Callback):
 
     def __init__(
         self,
-        corpus: Corpus,
+        catalogue: Catalogue,
+        query_set: QuerySet,
         tokenizer: Any,
         every: int,
         bf16: bool,
         views: tuple[View, ...] = ("product", "text", "image"),
     ) -> None:
-        self.corpus = corpus
+        self.catalogue = catalogue
+        self.query_set = query_set
         self.tokenizer = tokenizer
         self.every = every
         self.bf16 = bf16
@@ -78,10 +81,16 @@ class Retrieval(pl.Callback):
         give_back_freed_memory()
         workers = min(1, module.config.data.workers)
         rankings = rank(
-            module.model, self.tokenizer, self.corpus, self.views, bf16=self.bf16, workers=workers
+            module.model,
+            self.tokenizer,
+            self.catalogue,
+            self.query_set,
+            self.views,
+            bf16=self.bf16,
+            workers=workers,
         )
         metrics = {
-            view: retrieval_metrics(found, self.corpus.queries, self.corpus.qrels)
+            view: retrieval_metrics(found, self.query_set.queries, self.query_set.qrels)
             for view, found in rankings.items()
         }
         return metrics, rankings
@@ -108,7 +117,7 @@ class Retrieval(pl.Callback):
                         if measure in block:
                             tag = f"dev_{measure}/{view}/{kind}"
                             board.add_scalar(tag, block[measure], trainer.global_step)
-            picture = panel_of(self.corpus, rankings["product"])
+            picture = panel_of(self.catalogue, self.query_set, rankings["product"])
             board.add_image("dev queries", picture, trainer.global_step, dataformats="HWC")
         return metrics, rankings
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from beyond_text.config.views import PRODUCT, View
-from beyond_text.shards.batch import Batch, Embeddings, Judged
+from beyond_text.shards.batch import Batch, Embeddings, Qrels
 
 
 class Candidates(NamedTuple):
@@ -41,9 +41,9 @@ def candidates_of(
     present: Mapping[View, Tensor],
     product_key: Tensor,
     text_key: Tensor,
-    turns: int,
+    queries_per_product: int,
 ) -> Candidates:
-    """A batch's products, each once: of its `turns` rows, side by side, the first."""
+    """A batch's products, each once: of its `queries_per_product` rows, side by side, the first."""
     views = [view for view in PRODUCT if view in vectors]
     rows = Candidates(
         {view: vectors[view] for view in views},
@@ -51,16 +51,16 @@ def candidates_of(
         product_key,
         text_key,
     )
-    return rows.map(lambda rows: rows[::turns])
+    return rows.map(lambda rows: rows[::queries_per_product])
 
 
-def once(judged: Judged, turns: int) -> Judged:
-    """What is judged of `candidates_of`: each product's judgements, its first row's, once."""
-    first = judged.row % turns == 0
-    return Judged(judged.query_key[first], judged.row[first] // turns, judged.gain[first])
+def first_slot_qrels(qrels: Qrels, queries_per_product: int) -> Qrels:
+    """What is judged of `candidates_of`: each product's judgments, its first row's, once."""
+    first = qrels.product % queries_per_product == 0
+    return Qrels(qrels.query[first], qrels.product[first] // queries_per_product, qrels.gain[first])
 
 
-def joined(parts: Sequence[Candidates]) -> Candidates:
+def concatenate(parts: Sequence[Candidates]) -> Candidates:
     """All rows of the parts, which have the same views."""
     views = parts[0].vectors
     return Candidates(
@@ -76,9 +76,9 @@ class CrossBatchMemory:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._kept: deque[tuple[Candidates, Judged]] = deque()
+        self._kept: deque[tuple[Candidates, Qrels]] = deque()
 
-    def __iter__(self) -> Iterator[tuple[Candidates, Judged]]:
+    def __iter__(self) -> Iterator[tuple[Candidates, Qrels]]:
         return iter(self._kept)
 
     @property
@@ -86,41 +86,43 @@ class CrossBatchMemory:
         """How many products are remembered."""
         return sum(len(candidates.product_key) for candidates, _ in self._kept)
 
-    def add(self, batch: Batch, embeddings: Embeddings, turns: int) -> None:
-        """Remembers the batch's products, of whose `turns` rows each the first stands for all.
+    def add(self, batch: Batch, embeddings: Embeddings, queries_per_product: int) -> None:
+        """Remembers the batch's products, each by the first of its `queries_per_product` rows.
 
         The oldest batches make room; a batch larger than all of it is not remembered.
         """
-        if len(batch.product_key) // turns > self.size:
+        if len(batch.product_key) // queries_per_product > self.size:
             return
-        products = candidates_of(*embeddings, batch.product_key, batch.text_key, turns)
+        products = candidates_of(
+            *embeddings, batch.product_key, batch.text_key, queries_per_product
+        )
         kept = products.map(lambda rows: rows.detach().clone())
-        self._kept.append((kept, once(batch.judged, turns)))
+        self._kept.append((kept, first_slot_qrels(batch.qrels, queries_per_product)))
         while self.rows > self.size:
             self._kept.popleft()
 
-    def all(self) -> tuple[Candidates, Judged]:
+    def all(self) -> tuple[Candidates, Qrels]:
         """All that is remembered, the oldest first; something must be."""
-        parts, judged = zip(*self._kept, strict=True)
+        parts, qrels = zip(*self._kept, strict=True)
         sizes = [len(part.product_key) for part in parts]
-        rows = [one.row + sum(sizes[:number]) for number, one in enumerate(judged)]
-        return joined(parts), Judged(
-            torch.cat([one.query_key for one in judged]),
-            torch.cat(rows),
-            torch.cat([one.gain for one in judged]),
+        products = [one.product + sum(sizes[:number]) for number, one in enumerate(qrels)]
+        return concatenate(parts), Qrels(
+            torch.cat([one.query for one in qrels]),
+            torch.cat(products),
+            torch.cat([one.gain for one in qrels]),
         )
 
     def to(self, device: torch.device) -> None:
         """Moves all that is remembered."""
         self._kept = deque(
-            (candidates.map(lambda rows: rows.to(device)), Judged(*(c.to(device) for c in judged)))
-            for candidates, judged in self._kept
+            (candidates.map(lambda rows: rows.to(device)), Qrels(*(c.to(device) for c in qrels)))
+            for candidates, qrels in self._kept
         )
 
     def state(self) -> list[Any]:
         """What goes into a checkpoint: tensors in plain lists and dictionaries."""
-        return [(*candidates, *judged) for candidates, judged in self._kept]
+        return [(*candidates, *qrels) for candidates, qrels in self._kept]
 
     def load(self, state: Sequence[Any]) -> None:
         """As `state` gave it."""
-        self._kept = deque((Candidates(*entry[:4]), Judged(*entry[4:])) for entry in state)
+        self._kept = deque((Candidates(*entry[:4]), Qrels(*entry[4:])) for entry in state)

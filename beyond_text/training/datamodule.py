@@ -14,8 +14,8 @@ from beyond_text.models.settings import ModelSettings
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import Products
-from beyond_text.shards.sampler import BatchPlan, in_runs
-from beyond_text.shards.sources import usable_sources
+from beyond_text.shards.sampler import BatchSampler, group_by_category
+from beyond_text.shards.sources import supplies_of
 
 # Views that need pictures, whatever the source.
 PICTURED: set[View] = {"image", "product", "trigger_image"}
@@ -49,7 +49,7 @@ class ShardData(pl.LightningDataModule):
             config.seed if config.data.augment else None,
             config.data.smallest_crop,
         )
-        self.sources = usable_sources(config)
+        self.sources = supplies_of(config)
         views = views_of(config)
         # A query's vector is one of all that it has.
         shown = any(len(feed.split.query_pictures) for feed in self.sources.values())
@@ -85,8 +85,11 @@ class ShardData(pl.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         feeds = list(self.sources.values())
-        alike, turns = config.data.same_category, [feed.turns for feed in feeds]
-        plan = BatchPlan(
+        alike, queries_per_product = (
+            config.data.same_category,
+            [feed.queries_per_product for feed in feeds],
+        )
+        plan = BatchSampler(
             [feed.split.sizes for feed in feeds],
             [feed.weight for feed in feeds],
             config.batch_size,
@@ -95,8 +98,10 @@ class ShardData(pl.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             start=trainer.global_step * config.accumulate,
-            turns=turns,
-            orders=[in_runs(feed.split.category, alike) for feed in feeds] if alike > 1 else (),
+            queries_per_product=queries_per_product,
+            orders=[group_by_category(feed.split.category, alike) for feed in feeds]
+            if alike > 1
+            else (),
         )
         size = self.collate.picture_size if self.sees_pictures else None
         return DataLoader(
@@ -105,7 +110,7 @@ class ShardData(pl.LightningDataModule):
                 config.seed,
                 size,
                 [feed.losses for feed in feeds],
-                turns,
+                queries_per_product,
             ),
             batch_sampler=plan,
             collate_fn=self.collate,

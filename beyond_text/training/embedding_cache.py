@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from beyond_text.config.settings import Config
-from beyond_text.files import whole
+from beyond_text.files import atomic_write
 from beyond_text.models.precision import precision_of
 from beyond_text.models.towers import Tower
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.encode import collate_for, device_of, evaluating, to_device
 from beyond_text.shards.archive import SampleError
-from beyond_text.shards.batch import NOTHING, Batch, Judgement, Sample
+from beyond_text.shards.batch import EMPTY_SAMPLE, Batch, Judgment, Sample
 from beyond_text.shards.manifest import ShardError
 from beyond_text.shards.split import Split
 from beyond_text.training.datamodule import ShardData
@@ -62,7 +62,7 @@ def record_of(width: int) -> np.dtype[Any]:
     return np.dtype([("key", "<i8"), ("vector", "<f4", (width,))])
 
 
-class Outputs:
+class CachedEmbeddings:
     """Pooled vectors of a tower's inputs, by the inputs' keys, in files of records on disk.
 
     Raises:
@@ -141,15 +141,15 @@ class _Inputs(Dataset[Sample]):
             return Sample(f"product {number}", self.split.text_of(fields), picture, [], None)
         number -= len(self.split)
         if number < len(self.queries):
-            return NOTHING._replace(query=Judgement("", self.queries[number], ""))
+            return EMPTY_SAMPLE._replace(query=Judgment("", self.queries[number], ""))
         number -= len(self.queries)
         assert self.picture is not None
         try:
             picture = self.split.read_query_picture(number, self.picture)
         except SampleError:
-            return NOTHING
-        asked = Judgement(f"picture {number}", "", "")
-        return NOTHING._replace(query=asked, query_image=picture)
+            return EMPTY_SAMPLE
+        asked = Judgment(f"picture {number}", "", "")
+        return EMPTY_SAMPLE._replace(query=asked, query_image=picture)
 
 
 def _digest(tower: Tower) -> str:
@@ -176,7 +176,7 @@ class _Part(NamedTuple):
     files: dict[str, Path]
 
 
-class FrozenOutputs(pl.Callback):
+class EmbeddingCache(pl.Callback):
     """Fills a folder with what the frozen towers make of a run's data, and gives it to them.
 
     Not of pictures that are trained on where these are augmented: then they are others each time.
@@ -210,7 +210,7 @@ class FrozenOutputs(pl.Callback):
         trainer.strategy.barrier()
         for name in frozen:
             files = [part.files[name] for part in parts]
-            model.towers[name].known = Outputs(files, model.widths[name])
+            model.towers[name].known = CachedEmbeddings(files, model.widths[name])
 
     def _parts(
         self, model: TwoTower, config: Config, data: ShardData, frozen: Sequence[str]
@@ -264,7 +264,7 @@ def _fill(model: TwoTower, config: Config, tokenizer: Any, part: _Part) -> None:
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=bf16))
-        files = {n: stack.enter_context(whole(p, binary=True)) for n, p in missing.items()}
+        files = {n: stack.enter_context(atomic_write(p, binary=True)) for n, p in missing.items()}
         for batch in tqdm(loader, desc=said, disable=None):
             for name, inputs in _given(model, to_device(device, batch)):
                 if name in missing:

@@ -3,8 +3,8 @@
 The only place where a temperature divides. A positive is known by id, never assumed from the
 diagonal: `relevance[i, j]` in [0, 1] is the gain of candidate j for anchor i, so several rows of
 one product, shared queries and colour variants are positives with their gain, not false negatives.
-Below 0 (OWN: the query is that product) the two are not contrasted at all. Rows and columns whose
-view is missing take no part. `LOSSES` contrast two views; `OBJECTIVES`, the three of UniECS, are
+Below 0 (SELF_MATCH: the query is that product) the two are not contrasted at all. Rows and columns
+whose view is missing take no part. `LOSSES` contrast two views; `OBJECTIVES`, the three of UniECS, are
 built out of the same pieces. All are sums over anchors, taken a block of them at a time, so that a
 large batch costs the memory of a block of its square.
 """
@@ -28,12 +28,13 @@ from beyond_text.training.relevance import (
 )
 
 
-def _mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+def weighted_mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
     """Weighted mean; zero, with zero gradient, where no weight is left."""
-    return _ratio((weight * values).sum(), weight.sum())
+    return divided((weight * values).sum(), weight.sum())
 
 
-def _ratio(total: Tensor, weight: Tensor) -> Tensor:
+def divided(total: Tensor, weight: Tensor) -> Tensor:
+    """Returns total / weight, and 0 with zero gradient where the weight is 0."""
     return total / weight.clamp(min=1e-12)
 
 
@@ -43,53 +44,55 @@ BLOCK = 1024
 Sums = tuple[Float[Tensor, "*terms"], Float[Tensor, "*terms"]]
 
 
-def _over_blocks(sums: Callable[..., Sums], *rows: Tensor) -> Float[Tensor, "*terms"]:
+def over_blocks(sums: Callable[..., Sums], *rows: Tensor) -> Float[Tensor, "*terms"]:
     """What `sums` makes of the rows of all anchors, with one block's matrices alive at a time.
 
     With several blocks, each is computed once more for its gradients.
     """
     blocks = list(zip(*(row.split(BLOCK) for row in rows), strict=True))
     if len(blocks) == 1:
-        return _ratio(*sums(*blocks[0]))
+        return divided(*sums(*blocks[0]))
     found = [checkpoint(sums, *block, use_reentrant=False) for block in blocks]
     totals, weights = (torch.stack(parts).sum(dim=0) for parts in zip(*found, strict=True))
-    return _ratio(totals, weights)
+    return divided(totals, weights)
 
 
 # Finite, for an infinite one gives NaN gradients where no candidate is left.
-NEVER = -1e9
-Surprise = Callable[[Tensor, Tensor, Tensor], Tensor]
+MASKED = -1e9
+CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _among_all(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
+def _cross_entropy_over_all(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
     """-log of each candidate's share in the softmax over all that take part."""
-    return -logits.masked_fill(~contrasted, NEVER).log_softmax(dim=1)
+    return -logits.masked_fill(~contrasted, MASKED).log_softmax(dim=1)
 
 
-def _among_lesser(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
+def _cross_entropy_over_lower_grades(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
     """-log(exp s_ij / (exp s_ij + sum_{k: relevance_ik < relevance_ij} exp s_ik)) of positives j.
 
     Positives of one grade do not compete (in-batch positives are masked, as is usual), an exact
-    match still stands before a partial one. Equal to `_among_all` with one positive a row.
+    match still stands before a partial one. With one positive a row it equals
+    `_cross_entropy_over_all`.
     """
     # Zeros with a gradient of zero, for there may be no positive.
     found = 0 * logits
     for level in relevance[relevance > 0].unique():
-        lesser = logits.masked_fill(~(contrasted & (relevance < level)), NEVER).logsumexp(dim=1)
+        lesser = logits.masked_fill(~(contrasted & (relevance < level)), MASKED).logsumexp(dim=1)
         # Positives are few.
         place = (relevance == level).nonzero(as_tuple=True)
         found = found.index_put(place, F.softplus(lesser[place[0]] - logits[place]))
     return found
 
 
-def _similarity(
+def cosines(
     anchors: Float[Tensor, "anchors dim"], candidates: Float[Tensor, "candidates dim"]
 ) -> Matrix:
+    """Returns the cosine of every anchor and candidate, both unit vectors, in float32."""
     with torch.autocast(anchors.device.type, enabled=False):
         return anchors.float() @ candidates.float().T
 
 
-def _contrasted(
+def contrasted_pairs(
     relevance: Matrix,
     has_anchor: Bool[Tensor, " anchors"],
     has_candidate: Bool[Tensor, " candidates"],
@@ -99,10 +102,10 @@ def _contrasted(
 
 
 # Cosines, relevance and who takes part, to logits before the temperature divides and who is left.
-Shape = Callable[[Matrix, Matrix, Mask], tuple[Matrix, Mask]]
+LogitShape = Callable[[Matrix, Matrix, Mask], tuple[Matrix, Mask]]
 
 
-def _as_they_are(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
+def _unchanged(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
     return similarity, contrasted
 
 
@@ -113,21 +116,21 @@ def _one_direction(
     has_anchor: Bool[Tensor, " anchors"],
     has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
-    surprise: Surprise,
-    shape: Shape,
+    cross_entropy: CrossEntropy,
+    shape: LogitShape,
 ) -> Float[Tensor, ""]:
-    """Mean over anchors of the surprise at their graded positives, by their best gain."""
+    """Mean over anchors of the cross-entropy at their graded positives, by their best gain."""
 
     def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
-        contrasted = _contrasted(relevance, has_anchor, has_candidate)
+        contrasted = contrasted_pairs(relevance, has_anchor, has_candidate)
         relevance = relevance * contrasted
-        similarity, kept = shape(_similarity(anchors, candidates), relevance, contrasted)
+        similarity, kept = shape(cosines(anchors, candidates), relevance, contrasted)
         share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        loss = (share * surprise(similarity / temperature, relevance, kept)).sum(dim=1)
+        loss = (share * cross_entropy(similarity / temperature, relevance, kept)).sum(dim=1)
         best = relevance.amax(dim=1)
         return (best * loss).sum(), best.sum()
 
-    return _over_blocks(sums, anchors, relevance, has_anchor)
+    return over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def info_nce(
@@ -139,8 +142,8 @@ def info_nce(
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""] | None = None,
     fresh: int | None = None,
-    surprise: Surprise = _among_all,
-    shape: Shape = _as_they_are,
+    cross_entropy: CrossEntropy = _cross_entropy_over_all,
+    shape: LogitShape = _unchanged,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE with graded positives, in nats; see `chance_level`.
 
@@ -153,7 +156,7 @@ def info_nce(
     The first `fresh` candidates (None: all) are the anchors of the second direction. Those after
     them are remembered from earlier batches: positives and negatives of the first direction alone.
     """
-    how: Any = {"temperature": temperature, "surprise": surprise, "shape": shape}
+    how: Any = {"temperature": temperature, "cross_entropy": cross_entropy, "shape": shape}
     forward = _one_direction(anchors, candidates, relevance, has_anchor, has_candidate, **how)
     backward = _one_direction(
         candidates[:fresh],
@@ -167,7 +170,7 @@ def info_nce(
 
 
 # Symmetric InfoNCE of each positive against all of less relevance; else as `info_nce`.
-ranked_nce = partial(info_nce, surprise=_among_lesser)
+ranked_nce = partial(info_nce, cross_entropy=_cross_entropy_over_lower_grades)
 
 
 def sigmoid(
@@ -188,13 +191,13 @@ def sigmoid(
     """
 
     def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
-        logits = _similarity(anchors, candidates) / temperature + bias
+        logits = cosines(anchors, candidates) / temperature + bias
         sign = torch.where(relevance > 0, 1.0, -1.0)
         weight = torch.where(relevance > 0, relevance, 1.0)
-        weight = weight * _contrasted(relevance, has_anchor, has_candidate)
+        weight = weight * contrasted_pairs(relevance, has_anchor, has_candidate)
         return -(weight * F.logsigmoid(sign * logits)).sum(), has_anchor.float().sum()
 
-    return _over_blocks(sums, anchors, relevance, has_anchor)
+    return over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def chance_level(anchors: int, candidates: int) -> float:

@@ -21,13 +21,13 @@ from beyond_text.config.settings import Config, active_losses, views_of
 from beyond_text.config.views import PAIRS, View
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.shards.batch import Batch, Embeddings, Judged
+from beyond_text.shards.batch import Batch, Embeddings, Qrels
 from beyond_text.training.cross_batch import (
     Candidates,
     CrossBatchMemory,
     candidates_of,
-    joined,
-    once,
+    concatenate,
+    first_slot_qrels,
 )
 from beyond_text.training.loss_weights import LossWeights
 from beyond_text.training.losses import LOSSES, chance_level
@@ -105,18 +105,20 @@ class ContrastiveModule(pl.LightningModule):
         assert isinstance(gathered, Tensor)
         return gathered.flatten(0, 1)
 
-    def _turns(self, batch: Batch) -> int:
+    def _queries_per_product(self, batch: Batch) -> int:
         """Rows of each of the batch's products, which stand together: one for each query."""
         return max(1, len(batch.product_ids) // self.config.batch_size)
 
     def _one_of_both_lost(
-        self, text_row: Tensor, image_row: Tensor, turns: int = 1
+        self, text_row: Tensor, image_row: Tensor, queries_per_product: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Takes text or picture, each alike, from a share of those that have both.
 
-        `turns` rows that stand together are one product's, and lose the same.
+        `queries_per_product` rows that stand together are one product's, and lose the same.
         """
-        draw = torch.rand(len(text_row) // turns, device=text_row.device).repeat_interleave(turns)
+        draw = torch.rand(
+            len(text_row) // queries_per_product, device=text_row.device
+        ).repeat_interleave(queries_per_product)
         draw[(text_row < 0) | (image_row < 0)] = 1.0
         share = self.config.data.modality_dropout
         lost = text_row.new_tensor(-1)
@@ -131,7 +133,7 @@ class ContrastiveModule(pl.LightningModule):
         What else a step draws does not depend on queries' pictures where there are none.
         """
         text_row, image_row = self._one_of_both_lost(
-            batch.text_row, batch.image_row, self._turns(batch)
+            batch.text_row, batch.image_row, self._queries_per_product(batch)
         )
         batch = batch._replace(text_row=text_row, image_row=image_row)
         if not (batch.query_image_row >= 0).any():
@@ -139,9 +141,9 @@ class ContrastiveModule(pl.LightningModule):
         query_row, query_image_row = self._one_of_both_lost(batch.query_row, batch.query_image_row)
         return batch._replace(query_row=query_row, query_image_row=query_image_row)
 
-    def _relevance(self, query_key: Tensor, judged: Judged, products: int) -> Tensor:
+    def _relevance(self, query_key: Tensor, qrels: Qrels, products: int) -> Tensor:
         """Gain of each product for each query [queries, products] over all processes, by id."""
-        own_columns = relevance_matrix(query_key, judged, products)
+        own_columns = relevance_matrix(query_key, qrels, products)
         return self._gathered(own_columns.T.contiguous()).T
 
     def _pair_loss(
@@ -187,10 +189,10 @@ class ContrastiveModule(pl.LightningModule):
         """The candidates and those of earlier batches, and the gain of all for each query."""
         if not self.memory.rows:
             return candidates, relevance
-        older, judged = self.memory.all()
-        gains = self._relevance(query_key, judged, self.memory.rows)
+        older, qrels = self.memory.all()
+        gains = self._relevance(query_key, qrels, self.memory.rows)
         parts = [candidates, older.map(self._gathered)]
-        return joined(parts), torch.cat([relevance, gains], dim=1)
+        return concatenate(parts), torch.cat([relevance, gains], dim=1)
 
     def _temperature(self, name: str) -> Temperature:
         """The temperature that an objective divides by."""
@@ -207,16 +209,18 @@ class ContrastiveModule(pl.LightningModule):
         own = Keys(batch.query_key, batch.product_key, batch.text_key)
         keys = Keys(*(self._gathered(key) for key in own))
         # A product has a row for each of its queries, but is a candidate once.
-        turns = self._turns(batch)
-        products = candidates_of(vectors, present, keys.product, keys.text, turns)
-        judged = once(batch.judged, turns)
-        relevance = self._relevance(keys.query, judged, len(batch.product_ids) // turns)
+        queries_per_product = self._queries_per_product(batch)
+        products = candidates_of(vectors, present, keys.product, keys.text, queries_per_product)
+        qrels = first_slot_qrels(batch.qrels, queries_per_product)
+        relevance = self._relevance(
+            keys.query, qrels, len(batch.product_ids) // queries_per_product
+        )
         contrasted = self._with_remembered(keys.query, products, relevance)
         rows = Embeddings(vectors, present)
         pairs = [name for name in self.weights.fixed if name in PAIRS]
         found = {name: self._pair_loss(name, rows, products, *contrasted) for name in pairs}
         if objectives := [name for name in self.weights.fixed if name in OBJECTIVES]:
-            relevance = relevance.repeat_interleave(turns, dim=1)
+            relevance = relevance.repeat_interleave(queries_per_product, dim=1)
             for name in objectives:
                 temperature = self._temperature(name).value
                 found[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
@@ -246,11 +250,11 @@ class ContrastiveModule(pl.LightningModule):
             self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
         for name, weight in self.weights.learned().items():
             self.log(f"loss_weight/{name}", weight, batch_size=rows)
-        turns, processes = self._turns(batch), self.trainer.world_size
-        candidates = (rows // turns + self.memory.rows) * processes
+        queries_per_product, processes = self._queries_per_product(batch), self.trainer.world_size
+        candidates = (rows // queries_per_product + self.memory.rows) * processes
         chance = chance_level(rows * processes, candidates)
         self.log("loss/chance", chance, batch_size=rows)
-        self.memory.add(batch, embeddings, turns)
+        self.memory.add(batch, embeddings, queries_per_product)
         return total
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from beyond_text.shards.batch import Judged
+from beyond_text.shards.batch import Qrels
 
 Matrix = Float[Tensor, "anchors candidates"]
 Mask = Bool[Tensor, "anchors candidates"]
@@ -23,19 +23,19 @@ class Keys(NamedTuple):
 
 
 def relevance_matrix(
-    query_key: Int[Tensor, " queries"], judged: Judged, rows: int
+    query_key: Int[Tensor, " queries"], qrels: Qrels, rows: int
 ) -> Float[Tensor, "queries rows"]:
-    """relevance[i, j]: the gain of product row j for query i, 0 where not judged; OWN stays OWN."""
+    """Returns [i, j]: the gain of product row j for query i, 0 where not judged, or SELF_MATCH."""
     distinct, position = torch.unique(query_key, return_inverse=True)
-    slot = torch.searchsorted(distinct, judged.query_key).clamp(max=len(distinct) - 1)
-    asked = distinct[slot] == judged.query_key
+    slot = torch.searchsorted(distinct, qrels.query).clamp(max=len(distinct) - 1)
+    asked = distinct[slot] == qrels.query
     table = torch.zeros(len(distinct), rows, device=query_key.device)
-    table[slot[asked], judged.row[asked]] = judged.gain[asked]
+    table[slot[asked], qrels.product[asked]] = qrels.gain[asked]
     return table[position]
 
 
 def share_between_equals(relevance: Matrix, key: Int[Tensor, " candidates"]) -> Matrix:
-    """Gives candidates of equal key the best relevance among them, or else OWN if one has it.
+    """Gives candidates of equal key the best relevance among them, else SELF_MATCH if one has it.
 
     Colour variants with one text have one text vector: what is relevant by one of them cannot be a
     negative by another, and neither can a query's own text.

@@ -22,11 +22,10 @@ from beyond_text.config.settings import (
     Config,
     ConfigError,
 )
-from beyond_text.files import write_json
+from beyond_text.files import MALFORMED, write_json
 from beyond_text.metrics.results import METRICS
 from beyond_text.models.checkpoint import CheckpointError
 from beyond_text.shards.manifest import FILE, sha256_of
-from beyond_text.shards.schema import UNFIT
 from beyond_text.training.checkpoints import (
     CHECKPOINTS,
     LAST,
@@ -35,7 +34,14 @@ from beyond_text.training.checkpoints import (
 )
 
 # How a run is carried out and where it lies, which leaves its numbers as they are.
-HOW_NOT_WHAT = ("run", "resume", "trainer", "data.workers", "checkpoint_every", "evaluate_every")
+SETTINGS_WITHOUT_EFFECT = (
+    "run",
+    "resume",
+    "trainer",
+    "data.workers",
+    "checkpoint_every",
+    "evaluate_every",
+)
 
 
 def differences(before: Config, now: Config) -> list[str]:
@@ -48,7 +54,7 @@ def differences(before: Config, now: Config) -> list[str]:
         f"{key} (asked {asked.get(key)!r}, found {found.get(key)!r})"
         for key in sorted(found.keys() | asked.keys())
         if asked.get(key) != found.get(key)
-        and not any(f"{key}.".startswith(f"{how}.") for how in HOW_NOT_WHAT)
+        and not any(f"{key}.".startswith(f"{how}.") for how in SETTINGS_WITHOUT_EFFECT)
     ]
 
 
@@ -93,7 +99,7 @@ def check_inputs(config: Config) -> None:
     now = _digests(config)
     try:
         begun = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except UNFIT as error:
+    except MALFORMED as error:
         raise ConfigError(f"{path}: not what a run began with: {error}") from error
     changed = {name for name, _ in begun.items() ^ now.items() if name in now or name == "start"}
     if changed:
@@ -104,7 +110,7 @@ def check_inputs(config: Config) -> None:
         )
 
 
-def _refuse_others(begun: Config, config: Config, where: Path) -> None:
+def refuse_other_settings(begun: Config, config: Config, where: Path) -> None:
     """Refuses to go on with other settings than the run began with."""
     if differing := differences(begun, config):
         raise ConfigError(
@@ -123,7 +129,7 @@ def _settings(checkpoint: Path, origin: Origin) -> Config:
         raise CheckpointError(f"{checkpoint}: of other settings: {reason}") from error
 
 
-def _resumable(config: Config) -> tuple[Path, Origin] | None:
+def checkpoint_to_resume(config: Config) -> tuple[Path, Origin] | None:
     """The checkpoint that the run goes on from, if it has one.
 
     Raises:
@@ -133,16 +139,16 @@ def _resumable(config: Config) -> tuple[Path, Origin] | None:
     folder = Path(config.run) / CHECKPOINTS
     if found := newest_checkpoint(folder):
         path, origin = found
-        _refuse_others(_settings(path, origin), config, path)
+        refuse_other_settings(_settings(path, origin), config, path)
         check_inputs(config)
         if path.name != LAST:
             # It would push the whole one out when the next is written.
-            _forget(folder / LAST)
+            delete_once(folder / LAST)
     return found
 
 
 @rank_zero_only
-def _forget(*files: Path) -> None:
+def delete_once(*files: Path) -> None:
     """Once, for a second process starts when the first has already begun."""
     for path in files:
         path.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from beyond_text.training.checkpoints import (
     RunCheckpoints,
     StepCheckpoint,
 )
-from beyond_text.training.embedding_cache import FrozenOutputs
+from beyond_text.training.embedding_cache import EmbeddingCache
 from beyond_text.training.module import TrainingError
 
 # Lightning's warnings about what is meant to be so, its own use of torch among them.
@@ -70,7 +70,7 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
                 enable_version_counter=False,
             ),
             LearningRateMonitor("step"),
-            *([FrozenOutputs(config.cache)] if config.cache else []),
+            *([EmbeddingCache(config.cache)] if config.cache else []),
             # Before those given: what they measure is the average with the step in it.
             *([Averaging(config.average_span)] if config.average_span else []),
             *callbacks,
@@ -94,7 +94,7 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
 
 
 @contextmanager
-def _told_of_workers(trainer: pl.Trainer) -> Iterator[None]:
+def explain_killed_workers(trainer: pl.Trainer) -> Iterator[None]:
     """Where a loader's worker was killed, says so."""
     try:
         yield

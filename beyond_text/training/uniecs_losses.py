@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from beyond_text.config.views import PRODUCT, QUERY, Side, View
 from beyond_text.training.losses import (
     Sums,
-    _contrasted,
-    _mean,
-    _over_blocks,
-    _similarity,
+    contrasted_pairs,
+    cosines,
     info_nce,
+    over_blocks,
+    weighted_mean,
 )
 from beyond_text.training.relevance import (
     Keys,
@@ -57,7 +57,7 @@ def _alignment(
         total = total + info_nce(vectors[one], vectors[other], same, both, both, temperature)
     for alone in (text, image):
         cosine = (vectors[alone].float() * vectors[fused].float()).sum(dim=1)
-        total = total + _mean(1 - cosine, both)
+        total = total + weighted_mean(1 - cosine, both)
     return total
 
 
@@ -75,8 +75,8 @@ def _margin_ranking(
     """
 
     def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
-        similarity = _similarity(anchors, candidates)
-        contrasted = _contrasted(relevance, has_anchor, has_candidate)
+        similarity = cosines(anchors, candidates)
+        contrasted = contrasted_pairs(relevance, has_anchor, has_candidate)
         gain = relevance.clamp(min=0) * contrasted
         negative = contrasted & (relevance == 0)
         falling, order = similarity.masked_fill(~negative, -math.inf).sort(dim=1, descending=True)
@@ -88,7 +88,7 @@ def _margin_ranking(
         weight = gain * negative.sum(dim=1, keepdim=True)
         return (gain * excess).sum(), weight.sum()
 
-    return _over_blocks(sums, anchors, relevance, has_anchor)
+    return over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def cmal(
@@ -146,8 +146,8 @@ def clal(
     def sums(relevance: Tensor, *triggers: Tensor) -> Sums:
         scores, exists = [], []
         for trigger, asked, product in zip(triggers[:3], triggers[3:], PRODUCT, strict=True):
-            scores.append(_similarity(trigger, vectors[product]))
-            exists.append(_contrasted(relevance, asked, present[product]))
+            scores.append(cosines(trigger, vectors[product]))
+            exists.append(contrasted_pairs(relevance, asked, present[product]))
         ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)
         near = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
         scores = [score.gather(1, near) for score in scores]
@@ -162,7 +162,7 @@ def clal(
         return torch.stack(totals), torch.stack(weights)
 
     asking = [vectors[view] for view in QUERY]
-    return _over_blocks(sums, relevance, *asking, *(present[view] for view in QUERY)).sum()
+    return over_blocks(sums, relevance, *asking, *(present[view] for view in QUERY)).sum()
 
 
 def _without_easy_half(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Mask:

@@ -2,7 +2,7 @@
 
 It gives a fresh machine something to learn from: about 2,000 products of twenty kinds whose text
 names kind, brand and use and whose picture alone shows colour and pattern, with queries that ask
-for both and judgements known by construction.
+for both and judgments known by construction.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from beyond_text.files import atomic_folder
 from data_prep.catalogue.products import Product, make_products
 from data_prep.catalogue.queries import judge, make_queries
 from data_prep.catalogue.scene import draw_product
-from data_prep.whole import whole_or_nothing
 
 MARK = "catalogue.json"
 
@@ -41,10 +41,10 @@ def build_catalogue(
         raise ValueError(f"size: expected 16 to 2048 pixels, got {size}")
     goods = make_products(products, seed)
     queries = make_queries(goods, seed)
-    judgements = judge(queries, goods)
+    judgments = judge(queries, goods)
     facts = {"products": products, "seed": seed, "size": size, "queries": len(queries),
-             "judgements": len(judgements)}  # fmt: skip
-    with whole_or_nothing(out, _is_catalogue) as folder:
+             "judgments": len(judgments)}  # fmt: skip
+    with atomic_folder(out, _is_catalogue) as folder:
         _write(
             folder / "products.csv",
             ("product_id", "title", "description", "category", "image", "group_id", "split"),
@@ -59,7 +59,7 @@ def build_catalogue(
             ("query_id", "query", "split", "kind"),
             ((q.query_id, q.query, q.split, q.kind) for q in queries),
         )
-        _write(folder / "qrels.csv", ("query_id", "product_id", "relevance"), judgements)
+        _write(folder / "qrels.csv", ("query_id", "product_id", "relevance"), judgments)
         _draw_all(folder, [p for p in goods if p.has_image], seed, size, workers)
         (folder / MARK).write_text(json.dumps(facts, indent=2) + "\n")
     return facts

@@ -1,4 +1,4 @@
-"""Shopper-like queries and their graded judgements, which are known by construction.
+"""Shopper-like queries and their graded judgments, which are known by construction.
 
 A query asks for a kind, for at least one of colour and pattern, and often for a brand, a material
 or a feature. It is worded from what one product, its seed, has: that product has a picture and a
@@ -61,7 +61,7 @@ class Query(NamedTuple):
 
 
 def grade(asked: Asked, product: Product) -> int:
-    """The judgement, 2, 1 or 0, as the module's docstring defines it."""
+    """The judgment, 2, 1 or 0, as the module's docstring defines it."""
     design = product.design
     if (
         asked.kind != design.kind

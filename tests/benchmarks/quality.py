@@ -29,10 +29,12 @@ from beyond_text.config.views import View
 from beyond_text.files import write_json
 from beyond_text.metrics.ranking import retrieval_metrics
 from beyond_text.models.precision import precision_of
-from beyond_text.retrieval.catalogue import Corpus, read_corpus
+from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Vectors, encode_products, encode_queries
+from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
-from beyond_text.shards.transform import squared
+from beyond_text.retrieval.read_split import read_split
+from beyond_text.shards.transform import to_square
 from beyond_text.training.averaging import averaged
 from tests.benchmarks import peers, recipe
 from tests.benchmarks.measure import command_line, once_apart, peak_bytes, surroundings
@@ -53,7 +55,7 @@ class Contender(NamedTuple):
     """One round of training, and what it has learned by now: vectors of queries and products."""
 
     rounds: Iterator[float]
-    encode: Callable[[Corpus], tuple[Vectors, Vectors]]
+    encode: Callable[[Catalogue, QuerySet], tuple[Vectors, Vectors]]
 
 
 def of_recipe(setting: Setting, stage: str, view: View) -> Contender:
@@ -64,12 +66,12 @@ def of_recipe(setting: Setting, stage: str, view: View) -> Contender:
     module, tokenizer = prepared.module, prepared.tokenizer
     bf16 = precision_of(config.precision) == "bf16-mixed"
 
-    def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
+    def encode(catalogue: Catalogue, query_set: QuerySet) -> tuple[Vectors, Vectors]:
         trainer = prepared.data.trainer
         # Before the first step there is nothing to average.
         with averaged(trainer, module) if trainer else nullcontext():
-            queries = encode_queries(module.model, tokenizer, corpus, bf16=bf16)
-            found = encode_products(module.model, tokenizer, corpus, (view,), bf16=bf16)
+            queries = encode_queries(module.model, tokenizer, query_set, bf16=bf16)
+            found = encode_products(module.model, tokenizer, catalogue, (view,), bf16=bf16)
         return queries, found[view]
 
     return Contender(recipe.training(setting, stage, prepared), encode)
@@ -83,20 +85,20 @@ def of_open_clip(setting: Setting) -> Contender:
     peer = peers.open_clip_model(setting, steps, setting.workers, *options)
     size = setting.config("stage1").image_encoder.image_size
 
-    def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
+    def encode(catalogue: Catalogue, query_set: QuerySet) -> tuple[Vectors, Vectors]:
         products: list[str] = []
         vectors = []
         # In parts, so that what the measurement holds is not taken for the training's.
-        for numbers in torch.arange(len(corpus.product_ids)).split(128):
-            samples = [corpus.products[number] for number in numbers.tolist()]
+        for numbers in torch.arange(len(catalogue.product_ids)).split(128):
+            samples = [catalogue.products[number] for number in numbers.tolist()]
             shown = [sample for sample in samples if sample.image is not None]
-            pictures = [squared(sample.image, size) for sample in shown]
+            pictures = [to_square(sample.image, size) for sample in shown]
             if shown:
                 vectors.append(peer.vectors_of_pictures(torch.stack(pictures)))
                 products += [sample.product_id for sample in shown]
-        queries = peer.vectors_of(corpus.queries["query"])
+        queries = peer.vectors_of(query_set.queries["query"])
         return (
-            Vectors(list(corpus.queries["query_id"]), queries),
+            Vectors(list(query_set.queries["query_id"]), queries),
             Vectors(products, np.concatenate(vectors)),
         )
 
@@ -112,11 +114,11 @@ def of_sentence_transformers(setting: Setting) -> Contender:
         model.train()
         return found
 
-    def encode(corpus: Corpus) -> tuple[Vectors, Vectors]:
-        samples = (corpus.products[number] for number in range(len(corpus.product_ids)))
+    def encode(catalogue: Catalogue, query_set: QuerySet) -> tuple[Vectors, Vectors]:
+        samples = (catalogue.products[number] for number in range(len(catalogue.product_ids)))
         told = {sample.product_id: sample.text for sample in samples if sample.text}
         return (
-            Vectors(list(corpus.queries["query_id"]), vectors(corpus.queries["query"])),
+            Vectors(list(query_set.queries["query_id"]), vectors(query_set.queries["query"])),
             Vectors(list(told), vectors(list(told.values()))),
         )
 
@@ -143,13 +145,15 @@ CONTENDERS: dict[str, dict[str, Callable[[Setting], Contender]]] = {
 }
 
 
-def curve(contender: Contender, corpus: Corpus, every: int) -> list[Point]:
+def curve(
+    contender: Contender, catalogue: Catalogue, query_set: QuerySet, every: int
+) -> list[Point]:
     """Dev nDCG@10 before training, every few steps, and the seconds of training until then."""
-    own = own_products(corpus)
+    own = own_products(catalogue, query_set)
 
     def ndcg() -> float:
-        ranking = search(*contender.encode(corpus), own)
-        return retrieval_metrics(ranking, corpus.queries, corpus.qrels)["all"][MEASURE]
+        ranking = search(*contender.encode(catalogue, query_set), own)
+        return retrieval_metrics(ranking, query_set.queries, query_set.qrels)["all"][MEASURE]
 
     points = [Point(0, 0.0, ndcg())]
     steps, spent, began = 0, 0.0, 0.0
@@ -184,13 +188,13 @@ def to_same(curves: Mapping[str, Sequence[Point]]) -> tuple[float, dict[str, flo
 def measured(setting: Setting, part: str, name: str, every: int) -> Iterator[dict[str, Any]]:
     """A contender's curve over the dev split, and the peak of this process's resident bytes."""
     settings = setting.config(part)
-    corpus = read_corpus(
+    catalogue, query_set = read_split(
         setting.shards,
         settings.data.dev_split,
         settings.data.text_fields,
         settings.image_encoder.image_size,
     )
-    points = curve(CONTENDERS[part][name](setting), corpus, every)
+    points = curve(CONTENDERS[part][name](setting), catalogue, query_set, every)
     yield {"points": points, "bytes": peak_bytes()}
 
 

@@ -190,14 +190,14 @@ def _bare_loss(module: ContrastiveModule, batch: Batch) -> Tensor:
     """The stage's weighted losses, where an anchor's positive is its own product alone."""
     vectors = vectors_of(module.model, batch, module.views)
     products = module.config.batch_size
-    turns = len(batch.product_ids) // products
+    queries_per_product = len(batch.product_ids) // products
     losses = []
     for pair, weight in module.weights.fixed.items():
         temperature: Any = module.model.temperatures[pair]
         anchor, candidate = PAIRS[pair]
-        anchors, candidates = vectors[anchor], vectors[candidate][::turns]
+        anchors, candidates = vectors[anchor], vectors[candidate][::queries_per_product]
         if anchor != "query":
-            anchors = anchors[::turns]
+            anchors = anchors[::queries_per_product]
         own = torch.eye(products, device=anchors.device)
         own = own.repeat_interleave(len(anchors) // products, dim=0)
         loss = LOSSES[module.config.loss](

@@ -32,9 +32,9 @@ from beyond_text.files import write_json
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.checkpoint import load_model
 from beyond_text.models.precision import precision_of
-from beyond_text.retrieval.catalogue import read_corpus
 from beyond_text.retrieval.encode import encode_products, encode_queries
 from beyond_text.retrieval.index import KINDS, ProductIndex
+from beyond_text.retrieval.read_split import read_split
 from tests.benchmarks.measure import surroundings
 
 K = 10
@@ -141,7 +141,7 @@ def encoded(run: Path, shards: Path | None) -> tuple[Rows, Rows, dict[str, float
     config = load_config([run / "config.yaml"])
     model, tokenizer = load_model(run)
     settings = model.settings
-    corpus = read_corpus(
+    catalogue, query_set = read_split(
         shards or Path(config.data.dev),
         config.data.dev_split,
         settings.text_fields,
@@ -149,9 +149,9 @@ def encoded(run: Path, shards: Path | None) -> tuple[Rows, Rows, dict[str, float
     )
     bf16 = precision_of(config.precision) == "bf16-mixed"
     began = time.perf_counter()
-    products = encode_products(model, tokenizer, corpus, bf16=bf16)["product"].vectors
+    products = encode_products(model, tokenizer, catalogue, bf16=bf16)["product"].vectors
     between = time.perf_counter()
-    queries = encode_queries(model, tokenizer, corpus, bf16=bf16).vectors
+    queries = encode_queries(model, tokenizer, query_set, bf16=bf16).vectors
     ended = time.perf_counter()
     speed = {
         "products_per_second": len(products) / (between - began),

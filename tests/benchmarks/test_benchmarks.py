@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from beyond_text.shards.split import Split
-from beyond_text.shards.transform import squared
+from beyond_text.shards.transform import to_square
 from beyond_text.tables.pictures import decode_pixels
 from tests.benchmarks import large_batch, measure, peers, quality, recipe, search, throughput
 from tests.benchmarks.measure import in_turn, rate, rate_of_batches, step_ends
@@ -28,13 +28,13 @@ from tests.benchmarks.throughput import CONTENDERS, RATIOS, chosen, ratios_of
 from tests.benchmarks.towers import write_towers
 
 TINY = ["--batch", "8", "--warmup", "1", "--steps", "2", "--workers", "0", "--cores", "1"]
-OWN = ("text_encoder.", "image_encoder.", "dim=", "fusion_rank=", "precision=")
+ENCODER_SETTINGS = ("text_encoder.", "image_encoder.", "dim=", "fusion_rank=", "precision=")
 
 
 @pytest.fixture
 def words(tiny_overrides: list[str]) -> list[str]:
     """The tiny encoders, as words on top of the recipe."""
-    return [word for word in tiny_overrides if word.startswith(OWN)]
+    return [word for word in tiny_overrides if word.startswith(ENCODER_SETTINGS)]
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_the_bare_decode_gives_the_pixels_that_the_loader_gives(tiny_shards: Pat
     products = Split(tiny_shards, "train", ["title"]).products
     data = products.read(0, ("jpg",))["jpg"]
     for size in (8, 32):
-        expected = squared(decode_pixels(data, reduce_to=size), size)
+        expected = to_square(decode_pixels(data, reduce_to=size), size)
         for decode in (recipe.by_pillow, recipe.by_simplejpeg):
             assert int((decode(data, size).int() - expected.int()).abs().max()) <= 1
 

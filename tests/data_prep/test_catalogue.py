@@ -1,4 +1,4 @@
-"""The built-in catalogue: what it promises of its words, judgements, splits, pictures and files."""
+"""The built-in catalogue: what it promises of its words, judgments, splits, pictures and files."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _expected_grade(asked: Asked, product: Product) -> int:
     return int(pair in neighbours[wrong[0]])
 
 
-def test_every_judgement_agrees_with_brute_force_over_attributes() -> None:
+def test_every_judgment_agrees_with_brute_force_over_attributes() -> None:
     products = make_products(400, seed=5)
     queries = make_queries(products, seed=5)
     expected = {
@@ -268,7 +268,7 @@ def test_written_tables_refer_to_each_other_and_to_the_pictures(tmp_path: Path) 
     products = {row["product_id"]: row for row in rows("products.csv")}
     queries = {row["query_id"]: row for row in rows("queries.csv")}
     qrels = rows("qrels.csv")
-    assert (len(products), len(queries), len(qrels)) == (80, facts["queries"], facts["judgements"])
+    assert (len(products), len(queries), len(qrels)) == (80, facts["queries"], facts["judgments"])
     for row in qrels:
         assert products[row["product_id"]]["split"] == queries[row["query_id"]]["split"]
         assert row["relevance"] in ("1", "2")

@@ -287,7 +287,7 @@ def test_a_build_without_query_pictures_names_none(tables: Path, tmp_path: Path)
         )
 
 
-def test_a_query_whose_picture_is_bad_goes_by_its_text_or_goes_with_its_judgements(
+def test_a_query_whose_picture_is_bad_goes_by_its_text_or_goes_with_its_judgments(
     asked: Path, tmp_path: Path
 ) -> None:
     (asked / "asked" / "1.png").write_bytes(b"nothing")

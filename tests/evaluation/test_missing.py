@@ -24,12 +24,13 @@ from beyond_text.evaluation.missing import (
 from beyond_text.metrics.ranking import needs, retrieval_metrics
 from beyond_text.models.checkpoint import save_model
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Corpus, Modality, Without
+from beyond_text.retrieval.catalogue import Catalogue, DropModality, Modality
 from beyond_text.retrieval.encode import encode_products
+from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank
 from beyond_text.shards.batch import Sample
 from tests.conftest import tiny_tokenizer
-from tests.evaluation.test_scenarios import pictures, tiny_corpus, tiny_model
+from tests.evaluation.test_scenarios import pictures, tiny_model, tiny_split
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,12 @@ def model(tiny_text_encoder: Path, tiny_image_encoder: Path) -> TwoTower:
     return tiny_model(tiny_text_encoder, tiny_image_encoder)
 
 
-def ndcg(model: TwoTower, corpus: Corpus) -> dict[str, float]:
+def ndcg(model: TwoTower, catalogue: Catalogue, query_set: QuerySet) -> dict[str, float]:
     """What ordinary evaluation gives, by kind; all zeros where no product is left."""
-    found = rank(model, tiny_tokenizer(), corpus, workers=0)
+    found = rank(model, tiny_tokenizer(), catalogue, query_set, workers=0)
     if not found:
         return {"all": 0.0, "a": 0.0, "b": 0.0}
-    metrics = retrieval_metrics(found["product"], corpus.queries, corpus.qrels)
+    metrics = retrieval_metrics(found["product"], query_set.queries, query_set.qrels)
     return {kind: block["ndcg@10"] for kind, block in metrics.items()}
 
 
@@ -63,51 +64,53 @@ def means(scores: Scores, removed: Modality) -> dict[str, dict[str, float]]:
 
 
 def test_every_share_equals_evaluating_a_corpus_that_lacks_it(model: TwoTower) -> None:
-    corpus = tiny_corpus()
-    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    catalogue, query_set = tiny_split()
+    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
     for removed in ("image", "text"):
         by_share = means(scores, removed)
         assert list(by_share) == WORDS
         for share, word in zip(SHARES, WORDS, strict=True):
-            reduced = corpus._replace(products=Without(corpus.products, removed, share, SEED))
+            reduced = catalogue._replace(
+                products=DropModality(catalogue.products, removed, share, SEED)
+            )
             assert by_share[word] == pytest.approx(ndcg(model, reduced), abs=1e-6)
         # Some of the shares leave out something.
         assert len({block["all"] for block in by_share.values()}) > 2
 
 
 def test_nothing_removed_is_the_ordinary_evaluation_to_the_last_bit(model: TwoTower) -> None:
-    corpus = tiny_corpus()
-    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
-    expected = ndcg(model, corpus)
+    catalogue, query_set = tiny_split()
+    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
+    expected = ndcg(model, catalogue, query_set)
     assert means(scores, "image")["0%"] == expected
     assert scores["removed"]["image"]["0%"] == scores["removed"]["text"]["0%"]
     need = {query: number for query, (_, number) in scores["queries"].items()}
     assert list(need) == [f"q{number}" for number in range(9)]
-    assert list(need.values()) == needs(pd.Index(need), corpus.qrels).tolist()
+    assert list(need.values()) == needs(pd.Index(need), query_set.qrels).tolist()
 
 
 def test_everything_removed_equals_products_that_never_had_it(model: TwoTower) -> None:
-    corpus = tiny_corpus()
-    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    catalogue, query_set = tiny_split()
+    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
     for removed, nothing in (("image", None), ("text", "")):
-        never = [sample._replace(**{removed: nothing}) for sample in corpus.products]
-        expected = ndcg(model, corpus._replace(products=never))
+        never = [sample._replace(**{removed: nothing}) for sample in catalogue.products]
+        expected = ndcg(model, catalogue._replace(products=never), query_set)
         assert means(scores, removed)["100%"] == pytest.approx(expected, abs=1e-6)
     only_text = encode_products(
-        model, tiny_tokenizer(), corpus, modalities=("text",), workers=0
+        model, tiny_tokenizer(), catalogue, modalities=("text",), workers=0
     )["product"]  # fmt: skip
-    assert only_text.ids == [sample.product_id for sample in corpus.products if sample.text]
+    assert only_text.ids == [sample.product_id for sample in catalogue.products if sample.text]
 
 
 def test_products_left_with_nothing_are_found_by_no_query(model: TwoTower) -> None:
-    corpus = tiny_corpus()
+    catalogue, query_set = tiny_split()
     shown = pictures(12)
     only_pictures = [
         sample._replace(text="", image=shown[number])
-        for number, sample in enumerate(corpus.products)
+        for number, sample in enumerate(catalogue.products)
     ]
-    corpus = corpus._replace(products=only_pictures)
-    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    catalogue = catalogue._replace(products=only_pictures)
+    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
     assert means(scores, "image")["100%"] == {"all": 0.0, "a": 0.0, "b": 0.0}
     assert means(scores, "image")["0%"]["all"] > 0
     # There was no text to remove.
@@ -125,10 +128,12 @@ class Counted(list[Sample]):
 
 
 def test_products_are_read_four_times_however_many_shares_there_are(model: TwoTower) -> None:
-    corpus = tiny_corpus()
-    counted = Counted(corpus.products)
+    catalogue, query_set = tiny_split()
+    counted = Counted(catalogue.products)
     Counted.reads = 0
-    measure(model, tiny_tokenizer(), False, corpus._replace(products=counted), workers=0)
+    measure(
+        model, tiny_tokenizer(), False, catalogue._replace(products=counted), query_set, workers=0
+    )
     # Once to be compared with one another, once for each encoding.
     assert Counted.reads == 4 * 12
 

@@ -31,10 +31,11 @@ from beyond_text.metrics.significance import compare_paired, in_words
 from beyond_text.models.checkpoint import save_model
 from beyond_text.models.settings import settings_of
 from beyond_text.models.two_tower import TwoTower, build_model
-from beyond_text.retrieval.catalogue import Corpus
+from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Queries, Vectors, collate_for, encode_queries
+from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
-from beyond_text.shards.batch import Judgement, Sample
+from beyond_text.shards.batch import Judgment, Sample
 from tests.conftest import COLOURS, KINDS, tiny_tokenizer, write_tiny_tables
 
 SCENARIOS = [f"{asked}->{found}" for asked in SIDES for found in SIDES]
@@ -61,7 +62,7 @@ def pictures(number: int) -> list[Tensor]:
     return list(torch.randint(0, 256, shape, generator=random, dtype=torch.uint8))
 
 
-def tiny_corpus() -> Corpus:
+def tiny_split() -> tuple[Catalogue, QuerySet]:
     """Twelve products and ten queries; of both some lack the text and some the picture."""
     texts = [f"{'a ' * (n % 2)}{colour} {kind}" for n, (colour, kind) in enumerate(
         (colour, kind) for colour in COLOURS for kind in KINDS)]  # fmt: skip
@@ -81,7 +82,7 @@ def tiny_corpus() -> Corpus:
         "query_id": [f"q{n}" for n in range(10)],
         "query": asked,
         "kind": ["a", "b"] * 5,
-        # q4 and q5 are products of the corpus.
+        # q4 and q5 are products of the catalogue.
         "product_id": ["", "", "", "", "p4", "p7", "", "", "", ""],
     })  # fmt: skip
     judged = [(f"q{n}", f"p{p}", 1 + (n + p) % 2) for n in range(9) for p in (n, (3 * n + 1) % 12)]
@@ -91,13 +92,8 @@ def tiny_corpus() -> Corpus:
     # Only p2 answers q2, and p2 has no picture; what q4 and q5 are is no answer to them.
     qrels = qrels[~((qrels.query_id == "q2") & (qrels.product_id != "p2"))]
     qrels = qrels[~qrels.set_index(["query_id", "product_id"]).index.isin([("q4", "p4")])]
-    return Corpus(
-        products=products,
-        product_ids=[sample.product_id for sample in products],
-        queries=queries,
-        qrels=qrels,
-        query_image=seen.get,
-    )
+    catalogue = Catalogue(products, [sample.product_id for sample in products])
+    return catalogue, QuerySet(queries, qrels, seen.get)
 
 
 def alone(model: TwoTower, sample: Sample, view: str) -> np.ndarray:
@@ -107,25 +103,27 @@ def alone(model: TwoTower, sample: Sample, view: str) -> np.ndarray:
         return model.embed(batch, (view,)).vectors[view][0].float().numpy()
 
 
-def by_hand(model: TwoTower, corpus: Corpus, asked: str, found: str) -> dict[str, float]:
+def by_hand(
+    model: TwoTower, catalogue: Catalogue, query_set: QuerySet, asked: str, found: str
+) -> dict[str, float]:
     """Recall and nDCG of one scenario from their definitions, query by query."""
     products = {}
-    for sample in corpus.products:
+    for sample in catalogue.products:
         text = sample.text if "text" in found else ""
         image = sample.image if "image" in found else None
         if text or image is not None:
             kept = sample._replace(text=text, image=image)
             products[sample.product_id] = alone(model, kept, "product")
     values: dict[str, list[float]] = {name: [] for name in MEASURED}
-    for number, row in enumerate(corpus.queries.to_dict("records")):
+    for number, row in enumerate(query_set.queries.to_dict("records")):
         text = row["query"] if "text" in asked else ""
-        image = corpus.query_image(number) if "image" in asked else None
-        own = corpus.qrels[corpus.qrels["query_id"] == row["query_id"]]
+        image = query_set.query_image(number) if "image" in asked else None
+        own = query_set.qrels[query_set.qrels["query_id"] == row["query_id"]]
         grades = dict(zip(own["product_id"], own["relevance"], strict=True))
         if not (text or image is not None) or not grades:
             continue
-        judgement = Judgement(row["query_id"], text, "a")
-        query = alone(model, Sample("", "", None, [], judgement, 0, image), "query")
+        judgment = Judgment(row["query_id"], text, "a")
+        query = alone(model, Sample("", "", None, [], judgment, 0, image), "query")
         scores = {p: float(v @ query) for p, v in products.items() if p != row["product_id"]}
         order = sorted(scores, key=lambda p: -scores[p])
         gains = [2 ** grades.get(p, 0) - 1 for p in order]
@@ -145,14 +143,17 @@ def by_hand(model: TwoTower, corpus: Corpus, asked: str, found: str) -> dict[str
 def test_the_nine_scenarios_equal_a_ranking_by_hand(
     tiny_text_encoder: Path, tiny_image_encoder: Path, fusion: str
 ) -> None:
-    model, corpus = tiny_model(tiny_text_encoder, tiny_image_encoder, fusion), tiny_corpus()
-    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    model = tiny_model(tiny_text_encoder, tiny_image_encoder, fusion)
+    catalogue, query_set = tiny_split()
+    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
     assert list(scores) == SCENARIOS
     for scenario, block in scores.items():
         values = [value for _, value in block.pop("by_query").values()]
         assert len(values) == block["queries"]
         assert np.mean(values) == pytest.approx(block["ndcg@10"])
-        assert block == pytest.approx(by_hand(model, corpus, *scenario.split("->")), abs=1e-6)
+        assert block == pytest.approx(
+            by_hand(model, catalogue, query_set, *scenario.split("->")), abs=1e-6
+        )
     # Nine judged queries: two lack a text, two others a picture.
     numbers = [scores[f"{side}->text"]["queries"] for side in SIDES]
     assert numbers == [7, 7, 9]
@@ -162,20 +163,21 @@ def test_the_nine_scenarios_equal_a_ranking_by_hand(
 def test_a_query_by_one_modality_is_as_if_it_had_never_had_the_other(
     tiny_text_encoder: Path, tiny_image_encoder: Path
 ) -> None:
-    model, corpus = tiny_model(tiny_text_encoder, tiny_image_encoder), tiny_corpus()
+    model = tiny_model(tiny_text_encoder, tiny_image_encoder)
+    _, query_set = tiny_split()
     tokenizer = tiny_tokenizer()
-    blind = corpus._replace(query_image=lambda number: None)
-    silent = corpus._replace(queries=corpus.queries.assign(query=""))
+    blind = query_set._replace(query_image=lambda number: None)
+    silent = query_set._replace(queries=query_set.queries.assign(query=""))
     for modality, other in (("text", blind), ("image", silent)):
-        got = encode_queries(model, tokenizer, corpus, (modality,))
+        got = encode_queries(model, tokenizer, query_set, (modality,))
         expected = encode_queries(model, tokenizer, other)
         assert got.ids == expected.ids
         assert 0 < len(got.ids) < 10
         assert np.array_equal(got.vectors, expected.vectors)
-    assert len(encode_queries(model, tokenizer, corpus).ids) == 10
-    sample = Queries(corpus, ("image",))[1]
+    assert len(encode_queries(model, tokenizer, query_set).ids) == 10
+    sample = Queries(query_set, ("image",))[1]
     assert (sample.text, sample.image, sample.query.query) == ("", None, "")
-    assert sample.query_image is corpus.query_image(1)
+    assert sample.query_image is query_set.query_image(1)
 
 
 def test_a_querys_own_product_is_no_result() -> None:
@@ -210,9 +212,9 @@ def test_products_of_the_picture_that_a_query_shows_are_its_own() -> None:
         {"query_id": ["is a", "is d", "is none"], "query": "x", "kind": "pair",
          "product_id": ["a", "d", ""]}
     )  # fmt: skip
-    corpus = Corpus(products, list(pictures), queries, pd.DataFrame())
-    assert own_products(corpus) == {"is a": {"a", "c"}, "is d": {"d"}}
-    assert own_products(corpus._replace(queries=queries.tail(1))) == {}
+    catalogue, query_set = Catalogue(products, list(pictures)), QuerySet(queries, pd.DataFrame())
+    assert own_products(catalogue, query_set) == {"is a": {"a", "c"}, "is d": {"d"}}
+    assert own_products(catalogue, query_set._replace(queries=queries.tail(1))) == {}
 
 
 def test_nothing_to_search_or_to_ask_is_an_empty_ranking() -> None:
@@ -228,17 +230,19 @@ def test_queries_without_any_picture_are_refused(
     tiny_text_encoder: Path, tiny_image_encoder: Path
 ) -> None:
     model = tiny_model(tiny_text_encoder, tiny_image_encoder)
-    corpus = tiny_corpus()._replace(query_image=lambda number: None)
+    catalogue, query_set = tiny_split()
+    query_set = query_set._replace(query_image=lambda number: None)
     with pytest.raises(ValueError, match=r"none of 10 queries has a picture: .* --scenarios PAIRS"):
-        measure(model, tiny_tokenizer(), False, corpus, workers=0)
+        measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
 
 
 def test_a_scenario_that_no_query_has_is_left_blank(
     tiny_text_encoder: Path, tiny_image_encoder: Path
 ) -> None:
-    model, corpus = tiny_model(tiny_text_encoder, tiny_image_encoder), tiny_corpus()
-    corpus = corpus._replace(queries=corpus.queries.assign(query=""))
-    scores = measure(model, tiny_tokenizer(), False, corpus, workers=0)
+    model = tiny_model(tiny_text_encoder, tiny_image_encoder)
+    catalogue, query_set = tiny_split()
+    query_set = query_set._replace(queries=query_set.queries.assign(query=""))
+    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
     assert scores["text->image"] == {"queries": 0}
     assert scores["text+image->image"] == scores["image->image"]
     assert "| text | 0 | - | - | - |" in markdown({"run": scores})
@@ -274,16 +278,16 @@ def test_differences_are_paired_by_query_over_designs() -> None:
     qrels = pd.DataFrame(
         {"query_id": [*"pqrrsp"], "product_id": [*"badecc"], "relevance": [1, 1, 1, 1, 1, 0]}
     )
-    corpus = Corpus([], [], queries, qrels)
-    assert _needs(corpus) == {"p": 0, "q": 0, "r": 1, "s": 1}
-    alone = corpus._replace(queries=queries.assign(product_id=""))
+    query_set = QuerySet(queries, qrels)
+    assert _needs(query_set) == {"p": 0, "q": 0, "r": 1, "s": 1}
+    alone = query_set._replace(queries=queries.assign(product_id=""))
     assert list(_needs(alone).values()) == [0, 1, 2, 3]
 
     one, two = made_up(0.1), made_up(0.05)
     values = {"p": 0.5, "q": 0.4, "r": 1.0, "s": 0.0}
     for scores, gain in ((one, 0.0), (two, 0.25)):
         scores["text->image"]["by_query"] = {
-            query: (_needs(corpus)[query], value + gain) for query, value in values.items()
+            query: (_needs(query_set)[query], value + gain) for query, value in values.items()
         }
     lines = markdown({"one": one, "two": two}).splitlines()
     start = lines.index("| ndcg@10, two less one | text | image | text+image |")

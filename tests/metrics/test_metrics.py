@@ -88,7 +88,7 @@ def test_measures_of_the_callers_choice_replace_the_usual_ones() -> None:
     judged = frame(("q", "p1", 1), ("q", "p3", 2), ("q", "p4", 1))
     asked = {"recall@1": R(rel=1) @ 1, "recall of 2@3": R(rel=2) @ 3}
     block = retrieval_metrics(run, kinds(q="a"), judged, asked)["a"]
-    counts = {"queries": 1, "queries_without_judgements": 0}
+    counts = {"queries": 1, "queries_without_judgments": 0}
     assert block == pytest.approx({"recall@1": 1 / 3, "recall of 2@3": 1.0} | counts)
     usual = retrieval_metrics(run, kinds(q="a"), judged)["a"]
     assert set(usual) == {*MEASURES, *counts}
@@ -106,7 +106,7 @@ def test_gain_is_two_to_the_grade_minus_one() -> None:
     )
 
 
-def test_a_query_with_nothing_found_counts_zero_and_one_without_judgements_is_counted() -> None:
+def test_a_query_with_nothing_found_counts_zero_and_one_without_judgments_is_counted() -> None:
     queries = kinds(right="a", wrong="a", absent="b", unjudged="b", zero="b")
     qrels = frame(
         *[(q, "p1", 1) for q in ("right", "wrong", "absent")], ("zero", "p1", 0), ("other", "p1", 1)
@@ -114,9 +114,9 @@ def test_a_query_with_nothing_found_counts_zero_and_one_without_judgements_is_co
     run = ranking(["p1"], ["p2"], ["p1"], ["p1"], query_ids="right wrong unjudged zero")
     metrics = retrieval_metrics(run, queries, qrels)
     assert metrics["all"]["mrr"] == pytest.approx(1 / 3)
-    assert (metrics["all"]["queries"], metrics["all"]["queries_without_judgements"]) == (3, 2)
+    assert (metrics["all"]["queries"], metrics["all"]["queries_without_judgments"]) == (3, 2)
     assert (metrics["a"]["mrr"], metrics["a"]["queries"]) == (0.5, 2)
-    assert (metrics["b"]["mrr"], metrics["b"]["queries_without_judgements"]) == (0.0, 2)
+    assert (metrics["b"]["mrr"], metrics["b"]["queries_without_judgments"]) == (0.0, 2)
 
 
 def test_an_empty_ranking_scores_zero() -> None:
@@ -125,10 +125,10 @@ def test_an_empty_ranking_scores_zero() -> None:
     assert {metrics["all"][name] for name in MEASURES} == {0.0}
 
 
-def test_a_kind_without_judgements_has_counts_and_no_metric() -> None:
+def test_a_kind_without_judgments_has_counts_and_no_metric() -> None:
     run = ranking(["p"], query_ids="q")
     metrics = retrieval_metrics(run, kinds(q="a", lone="b"), frame(("q", "p", 2)))
-    assert metrics["b"] == {"queries": 0, "queries_without_judgements": 1}
+    assert metrics["b"] == {"queries": 0, "queries_without_judgments": 1}
 
 
 def test_each_further_grade_column_has_its_own_block_and_its_own_queries() -> None:
@@ -279,7 +279,7 @@ def test_repeating_queries_in_other_words_makes_nothing_surer() -> None:
     assert high - low == pytest.approx(2 * 1.96 * np.linalg.norm(linear) / words.sum(), rel=0.1)
 
 
-def test_needs_are_the_queries_with_equal_judgements() -> None:
+def test_needs_are_the_queries_with_equal_judgments() -> None:
     qrels = frame(
         ("a", "x", 2), ("a", "y", 1), ("b", "y", 1), ("b", "x", 2), ("c", "x", 2), ("c", "y", 2),
         ("d", "x", 2), ("d", "z", 0), ("e", "x", 2),
@@ -294,6 +294,6 @@ def test_comparing_unpaired_values_is_refused() -> None:
 
 
 def test_metrics_import_no_training_library() -> None:
-    code = "import beyond_text.metrics, sys; print(*sys.modules)"
+    code = "import beyond_text.metrics.ranking, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "pytorch_lightning", "faiss"} & set(run.stdout.split())

@@ -93,7 +93,7 @@ def test_in_training_gradients_are_those_of_the_chunks_kept_in_memory(
         gradients(folder, size, fusion, bf16=bf16, training=True, **weights) for size in (3, 0)
     )
     monkeypatch.setattr(
-        "beyond_text.chunks.checkpoint", lambda function, *rows, **_: function(*rows)
+        "beyond_text.models.chunks.checkpoint", lambda function, *rows, **_: function(*rows)
     )
     kept = gradients(folder, 3, fusion, bf16=bf16, training=True, **weights)
     gap = length({name: found[name] - kept[name] for name in kept})

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from beyond_text.shards.batch import OWN, Judgement, Sample, key_of, rows_of
+from beyond_text.shards.batch import SELF_MATCH, Judgment, Sample, key_of, rows_of
 from beyond_text.shards.collate import Collate, tokenize
-from beyond_text.shards.transform import squared
+from beyond_text.shards.transform import to_square
 from tests.conftest import tiny_tokenizer
 
 SIZE = 8
@@ -30,9 +30,9 @@ def gradient(width: int = 40, height: int = 30) -> UInt8[Tensor, "3 height width
 def sample(
     product_id: str, text: str, query: str | None = None, picture: bool = True, epoch: int = 0
 ) -> Sample:
-    asked = Judgement(f"id of {query}", query, "human", 0.5) if query else None
-    judgements = [asked] if asked else []
-    return Sample(product_id, text, gradient() if picture else None, judgements, asked, epoch)
+    asked = Judgment(f"id of {query}", query, "human", 0.5) if query else None
+    judgments = [asked] if asked else []
+    return Sample(product_id, text, gradient() if picture else None, judgments, asked, epoch)
 
 
 def collate(augment_seed: int | None = None, fixed_length: bool = False) -> Collate:
@@ -69,7 +69,7 @@ def test_pictures_stand_once_for_the_rows_that_have_one() -> None:
     assert batch.image_row.tolist() == [0, -1, -1, 1, 2]
     assert batch.image.shape == (3, 3, SIZE, SIZE)
     assert batch.image.dtype == torch.uint8
-    torch.testing.assert_close(batch.image[1], squared(gradient(), SIZE))
+    torch.testing.assert_close(batch.image[1], to_square(gradient(), SIZE))
 
 
 def test_a_skipped_sample_keeps_its_row_empty_and_is_named() -> None:
@@ -78,7 +78,7 @@ def test_a_skipped_sample_keeps_its_row_empty_and_is_named() -> None:
     assert batch.product_ids == ["1", "2", "", "3", "4"]
     for row in (batch.text_row, batch.query_row, batch.image_row):
         assert row[2] == -1
-    assert 2 not in batch.judged.row
+    assert 2 not in batch.qrels.product
 
 
 def test_keys_are_equal_for_equal_ids_and_texts_alone() -> None:
@@ -91,19 +91,19 @@ def test_keys_are_equal_for_equal_ids_and_texts_alone() -> None:
     assert len(set(batch.product_key.tolist())) == 5
 
 
-def test_judgements_are_flat_columns_of_key_row_and_gain() -> None:
+def test_judgments_are_flat_columns_of_key_row_and_gain() -> None:
     both = sample("1", "red vase", "the red vase")
-    both.judgements.append(Judgement("q2", "vase", "human", 1.0))
-    judged = collate()([sample("0", "a rug"), both]).judged
-    assert judged.query_key.tolist() == [key_of("id of the red vase"), key_of("q2")]
-    assert judged.row.tolist() == [1, 1]
-    assert judged.gain.tolist() == [0.5, 1.0]
-    assert judged.gain.dtype == torch.float32
+    both.judgments.append(Judgment("q2", "vase", "human", 1.0))
+    qrels = collate()([sample("0", "a rug"), both]).qrels
+    assert qrels.query.tolist() == [key_of("id of the red vase"), key_of("q2")]
+    assert qrels.product.tolist() == [1, 1]
+    assert qrels.gain.tolist() == [0.5, 1.0]
+    assert qrels.gain.dtype == torch.float32
 
 
 def asking(product_id: str, query_id: str, text: str, picture: bool = True) -> Sample:
     """A product without a picture, asked for by a query with one."""
-    query = Judgement(query_id, text, "pair", 1.0)
+    query = Judgment(query_id, text, "pair", 1.0)
     image = gradient(30, 40) if picture else None
     return Sample(product_id, "rug", None, [query], query, 0, image)
 
@@ -118,7 +118,7 @@ def test_query_pictures_stand_once_behind_the_products() -> None:
     assert batch.query_image_row.tolist() == [2, -1, -1, 3, 2, -1, -1]
     assert batch.query_row.tolist() == [-1, -1, -1, 0, -1, 1, -1]
     assert batch.image.shape == (4, 3, SIZE, SIZE)
-    torch.testing.assert_close(batch.image[2], squared(gradient(30, 40), SIZE))
+    torch.testing.assert_close(batch.image[2], to_square(gradient(30, 40), SIZE))
     # A query without text is still the same query to every row.
     assert batch.query_key[0] == batch.query_key[4] == key_of("q1")
 
@@ -139,7 +139,7 @@ def test_a_product_in_several_rows_has_its_text_and_picture_encoded_once() -> No
 
 def test_a_batch_without_query_pictures_points_at_none() -> None:
     assert collate()(SAMPLES).query_image_row.tolist() == [-1] * 5
-    alone = Sample("", "", None, [], Judgement("q", "rug", "human"), 0)
+    alone = Sample("", "", None, [], Judgment("q", "rug", "human"), 0)
     assert collate()([alone]).query_row.tolist() == [0]
 
 
@@ -156,10 +156,10 @@ def test_a_query_picture_is_augmented_by_its_query_and_not_by_the_product() -> N
 
 
 def test_the_query_that_is_the_product_is_judged_with_its_own_mark() -> None:
-    own = Judgement("trigger/1", "rug", "pair", OWN)
-    judged = collate()([Sample("1", "rug", None, [own], None)]).judged
-    assert judged.query_key.tolist() == [key_of("trigger/1")]
-    assert judged.gain.tolist() == [-1.0]
+    own = Judgment("trigger/1", "rug", "pair", SELF_MATCH)
+    qrels = collate()([Sample("1", "rug", None, [own], None)]).qrels
+    assert qrels.query.tolist() == [key_of("trigger/1")]
+    assert qrels.gain.tolist() == [-1.0]
 
 
 @pytest.mark.parametrize("found", [["unreadable"] * 2, [sample("1", "", None, picture=False)] * 2])
@@ -172,7 +172,7 @@ def test_a_batch_of_nothing_has_its_rows_and_no_vectors(found: list[Sample | str
         assert row.dtype == torch.long
     assert batch.image.shape == (0, 3, SIZE, SIZE)
     assert batch.image.dtype == torch.uint8
-    assert [len(column) for column in batch.judged] == [0, 0, 0]
+    assert [len(column) for column in batch.qrels] == [0, 0, 0]
     assert rows_of(torch.zeros(0, 4), batch.text_row).tolist() == [[0.0] * 4] * 2
 
 
@@ -205,10 +205,10 @@ def test_a_tokenizer_without_a_mask_has_every_position_count() -> None:
 
 def test_a_picture_without_augmentation_is_squeezed_whole() -> None:
     plain = torch.tensor([10, 200, 30], dtype=torch.uint8)[:, None, None].expand(3, 16, 64)
-    tensor = squared(plain, SIZE)
+    tensor = to_square(plain, SIZE)
     assert tensor.shape == (3, SIZE, SIZE)
     assert [channel.unique().tolist() for channel in tensor] == [[10], [200], [30]]
-    red, green, blue = squared(gradient(), SIZE).float()
+    red, green, blue = to_square(gradient(), SIZE).float()
     assert (red.diff(dim=1) > 0).all()
     assert (green.diff(dim=0) > 0).all()
     assert (blue == 0).all()
@@ -235,7 +235,7 @@ def test_augmentation_does_not_depend_on_the_rest_of_the_batch() -> None:
 def test_augmentation_keeps_a_share_of_each_side_and_mirrors_half(share: float) -> None:
     mirrored, kept = 0, []
     for seed in range(200):
-        red, green, _ = squared(gradient(), SIZE, (seed,), share).float()
+        red, green, _ = to_square(gradient(), SIZE, (seed,), share).float()
         mirrored += bool(red[0, 0] > red[0, -1])
         assert green[0, 0] < green[-1, 0]
         for channel, axis in ((red, 1), (green, 0)):
@@ -249,7 +249,7 @@ def test_augmentation_keeps_a_share_of_each_side_and_mirrors_half(share: float) 
 
 def test_keys_are_the_same_in_every_process() -> None:
     names = ["", "1", "Ljusstake å 7/ö"]
-    code = f"from beyond_text.collate import key_of; print([key_of(n) for n in {names!r}])"
+    code = f"from beyond_text.shards.batch import key_of; print([key_of(n) for n in {names!r}])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},

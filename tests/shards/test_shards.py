@@ -18,10 +18,10 @@ import pytest
 from torch.utils.data import DataLoader
 
 from beyond_text.shards.archive import SampleError, index_shard
-from beyond_text.shards.batch import NOTHING, OWN, Draw, Judgement, Sample
+from beyond_text.shards.batch import EMPTY_SAMPLE, SELF_MATCH, Judgment, Sample, SampleIndex
 from beyond_text.shards.dataset import Products, draw_queries
 from beyond_text.shards.manifest import ShardError, read_manifest
-from beyond_text.shards.sampler import BatchPlan, epoch_order, in_runs
+from beyond_text.shards.sampler import BatchSampler, epoch_order, group_by_category
 from beyond_text.shards.split import Split, product_text
 from data_prep.shards import build_shards
 from tests import hostile
@@ -38,9 +38,9 @@ def plan(
     batches: int = 20,
     seed: int = 0,
     **place: int,
-) -> list[list[Draw]]:
+) -> list[list[SampleIndex]]:
     sizes = sizes or [SIZES]
-    found = BatchPlan(sizes, weights or [1.0] * len(sizes), batch_size, batches, seed, **place)
+    found = BatchSampler(sizes, weights or [1.0] * len(sizes), batch_size, batches, seed, **place)
     assert len(found) == batches
     return list(found)
 
@@ -58,7 +58,7 @@ def test_an_epoch_holds_each_sample_once_in_an_order_of_seed_and_epoch() -> None
 
 def test_samples_of_a_category_stand_together_in_short_runs_in_an_order_of_the_seed() -> None:
     kinds = [*"vrvlrvvvrvvv", *[""] * 12]
-    order = in_runs(kinds.__getitem__, 4)
+    order = group_by_category(kinds.__getitem__, 4)
     orders = []
     for seed in range(6):
         found = np.concatenate(list(epoch_order([12, 12], (seed,), order=order))).tolist()
@@ -85,7 +85,7 @@ def test_a_category_is_known_by_its_last_level(category: str, level: str, tmp_pa
 
 def test_runs_stay_within_a_window_of_shards() -> None:
     starts = np.cumsum(SIZES)
-    order = in_runs(lambda number: "vase", 5)
+    order = group_by_category(lambda number: "vase", 5)
     for numbers in epoch_order(SIZES, (0, 0, 0), window=2, order=order):
         assert len(set(np.searchsorted(starts, numbers, side="right").tolist())) == 2
 
@@ -151,7 +151,7 @@ def first(batch: list[Sample | str]) -> list[Sample | str]:
 
 def loaded(shards: Path, workers: int, picture: int | None = 32) -> list[list[Sample]]:
     products = Products([Split(shards, "train", FIELDS)], seed=0, picture=picture)
-    batches = BatchPlan([products.sources[0].sizes], [1.0], 6, 6, seed=0)
+    batches = BatchSampler([products.sources[0].sizes], [1.0], 6, 6, seed=0)
     loader = DataLoader(
         products, batch_sampler=batches, collate_fn=first, num_workers=workers,
     )  # fmt: skip
@@ -181,9 +181,9 @@ def test_a_sample_holds_what_the_tables_say(tiny_shards: Path) -> None:
     red = cushion.image.float().mean(dim=(1, 2)).numpy()
     assert red == pytest.approx((200, 30, 30), abs=8)
     assert unseen.image is None
-    grades = {judgement.query: judgement.gain for judgement in cushion.judgements}
+    grades = {judgment.query: judgment.gain for judgment in cushion.judgments}
     assert grades == {"red cushion": 1.0, "blue cushion": 1 / 3, "green cushion": 1 / 3}
-    assert cushion.query in cushion.judgements
+    assert cushion.query in cushion.judgments
 
 
 def test_pictures_stay_unread_where_no_view_needs_them(tiny_shards: Path) -> None:
@@ -200,9 +200,9 @@ def test_a_split_that_has_read_can_be_sent_to_another_process(tiny_shards: Path)
 def test_the_query_of_a_product_changes_with_epoch_and_seed(tiny_shards: Path) -> None:
     split = Split(tiny_shards, "train", FIELDS)
 
-    def queries(seed: int, epoch: int) -> list[Judgement]:
+    def queries(seed: int, epoch: int) -> list[Judgment]:
         products = Products([split], seed, picture=None)
-        samples = [products[Draw(0, number, epoch)] for number in range(24)]
+        samples = [products[SampleIndex(0, number, epoch)] for number in range(24)]
         return [s.query for s in samples if isinstance(s, Sample) and s.query]
 
     assert queries(0, 0) == queries(0, 0)
@@ -211,18 +211,18 @@ def test_the_query_of_a_product_changes_with_epoch_and_seed(tiny_shards: Path) -
     assert queries(0, 0) != queries(1, 0)
 
 
-def judgement(query_id: str, kind: str, gain: float) -> Judgement:
-    return Judgement(query_id, query_id, kind, gain)
+def judgment(query_id: str, kind: str, gain: float) -> Judgment:
+    return Judgment(query_id, query_id, kind, gain)
 
 
 def test_kinds_are_drawn_alike_and_queries_within_a_kind_by_grade() -> None:
-    judgements = [
-        judgement("full", "attribute", 1.0),
-        *(judgement(f"half{number}", "attribute", 0.5) for number in range(6)),
-        judgement("human", "human", 0.5),
+    judgments = [
+        judgment("full", "attribute", 1.0),
+        *(judgment(f"half{number}", "attribute", 0.5) for number in range(6)),
+        judgment("human", "human", 0.5),
     ]
     drawn = Counter(
-        found.query_id for number in range(4000) for found in draw_queries(judgements, (number,))
+        found.query_id for number in range(4000) for found in draw_queries(judgments, (number,))
     )
     assert drawn["human"] / 4000 == pytest.approx(1 / 2, abs=0.03)
     assert drawn["full"] / 4000 == pytest.approx(1 / 8, abs=0.02)
@@ -230,21 +230,21 @@ def test_kinds_are_drawn_alike_and_queries_within_a_kind_by_grade() -> None:
 
 
 def test_several_queries_of_a_product_are_different_ones_and_begin_with_the_single_one() -> None:
-    judgements = [judgement(str(number), "ab"[number % 3 == 0], 1.0) for number in range(7)]
+    judgments = [judgment(str(number), "ab"[number % 3 == 0], 1.0) for number in range(7)]
     for seed in range(20):
-        drawn = draw_queries(judgements, (seed,), 5)
+        drawn = draw_queries(judgments, (seed,), 5)
         assert len({found.query_id for found in drawn}) == 5
-        assert draw_queries(judgements, (seed,)) == drawn[:1]
-    assert sorted(draw_queries(judgements, (0,), 9)) == judgements
+        assert draw_queries(judgments, (seed,)) == drawn[:1]
+    assert sorted(draw_queries(judgments, (0,), 9)) == judgments
 
 
 def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
     tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = Split(tiny_shards, "train", FIELDS)
-    products = Products([split], 0, picture=32, turns=[4])
-    plan = BatchPlan([split.sizes], [1.0], 6, 2, seed=0, turns=[4])
-    alone = BatchPlan([split.sizes], [1.0], 6, 2, seed=0)
+    products = Products([split], 0, picture=32, queries_per_product=[4])
+    plan = BatchSampler([split.sizes], [1.0], 6, 2, seed=0, queries_per_product=[4])
+    alone = BatchSampler([split.sizes], [1.0], 6, 2, seed=0)
     reads = []
     read = Split.read
     monkeypatch.setattr(Split, "read", lambda *given: reads.append(1) or read(*given))
@@ -252,7 +252,7 @@ def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
         reads.clear()
         samples = [products[draw] for draw in draws]
         assert len(reads) == 6
-        assert [draw for draw in draws if draw.turn == 0] == firsts
+        assert [draw for draw in draws if draw.slot == 0] == firsts
         for start in range(0, 24, 4):
             group = samples[start : start + 4]
             assert all(sample.image is group[0].image for sample in group)
@@ -262,7 +262,7 @@ def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
             assert group[0].query == Products([split], 0, 32)[draws[start]].query
 
 
-def test_a_product_without_judgements_draws_no_query() -> None:
+def test_a_product_without_judgments_draws_no_query() -> None:
     assert draw_queries([], (0,)) == []
 
 
@@ -274,8 +274,8 @@ def test_product_text_joins_the_chosen_fields_that_are_not_empty() -> None:
 
 
 def test_the_query_that_is_the_product_itself_is_never_drawn() -> None:
-    own = judgement("self", "human", OWN)
-    other = judgement("other", "human", 0.5)
+    own = judgment("self", "human", SELF_MATCH)
+    other = judgment("other", "human", 0.5)
     assert draw_queries([own], (0,), 3) == []
     for seed in range(50):
         assert draw_queries([own, other], (seed,)) == draw_queries([other], (seed,)) == [other]
@@ -292,7 +292,7 @@ def asked_shards(tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_drawn_query_comes_with_its_picture(asked_shards: Path) -> None:
     split = Split(asked_shards, "train", FIELDS)
     products = Products([split], seed=0, picture=32)
-    found = [products[Draw(0, number, 0)] for number in range(len(split))]
+    found = [products[SampleIndex(0, number, 0)] for number in range(len(split))]
     pictures = {s.product_id: s.image for s in found if isinstance(s, Sample)}
     assert len(pictures) == 24
     for sample in found:
@@ -302,15 +302,15 @@ def test_a_drawn_query_comes_with_its_picture(asked_shards: Path) -> None:
         assert trigger != sample.product_id
         expected, got = pictures[trigger], sample.query_image
         assert as_bytes(got) == as_bytes(expected)
-        own = [j for j in sample.judgements if j.gain == OWN]
+        own = [j for j in sample.judgments if j.gain == SELF_MATCH]
         assert [j.query_id for j in own] == [f"trigger/{sample.product_id}"]
-        assert len(sample.judgements) == 3
+        assert len(sample.judgments) == 3
     assert sum(sample.query_image is None for sample in found) < 8
 
 
 def test_query_pictures_stay_unread_where_no_view_needs_them(asked_shards: Path) -> None:
     split = Split(asked_shards, "train", FIELDS)
-    sample = Products([split], seed=0, picture=None)[Draw(0, 0, 0)]
+    sample = Products([split], seed=0, picture=None)[SampleIndex(0, 0, 0)]
     assert isinstance(sample, Sample)
     assert sample.query is not None
     assert sample.query_image is None
@@ -335,22 +335,25 @@ def test_damaged_query_pictures_are_errors_that_name_their_shard(
         Split(folder, "train", FIELDS).read_query_picture(7, 32)
     split = Split(folder, "train", FIELDS)
     products = Products([split], seed=0, picture=32)
-    lines = [products[Draw(0, n, epoch)] for n in range(len(split)) for epoch in range(4)]
+    lines = [products[SampleIndex(0, n, epoch)] for n in range(len(split)) for epoch in range(4)]
     found = [line for line in lines if isinstance(line, str)]
     assert found
     said = re.compile(rf"{folder} sample \d+: {folder} query picture 7: picture unreadable: ")
     assert all(said.match(line) for line in found)
     # Whichever of a product's queries it is, all rows of the product are skipped, and one says so.
-    products = Products([split], seed=0, picture=32, turns=[2])
-    pairs = [[products[Draw(0, n, 0, turn)] for turn in (0, 1)] for n in range(len(split))]
+    products = Products([split], seed=0, picture=32, queries_per_product=[2])
+    pairs = [[products[SampleIndex(0, n, 0, slot)] for slot in (0, 1)] for n in range(len(split))]
     lost = [(line, further) for line, further in pairs if isinstance(line, str)]
     assert lost
-    assert all(said.match(line) and further == NOTHING for line, further in lost)
+    assert all(said.match(line) and further == EMPTY_SAMPLE for line, further in lost)
     assert sum(isinstance(entry, str) for pair in pairs for entry in pair) == len(lost)
     # A source of one turn beside it reads one query's picture, and misses what it does not draw.
-    one, beside = Products([split], 0, 32), Products([split, split], 0, 32, turns=[1, 4])
-    said_of = [isinstance(one[Draw(0, n, 0)], str) for n in range(len(split))]
-    assert [isinstance(beside[Draw(0, n, 0)], str) for n in range(len(split))] == said_of
+    one, beside = (
+        Products([split], 0, 32),
+        Products([split, split], 0, 32, queries_per_product=[1, 4]),
+    )
+    said_of = [isinstance(one[SampleIndex(0, n, 0)], str) for n in range(len(split))]
+    assert [isinstance(beside[SampleIndex(0, n, 0)], str) for n in range(len(split))] == said_of
     path.write_bytes(data[: last_member(path).offset])
     with pytest.raises(ShardError, match=r"queries-train-00001\.tar: "):
         Split(folder, "train", FIELDS).read_query_picture(7, 32)
@@ -362,7 +365,7 @@ def copied(tiny_shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
 
 
-def test_judgements_hold_the_gain_of_their_grade_relative_to_the_columns_highest(
+def test_judgments_hold_the_gain_of_their_grade_relative_to_the_columns_highest(
     copied: Path,
 ) -> None:
     manifest = read_manifest(copied)
@@ -372,14 +375,14 @@ def test_judgements_hold_the_gain_of_their_grade_relative_to_the_columns_highest
         for name, relevance in (("a", 4.0), ("b", 1.0), ("no", 0.0))
     ]  # fmt: skip
 
-    def judgements(highest: float, queries: list[dict[str, Any]]) -> list[Judgement]:
+    def judgments(highest: float, queries: list[dict[str, Any]]) -> list[Judgment]:
         manifest["grades"] = {"relevance": {"max": highest}, "desire": {"max": 8.0}}
         (copied / "manifest.json").write_text(json.dumps(manifest))
-        return Split(copied, "train", FIELDS).judgements_of({"queries": queries})
+        return Split(copied, "train", FIELDS).judgments_of({"queries": queries})
 
-    assert judgements(4.0, given) == [judgement("a", "human", 1.0), judgement("b", "human", 1 / 15)]
+    assert judgments(4.0, given) == [judgment("a", "human", 1.0), judgment("b", "human", 1 / 15)]
     # A column may be all zeros.
-    assert judgements(0.0, given[2:]) == []
+    assert judgments(0.0, given[2:]) == []
 
 
 def test_an_unknown_split_names_those_that_are_there(tiny_shards: Path) -> None:
@@ -414,7 +417,7 @@ def read_all(folder: Path) -> None:
     split = Split(folder, "train", FIELDS)
     products = Products([split], seed=0, picture=32)
     for number in range(len(split)):
-        products[Draw(0, number, 0)]
+        products[SampleIndex(0, number, 0)]
 
 
 @pytest.mark.parametrize(
@@ -476,6 +479,6 @@ def test_a_sample_that_cannot_be_read_is_a_line_that_says_which_and_why(copied: 
         file.seek(picture.offset_data)
         file.write(b"not a picture" * 8)
     number = int(picture.name.partition(".")[0])
-    line = Products([Split(copied, "train", FIELDS)], 0, picture=32)[Draw(0, number, 0)]
+    line = Products([Split(copied, "train", FIELDS)], 0, picture=32)[SampleIndex(0, number, 0)]
     assert isinstance(line, str)
     assert line.startswith(f"{copied} sample {number}: picture unreadable")

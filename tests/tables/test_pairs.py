@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from beyond_text.retrieval.catalogue import Without, is_left_out, read_corpus, with_triggers
-from beyond_text.shards.batch import OWN
+from beyond_text.retrieval.catalogue import DropModality, is_left_out
+from beyond_text.retrieval.query_set import with_triggers
+from beyond_text.retrieval.read_split import read_split
+from beyond_text.shards.batch import SELF_MATCH
 from beyond_text.shards.split import Split
 from beyond_text.tables.layouts import Reject, TableError
 from beyond_text.tables.pairs import read_pairs
@@ -147,7 +149,7 @@ def test_a_design_is_of_the_split_its_first_line_states(tmp_path: Path) -> None:
     ]
 
 
-def test_pairs_are_tables_of_products_triggers_and_judgements(tmp_path: Path) -> None:
+def test_pairs_are_tables_of_products_triggers_and_judgments(tmp_path: Path) -> None:
     lines = (pair("a", "b", split="dev"), pair("b", "a"), pair("a", "c"), pair("x", "y", tag=""))
     path = write(tmp_path / "pairs.jsonl", *lines)
     tables = read_tables(path, dev_share=0.0)
@@ -187,7 +189,7 @@ def test_a_hash_puts_each_design_into_one_split(tmp_path: Path) -> None:
     assert abs((tables.products["split"] == "dev").mean() - 0.3) < 0.08
 
 
-def test_items_of_nothing_take_their_judgements_along(tmp_path: Path) -> None:
+def test_items_of_nothing_take_their_judgments_along(tmp_path: Path) -> None:
     bare = {"item_title_2": "", "item_image_2": "../up.jpg"}
     tables = read_tables(write(tmp_path / "m.jsonl", pair("a", "b", **bare), pair("a", "c")))
     assert tables.products["product_id"].tolist() == ["a", "c"]
@@ -324,10 +326,10 @@ def test_shards_of_pairs_take_pictures_from_the_folder_named(
     split = Split(tmp_path / "out", "train", FIELDS)
     for number in range(24):
         fields, picture = split.read(number, 32)
-        judgements = split.judgements_of(fields)
-        [own] = [j for j in judgements if j.gain == OWN]
+        judgments = split.judgments_of(fields)
+        [own] = [j for j in judgments if j.gain == SELF_MATCH]
         assert own.query_id == f"trigger/{fields['product_id']}"
-        assert sorted(j.gain for j in judgements) == [OWN, 1.0, 1.0]
+        assert sorted(j.gain for j in judgments) == [SELF_MATCH, 1.0, 1.0]
         places = [item.get("picture") for item in fields["queries"] if item.get("own")]
         if picture is None:
             assert places == [None]
@@ -338,13 +340,14 @@ def test_shards_of_pairs_take_pictures_from_the_folder_named(
         build_shards(moved, tmp_path / "other", **build)
 
 
-def test_shards_and_tables_are_the_same_corpus_with_query_pictures(
+def test_shards_and_tables_give_the_same_products_and_query_pictures(
     tiny_pairs: Path, tmp_path: Path
 ) -> None:
     build_shards(tiny_pairs, tmp_path / "out", picture_size=40, workers=1)
-    tables, shards = (
-        read_corpus(path, "dev", FIELDS, 32, stored=40) for path in (tiny_pairs, tmp_path / "out")
+    (products, tables), (stored, shards) = (
+        read_split(path, "dev", FIELDS, 32, stored=40) for path in (tiny_pairs, tmp_path / "out")
     )
+    assert sorted(products.product_ids) == sorted(stored.product_ids)
     columns = ["query_id", "query", "kind", "product_id"]
     assert tables.queries.columns.tolist() == shards.queries.columns.tolist() == columns
     assert tables.queries.to_numpy().tolist() == shards.queries.to_numpy().tolist()
@@ -356,29 +359,28 @@ def test_shards_and_tables_are_the_same_corpus_with_query_pictures(
     assert pictures == 22
 
 
-def test_a_corpus_of_texts_has_no_query_pictures_and_no_own_products(
+def test_a_query_set_of_texts_has_no_query_pictures_and_no_own_products(
     tiny_shards: Path, tiny_tables: Path
 ) -> None:
     for folder in (tiny_shards, tiny_tables):
-        corpus = read_corpus(folder, "dev", FIELDS, 32)
-        assert set(corpus.queries["product_id"]) == {""}
-        assert {corpus.query_image(number) for number in range(12)} == {None}
+        _, query_set = read_split(folder, "dev", FIELDS, 32)
+        assert set(query_set.queries["product_id"]) == {""}
+        assert {query_set.query_image(number) for number in range(12)} == {None}
 
 
 def test_triggers_are_products_that_ask_for_their_partners(
     tiny_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    corpus = read_corpus(tiny_pairs.parent, "dev", FIELDS, 32, stored=40)
-    asked = with_triggers(corpus, tiny_pairs)
-    assert "48 of 96 pairs used, left out: 48 of products that the corpus lacks" in (
+    catalogue, _ = read_split(tiny_pairs.parent, "dev", FIELDS, 32, stored=40)
+    asked = with_triggers(catalogue, tiny_pairs)
+    assert "48 of 96 pairs used, left out: 48 of products that the catalogue lacks" in (
         capsys.readouterr().out
     )
-    assert asked.product_ids == corpus.product_ids
     assert len(asked.queries) == 24
-    place = {product_id: number for number, product_id in enumerate(corpus.product_ids)}
+    place = {product_id: number for number, product_id in enumerate(catalogue.product_ids)}
     titles = {pair["item_id_1"]: pair["item_title_1"] for pair in lines_of(tiny_pairs)}
     for number, query in enumerate(asked.queries.to_dict("records")):
-        product = corpus.products[place[query["product_id"]]]
+        product = catalogue.products[place[query["product_id"]]]
         picture = asked.query_image(number)
         assert query["query_id"] == f"trigger/{product.product_id}"
         assert (query["query"], query["kind"]) == (titles[product.product_id], "decor")
@@ -392,10 +394,10 @@ def test_triggers_are_products_that_ask_for_their_partners(
 def test_pairs_of_other_products_are_an_error_that_counts_them(
     tiny_pairs: Path, tmp_path: Path
 ) -> None:
-    corpus = read_corpus(tiny_pairs.parent, "dev", FIELDS, 32)
+    catalogue, _ = read_split(tiny_pairs.parent, "dev", FIELDS, 32)
     path = write(tmp_path / "m.jsonl", pair("a", "b"), pair("dev.0", "b"), "{")
     with pytest.raises(TableError, match="0 of 3 pairs used, left out: 1 malformed row, 2 of prod"):
-        with_triggers(corpus, path)
+        with_triggers(catalogue, path)
 
 
 def test_what_is_left_out_at_a_quarter_is_left_out_at_half() -> None:
@@ -414,12 +416,12 @@ def test_what_is_left_out_at_a_quarter_is_left_out_at_half() -> None:
 
 
 def test_products_lose_one_modality_and_nothing_else(tiny_pairs: Path) -> None:
-    products = read_corpus(tiny_pairs.parent, "dev", FIELDS, 32).products
+    products = read_split(tiny_pairs.parent, "dev", FIELDS, 32)[0].products
     changed = 0
     for number in range(24):
         whole = products[number]
-        textless = Without(products, "text", 0.5)[number]
-        blind = Without(products, "image", 0.5)[number]
+        textless = DropModality(products, "text", 0.5)[number]
+        blind = DropModality(products, "image", 0.5)[number]
         lost = is_left_out(whole.product_id, 0.5)
         changed += lost
         assert textless.text == ("" if lost else whole.text)
@@ -429,5 +431,5 @@ def test_products_lose_one_modality_and_nothing_else(tiny_pairs: Path) -> None:
             assert as_bytes(sample.image) == as_bytes(expected)
             assert sample.product_id == whole.product_id
     assert 4 < changed < 20
-    nothing = Without(Without(products, "text", 1.0), "image", 1.0)[0]
+    nothing = DropModality(DropModality(products, "text", 1.0), "image", 1.0)[0]
     assert (nothing.text, nothing.image) == ("", None)

@@ -136,7 +136,7 @@ def test_a_picture_outside_the_folder_is_rejected_and_the_text_stays(
     ]
 
 
-def test_bad_judgements_and_queries_are_rejected(tmp_path: Path) -> None:
+def test_bad_judgments_and_queries_are_rejected(tmp_path: Path) -> None:
     queries = QUERIES + "q2,again,dev,\nq3,,dev,\nq4,x,,\nq5,x,../up,\n"
     qrels = QRELS + (
         "q9,p1,1\nq1,p9,1\nq1,p1,1\nq1,p3,1\nq3,p3,1\n"
@@ -146,7 +146,7 @@ def test_bad_judgements_and_queries_are_rejected(tmp_path: Path) -> None:
     assert sorted(reasons(tables)) == [
         ("qrels.csv", 5, "q9 p1", "unknown query"),
         ("qrels.csv", 6, "q1 p9", "unknown product"),
-        ("qrels.csv", 7, "q1 p1", "duplicate judgement"),
+        ("qrels.csv", 7, "q1 p1", "duplicate judgment"),
         ("qrels.csv", 8, "q1 p3", "crosses splits"),
         ("qrels.csv", 9, "q3 p3", "unknown query"),
         *(("qrels.csv", row, "q2 p3", "bad grade") for row in range(10, 15)),
@@ -199,7 +199,7 @@ def test_pictures_may_lie_in_another_folder(tmp_path: Path) -> None:
     assert [reject.reason for reject in tables.rejects] == ["picture outside folder"]
 
 
-def test_further_columns_of_the_judgements_are_grades(tmp_path: Path) -> None:
+def test_further_columns_of_the_judgments_are_grades(tmp_path: Path) -> None:
     qrels = "query_id,desirability,product_id,relevance\nq1,0.5,p1,2\nq2,3,p3,1\n"
     tables = read_tables(folder(tmp_path, products=PRODUCTS, queries=QUERIES, qrels=qrels))
     assert tables.grades == ["relevance", "desirability"]
@@ -260,7 +260,7 @@ def test_a_log_has_a_product_per_title_and_grades_from_zero(tmp_path: Path) -> N
         ["lamp", "dev"],
     ]
     assert {(reject.row, reject.reason) for reject in tables.rejects} == {
-        (5, "duplicate judgement"),
+        (5, "duplicate judgment"),
         (6, "crosses splits"),
         (7, "empty query"),
         (8, "no text and no picture"),

@@ -1,4 +1,4 @@
-"""What is watched while training survives odd corpora: kinds without judgements, missing views."""
+"""What is watched while training survives odd corpora: kinds without judgments, missing views."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from beyond_text.config.load import load_config
 from beyond_text.metrics.history import read_history, report, save_history
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.checkpoint import load_model
-from beyond_text.retrieval.catalogue import read_corpus
 from beyond_text.retrieval.panel import AMBER, GREEN, GREY, panel_of
+from beyond_text.retrieval.read_split import read_split
 from beyond_text.train import train
 from beyond_text.training.averaging import Averaging, averaged
 from beyond_text.training.callbacks import Retrieval
@@ -38,14 +38,16 @@ def test_history_is_read_back_in_order_and_empty_where_there_is_none(tmp_path: P
 
 
 def test_panel_frames_right_products_by_grade(tiny_shards: Path) -> None:
-    corpus = read_corpus(tiny_shards, "dev", ["title"], 32)
-    first = corpus.queries["query_id"].iloc[0]
-    grade = corpus.qrels[corpus.qrels["query_id"] == first].set_index("product_id")["relevance"]
+    catalogue, query_set = read_split(tiny_shards, "dev", ["title"], 32)
+    first = query_set.queries["query_id"].iloc[0]
+    grade = query_set.qrels[query_set.qrels["query_id"] == first].set_index("product_id")[
+        "relevance"
+    ]
     exact, partial = (list(grade.index[grade == value]) for value in (2, 1))
-    wrong = [name for name in corpus.product_ids if name not in grade.index]
+    wrong = [name for name in catalogue.product_ids if name not in grade.index]
     shown = [exact[0], partial[0], wrong[0]]
     ranking = Ranking([first], [shown], np.array([[3, 2, 1]], dtype=np.float32))
-    picture = panel_of(corpus, ranking, queries=1, top=3)
+    picture = panel_of(catalogue, query_set, ranking, queries=1, top=3)
     assert picture.dtype == np.uint8
     row = picture[6 + 56]
     for number, colour in enumerate((GREEN, AMBER, GREY)):
@@ -56,23 +58,27 @@ def test_panel_frames_right_products_by_grade(tiny_shards: Path) -> None:
 def test_panel_shows_the_queries_of_the_ranking_also_those_that_are_a_picture(
     tiny_shards: Path,
 ) -> None:
-    corpus = read_corpus(tiny_shards, "dev", ["title"], 32)
-    asked = list(corpus.queries["query_id"])
-    products = [corpus.product_ids[:3]]
+    catalogue, query_set = read_split(tiny_shards, "dev", ["title"], 32)
+    asked = list(query_set.queries["query_id"])
+    products = [catalogue.product_ids[:3]]
 
     def panel(queries: pd.DataFrame, query_id: str) -> np.ndarray:
         ranking = Ranking([query_id], products, np.array([[3, 2, 1]], dtype=np.float32))
-        return panel_of(corpus._replace(queries=queries), ranking, queries=1, top=3)
+        return panel_of(catalogue, query_set._replace(queries=queries), ranking, queries=1, top=3)
 
     # By its id, wherever the query stands in the table.
-    assert np.array_equal(panel(corpus.queries, asked[5]), panel(corpus.queries[::-1], asked[5]))
-    assert not np.array_equal(panel(corpus.queries, asked[5]), panel(corpus.queries, asked[4]))
-    mute = corpus.queries.assign(query="")
-    said = corpus.queries.assign(query="(a picture)")
+    assert np.array_equal(
+        panel(query_set.queries, asked[5]), panel(query_set.queries[::-1], asked[5])
+    )
+    assert not np.array_equal(
+        panel(query_set.queries, asked[5]), panel(query_set.queries, asked[4])
+    )
+    mute = query_set.queries.assign(query="")
+    said = query_set.queries.assign(query="(a picture)")
     assert np.array_equal(panel(mute, asked[0]), panel(said, asked[0]))
 
 
-def test_kinds_without_judgements_and_products_without_pictures_do_not_stop_a_run(
+def test_kinds_without_judgments_and_products_without_pictures_do_not_stop_a_run(
     tiny_tables: Path, tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     tables = tmp_path / "tables"

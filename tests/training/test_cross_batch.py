@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from beyond_text.config.views import PRODUCT
-from beyond_text.shards.batch import Judged
-from beyond_text.training.cross_batch import Candidates, CrossBatchMemory, joined
+from beyond_text.shards.batch import Qrels
+from beyond_text.training.cross_batch import Candidates, CrossBatchMemory, concatenate
 from tests.training.test_module import (
     GAINS,
     PRODUCT_KEY,
@@ -19,14 +19,14 @@ from tests.training.test_module import (
 )
 
 
-def remembered(memory: CrossBatchMemory) -> tuple[Candidates, list[Judged]]:
+def remembered(memory: CrossBatchMemory) -> tuple[Candidates, list[Qrels]]:
     entries = list(memory)
-    return joined([candidates for candidates, _ in entries]), [judged for _, judged in entries]
+    return concatenate([candidates for candidates, _ in entries]), [judged for _, judged in entries]
 
 
 def test_the_first_row_of_each_product_is_kept_with_what_is_judged_of_it() -> None:
     memory, embeddings = CrossBatchMemory(ROWS), some_embeddings()
-    memory.add(some_batch(), embeddings, turns=2)
+    memory.add(some_batch(), embeddings, queries_per_product=2)
     candidates, (judged,) = remembered(memory)
     assert candidates.product_key.tolist() == PRODUCT_KEY[::2]
     assert candidates.text_key.tolist() == TEXT_KEY[::2]
@@ -35,7 +35,7 @@ def test_the_first_row_of_each_product_is_kept_with_what_is_judged_of_it() -> No
         assert candidates.vectors[view].equal(embeddings.vectors[view][::2])
         assert candidates.present[view].equal(embeddings.present[view][::2])
     found = dict(
-        zip(zip(judged.query_key.tolist(), judged.row.tolist(), strict=True), judged.gain.tolist(),
+        zip(zip(judged.query.tolist(), judged.product.tolist(), strict=True), judged.gain.tolist(),
             strict=True)
     )  # fmt: skip
     assert found == {(key, row // 2): gain for (key, row), gain in GAINS.items() if row % 2 == 0}
@@ -45,19 +45,19 @@ def test_the_oldest_batches_make_room_and_too_large_ones_are_not_remembered() ->
     memory = CrossBatchMemory(2 * ROWS + 1)
     for number in range(4):
         batch = some_batch()._replace(text_key=torch.full((ROWS,), number))
-        memory.add(batch, some_embeddings(), turns=1)
+        memory.add(batch, some_embeddings(), queries_per_product=1)
     assert memory.rows == 2 * ROWS
     assert remembered(memory)[0].text_key.tolist() == [2] * ROWS + [3] * ROWS
     small = CrossBatchMemory(ROWS - 1)
-    small.add(some_batch(), some_embeddings(), turns=1)
+    small.add(some_batch(), some_embeddings(), queries_per_product=1)
     assert small.rows == 0
 
 
 def test_a_checkpoint_brings_back_the_same_memory(tmp_path: Path) -> None:
     memory, other = CrossBatchMemory(2 * ROWS), CrossBatchMemory(2 * ROWS)
     for _ in range(2):
-        memory.add(some_batch(), some_embeddings(), turns=1)
-    other.add(some_batch(), some_embeddings(), turns=1)
+        memory.add(some_batch(), some_embeddings(), queries_per_product=1)
+    other.add(some_batch(), some_embeddings(), queries_per_product=1)
     torch.save(memory.state(), tmp_path / "state")
     other.load(torch.load(tmp_path / "state", weights_only=True))
     (candidates, judged), (again, judged_again) = remembered(memory), remembered(other)

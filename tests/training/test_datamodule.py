@@ -12,10 +12,10 @@ from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.evaluation.ladder import with_batches
 from beyond_text.models.settings import settings_of
-from beyond_text.shards.batch import Draw
+from beyond_text.shards.batch import SampleIndex
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import Products
-from beyond_text.shards.sources import expected_batches, usable_sources
+from beyond_text.shards.sources import expected_batches, supplies_of
 from beyond_text.shards.split import Split
 from beyond_text.train import train
 from beyond_text.training.datamodule import ShardData
@@ -50,10 +50,10 @@ def test_queries_of_text_alone_feed_the_objectives_of_triggers(
     sources: dict[str, Path], name: str, capsys: pytest.CaptureFixture
 ) -> None:
     config = settings(sources, "shop pairs bare", f"losses.{name}=1")
-    assert list(usable_sources(config)) == ["shop", "pairs"]
+    assert list(supplies_of(config)) == ["shop", "pairs"]
     assert "bare sits this stage out: no query in it" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=f"losses {name} .* each needs image and query and text"):
-        usable_sources(settings(sources, "bare", f"losses.{name}=1"))
+        supplies_of(settings(sources, "bare", f"losses.{name}=1"))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_source_meant_for_some_losses_feeds_these_and_no_others(
         ("query_image", {"shop": "query_image"}),
     ):
         given = [f"losses.{name}=1" for name in losses.split()]
-        found = usable_sources(settings(sources, "shop pairs bare", *meant, *given))
+        found = supplies_of(settings(sources, "shop pairs bare", *meant, *given))
         assert {name: " ".join(feed.losses) for name, feed in found.items()} == expected
     written = capsys.readouterr().err
     assert "bare sits this stage out: not meant for query_image" in written
@@ -108,14 +108,14 @@ def test_a_loss_that_no_source_is_meant_for_is_an_error(sources: dict[str, Path]
     with pytest.raises(
         ConfigError, match=r"losses query_text \(sources: shop\); each needs query "
     ):
-        usable_sources(config)
+        supplies_of(config)
 
 
 def test_a_batch_names_the_losses_that_its_source_feeds(sources: dict[str, Path]) -> None:
     splits = [Split(sources[name], "train", ["title"]) for name in ("shop", "bare")]
     products = Products(splits, 0, None, [("text_image", "query_text"), ("text_image",)])
     collate = Collate(tiny_tokenizer(), 16, fixed_length=False, picture_size=32)
-    shop, bare = products[Draw(0, 3, 0)], products[Draw(1, 3, 0)]
+    shop, bare = products[SampleIndex(0, 3, 0)], products[SampleIndex(1, 3, 0)]
     assert collate([shop, shop]).losses == ("text_image", "query_text")
     assert collate(["unreadable", bare]).losses == ("text_image",)
     assert collate(["unreadable"]).losses == ()

@@ -29,10 +29,11 @@ STEPS = 6
 RECORDER = """
 import sys
 import torch
-from beyond_text.config import load_config
-from beyond_text.datamodule import ShardData
-from beyond_text.module import ContrastiveModule
-from beyond_text.train import build, make_trainer
+from beyond_text.config.load import load_config
+from beyond_text.training.build import build
+from beyond_text.training.datamodule import ShardData
+from beyond_text.training.module import ContrastiveModule
+from beyond_text.training.trainer import make_trainer
 
 class Recorder(ContrastiveModule):
     def training_step(self, batch, batch_idx):

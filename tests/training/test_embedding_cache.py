@@ -18,7 +18,7 @@ from beyond_text.models.towers import ImageTower, TextTower, Tower
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.shards.manifest import ShardError
 from beyond_text.train import train
-from beyond_text.training.embedding_cache import Outputs, keys_of, record_of
+from beyond_text.training.embedding_cache import CachedEmbeddings, keys_of, record_of
 from data_prep.shards import build_shards
 from tests.tiny import some_pictures, some_tokens
 
@@ -72,7 +72,7 @@ def test_the_tower_runs_for_what_no_file_holds(tmp_path: Path) -> None:
     ids, mask = some_tokens()
     parts = [slice(0, 10), slice(10, 10), slice(5, 30)]
     files = [write(tmp_path / str(p), ids[p], mask[p]) for p in parts]
-    outputs, tower = Outputs(files, 2), Doubling()
+    outputs, tower = CachedEmbeddings(files, 2), Doubling()
     tower.known = outputs
     assert torch.equal(tower.pooled(ids.flip(0), mask.flip(0)), 2.0 * ids.flip(0)[:, :2])
     assert tower.given == len(ids) - 30
@@ -80,14 +80,14 @@ def test_the_tower_runs_for_what_no_file_holds(tmp_path: Path) -> None:
     assert tower.pooled(ids[:0], mask[:0]).shape == (0, 2)
     assert tower.given == len(ids) - 30
     # Nothing is held of nothing.
-    assert not Outputs([], 2).find(keys_of((ids, mask)))[1].any()
+    assert not CachedEmbeddings([], 2).find(keys_of((ids, mask)))[1].any()
 
 
 def test_a_file_cut_short_is_refused_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "x.outputs", *some_tokens())
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ShardError, match=r"x\.outputs: damaged: 639 bytes .* of 16; delete it"):
-        Outputs([path], 2)
+        CachedEmbeddings([path], 2)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_frozen_towers_run_once_for_all_runs(
     more: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("beyond_text.frozen.BATCH", 8)
+    monkeypatch.setattr("beyond_text.training.embedding_cache.BATCH", 8)
     more = ["data.augment=false", "data.queries_per_product=2", *more]
     without = run(tiny_settings, tmp_path / "without", *more)
     assert counted["image"] > 40
@@ -228,7 +228,7 @@ def test_a_computation_that_fails_leaves_no_file(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("beyond_text.frozen._records", fail)
+        patch.setattr("beyond_text.training.embedding_cache._records", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             run(tiny_settings, tmp_path / "run", f"cache={cache}")
     assert list(cache.iterdir()) == []

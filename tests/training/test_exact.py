@@ -32,8 +32,8 @@ from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
 from beyond_text.models.checkpoint import CheckpointError
 from beyond_text.models.settings import settings_of
-from beyond_text.shards.batch import Batch, Draw
-from beyond_text.shards.sampler import BatchPlan
+from beyond_text.shards.batch import Batch, SampleIndex
+from beyond_text.shards.sampler import BatchSampler
 from beyond_text.training.checkpoints import Origin, read_origin, write_checkpoint
 from beyond_text.training.datamodule import ShardData
 from beyond_text.training.module import TrainingError
@@ -334,11 +334,11 @@ def test_any_number_of_workers_gives_the_same_batches_of_several_sources(
 def test_the_order_of_a_source_is_decided_by_seed_and_epoch_alone() -> None:
     def order(
         seed: int, batch_size: int, processes: int, others: int, share: float
-    ) -> list[tuple[Draw, ...]]:
+    ) -> list[tuple[SampleIndex, ...]]:
         """The first source's first three epochs."""
         sizes, shares = [[7, 7, 3, 7], *[[5, 6]] * others], [share, *[1.0] * others]
         parts = [
-            BatchPlan(sizes, shares, batch_size, 400, seed, rank, processes)
+            BatchSampler(sizes, shares, batch_size, 400, seed, rank, processes)
             for rank in range(processes)
         ]
         draws = [

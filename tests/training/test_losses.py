@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.views import View
-from beyond_text.shards.batch import OWN, Judged
+from beyond_text.shards.batch import SELF_MATCH, Qrels
 from beyond_text.training import losses
 from beyond_text.training.loss_weights import LossWeights
 from beyond_text.training.losses import LOSSES, chance_level, info_nce, ranked_nce, sigmoid
@@ -65,7 +65,7 @@ def graded_case(rows: int = 7, seed: int = 0, missing: bool = True, own: bool = 
     relevance[0] = 0
     relevance[1, -1] = 1
     if own:
-        relevance[[0, 1, 2, 5, 6], [1, 0, 2, 5, 2]] = OWN
+        relevance[[0, 1, 2, 5, 6], [1, 0, 2, 5, 2]] = SELF_MATCH
     has_anchor, has_candidate = (torch.ones(rows, dtype=torch.bool) for _ in range(2))
     if missing:
         has_anchor[3] = has_candidate[4] = has_candidate[3] = False
@@ -335,9 +335,9 @@ def test_the_bias_moves_only_the_sigmoid() -> None:
     assert sigmoid(*case._replace(bias=torch.tensor(5.0))) != sigmoid(*case)
 
 
-def judged_from(entries: list[tuple[int, int, float]]) -> Judged:
+def judged_from(entries: list[tuple[int, int, float]]) -> Qrels:
     keys, rows, grades = zip(*entries, strict=True) if entries else ((), (), ())
-    return Judged(
+    return Qrels(
         torch.tensor(keys, dtype=torch.long),
         torch.tensor(rows, dtype=torch.long),
         torch.tensor(grades, dtype=torch.float32),
@@ -349,23 +349,23 @@ KEYS = st.sampled_from([-(2**63), -7, 0, 3, 2**63 - 1])
 
 @given(
     query_key=st.lists(KEYS, min_size=1, max_size=6),
-    judgements=st.dictionaries(
-        st.tuples(KEYS, st.integers(0, 5)), st.sampled_from([OWN, 0.25, 0.5, 1])
+    judgments=st.dictionaries(
+        st.tuples(KEYS, st.integers(0, 5)), st.sampled_from([SELF_MATCH, 0.25, 0.5, 1])
     ),
 )
 @settings(max_examples=60, deadline=None)
 def test_relevance_matrix_is_the_lookup_of_query_and_row(
-    query_key: list[int], judgements: dict[tuple[int, int], float]
+    query_key: list[int], judgments: dict[tuple[int, int], float]
 ) -> None:
-    judged = judged_from([(key, row, grade) for (key, row), grade in judgements.items()])
-    expected = [[judgements.get((key, row), 0.0) for row in range(6)] for key in query_key]
+    judged = judged_from([(key, row, grade) for (key, row), grade in judgments.items()])
+    expected = [[judgments.get((key, row), 0.0) for row in range(6)] for key in query_key]
     found = relevance_matrix(torch.tensor(query_key), judged, 6)
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
 @given(
     key=st.lists(KEYS, min_size=1, max_size=6),
-    grades=st.lists(st.sampled_from([OWN, 0.0, 0.5, 1.0]), min_size=12, max_size=12),
+    grades=st.lists(st.sampled_from([SELF_MATCH, 0.0, 0.5, 1.0]), min_size=12, max_size=12),
 )
 @settings(max_examples=100, deadline=None)
 def test_candidates_of_equal_key_share_the_best_relevance_among_them(
@@ -379,7 +379,7 @@ def test_candidates_of_equal_key_share_the_best_relevance_among_them(
 
 def slow_sharing(relevance: list[list[float]], key: list[int]) -> list[list[float]]:
     """A match goes before the query's own product, and that before what is not judged."""
-    order = [0.0, OWN]
+    order = [0.0, SELF_MATCH]
     return [
         [
             max(
@@ -453,8 +453,8 @@ def some_scene(seed: int, rows: int = 13) -> Scene:
         present[fused] = present[text] | present[image]
     relevance = torch.rand(rows, rows, generator=random)
     relevance[torch.rand(rows, rows, generator=random) < 0.7] = 0
-    relevance[torch.rand(rows, rows, generator=random) < 0.1] = OWN
-    relevance[0, :3] = torch.tensor([1.0, 0.0, OWN])
+    relevance[torch.rand(rows, rows, generator=random) < 0.1] = SELF_MATCH
+    relevance[0, :3] = torch.tensor([1.0, 0.0, SELF_MATCH])
     product, text, query = (torch.arange(rows) for _ in range(3))
     product[3], text[3], text[5], query[7] = 2, 2, 4, 6
     return Scene(vectors, present, relevance, Keys(query, product, text), torch.tensor(0.3))
@@ -487,7 +487,7 @@ def harder_half(row: list[Tensor], grades: list[float]) -> list[float]:
     negatives = [j for j, grade in enumerate(grades) if grade == 0]
     ranked = sorted(negatives, key=lambda j: -row[j].item())
     easy = ranked[math.ceil(len(negatives) / 2) :]
-    return [OWN if j in easy else grade for j, grade in enumerate(grades)]
+    return [SELF_MATCH if j in easy else grade for j, grade in enumerate(grades)]
 
 
 def slow_symmetric(
@@ -676,15 +676,15 @@ def test_text_only_triggers_leave_the_image_part_of_imcl_at_zero() -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("absent", ["triggers", "products", "views", "judgements"])
+@pytest.mark.parametrize("absent", ["triggers", "products", "views", "judgments"])
 def test_an_objective_of_nothing_is_zero_and_its_gradients_are_finite(
     name: str, absent: str
 ) -> None:
     scene = some_scene(4)
     taken = {"triggers": ITEMS[1], "products": ITEMS[0], "views": (*ITEMS[0], *ITEMS[1])}
     scene = scene.without(*taken.get(absent, ()))
-    if absent == "judgements":
-        scene = scene._replace(relevance=torch.full_like(scene.relevance, OWN))
+    if absent == "judgments":
+        scene = scene._replace(relevance=torch.full_like(scene.relevance, SELF_MATCH))
     value, gradients = objective_and_gradients(OBJECTIVES[name], scene)
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     # Items with both modalities are aligned whether or not anyone asks for them.
@@ -738,7 +738,7 @@ def test_clal_is_the_square_of_what_goes_beyond_the_slack() -> None:
         query=same, product=at(0.9, 0.8, 0.5), trigger_text=same, text=at(0.6, 0.8, 0.54)
     )
     assert clal(*scene).item() == pytest.approx((0.3 - 0.05) ** 2 / 3, rel=1e-5)
-    own = scene._replace(relevance=torch.tensor([[OWN, 0.0, 0.0], [0.0] * 3, [0.0] * 3]))
+    own = scene._replace(relevance=torch.tensor([[SELF_MATCH, 0.0, 0.0], [0.0] * 3, [0.0] * 3]))
     assert clal(*own).item() == 0
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from beyond_text.config.settings import Config, Data, LearningRates, Losses
 from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, View
-from beyond_text.shards.batch import OWN, Batch, Embeddings, Judged, Tokens
+from beyond_text.shards.batch import SELF_MATCH, Batch, Embeddings, Qrels, Tokens
 from beyond_text.training.losses import LOSSES
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.relevance import Keys
@@ -26,7 +26,15 @@ ROWS = 8
 QUERY_KEY = [0, 1, 2, 3, 4, 5, 6, 6]
 PRODUCT_KEY = [10, 11, 12, 12, 14, 15, 16, 17]
 TEXT_KEY = [20, 21, 22, 22, 24, 24, 26, 27]
-GAINS = {(0, 0): 1.0, (0, 3): 0.5, (1, 4): 0.25, (2, 0): OWN, (3, 5): OWN, (5, 4): OWN, (6, 6): 1.0}
+GAINS = {
+    (0, 0): 1.0,
+    (0, 3): 0.5,
+    (1, 4): 0.25,
+    (2, 0): SELF_MATCH,
+    (3, 5): SELF_MATCH,
+    (5, 4): SELF_MATCH,
+    (6, 6): 1.0,
+}
 
 
 def some_module(folder: Path, **settings: object) -> ContrastiveModule:
@@ -63,7 +71,7 @@ def some_batch(query_pictures: bool = True) -> Batch:
         image=some_pictures(11),
         image_row=torch.where(every == 2, -1, every),
         query_image_row=shown if query_pictures else torch.full((ROWS,), -1),
-        judged=Judged(torch.tensor(keys), torch.tensor(rows), torch.tensor(gains)),
+        qrels=Qrels(torch.tensor(keys), torch.tensor(rows), torch.tensor(gains)),
         losses=tuple(OBJECTIVE_VIEWS),
         skipped=[],
     )
@@ -76,15 +84,15 @@ def some_embeddings(seed: int = 0) -> Embeddings:
     return Embeddings(vectors, {v: torch.rand(ROWS, generator=random) < 0.8 for v in views})
 
 
-def by_hand(equal_texts: bool, turns: int = 1) -> Tensor:
+def by_hand(equal_texts: bool, queries_per_product: int = 1) -> Tensor:
     """relevance[i, j] by looking up the ids; the best of equal texts where these are shared.
 
-    Of products of `turns` rows each, the first row stands for all.
+    Of products of `queries_per_product` rows each, the first row stands for all.
     """
     found = torch.zeros(ROWS, ROWS)
     for i, key in enumerate(QUERY_KEY):
         for j in range(ROWS):
-            same = [k for k in range(0, ROWS, turns) if TEXT_KEY[k] == TEXT_KEY[j]]
+            same = [k for k in range(0, ROWS, queries_per_product) if TEXT_KEY[k] == TEXT_KEY[j]]
             twins = same if equal_texts else [j]
             gains = [GAINS.get((key, k), 0.0) for k in twins] or [0.0]
             found[i, j] = max(gains) if max(gains) > 0 else min(gains)
@@ -135,7 +143,7 @@ def test_remembered_products_are_further_candidates_without_gradient(folder: Pat
     now, before = some_embeddings(), some_embeddings(seed=1)
     alone = module.losses(some_batch(), now)
     older = {view: vector.requires_grad_() for view, vector in before.vectors.items()}
-    module.memory.add(some_batch(), Embeddings(older, before.present), turns=1)
+    module.memory.add(some_batch(), Embeddings(older, before.present), queries_per_product=1)
     newer = {view: vector.requires_grad_() for view, vector in now.vectors.items()}
     found = module.losses(some_batch(), Embeddings(newer, now.present))
     relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
@@ -168,7 +176,7 @@ def test_a_product_with_several_rows_is_a_candidate_once(folder: Path) -> None:
     vectors, present = embeddings
     relevance = {
         "text_image": twins()[::2, ::2],
-        "query_text": by_hand(equal_texts=True, turns=2)[:, ::2],
+        "query_text": by_hand(equal_texts=True, queries_per_product=2)[:, ::2],
     }
     for name, (anchor, candidate) in PAIRS.items():
         asking = slice(None, None, 2 if name == "text_image" else 1)

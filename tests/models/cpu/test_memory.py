@@ -13,7 +13,7 @@ glibc = pytest.mark.skipif(
 )
 PAGES = """
 import resource, torch
-from beyond_text.memory import keep_freed_memory
+from beyond_text.models.cpu.memory import keep_freed_memory
 {call}
 def step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -36,7 +36,7 @@ def pages_of_a_step(call: str) -> int:
 RESIDENT = """
 import resource, torch
 from pathlib import Path
-from beyond_text.memory import give_back_freed_memory, keep_freed_memory
+from beyond_text.models.cpu.memory import give_back_freed_memory, keep_freed_memory
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 keep_freed_memory()
@@ -63,8 +63,8 @@ def test_a_step_takes_no_new_pages_for_what_the_one_before_freed() -> None:
 CHUNKED = """
 import resource, torch
 from pathlib import Path
-from beyond_text.chunks import CHUNKS_BETWEEN, in_chunks
-from beyond_text.memory import keep_freed_memory
+from beyond_text.models.chunks import CHUNKS_BETWEEN, in_chunks
+from beyond_text.models.cpu.memory import keep_freed_memory
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 keep_freed_memory()
