@@ -13,6 +13,8 @@ from beyond_text.config.load import load_config, to_yaml
 from beyond_text.metrics.history import read_history
 from beyond_text.train import train
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_ladder_is_trained_once_and_reported(
     tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture

@@ -37,6 +37,8 @@ from data_prep.rejects import BuildError
 from data_prep.shards import build_shards
 from tests.hostile import FIELDS, read_all
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:

@@ -28,6 +28,8 @@ from data_prep.shards import build_shards
 from tests import RECIPES
 from tests.hostile import sign
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("stage1", "stage2", "stage3")
 PRODUCT = ["losses.query_product=1"]
 

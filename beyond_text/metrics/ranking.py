@@ -5,7 +5,7 @@
 - Gain is 2^grade - 1; recall and reciprocal rank call a product relevant from grade 1 on.
 - A query with a positive judgment always counts, as 0 where the ranking does not hold it or
   holds nothing relevant. A query without a positive judgment has no metric: it is counted under
-  `queries_without_judgments` and left out of the means.
+  `queries_without_judgements` and left out of the means.
 - Order is trec_eval's: score descending, equal scores by product_id descending (code points).
 """
 
@@ -57,7 +57,7 @@ def retrieval_metrics(
     """Gives `{"all": block, kind: block, ...}` over all queries and over those of each kind.
 
     A block holds the means of the measures, `queries` (how many the means are over) and
-    `queries_without_judgments`, all for the grade column `relevance` (the first one where
+    `queries_without_judgements`, all for the grade column `relevance` (the first one where
     there is none of that name); each further grade column has a block of its own in it. A block
     over no query has the two counts only. Recall and mrr see no deeper than the ranking is.
 
@@ -237,5 +237,5 @@ def _values(
 def _means(values: pd.DataFrame, query_ids: pd.Index) -> dict[str, Any]:
     kept = values.loc[values.index.intersection(query_ids)]
     means = {name: float(mean) for name, mean in kept.mean().items()} if len(kept) else {}
-    counts = {"queries": len(kept), "queries_without_judgments": len(query_ids) - len(kept)}
+    counts = {"queries": len(kept), "queries_without_judgements": len(query_ids) - len(kept)}
     return means | counts

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from beyond_text.models.cpu.memory import give_back_freed_memory
 
 T = TypeVar("T")
+PRELOADED = ["tests.benchmarks.recipe", "tests.benchmarks.peers"]
 PACKAGES = (
     "torch",
     "torchvision",
@@ -59,7 +60,7 @@ _rounds: Iterator[Any]
 
 def _enter(contender: Callable[[], Iterator[Any]], start_method: str) -> None:
     global _rounds
-    # A spawned process would spawn its loaders as well.
+    # Another start method than the contender's own would be its loaders' too.
     multiprocessing.set_start_method(start_method, force=True)
     _rounds = contender()
 
@@ -79,7 +80,9 @@ def apart(contender: Callable[[], Iterator[T]]) -> Iterator[Iterator[T]]:
     What it leaves in memory, the peak that this has had, and the settings that it makes, then weigh
     on no other's rounds.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imported once for all contenders, by a process that does nothing else.
+    context.set_forkserver_preload(PRELOADED)
     arguments = contender, multiprocessing.get_start_method()
     with ProcessPoolExecutor(1, context, _enter, arguments) as process:
         yield (process.submit(_take_round).result() for _ in itertools.count())

@@ -27,6 +27,8 @@ from tests.benchmarks.recipe import Setting
 from tests.benchmarks.throughput import CONTENDERS, RATIOS, chosen, ratios_of
 from tests.benchmarks.towers import write_towers
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--batch", "8", "--warmup", "1", "--steps", "2", "--workers", "0", "--cores", "1"]
 ENCODER_SETTINGS = ("text_encoder.", "image_encoder.", "dim=", "fusion_rank=", "precision=")
 

@@ -88,7 +88,7 @@ def test_measures_of_the_callers_choice_replace_the_usual_ones() -> None:
     judged = frame(("q", "p1", 1), ("q", "p3", 2), ("q", "p4", 1))
     asked = {"recall@1": R(rel=1) @ 1, "recall of 2@3": R(rel=2) @ 3}
     block = retrieval_metrics(run, kinds(q="a"), judged, asked)["a"]
-    counts = {"queries": 1, "queries_without_judgments": 0}
+    counts = {"queries": 1, "queries_without_judgements": 0}
     assert block == pytest.approx({"recall@1": 1 / 3, "recall of 2@3": 1.0} | counts)
     usual = retrieval_metrics(run, kinds(q="a"), judged)["a"]
     assert set(usual) == {*MEASURES, *counts}
@@ -114,9 +114,9 @@ def test_a_query_with_nothing_found_counts_zero_and_one_without_judgments_is_cou
     run = ranking(["p1"], ["p2"], ["p1"], ["p1"], query_ids="right wrong unjudged zero")
     metrics = retrieval_metrics(run, queries, qrels)
     assert metrics["all"]["mrr"] == pytest.approx(1 / 3)
-    assert (metrics["all"]["queries"], metrics["all"]["queries_without_judgments"]) == (3, 2)
+    assert (metrics["all"]["queries"], metrics["all"]["queries_without_judgements"]) == (3, 2)
     assert (metrics["a"]["mrr"], metrics["a"]["queries"]) == (0.5, 2)
-    assert (metrics["b"]["mrr"], metrics["b"]["queries_without_judgments"]) == (0.0, 2)
+    assert (metrics["b"]["mrr"], metrics["b"]["queries_without_judgements"]) == (0.0, 2)
 
 
 def test_an_empty_ranking_scores_zero() -> None:
@@ -128,7 +128,7 @@ def test_an_empty_ranking_scores_zero() -> None:
 def test_a_kind_without_judgments_has_counts_and_no_metric() -> None:
     run = ranking(["p"], query_ids="q")
     metrics = retrieval_metrics(run, kinds(q="a", lone="b"), frame(("q", "p", 2)))
-    assert metrics["b"] == {"queries": 0, "queries_without_judgments": 1}
+    assert metrics["b"] == {"queries": 0, "queries_without_judgements": 1}
 
 
 def test_each_further_grade_column_has_its_own_block_and_its_own_queries() -> None:
