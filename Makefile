@@ -1,7 +1,8 @@
 # The whole recipe: `make stage1 stage2 stage3` from a fresh clone, `make test`, `make help`.
 #
 # Every result is a file that appears last and whole (a manifest, metrics.json, a stamp), so a
-# killed make goes on where it was, and nothing that is done is done again.
+# killed make goes on where it was, and nothing that is done is done again. Targets of make's end at
+# a space, so no path of a user's is one: recipes look for themselves what is older than its tables.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -19,80 +20,111 @@ PAIRS ?=
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-SHARDS := $(RUNS)/shards
-# Tables that change are packed again; a run begun with other shards then says so.
-ROWS := $(wildcard $(TABLES)/*.csv $(TABLES)/*.parquet $(TABLES)/*.jsonl)
+
+# Paths as the shell reads them, whatever is in them: a `$` is a `$`.
+quote = '$(subst ','\'',$(1))'
+python := $(call quote,$(value PYTHON))
+tables := $(call quote,$(value TABLES))
+runs := $(call quote,$(value RUNS))
+shards := $(runs)/shards
+# True where a file is not there, or a table is newer.
+stale = [ ! -e $(1) ] || [ -n "$$(find -L $(tables) -maxdepth 1 -newer $(1) \
+        \( -name '*.csv' -o -name '*.parquet' -o -name '*.jsonl' \) 2>/dev/null)" ]
+
 OVERLAYS := $(addprefix recipes/backbone/,$(addsuffix .yaml,$(BACKBONE))) \
             $(addprefix recipes/data/,$(addsuffix .yaml,$(DATA)))
-TRAIN = $(PY) -m beyond_text.train recipes/base.yaml $(OVERLAYS) recipes/$@.yaml run=$(RUNS)/$@ \
-        data.sources.tables.path=$(SHARDS) data.dev=$(SHARDS)
+TRAIN = $(PY) -m beyond_text.train recipes/base.yaml $(OVERLAYS) recipes/$@.yaml run=$(runs)/$@ \
+        data.sources.tables.path=$(shards) data.dev=$(shards)
 # One query a product: each brings a picture of its own.
-WITH_PAIRS = data.sources.pairs.path=$(RUNS)/pairs data.sources.pairs.weight=0.5 \
+WITH_PAIRS = data.sources.pairs.path=$(runs)/pairs data.sources.pairs.weight=0.5 \
              data.sources.pairs.queries_per_product=1
+
+# As many tests at a time as there are cores.
+TOGETHER := -n auto --dist worksteal
 
 # A tokenizer of each loader process has no use for threads of its own.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data stage1 stage2 stage3 uniecs test lint tensorboard clean
+.PHONY: help install data shards pairs stage1 stage2 stage3 uniecs test quick lint tensorboard clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo
 	@echo 'TABLES=folder  RUNS=folder  BACKBONE=name  DATA=name  PAIRS=1  ARGS="key=value ..."'
 
-install: $(VENV)/installed ## make .venv with everything in it
+# Any Python can run these; where one fails, its last line says why. Of pip its version comes last.
+IS_NEW := import sys; sys.version_info >= (3, 11) or sys.exit("Python %d.%d" % sys.version_info[:2])
+HAS_PIP := import importlib.metadata, sys; importlib.metadata.version("pip") or sys.exit("no pip")
 
-$(VENV)/installed: pyproject.toml
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet -e '.[encoders,test]'
-	touch $@
+# A finished environment that only lacks pip, as uv makes them, gets pip. Another unfit one is
+# removed, but not before PYTHON is known to make a new one; of a link only the link goes.
+install: ## make .venv with everything in it
+	@found=$$({ $(PY) -c '$(IS_NEW); $(HAS_PIP)' || { \
+	    $(PY) -c '$(IS_NEW)' && test -e $(VENV)/bin/activate && \
+	    $(PY) -m ensurepip && rm -f $(VENV)/installed; }; } 2>&1) && exit; \
+	given=$$($(python) -c '$(IS_NEW); import ensurepip, venv' 2>&1) || { \
+	    printf '%s cannot make %s: expected %s, got "%s"; try %s\n' $(python) $(VENV) \
+	    'Python 3.11 or newer with venv and ensurepip' "$${given##*$$'\n'}" \
+	    '`make PYTHON=python3.11 ...`, or on Debian `apt install python3-venv`' >&2; exit 1; }; \
+	if [ -e $(VENV) -o -L $(VENV) ]; then \
+	    printf '%s is made again: expected Python 3.11 or newer with pip, got "%s"\n' \
+	    $(VENV) "$${found##*$$'\n'}" >&2; fi; \
+	set -x; rm -rf $(VENV); $(python) -m venv $(VENV)
+	@if [ pyproject.toml -nt $(VENV)/installed ]; then set -ex; \
+	    $(PY) -m pip install --quiet --upgrade pip; \
+	    $(PY) -m pip install --quiet -e '.[encoders,test]'; \
+	    touch $(VENV)/installed; fi
 
-data: $(SHARDS)/manifest.json data/encoders/ready ## prepare the default encoders, and shards of TABLES
+data: data/encoders/ready shards ## prepare the default encoders, and shards of TABLES
 
-data/encoders/ready: data_prep/encoders.py | $(VENV)/installed
+data/encoders/ready: data_prep/encoders.py | install
 	$(PY) -m data_prep.encoders data/encoders
 	touch $@
 
-data/catalogue/qrels.csv: | $(VENV)/installed
+data/catalogue/qrels.csv: | install
 	$(PY) -m data_prep.catalogue data/catalogue
 
-ifeq ($(TABLES),data/catalogue)
-$(SHARDS)/manifest.json $(RUNS)/pairs.jsonl: data/catalogue/qrels.csv
+ifeq ($(value TABLES),data/catalogue)
+shards pairs: data/catalogue/qrels.csv
 endif
-$(SHARDS)/manifest.json: $(ROWS) | $(VENV)/installed
-	mkdir -p $(RUNS)
-	$(PY) -m data_prep.shards '$(TABLES)' $(SHARDS)
 
-$(RUNS)/pairs.jsonl: $(ROWS) | $(VENV)/installed
-	mkdir -p $(RUNS)
-	$(PY) -m data_prep.mbeer '$(TABLES)' $@
+# Tables that change are packed again; a run begun with other shards then says so.
+shards: install
+	@if $(call stale,$(shards)/manifest.json); then set -x; \
+	    $(PY) -m data_prep.shards $(tables) $(shards); fi
 
-$(RUNS)/pairs/manifest.json: $(RUNS)/pairs.jsonl | $(VENV)/installed
-	$(PY) -m data_prep.shards $< $(RUNS)/pairs --pictures '$(TABLES)'
+pairs: install
+	@if $(call stale,$(runs)/pairs.jsonl); then set -x; \
+	    $(PY) -m data_prep.mbeer $(tables) $(runs)/pairs.jsonl; fi
+	@if [ $(runs)/pairs.jsonl -nt $(runs)/pairs/manifest.json ]; then set -x; \
+	    $(PY) -m data_prep.shards $(runs)/pairs.jsonl $(runs)/pairs --pictures $(tables); fi
 
 stage1: data ## domain-adaptive pretraining: text to picture
-	$(TRAIN) $(ARGS)
+	$(TRAIN) $(value ARGS)
 
 stage2: stage1 ## query-to-text alignment
-	$(TRAIN) start=$(RUNS)/stage1 $(ARGS)
+	$(TRAIN) start=$(runs)/stage1 $(value ARGS)
 
-stage3: stage2 $(if $(PAIRS),$(RUNS)/pairs/manifest.json) ## query-to-image alignment and fusion
-	$(TRAIN) start=$(RUNS)/stage2 $(if $(PAIRS),$(WITH_PAIRS)) $(ARGS)
+stage3: stage2 $(if $(PAIRS),pairs) ## query-to-image alignment and fusion
+	$(TRAIN) start=$(runs)/stage2 $(if $(PAIRS),$(WITH_PAIRS)) $(value ARGS)
 
-uniecs: data $(RUNS)/pairs/manifest.json ## the second system, on queries and pairs of one design
-	$(TRAIN) $(WITH_PAIRS) $(ARGS)
+uniecs: data pairs ## the second system, on queries and pairs of one design
+	$(TRAIN) $(WITH_PAIRS) $(value ARGS)
 
 test: install ## run all tests
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests $(TOGETHER)
 
-lint: install ## ruff and mypy
+quick: install ## run the unit tests, in at most 90 seconds
+	$(PY) -m pytest tests -m "not slow" $(TOGETHER)
+
+lint: install ## ruff, mypy and import-linter
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy beyond_text data_prep
+	$(VENV)/bin/lint-imports
 
 tensorboard: install ## curves and pictures of all runs
-	$(VENV)/bin/tensorboard --logdir $(RUNS)
+	$(VENV)/bin/tensorboard --logdir $(runs)
 
-clean: ## remove runs and prepared data
+clean: ## remove the folders runs and data
 	rm -rf runs data

@@ -1,18 +1,18 @@
-"""Trains the rows of a ladder for equally many samples and says whether they differ.
+"""The command that trains the rows of a ladder for equally many samples and compares them.
 
     python -m beyond_text.ablate --fusion bilinear concat gated --seeds 0 1
     python -m beyond_text.ablate --curriculum --seeds 0 1
 
-A row is a chain of stages, each begun from the weights of the one before: with `--fusion` stage 3
-with each fusion, from START's weights; with `--curriculum` the chains of a file, from the untouched
-encoders; with `--ladder` the chains of a file, from START's weights. Settings are START's, then
-the recipe's, then the words of the command.
+A row is a chain of stages, each started from the weights of the one before. With `--fusion`, it is
+stage 3 with each fusion, from START's weights; with `--curriculum`, the chains of a file, from the
+untouched encoders; with `--ladder`, the chains of a file, from START's weights. Settings are
+START's, then the recipe's, then the words of the command.
 
-A cell is one row trained with one seed, in OUT/NAME-seedSEED, a chain in OUT/NAME-seedSEED/1-stage1
-and so on; chains that begin alike share the runs they begin with. A run is finished when it holds
-metrics.json, which training writes last; finished runs are reused, so a stopped ladder goes on
-where it was, and another row is one more cell. Nothing stale is reused: a run of other settings, or
-one begun from other weights, is an error.
+A cell is one row trained with one seed, in OUT/NAME-seedSEED; the stages of a chain are in
+OUT/NAME-seedSEED/1-stage1 and so on. Chains that begin alike share the runs they begin with. A run
+is finished when it holds metrics.json, which training writes last. Finished runs are reused, so a
+stopped ladder goes on where it was, and a further row trains only its own cells. Nothing stale is
+reused: a run of other settings, or one begun from other weights, is an error.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from beyond_text.evaluation.ladder import (
     CURRICULUM,
     STAGE3,
     Ladder,
-    check_untrained_fusion,
     check_chains,
+    check_untrained_fusion,
     fusion_rows,
     plan,
     read_rows,
@@ -44,20 +44,20 @@ def run_chains(chains: Sequence[Sequence[Config]]) -> None:
     """Trains the runs that are not finished, chain by chain.
 
     Raises:
-        ValueError: a run that cannot be trained, or whose training had to stop; names it.
+        ValueError: a run cannot be trained, or its training had to stop; names the run.
     """
     for number, chain in enumerate(chains, start=1):
-        for place, config in enumerate(chain, start=1):
+        for position, config in enumerate(chain, start=1):
             finished = (Path(config.run) / METRICS).exists()
-            where = f"stage {place} of {len(chain)}, {config.total_steps} steps"
+            stage = f"stage {position} of {len(chain)}, {config.total_steps} steps"
             action = "reused" if finished else "training"
-            print(f"[{number}/{len(chains)}] {config.run}, {where}: {action}", flush=True)
+            print(f"[{number}/{len(chains)}] {config.run}, {stage}: {action}", flush=True)
             if not finished:
                 _train(config)
 
 
 def _train(config: Config) -> None:
-    # A finished ladder is reported without loading the training libraries.
+    # Imported here, so that a finished ladder is reported without loading `beyond_text.train`.
     from beyond_text.train import train
     from beyond_text.training.module import TrainingError
 
@@ -89,7 +89,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="the stage that --fusion trains; default: stage3.yaml")
     # fmt: on
     add("overrides", nargs="*", metavar="key=value", help="settings of every stage")
-    # Set apart first, or the options that take several words would swallow them.
+    # Taken out first: the options that take several words would swallow them.
     words = list(sys.argv[1:] if argv is None else argv)
     overrides = [word for word in words if re.match(r"\w[\w.]*=", word)]
     arguments = parser.parse_args([word for word in words if word not in overrides])
@@ -101,49 +101,50 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("nothing to compare: give --fusion, --curriculum or --ladder")
     try:
         arguments.seeds = [int(seed) for seed in _split(arguments.seeds)]
-        asked = arguments.curriculum_seeds
-        arguments.curriculum_seeds = [int(s) for s in _split(asked)] if asked else arguments.seeds
+        own = arguments.curriculum_seeds
+        arguments.curriculum_seeds = [int(s) for s in _split(own)] if own else arguments.seeds
     except ValueError as error:
         parser.error(f"seeds: expected whole numbers: {error}")
     return arguments
 
 
 def _split(words: Sequence[str]) -> list[str]:
+    """Splits words at commas."""
     return [part for word in words for part in word.split(",") if part]
 
 
-def ladders_of(asked: argparse.Namespace) -> list[Ladder]:
-    """Gives the ladders that a command asks for.
+def ladders_of(arguments: argparse.Namespace) -> list[Ladder]:
+    """Returns the ladders of a command line.
 
     Raises:
-        ValueError: an unknown fusion, a start that has trained one, or a file without rows.
+        ValueError: an unknown fusion, a start that has trained its fusion, or a file without rows.
     """
     ladders = []
-    if asked.fusion:
-        rows = fusion_rows(asked.fusion, asked.recipe)
-        check_untrained_fusion(asked.start)
-        ladders.append(Ladder("fusion", rows, asked.seeds, asked.start))
-    if asked.ladder:
-        rows = read_rows(asked.ladder)
-        ladders.append(Ladder(asked.ladder.stem, rows, asked.seeds, asked.start))
-    if asked.curriculum:
-        rows = read_rows(asked.curriculum)
-        ladders.append(Ladder("curriculum", rows, asked.curriculum_seeds, None))
+    if arguments.fusion:
+        rows = fusion_rows(arguments.fusion, arguments.recipe)
+        check_untrained_fusion(arguments.start)
+        ladders.append(Ladder("fusion", rows, arguments.seeds, arguments.start))
+    if arguments.ladder:
+        rows = read_rows(arguments.ladder)
+        ladders.append(Ladder(arguments.ladder.stem, rows, arguments.seeds, arguments.start))
+    if arguments.curriculum:
+        rows = read_rows(arguments.curriculum)
+        ladders.append(Ladder("curriculum", rows, arguments.curriculum_seeds, None))
     return ladders
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; a mistake in the request is told before anything is trained."""
-    asked = parse(argv)
+    """Runs the command; mistakes in it are reported before anything is trained."""
+    arguments = parse(argv)
+    settings, out = arguments.start / "config.yaml", arguments.out
     try:
-        ladders = ladders_of(asked)
-        cells = plan(ladders, asked.start / "config.yaml", asked.overrides, asked.out)
+        cells = plan(ladders_of(arguments), settings, arguments.overrides, out)
         chains = list(cells.values())
         check_chains(chains)
         run_chains(chains)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"ablate: {error}") from error
-    print(write_report(summarise(list(cells), asked.measure), asked.out))
+    print(write_report(summarise(list(cells), arguments.measure), out))
 
 
 if __name__ == "__main__":

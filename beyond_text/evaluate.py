@@ -1,13 +1,13 @@
 """The command that measures a finished run: `python -m beyond_text.evaluate RUN --tables TABLES`.
 
-The model comes from the run folder alone. Writes metrics.json, run.trec and qrels.trec; the search
-is exact, over all products of the split. Of one run or several,
+It needs only the run folder and a folder of tables or shards. It searches all products of the split
+exactly and writes metrics.json, run.trec and qrels.trec. With one run or several,
 
     python -m beyond_text.evaluate RUN [RUN ...] --tables TABLES --out OUT --scenarios [PAIRS.jsonl]
     python -m beyond_text.evaluate RUN [RUN ...] --tables TABLES --out OUT --missing
 
-writes NAME.json, NAME.md and NAME.png with the nine scenarios (of the queries of TABLES, or of
-pairs of its products), or with shares of pictures and texts removed.
+it writes NAME.json, NAME.md and NAME.png: `scenarios` are the nine scenarios of UniECS, for the
+queries of TABLES or for pairs of its products; `missing` removes shares of pictures and of texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from beyond_text.evaluation.compare import compare
 from beyond_text.metrics.ranking import retrieval_metrics
 from beyond_text.metrics.results import Metrics, write_results
 from beyond_text.retrieval.ranking import rank
-from beyond_text.retrieval.run import load_run, loader_workers, split_for
+from beyond_text.retrieval.run import load_run, split_for
 from beyond_text.tables.layouts import TableError
 
 SHOWN = ("ndcg@1", "ndcg@10", "recall@10", "recall@100", "mrr")
@@ -33,7 +33,7 @@ PRODUCT_VIEWS: tuple[View, ...] = ("product", "text", "image")
 
 
 def show(title: str, rows: dict[str, Metrics], measures: tuple[str, ...] = SHOWN) -> None:
-    """Prints a row a name and kind of query, a column a measure."""
+    """Prints a table with a row for each name and kind of query, and a column for each measure."""
     table = Table(title=title, title_justify="left")
     for heading in ("", "queries", "number"):
         table.add_column(heading)
@@ -49,21 +49,19 @@ def show(title: str, rows: dict[str, Metrics], measures: tuple[str, ...] = SHOWN
 
 
 def evaluate(run: Path, tables: Path, split: str, out: Path, view: View = "product") -> Metrics:
-    """Ranks a split's products for its queries with a run's model; writes and returns the metrics.
+    """Ranks a split's products for its queries with a run's model; writes and returns metrics.
 
     Raises:
         CheckpointError: no finished model in `run`.
-        TableError, ShardError: no such tables or split.
+        TableError, ShardError: no such tables, split or view.
     """
-    model, tokenizer, bf16 = load_run(run)
-    catalogue, query_set = split_for(model, tables, split)
-    found = rank(
-        model, tokenizer, catalogue, query_set, (view,), bf16=bf16, workers=loader_workers()
-    )
-    if view not in found:
+    encoder = load_run(run)
+    catalogue, query_set = split_for(encoder.model, tables, split)
+    rankings = rank(encoder, catalogue, query_set, (view,))
+    if view not in rankings:
         raise TableError(f"{tables}: no product of split {split!r} has the view {view!r}")
-    metrics = retrieval_metrics(found[view], query_set.queries, query_set.qrels)
-    write_results(out, metrics, found[view], query_set.queries, query_set.qrels)
+    metrics = retrieval_metrics(rankings[view], query_set.queries, query_set.qrels)
+    write_results(out, metrics, rankings[view], query_set.queries, query_set.qrels)
     return metrics
 
 
@@ -91,32 +89,32 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--missing", action="store_true", help="with shares of pictures and of texts removed"
     )
-    asked = parser.parse_args(argv)
-    chosen = {"scenarios": asked.scenarios is not None, "missing": asked.missing}
-    asked.comparison = next((name for name, wanted in chosen.items() if wanted), None)
+    arguments = parser.parse_args(argv)
+    chosen = {"scenarios": arguments.scenarios is not None, "missing": arguments.missing}
+    arguments.comparison = next((name for name, given in chosen.items() if given), None)
     if all(chosen.values()):
         parser.error("--scenarios and --missing: one at a time")
-    if asked.comparison and asked.view != "product":
-        parser.error(f"--view: --{asked.comparison} decides what is searched")
-    if not asked.comparison and len(asked.runs) > 1:
+    if arguments.comparison and arguments.view != "product":
+        parser.error(f"--view: --{arguments.comparison} decides what is searched")
+    if not arguments.comparison and len(arguments.runs) > 1:
         parser.error("several runs: only with --scenarios or --missing")
-    if len(asked.runs) > 1 and not asked.out:
+    if len(arguments.runs) > 1 and not arguments.out:
         parser.error("several runs: --out says where their comparison is written")
-    return asked
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    asked = parse(argv)
-    run, tables, split = asked.runs[0], asked.tables, asked.split
-    out = asked.out or run / f"eval-{split}"
+    arguments = parse(argv)
+    run, tables, split = arguments.runs[0], arguments.tables, arguments.split
+    out = arguments.out or run / f"eval-{split}"
     try:
-        if asked.comparison:
-            pairs = Path(asked.scenarios) if asked.scenarios else None
-            compare(asked.comparison, asked.runs, tables, split, out, pairs)
-            print((out / f"{asked.comparison}.md").read_text(encoding="utf-8"))
+        if arguments.comparison:
+            pairs = Path(arguments.scenarios) if arguments.scenarios else None
+            compare(arguments.comparison, arguments.runs, tables, split, out, pairs)
+            print((out / f"{arguments.comparison}.md").read_text(encoding="utf-8"))
         else:
-            metrics = evaluate(run, tables, split, out, asked.view)
+            metrics = evaluate(run, tables, split, out, arguments.view)
             show(f"{run} on {tables} ({split})", {"": metrics})
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

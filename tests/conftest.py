@@ -1,4 +1,7 @@
-"""Tiny random encoders, tables and shards, made once a session; shapes are checked at run time."""
+"""Fixtures made once a session: tiny random encoders, tables and shards. Checks tensor shapes.
+
+Under pytest, beartype checks the shape annotations of the modules that are listed here.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,10 @@ with install_import_hook(
             "models.towers",
             "models.two_tower",
             "models.uniecs",
+            "training.blocks",
             "training.loss_weights",
             "training.losses",
+            "training.modality_dropout",
             "training.relevance",
             "training.uniecs_losses",
         )
@@ -36,6 +41,7 @@ with install_import_hook(
     import beyond_text.metrics.ranking
     import beyond_text.models.two_tower
     import beyond_text.training.loss_weights
+    import beyond_text.training.modality_dropout
     import beyond_text.training.uniecs_losses  # noqa: F401
 
 from PIL import Image
@@ -58,7 +64,7 @@ KINDS = ("cushion", "vase", "rug", "lamp")
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over the words of `tiny_tables`; unknown words share one token."""
+    """Returns a word-level tokenizer of the words of `tiny_tables`; others share one token."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *COLOURS, *KINDS, "a", "the", "home", "decor"]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -72,7 +78,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a tiny model of every supported class under its name."""
+    """A folder with a tiny model of every supported class, under its name."""
     folder = tmp_path_factory.mktemp("models")
     for name in MODELS:
         save_tiny(name, folder)
@@ -81,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers of width 16, with its tokenizer."""
+    """A BERT of two layers and width 16, with its tokenizer."""
     folder = tmp_path_factory.mktemp("encoders") / "text"
     torch.manual_seed(0)
     settings = BertConfig(
@@ -99,7 +105,7 @@ def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_image_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Timm's test_vit-sized ResNet for 32-pixel pictures, as transformers wraps it."""
+    """Timm's tiny test ResNet for 32-pixel pictures, as transformers wraps it."""
     folder = tmp_path_factory.mktemp("encoders") / "image"
     torch.manual_seed(0)
     settings = TimmWrapperConfig(architecture="test_resnet", num_labels=0)
@@ -113,7 +119,7 @@ def tiny_image_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_tiny_tables(folder: Path, designs: bool = False) -> Path:
-    """A shop of coloured squares: the text names the kind, only the picture shows the colour.
+    """Writes a shop of coloured squares: the text names the kind, only the picture the colour.
 
     24 products a split; two lack a picture, one has no description. Each query asks for a kind in
     a colour; the right product has grade 2, one of the same kind in another colour grade 1.
@@ -161,7 +167,7 @@ def tiny_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_shards(tiny_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of `tiny_tables`, seven samples a shard."""
+    """Shards of `tiny_tables`, with seven samples each."""
     out = tmp_path_factory.mktemp("shards") / "tiny"
     build_shards(tiny_tables, out, picture_size=40, samples_per_shard=7, workers=1)
     return out
@@ -169,7 +175,7 @@ def tiny_shards(tiny_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of pairs between the colours of each design, in the folder of its tables."""
+    """A file of pairs of products of one design in two colours, in the folder of their tables."""
     tables = write_tiny_tables(tmp_path_factory.mktemp("designs"), designs=True)
     designs, _ = read_designs(tables)
     write_pairs(designs, tables / "pairs.jsonl")
@@ -202,5 +208,5 @@ def tiny_settings(
 
 @pytest.fixture
 def tiny_overrides(tiny_settings: list[str], tmp_path: Path) -> list[str]:
-    """The same in tmp_path/run."""
+    """Settings of a run in tmp_path/run."""
     return [*tiny_settings, f"run={tmp_path / 'run'}"]

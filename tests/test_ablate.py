@@ -1,4 +1,4 @@
-"""Whole tiny ladders by the command: trained once, reported, reused, continued."""
+"""The ablation command on tiny ladders: cells are trained once, reported, reused and continued."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_chains_are_trained_from_the_encoders_share_stages_and_go_on_where_they_
 ) -> None:
     start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
     start.mkdir()
-    # Settings are all that is taken from START: nothing was trained there.
+    # Only settings are taken from START: it has no weights.
     (start / "config.yaml").write_text(to_yaml(load_config([], tiny_overrides)))
     (tmp_path / "align.yaml").write_text("losses: {query_text: 1.0}\nsteps: 2\n")
     (tmp_path / "fuse.yaml").write_text(

@@ -1,4 +1,4 @@
-"""What evaluation reports is what training reported, and what counting by hand gives."""
+"""The evaluation reports what training reported, and what counting by hand gives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beyond_text.config.load import load_config
 from beyond_text.evaluate import evaluate, main
 from beyond_text.evaluation.compare import names_of
 from beyond_text.models.checkpoint import load_model
-from beyond_text.retrieval.encode import encode_products, encode_queries, evaluating
+from beyond_text.retrieval.encode import Encoder, encode_products, encode_queries, evaluating
 from beyond_text.retrieval.read_split import read_split
 from beyond_text.shards.archive import index_shard
 from beyond_text.shards.collate import tokenize
@@ -34,11 +34,12 @@ def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def by_hand(run: Path, tables: Path, depth: int) -> dict[str, float]:
-    """Gives nDCG and recall at `depth`, and mrr, from the vectors alone, query by query."""
-    model, tokenizer = load_model(run)
-    catalogue, query_set = read_split(tables, "dev", model.settings.text_fields, 32)
-    queries = encode_queries(model, tokenizer, query_set).vectors
-    products = encode_products(model, tokenizer, catalogue, workers=0)["product"]
+    """Computes nDCG and recall at `depth`, and mrr, from the vectors alone, query by query."""
+    encoder = Encoder(*load_model(run))
+    settings = encoder.model.settings
+    catalogue, query_set = read_split(tables, "dev", settings.text_fields, 32)
+    queries = encode_queries(encoder, query_set).vectors
+    products = encode_products(encoder, catalogue)["product"]
     assert np.linalg.norm(products.vectors, axis=1) == pytest.approx(1)
     found: dict[str, list[float]] = {"ndcg": [], "recall": [], "mrr": []}
     for query_id, vector in zip(query_set.queries["query_id"], queries, strict=True):
@@ -86,13 +87,14 @@ def test_text_queries_are_what_the_query_tower_gives_to_the_last_bit(
 ) -> None:
     model, tokenizer = load_model(run)
     _, query_set = read_split(tiny_tables, "dev", model.settings.text_fields, 32)
-    found = encode_queries(model, tokenizer, query_set)
+    encoder = Encoder(model, tokenizer)
+    found = encode_queries(encoder, query_set)
     tokens = tokenize(tokenizer, list(query_set.queries["query"]), 16, fixed=False)
     with torch.inference_mode():
         expected = model.encode_query(tokens).numpy()
     assert found.ids == list(query_set.queries["query_id"])
     assert np.array_equal(found.vectors, expected)
-    in_parts = encode_queries(model, tokenizer, query_set, batch_size=5)
+    in_parts = encode_queries(encoder, query_set, batch_size=5)
     np.testing.assert_allclose(in_parts.vectors, expected, atol=1e-6)
     assert in_parts.ids == found.ids
 
@@ -100,8 +102,9 @@ def test_text_queries_are_what_the_query_tower_gives_to_the_last_bit(
 def test_products_by_one_modality_are_those_that_never_had_the_other(
     run: Path, tiny_tables: Path
 ) -> None:
-    model, tokenizer = load_model(run)
-    catalogue, _ = read_split(tiny_tables, "dev", model.settings.text_fields, 32)
+    encoder = Encoder(*load_model(run))
+    settings = encoder.model.settings
+    catalogue, _ = read_split(tiny_tables, "dev", settings.text_fields, 32)
     samples = [catalogue.products[number] for number in range(len(catalogue.product_ids))]
     reduced = {
         "text": [sample._replace(image=None) for sample in samples],
@@ -109,8 +112,8 @@ def test_products_by_one_modality_are_those_that_never_had_the_other(
     }
     for modality, products in reduced.items():
         never = catalogue._replace(products=products)
-        expected = encode_products(model, tokenizer, never, workers=0)["product"]
-        found = encode_products(model, tokenizer, catalogue, modalities=(modality,), workers=0)
+        expected = encode_products(encoder, never)["product"]
+        found = encode_products(encoder, catalogue, modalities=(modality,))
         assert found["product"].ids == expected.ids
         assert len(expected.ids) == (24 if modality == "text" else 22)
         assert np.array_equal(found["product"].vectors, expected.vectors)
@@ -122,7 +125,7 @@ def test_a_further_grade_column_has_a_block_of_its_own(
     desirable = tmp_path / "desirable"
     shutil.copytree(tiny_tables, desirable)
     qrels = pd.read_csv(desirable / "qrels.csv")
-    # Desirable is what relevance finds only partly right, and the other way round.
+    # What has the higher relevance has the lower desirability.
     qrels["desirability"] = 3 - qrels["relevance"]
     qrels.to_csv(desirable / "qrels.csv", index=False)
     plain = evaluate(run, tiny_tables, "dev", tmp_path / "plain")["all"]

@@ -24,23 +24,28 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 SHAM = """\
 #!{python} -IS
-import importlib.metadata, json, os, sys
-from pathlib import Path
+import sys
 
 LACKS = {lacks}
-
-def version(name):
-    if name in LACKS:
-        raise importlib.metadata.PackageNotFoundError(name)
-    return "1.0"
-
 given = sys.argv[1:]
 if given[:1] == ["-c"]:
-    importlib.metadata.version = version
+    import importlib
+
+    # The real module takes longer to import than all else.
+    class metadata:
+        def version(name):
+            if name in LACKS:
+                raise ModuleNotFoundError(f"No package metadata was found for {{name}}")
+            return "1.0"
+
+    importlib.metadata = sys.modules["importlib.metadata"] = metadata
     sys.version_info = {version}
     sys.modules.update(dict.fromkeys(LACKS))
     exec(given[1])
     sys.exit()
+import json, os
+from pathlib import Path
+
 with open({log!r}, "a") as log:
     log.write(json.dumps([Path(sys.argv[0]).name, *given]) + "\\n")
 if os.environ.get("FAILS") in given:
@@ -215,6 +220,15 @@ def test_a_fresh_clone_is_taken_to_stage_3_under_j_in_order_and_once(bare: Clone
     assert bare.ran() == stages
 
 
+def test_nothing_starts_under_j_before_the_environment_is_whole(bare: Clone) -> None:
+    write_shop(bare, "shop")
+    bare.make("-j", "4", "uniecs", "TABLES=shop")
+    ran = bare.ran()
+    assert ran[:3] == [VENV, *INSTALL]
+    assert len(ran) == 8
+    assert ran[-1] == trained("runs", "uniecs", *with_pairs("runs"))
+
+
 def test_what_fails_stops_make_and_is_where_the_next_one_goes_on(clone: Clone) -> None:
     write_shop(clone, "shop")
     assert clone.run("stage3", "TABLES=shop", FAILS="data_prep.shards").returncode
@@ -299,6 +313,13 @@ def test_overlays_and_quoted_words_of_arguments_reach_the_command(clone: Clone) 
     assert clone.ran()[1:] == [[*TRAIN, *overlays, *plain[len(TRAIN) :]]]
 
 
+def test_arguments_come_last_and_so_win(clone: Clone) -> None:
+    write_shop(clone, "shop")
+    clone.make("stage3", "uniecs", "PAIRS=1", "TABLES=shop", "ARGS=start=mine run=yours")
+    training = [command for command in clone.ran() if command[:4] == TRAIN]
+    assert [command[-2:] for command in training] == [["start=mine", "run=yours"]] * 4
+
+
 def test_stage_3_learns_from_pairs_only_where_it_is_asked_to(clone: Clone) -> None:
     write_shop(clone, "shop")
     clone.make("stage3", "TABLES=shop")
@@ -366,10 +387,14 @@ def test_only_the_default_catalogue_is_drawn(clone: Clone) -> None:
     write_shop(clone, "data/catalogue too")
     clone.make("data", "TABLES=data/catalogue too")
     assert CATALOGUE not in clone.ran()
-    clone.make("uniecs", "RUNS=other")
-    ran = clone.ran()
-    assert ran.count(CATALOGUE) == 1
-    assert ran[-1] == trained("other", "uniecs", *with_pairs("other"))
+    paired = [
+        [*PAIR, "data/catalogue", "runs/pairs.jsonl"],
+        [*PACK, "runs/pairs.jsonl", "runs/pairs", "--pictures", "data/catalogue"],
+    ]
+    clone.make("pairs")
+    assert clone.ran() == [CATALOGUE, *paired]
+    clone.make("data", "RUNS=other")
+    assert clone.ran() == [[*PACK, "data/catalogue", "other/shards"]]
 
 
 def test_pairs_are_made_again_only_where_they_are_not_finished(clone: Clone) -> None:
@@ -419,6 +444,15 @@ def test_an_environment_is_made_once(bare: Clone) -> None:
     assert bare.make("install", "PYTHON=no such program") == ""
     assert bare.ran() == []
     assert kept.exists()
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_an_installation_that_fails_is_begun_again(bare: Clone, step: int) -> None:
+    done = bare.run("install", FAILS=INSTALL[step][-1])
+    assert done.returncode
+    assert bare.ran() == [VENV, *INSTALL[: step + 1]]
+    bare.make("install")
+    assert bare.ran() == INSTALL
 
 
 def test_a_sound_environment_is_installed_into_where_a_package_may_be_new(clone: Clone) -> None:
@@ -500,7 +534,6 @@ def test_a_broken_environment_is_made_again_with_a_sentence_that_says_so(
 def test_a_finished_environment_without_pip_gets_pip(clone: Clone) -> None:
     half_made(clone)
     (clone.folder / ".venv/bin/activate").touch()
-    (clone.folder / ".venv/installed").unlink()
     kept = keepsake(clone)
     clone.make("install")
     assert clone.ran() == [["python", "-m", "ensurepip"], *INSTALL]

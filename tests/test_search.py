@@ -1,4 +1,4 @@
-"""The search command finds what the evaluation finds, with an index that is never a stale one."""
+"""The search command finds what the evaluation finds, and its index is never a stale one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from beyond_text.retrieval import searcher as command
 from beyond_text.config.load import load_config
+from beyond_text.retrieval import searcher as command
 from beyond_text.retrieval.encode import encode_products
 from beyond_text.retrieval.ranking import rank
 from beyond_text.retrieval.run import split_for
@@ -34,10 +34,8 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def test_words_find_what_the_evaluation_finds_for_them(run: Path, tiny_shards: Path) -> None:
     searcher = Searcher.open(run, tiny_shards, "dev")
-    catalogue, query_set = split_for(searcher.model, tiny_shards, "dev")
-    expected = rank(searcher.model, searcher.tokenizer, catalogue, query_set, depth=5, workers=0)[
-        "product"
-    ]
+    catalogue, query_set = split_for(searcher.encoder.model, tiny_shards, "dev")
+    expected = rank(searcher.encoder, catalogue, query_set, depth=5)["product"]
     found = searcher.search(list(query_set.queries["query"]), None, top=5)
     assert found.product_ids == expected.product_ids
     rows = searcher.rows(["red rug"], searcher.search(["red rug"], None, top=24))
@@ -51,11 +49,9 @@ def test_a_picture_of_a_product_without_a_text_finds_that_product_by_its_picture
     searcher = Searcher.open(run, tiny_shards, "dev")
     picture = (tiny_tables / "images" / "dev.0.jpg").read_bytes()
     found = searcher.search([""], picture, top=24)
-    blind = encode_products(
-        searcher.model, searcher.tokenizer, searcher.catalogue, modalities=("image",), workers=0
-    )["product"]
+    blind = encode_products(searcher.encoder, searcher.catalogue, modalities=("image",))["product"]
     own = torch.from_numpy(blind.vectors[blind.ids.index("dev.0")])
-    vectors = encode_products(searcher.model, searcher.tokenizer, searcher.catalogue, workers=0)
+    vectors = encode_products(searcher.encoder, searcher.catalogue)
     cosine = torch.from_numpy(vectors["product"].vectors) @ own
     assert float(found.scores[0][0]) == pytest.approx(float(cosine.max()), abs=1e-5)
     both = searcher.search(["blue lamp"], picture, top=24)

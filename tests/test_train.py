@@ -1,6 +1,6 @@
-"""The training command, end to end on the tiny shop: it learns, it goes on, it refuses.
+"""The training command, end to end on the tiny shop: what it learns, writes, reuses and refuses.
 
-What a run promises that is killed, cut short or starved of disk is in `tests.test_exact`.
+Runs that are killed, stopped or out of disk space are tested in `tests.training.test_exact`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PRODUCT = ["losses.query_product=1"]
 
 @pytest.fixture(scope="module")
 def chain(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three stages of recipes/, in order, each from the weights of the one before."""
+    """Trains the three stages of recipes/ in order, each from the weights of the one before."""
     runs = tmp_path_factory.mktemp("runs")
     start = ""
     for stage in STAGES:
@@ -69,7 +69,7 @@ def test_three_stages_in_order_learn_to_see(chain: Path, capsys: pytest.CaptureF
     value = {name: views["product"]["all"]["ndcg@10"] for name, views in history.items()}
     assert value["stage3"] > 0.9, value
     assert value["step 0"] < value["stage3"] - 0.2
-    # Only the picture shows the colour: text alone must stay behind.
+    # Only the picture shows the colour, so text alone must be worse.
     assert history["stage3"]["text"]["all"]["ndcg@10"] < value["stage3"] - 0.05
     report(chain / "stage3")
     row = next(line for line in capsys.readouterr().out.splitlines() if "fused" in line)
@@ -148,7 +148,8 @@ def test_tensorboard_holds_losses_beside_chance_rates_speed_and_retrieval(chain:
         "dev_ndcg@10/product/all", "dev_recall@10/text/attribute", "final/all",
         *(f"lr-AdamW/{name}" for name in rates),
     } <= tags  # fmt: skip
-    # Four queries of each of twelve products, and the products of the steps before.
+    # Anchors are four queries of each of twelve products; candidates are these products and those
+    # of the steps before.
     for event in events.Scalars("loss/chance"):
         chance = np.log([48, 12 + 12 * event.step]).mean()
         assert event.value == pytest.approx(chance)
@@ -186,7 +187,7 @@ def test_a_loss_that_is_no_number_names_step_and_products_and_leaves_the_last_go
     start = tmp_path / "start"
     train(load_config([], [*settings, "steps=1", f"run={start}"]))
     state = weights(start)
-    # The token of "rug": the first batch that has one is the end.
+    # 9 is the token of "rug": the first batch that has one gives a NaN.
     state["text_tower.encoder.embeddings.word_embeddings.weight"][9] = torch.nan
     save_file(state, start / "model" / "model.safetensors")
     further = ["batch_size=2", "steps=20", "checkpoint_every=1", f"start={start}", "seed=3"]
@@ -216,7 +217,7 @@ def test_shards_are_compared_with_their_checksums_before_the_first_step(
 
 @pytest.fixture
 def damaged_shards(tiny_shards: Path, tmp_path: Path) -> Path:
-    """Shards of which one training picture is overwritten with zeros."""
+    """Shards in which one training picture is overwritten with zeros."""
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_shards, folder)
     path = folder / "train-00001.tar"
@@ -241,7 +242,7 @@ def test_unreadable_samples_are_counted_and_too_many_stop_the_run(
         "trainer.log_every_n_steps=1", f"data.queries_per_product={queries}",
     ]  # fmt: skip
     train(load_config([], [*settings, "data.max_skipped=0.5"]))
-    # Six batches of eight are two epochs of 24.
+    # Six batches of eight are two epochs of 24 products.
     assert [event.value for event in board(tmp_path / "run").Scalars("data/skipped")][-1] == 2
     assert capsys.readouterr().out.count(f"skipped: {damaged_shards} sample ") == 2
     with pytest.raises(TrainingError, match=r"1 of \d\d? samples .* data\.max_skipped=0\.01; last"):
@@ -285,7 +286,7 @@ def test_uniecs_trains_on_queries_and_on_pairs_and_logs_what_its_losses_weigh(
         weighing = [event.value for event in events.Scalars(f"loss_weight/{name}")]
         assert weighing[0] == 0.5
         assert weighing[-1] != 0.5
-    # Large losses weigh less as they are less certain, a small one more.
+    # The weight of a large loss falls, that of a small one rises.
     last = {name: events.Scalars(f"loss_weight/{name}")[-1].value for name in names}
     assert last["cmal"] < 0.5 < last["clal"]
     tags = set(events.Tags()["scalars"])

@@ -1,4 +1,7 @@
-"""TODO evaluation.compare."""
+"""Measures several finished runs on one split and writes their scores side by side.
+
+`COMPARISONS` names the kinds of comparison; each brings a measurement, a table and a chart.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ from matplotlib.figure import Figure
 
 from beyond_text.evaluation import missing, scenarios
 from beyond_text.files import write_json, write_text
-from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import Catalogue
+from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.query_set import QuerySet, with_triggers
-from beyond_text.retrieval.run import load_run, loader_workers, split_for
+from beyond_text.retrieval.run import load_run, split_for
 
 
 class Comparison(NamedTuple):
-    """How runs are compared: what is measured of each, and the table and chart of all by name."""
+    """A kind of comparison: how a run is measured, and the table and chart of all runs by label."""
 
-    measure: Callable[[TwoTower, Any, bool, Catalogue, QuerySet, int], Any]
+    measure: Callable[[Encoder, Catalogue, QuerySet], Any]
     markdown: Callable[[Mapping[str, Any]], str]
     chart: Callable[[Mapping[str, Any]], Figure]
 
@@ -31,38 +34,36 @@ COMPARISONS = {
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    """A name for each run: its folder's own where these differ, else the whole path.
+    """Returns a label for each run: its folder's name, or where two are equal, its path.
 
     Raises:
-        ValueError: a run that is given twice.
+        ValueError: a run is given twice.
     """
     if len(set(runs)) < len(runs):
         raise ValueError(f"a run is given twice: {', '.join(map(str, runs))}")
-    short = [run.name or str(run) for run in runs]
-    return short if len(set(short)) == len(short) else [str(run) for run in runs]
+    names = [run.name or str(run) for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
 def compare(
     name: str, runs: Sequence[Path], tables: Path, split: str, out: Path, pairs: Path | None = None
 ) -> dict[str, Any]:
-    """Measures runs by one of `COMPARISONS`; writes and returns what each has, by its name.
+    """Measures runs by one of `COMPARISONS`; writes and returns the scores of each, by its label.
 
     `pairs` is a JSONL of pairs of the split's products: their triggers replace its queries.
 
     Raises:
-        ValueError: a run that is given twice, or what the comparison needs is not there.
+        ValueError: a run is given twice, or the split lacks what the comparison needs.
         CheckpointError, TableError, ShardError: as for `evaluate`.
     """
     comparison = COMPARISONS[name]
     results = {}
     for label, run in zip(names_of(runs), runs, strict=True):
-        model, tokenizer, bf16 = load_run(run)
-        catalogue, query_set = split_for(model, tables, split)
+        encoder = load_run(run)
+        catalogue, query_set = split_for(encoder.model, tables, split)
         if pairs is not None:
             query_set = with_triggers(catalogue, pairs)
-        results[label] = comparison.measure(
-            model, tokenizer, bf16, catalogue, query_set, loader_workers()
-        )
+        results[label] = comparison.measure(encoder, catalogue, query_set)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{name}.md", comparison.markdown(results))
     comparison.chart(results).savefig(out / f"{name}.png", dpi=150)

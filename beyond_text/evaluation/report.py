@@ -1,13 +1,13 @@
-"""What the cells of an ablation hold, as a table, in words and as a chart.
+"""Reports the cells of an ablation as a table, in words and as a chart.
 
 Everything is computed from the cells' TREC files, query by query. The differences of a ladder are
-paired against its own first row, so that several ladders stand in one table.
+paired against its own first row, so several ladders can stand in one table.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ from beyond_text.metrics.trec import read_trec
 
 
 class Cell(NamedTuple):
-    """One row of a ladder with one seed, and the run folders of its stages in order.
+    """One row of a ladder trained with one seed: the run folders of its stages, in order.
 
-    It is measured by its last stage. Two cells may share the folders of their first stages.
+    A cell is measured by its last stage. Two cells may share the folders of their first stages.
     """
 
     ladder: str
@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 
 
 def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
-    """Gives a row for each ladder, name and kind of query ("all" first), in order of the cells.
+    """Returns a row for each ladder, name and kind of query ("all" first), in order of the cells.
 
     Columns: ladder, name, kind, measure, seeds, queries, needs (groups of queries judged alike,
     which bootstrap and permutation take as one), fusion_parameters, minutes (of training, all
@@ -50,8 +50,8 @@ def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
     """
     values = {cell: _values(cell, measure) for cell in cells}
     queries = values[cells[0]].index
-    for cell, found in values.items():
-        if set(found.index) != set(queries):
+    for cell, cell_values in values.items():
+        if set(cell_values.index) != set(queries):
             raise ValueError(f"{cell.runs[-1]}: other queries than those of {cells[0].runs[-1]}")
     need = needs(queries.get_level_values("query_id"), read_trec(cells[0].runs[-1]).qrels)
     of_kind = _parts(queries.get_level_values("kind").to_numpy())
@@ -68,31 +68,45 @@ def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
             "minutes": sum(map(_seconds, group)) / len(group) / 60,
         }
         for kind, part in of_kind.items():
-            average = seeds[part].mean(axis=1).to_numpy()
-            mean, low, high = interval(average, need[part])
-            paired = compare_paired(average, first[part].mean(axis=1).to_numpy(), need[part])
-            rows.append({
-                "ladder": ladder, "name": name, "kind": kind, "measure": measure,
-                "seeds": len(group), "queries": int(part.sum()),
-                "needs": len(set(need[part])), **cost,
-                "mean": mean, "low": low, "high": high, "deviation": seeds[part].mean().std(),
-                "difference": paired.difference, "difference_low": paired.low,
-                "difference_high": paired.high, "p": paired.p,
-            })  # fmt: skip
+            head = {"ladder": ladder, "name": name, "kind": kind, "measure": measure}
+            rows.append(head | _statistics(seeds[part], first[part], need[part], cost))
     return pd.DataFrame(rows)
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Says for each ladder and kind which row is the best and whether it is apart from the first.
+def _statistics(
+    seeds: pd.DataFrame, first: pd.DataFrame, need: np.ndarray, cost: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns a row's statistics: `seeds` and `first` hold a value per query, a column per seed."""
+    average = seeds.mean(axis=1).to_numpy()
+    mean, low, high = interval(average, need)
+    paired = compare_paired(average, first.mean(axis=1).to_numpy(), need)
+    return {
+        "seeds": seeds.shape[1],
+        "queries": len(seeds),
+        "needs": len(set(need)),
+        **cost,
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "deviation": seeds.mean().std(),
+        "difference": paired.difference,
+        "difference_low": paired.low,
+        "difference_high": paired.high,
+        "p": paired.p,
+    }
 
-    Two rows are apart where the 95 % interval of their paired difference leaves out 0.
+
+def verdict(table: pd.DataFrame) -> str:
+    """Says for each ladder and kind which row is the best, and whether it differs from the first.
+
+    Two rows differ where the 95 % interval of their paired difference excludes 0.
     """
     groups = table.groupby(["ladder", "kind"], sort=False)
     return "\n".join(f"{ladder}, {_verdict(kind, rows)}" for (ladder, kind), rows in groups)
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Gives the table for people: a line for each row of a ladder, then what the numbers mean."""
+    """Returns the table in Markdown: a line per row of a ladder, then what the numbers mean."""
     kinds, measure = list(dict.fromkeys(table["kind"])), table["measure"][0]
     header = ["ladder", "row", "fusion parameters", "minutes", "seeds"]
     header += [f"{measure} {kind}" for kind in kinds] + [f"difference, {kind}" for kind in kinds]
@@ -100,10 +114,10 @@ def markdown(table: pd.DataFrame) -> str:
     firsts = set(table.groupby("ladder")["name"].first().items())
     for (ladder, name), rows in table.groupby(["ladder", "name"], sort=False):
         row = rows.iloc[0]
-        words = [ladder, name, f"{row['fusion_parameters']:,}", f"{row['minutes']:.1f}"]
-        words += [str(row["seeds"]), *(_value(row) for _, row in rows.iterrows())]
-        words += ["-" if (ladder, name) in firsts else _difference(r) for _, r in rows.iterrows()]
-        lines.append("| " + " | ".join(words) + " |")
+        line = [ladder, name, f"{row['fusion_parameters']:,}", f"{row['minutes']:.1f}"]
+        line += [str(row["seeds"]), *(_value(row) for _, row in rows.iterrows())]
+        line += ["-" if (ladder, name) in firsts else _difference(r) for _, r in rows.iterrows()]
+        lines.append("| " + " | ".join(line) + " |")
     seeds = (
         "averaged over the seeds (± their standard deviation)"
         if table["seeds"].max() > 1
@@ -120,7 +134,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def chart(table: pd.DataFrame) -> Figure:
-    """Draws the means with their intervals: a panel for each kind, one ladder below another."""
+    """Draws the means with their intervals: a panel per kind of query, one ladder below another."""
     kinds = list(table.groupby("kind", sort=False))
     heights = _heights(table)
     lowest = max(heights.values())
@@ -140,7 +154,7 @@ def chart(table: pd.DataFrame) -> Figure:
 
 
 def write_report(table: pd.DataFrame, out: Path) -> str:
-    """Writes table.csv (one line a row and kind), table.md and chart.png; gives the Markdown."""
+    """Writes table.csv (a line per row and kind), table.md and chart.png; returns the Markdown."""
     text = markdown(table)
     table.to_csv(out / "table.csv", index=False)
     write_text(out / "table.md", text)
@@ -149,7 +163,7 @@ def write_report(table: pd.DataFrame, out: Path) -> str:
 
 
 def _values(cell: Cell, measure: str) -> pd.Series:
-    """The measure of each query of a cell, by query_id and kind."""
+    """Returns the measure of each query of a cell, indexed by query_id and kind."""
     judged = read_trec(cell.runs[-1])
     values = per_query(*judged, measure=measure)
     kinds = judged.queries.set_index("query_id")["kind"][values.index]
@@ -158,23 +172,25 @@ def _values(cell: Cell, measure: str) -> pd.Series:
 
 
 def _needs(table: pd.DataFrame) -> str:
-    """How many groups of queries judged alike each kind has."""
+    """Says how many groups of queries judged alike each kind has."""
     counts = table.drop_duplicates("kind").set_index("kind")["needs"]
     return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
 def _parts(kinds: np.ndarray) -> dict[str, np.ndarray]:
-    """Which queries count for "all" and, where there are several kinds, for each of them."""
+    """Returns which queries count for "all" and, if there are several kinds, for each of them."""
     names = sorted(set(kinds))
     parts = {name: kinds == name for name in names} if len(names) > 1 else {}
     return {"all": np.ones(len(kinds), dtype=bool), **parts}
 
 
 def _training(run: Path) -> dict[str, float]:
+    """Returns what a run's metrics.json says about its training."""
     return json.loads((run / METRICS).read_text(encoding="utf-8"))["training"]
 
 
 def _seconds(cell: Cell) -> float:
+    """Returns the training time of all stages of a cell."""
     return sum(_training(run)["seconds"] for run in cell.runs)
 
 
@@ -206,7 +222,7 @@ def _verdict(kind: str, rows: pd.DataFrame) -> str:
 
 
 def _heights(table: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Where each row is drawn, counted downwards; a ladder stands apart from the one above."""
+    """Returns where each row is drawn, counted downwards; there is a gap between two ladders."""
     names = table[["ladder", "name"]].drop_duplicates()
     ladders = list(dict.fromkeys(names["ladder"]))
     return {
@@ -216,7 +232,7 @@ def _heights(table: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 
 def _draw(panel: Axes, rows: pd.DataFrame, heights: Sequence[float]) -> None:
-    """Draws one ladder: its name, and a line for each row against the first one's mean."""
+    """Draws one ladder: its name, a line for each row, and the mean of the first row as a line."""
     means = rows["mean"].tolist()
     for height, mean, low, high in zip(heights, means, rows["low"], rows["high"], strict=True):
         colour = "tab:gray" if height == heights[0] else "tab:blue"

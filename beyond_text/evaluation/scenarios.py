@@ -1,10 +1,9 @@
-"""The nine scenarios of UniECS: queries and products by text, by picture, or by what they have.
+"""Scores the nine scenarios of UniECS: queries and products by text, by picture, or by both.
 
 UniECS (arXiv 2508.13843) reports recall on each of {text, image, text+image} -> {text, image,
-text+image}. Here every product of the split that has one of the scenario's modalities is searched,
-and of a query or product nothing else is seen: it is as if it had never had the other one. Recall
-is the share of a query's relevant products that are found, so with several of them recall@1 stays
-below 1.
+text+image}. Here a scenario searches every product of the split that has one of its modalities, and
+encodes queries and products as if they had no other modality. Recall is the share of a query's
+relevant products that are found, so with several of them recall@1 stays below 1.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ from beyond_text.metrics.ranking import (
     retrieval_metrics,
 )
 from beyond_text.metrics.significance import compare_paired, in_words
-from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Catalogue, Modality
-from beyond_text.retrieval.encode import MODALITIES, encode_products, encode_queries
+from beyond_text.retrieval.catalogue import MODALITIES, Catalogue, Modality
+from beyond_text.retrieval.encode import Encoder, encode_products, encode_queries
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
 from beyond_text.tables.pairs import designs_of
@@ -46,8 +44,8 @@ MEASURED = {
     "ndcg@10": MEASURES["ndcg@10"],
 }
 COMPARED = "ndcg@10"
-# Of each scenario, such as "text->image": the measures, the number of `queries` they are over, and
-# of each query `by_query` the need that it is one of, and COMPARED.
+# For each scenario, such as "text->image": the means of the measures, the number of `queries` they
+# are over, and `by_query` each query's information need (a number) and its value of COMPARED.
 Scores = dict[str, dict[str, Any]]
 NOTE = (
     "Rows: what is seen of a query. Columns: what is seen of a product; all products of the split "
@@ -59,50 +57,39 @@ NOTE = (
 )
 
 
-def measure(
-    model: TwoTower,
-    tokenizer: Any,
-    bf16: bool,
-    catalogue: Catalogue,
-    query_set: QuerySet,
-    workers: int,
-) -> Scores:
-    """Scores of a model in the nine scenarios, each over the queries that have its modality.
+def measure(encoder: Encoder, catalogue: Catalogue, query_set: QuerySet) -> Scores:
+    """Returns a model's scores in the nine scenarios, each over the queries with its modality.
 
-    A scenario without such a query that is judged has no measures, only `queries` 0.
+    A scenario without a judged query of its modality has no measures, only `queries` 0.
 
     Raises:
         ValueError: no query has a picture.
     """
-    queries = {
-        name: encode_queries(model, tokenizer, query_set, side, bf16=bf16, workers=workers)
-        for name, side in SIDES.items()
-    }
+    queries = {name: encode_queries(encoder, query_set, side) for name, side in SIDES.items()}
     if not queries["image"].ids:
         raise ValueError(
             f"none of {len(query_set.queries)} queries has a picture: expected a column `image` in "
             "queries, or a file of pairs: --scenarios PAIRS.jsonl"
         )
     products = {
-        name: encode_products(
-            model, tokenizer, catalogue, modalities=side, bf16=bf16, workers=workers
-        )["product"]
+        name: encode_products(encoder, catalogue, modalities=side)["product"]
         for name, side in SIDES.items()
     }
     own = own_products(catalogue, query_set)
     need = _needs(query_set)
-    return {
-        f"{asked}->{found}": _scores(
-            search(queries[asked], products[found], own), queries[asked].ids, query_set, need
-        )
-        for asked, found in product(SIDES, SIDES)
-    }
+    scores = {}
+    for query_side, product_side in product(SIDES, SIDES):
+        ranking = search(queries[query_side], products[product_side], own)
+        ids = queries[query_side].ids
+        scores[f"{query_side}->{product_side}"] = _scores(ranking, ids, query_set, need)
+    return scores
 
 
 def _needs(query_set: QuerySet) -> dict[str, int]:
-    """A number for each judged query, equal for those that tell as much as one.
+    """Returns a number for each judged query, equal for queries of one information need.
 
-    Products of a design that ask for one another want different products, yet are one design.
+    Where every query is a product itself, queries of one design are one need: they want different
+    products, each other, yet their values are not independent.
     """
     queries, qrels = query_set.queries, query_set.qrels
     own = queries.set_index("query_id")["product_id"]
@@ -118,50 +105,56 @@ def _needs(query_set: QuerySet) -> dict[str, int]:
 def _scores(
     ranking: Ranking, query_ids: list[str], query_set: QuerySet, need: Mapping[str, int]
 ) -> dict[str, Any]:
+    """Returns the scores of one scenario, whose queries are `query_ids`."""
     queries, qrels = query_set.queries, query_set.qrels
     judged = qrels["query_id"][qrels[grade_columns(qrels)[0]] > 0]
-    if judged.isin(query_ids).any():
-        seen = queries[queries["query_id"].isin(query_ids)]
-        block = retrieval_metrics(ranking, seen, qrels, MEASURED)["all"]
-        values = per_query(ranking, seen, qrels, COMPARED).to_dict()
-        by_query = {query_id: (need[query_id], value) for query_id, value in values.items()}
-        return {**{name: block[name] for name in (*MEASURED, "queries")}, "by_query": by_query}
-    return {"queries": 0}
+    if not judged.isin(query_ids).any():
+        return {"queries": 0}
+    in_scenario = queries[queries["query_id"].isin(query_ids)]
+    block = retrieval_metrics(ranking, in_scenario, qrels, MEASURED)["all"]
+    values = per_query(ranking, in_scenario, qrels, COMPARED).to_dict()
+    by_query = {query_id: (need[query_id], value) for query_id, value in values.items()}
+    return {**{name: block[name] for name in (*MEASURED, "queries")}, "by_query": by_query}
 
 
 def _grid(scores: Scores, name: str) -> Float[np.ndarray, "queries products"]:
-    """One measure of the nine scenarios; nan where it was not measured."""
-    values = [[scores[f"{asked}->{found}"].get(name) for found in SIDES] for asked in SIDES]
+    """Returns one measure of the nine scenarios; nan where it was not measured."""
+    values = [[scores[f"{row}->{column}"].get(name) for column in SIDES] for row in SIDES]
     return np.array(values, dtype=float)
 
 
-def _word(value: float) -> str:
+def _cell(value: float) -> str:
+    """Returns a value for the table; a dash where it was not measured."""
     return "-" if np.isnan(value) else f"{value:.3f}"
 
 
 def markdown(results: Mapping[str, Scores]) -> str:
-    """Gives a 3x3 table for each measure, those of several runs (by name) side by side."""
+    """Returns a 3x3 table for each measure, those of several runs (by name) side by side.
+
+    Then each further run's paired differences from the first one.
+    """
     first = next(iter(results.values()))
     lines = []
     for name in MEASURED:
-        heads = [name, "queries", *(f"{run}: {found}" for run, found in product(results, SIDES))]
+        heads = [name, "queries", *(f"{run}: {side}" for run, side in product(results, SIDES))]
         lines += ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
         table = np.hstack([_grid(scores, name) for scores in results.values()])
-        for asked, values in zip(SIDES, table, strict=True):
-            words = [asked, str(first[f"{asked}->{asked}"]["queries"]), *map(_word, values)]
-            lines.append("| " + " | ".join(words) + " |")
+        for side, values in zip(SIDES, table, strict=True):
+            cells = [side, str(first[f"{side}->{side}"]["queries"]), *map(_cell, values)]
+            lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     base, *others = results
     for run in others:
         lines += [f"| {COMPARED}, {run} less {base} | {' | '.join(SIDES)} |", "|---|---|---|---|"]
-        for asked in SIDES:
-            words = [_difference(results, run, base, f"{asked}->{found}") for found in SIDES]
-            lines.append(f"| {asked} | {' | '.join(words)} |")
+        for row in SIDES:
+            cells = [_difference(results, run, base, f"{row}->{column}") for column in SIDES]
+            lines.append(f"| {row} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join([*lines, NOTE, ""])
 
 
 def _difference(results: Mapping[str, Scores], run: str, base: str, scenario: str) -> str:
+    """Returns a run's difference from the base in words; a dash where their queries differ."""
     ours, theirs = (results[name][scenario].get("by_query", {}) for name in (run, base))
     if not ours or ours.keys() != theirs.keys():
         return "-"
@@ -171,7 +164,7 @@ def _difference(results: Mapping[str, Scores], run: str, base: str, scenario: st
 
 
 def chart(results: Mapping[str, Scores]) -> Figure:
-    """Draws heat maps: a row for each measure, on one colour scale, and a column for each run."""
+    """Draws heat maps: a row per measure, with one colour scale, and a column per run."""
     figure = Figure(figsize=(0.8 + 3.2 * len(results), 8.4), layout="constrained")
     panels = figure.subplots(len(MEASURED), len(results), squeeze=False)
     for row, name in zip(panels, MEASURED, strict=True):
@@ -179,10 +172,10 @@ def chart(results: Mapping[str, Scores]) -> Figure:
         highest = max(np.nan_to_num(grids).max(), 1e-9)
         for panel, run, grid in zip(row, results, grids, strict=True):
             panel.imshow(grid, vmin=0, vmax=highest, cmap="viridis")
-            for (asked, found), value in np.ndenumerate(grid):
-                # Viridis ends in a bright yellow; what was not measured is blank.
+            for (y, x), value in np.ndenumerate(grid):
+                # Black on viridis's bright end, and on cells that are blank as not measured.
                 colour = "white" if value <= 0.6 * highest else "black"
-                panel.text(found, asked, _word(value), ha="center", va="center", color=colour)
+                panel.text(x, y, _cell(value), ha="center", va="center", color=colour)
             panel.set_title(f"{run}: {name}", fontsize=10)
             panel.set_xticks(range(len(SIDES)), list(SIDES), fontsize=8)
             panel.set_yticks(range(len(SIDES)), list(SIDES), fontsize=8)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyond_text.models.layers import Chunkwise, identity, zero_linear, signed_root
+from beyond_text.models.layers import Chunkwise, identity, signed_root, zero_linear
 from beyond_text.models.uniecs import GatedEncoder
 
 Vectors = Float[Tensor, "rows dim"]

@@ -19,6 +19,7 @@ from beyond_text.tables.pictures import PictureError, decode_pixels, read_pictur
 from beyond_text.tables.splits import is_in_share
 
 Modality = Literal["text", "image"]
+MODALITIES: tuple[Modality, ...] = ("text", "image")
 
 
 class Catalogue(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -16,23 +17,119 @@ from tqdm import tqdm
 
 from beyond_text.config.views import View
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.retrieval.catalogue import Catalogue, DropModality, Modality
+from beyond_text.retrieval.catalogue import MODALITIES, Catalogue, DropModality, Modality
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.shards.batch import Judgment, Sample
 from beyond_text.shards.collate import Collate
 
-MODALITIES: tuple[Modality, ...] = ("text", "image")
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model with its tokenizer, and how it encodes outside training.
+
+    Attributes:
+        bf16: whether the model computes under bfloat16 autocast.
+        workers: the largest number of processes that load samples.
+    """
+
+    model: TwoTower
+    tokenizer: Any
+    bf16: bool = False
+    workers: int = 0
 
 
 class Vectors(NamedTuple):
-    """Unit vectors of a view and the id of each row."""
+    """Unit vectors of a view, and the id of each row."""
 
     ids: list[str]
     vectors: Float[np.ndarray, "rows dim"]
 
 
+def encode_products(
+    encoder: Encoder,
+    catalogue: Catalogue,
+    views: Sequence[View] = ("product",),
+    modalities: Sequence[Modality] = MODALITIES,
+    batch_size: int = 128,
+) -> dict[View, Vectors]:
+    """Encodes the products in one pass; returns, for each view, the products that have it.
+
+    With one of the two modalities, every product is encoded as if it lacked the other.
+    """
+    products = catalogue.products
+    for modality in MODALITIES:
+        if modality not in modalities:
+            products = DropModality(products, modality, share=1.0, seed=0)
+    return _encode(encoder, products, catalogue.product_ids, views, batch_size)
+
+
+def encode_queries(
+    encoder: Encoder,
+    query_set: QuerySet,
+    modalities: Sequence[Modality] = MODALITIES,
+    batch_size: int = 256,
+) -> Vectors:
+    """Encodes the queries that have at least one of the modalities, from these modalities alone."""
+    ids = list(query_set.queries["query_id"])
+    return _encode(encoder, Queries(query_set, modalities), ids, ("query",), batch_size)["query"]
+
+
+class Queries(Dataset[Sample]):
+    """Yields the queries of a query set, in order, as samples that hold only a query.
+
+    A query keeps its text and its picture only where `modalities` names them.
+    """
+
+    def __init__(self, query_set: QuerySet, modalities: Sequence[Modality]) -> None:
+        self.rows = query_set.queries[["query_id", "query", "kind"]].to_dict("records")
+        self.query_image = query_set.query_image
+        self.modalities = modalities
+
+    def __getitem__(self, number: int) -> Sample:
+        """Returns the number-th query."""
+        row = self.rows[number]
+        text = row["query"] if "text" in self.modalities else ""
+        query = Judgment(row["query_id"], text, row["kind"])
+        picture = self.query_image(number) if "image" in self.modalities else None
+        return Sample("", "", None, [], query, query_image=picture)
+
+
+@torch.inference_mode()
+def _encode(
+    encoder: Encoder,
+    samples: Dataset[Sample],
+    ids: Sequence[str],
+    views: Sequence[View],
+    batch_size: int,
+) -> dict[View, Vectors]:
+    """Encodes samples, whose ids are `ids` in order; returns, for each view, those that have it."""
+    model = encoder.model
+    device = device_of(model)
+    loader: DataLoader[Sample] = DataLoader(
+        samples,
+        sampler=range(len(ids)),
+        batch_size=batch_size,
+        # A process without a full batch of its own costs more to start than it saves.
+        num_workers=min(encoder.workers, len(ids) // batch_size),
+        collate_fn=collate_for(model, encoder.tokenizer),
+    )
+    present: dict[View, list[bool]] = {view: [] for view in views}
+    rows = {view: [torch.zeros(0, model.settings.dim)] for view in views}
+    for batch in tqdm(loader, desc=f"encoding {', '.join(views)}", leave=False, disable=None):
+        with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=encoder.bf16):
+            embeddings = model.embed(to_device(device, batch), views)
+        for view in views:
+            has_view = embeddings.present[view].cpu()
+            rows[view].append(embeddings.vectors[view].float().cpu()[has_view])
+            present[view] += has_view.tolist()
+    return {
+        view: Vectors(list(compress(ids, present[view])), torch.cat(rows[view]).numpy())
+        for view in views
+    }
+
+
 def collate_for(model: TwoTower, tokenizer: Any) -> Collate:
-    """The collation that a model's inputs need outside training: nothing random."""
+    """Returns the collation for a model outside training, where nothing is random."""
     settings = model.settings
     return Collate(
         tokenizer, settings.max_length, model.text_tower.fixed_length, settings.image_size
@@ -40,12 +137,12 @@ def collate_for(model: TwoTower, tokenizer: Any) -> Collate:
 
 
 def device_of(model: TwoTower) -> torch.device:
-    """Where the model's weights lie."""
+    """Returns the device of the model's weights."""
     return next(model.parameters()).device
 
 
 def to_device(device: torch.device, batch: Any) -> Any:
-    """Moves the tensors of a (nested) named tuple."""
+    """Moves the tensors of a (nested) named tuple to a device."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -55,7 +152,7 @@ def to_device(device: torch.device, batch: Any) -> Any:
 
 @contextmanager
 def evaluating(model: TwoTower) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every part, frozen ones too, is as it was."""
+    """Puts the model in evaluation mode for a while, then restores the mode of every module."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -63,96 +160,3 @@ def evaluating(model: TwoTower) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-class Queries(Dataset[Sample]):
-    """The queries of a corpus as samples with nothing but a query, in order.
-
-    Of its text and picture a query keeps those named in `modalities`.
-    """
-
-    def __init__(self, query_set: QuerySet, modalities: Sequence[Modality]) -> None:
-        self.rows = query_set.queries[["query_id", "query", "kind"]].to_dict("records")
-        self.query_image = query_set.query_image
-        self.modalities = modalities
-
-    def __getitem__(self, number: int) -> Sample:
-        """The number-th query."""
-        row = self.rows[number]
-        text = row["query"] if "text" in self.modalities else ""
-        query = Judgment(row["query_id"], text, row["kind"])
-        picture = self.query_image(number) if "image" in self.modalities else None
-        return Sample("", "", None, [], query, query_image=picture)
-
-
-def encode_products(
-    model: TwoTower,
-    tokenizer: Any,
-    catalogue: Catalogue,
-    views: Sequence[View] = ("product",),
-    modalities: Sequence[Modality] = MODALITIES,
-    batch_size: int = 128,
-    bf16: bool = False,
-    workers: int = 1,
-) -> dict[View, Vectors]:
-    """Vectors of each view, of the products that have it, by one pass over the corpus.
-
-    With one of the two modalities, every product is as if it had never had the other.
-    """
-    products = catalogue.products
-    for modality in MODALITIES:
-        if modality not in modalities:
-            products = DropModality(products, modality, share=1.0, seed=0)
-    return _encode(
-        model, tokenizer, products, catalogue.product_ids, views, batch_size, bf16, workers
-    )
-
-
-def encode_queries(
-    model: TwoTower,
-    tokenizer: Any,
-    query_set: QuerySet,
-    modalities: Sequence[Modality] = MODALITIES,
-    batch_size: int = 256,
-    bf16: bool = False,
-    workers: int = 0,
-) -> Vectors:
-    """Vectors of the queries that have at least one of the modalities, made of these alone."""
-    ids = list(query_set.queries["query_id"])
-    samples = Queries(query_set, modalities)
-    return _encode(model, tokenizer, samples, ids, ("query",), batch_size, bf16, workers)["query"]
-
-
-@torch.inference_mode()
-def _encode(
-    model: TwoTower,
-    tokenizer: Any,
-    samples: Dataset[Sample],
-    ids: Sequence[str],
-    views: Sequence[View],
-    batch_size: int,
-    bf16: bool,
-    workers: int,
-) -> dict[View, Vectors]:
-    """Vectors of each view, of the samples that have it; `ids` names the samples, in order."""
-    device = device_of(model)
-    loader: DataLoader[Sample] = DataLoader(
-        samples,
-        sampler=range(len(ids)),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate_for(model, tokenizer),
-    )
-    present: dict[View, list[bool]] = {view: [] for view in views}
-    rows = {view: [torch.zeros(0, model.settings.dim)] for view in views}
-    for batch in tqdm(loader, desc=f"encoding {', '.join(views)}", leave=False, disable=None):
-        with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            embeddings = model.embed(to_device(device, batch), views)
-        for view in views:
-            there = embeddings.present[view].cpu()
-            rows[view].append(embeddings.vectors[view].float().cpu()[there])
-            present[view] += there.tolist()
-    return {
-        view: Vectors(list(compress(ids, present[view])), torch.cat(rows[view]).numpy())
-        for view in views
-    }

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from beyond_text.config.views import View
 from beyond_text.metrics.ranking import Ranking
-from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import Catalogue
-from beyond_text.retrieval.encode import (
-    Vectors,
-    encode_products,
-    encode_queries,
-)
+from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_queries
 from beyond_text.retrieval.index import ProductIndex
 from beyond_text.retrieval.query_set import QuerySet
 
@@ -74,18 +68,15 @@ def search(
 
 
 def rank(
-    model: TwoTower,
-    tokenizer: Any,
+    encoder: Encoder,
     catalogue: Catalogue,
     query_set: QuerySet,
     views: Sequence[View] = ("product",),
     depth: int = 100,
-    bf16: bool = False,
-    workers: int = 1,
 ) -> dict[View, Ranking]:
     """For every query of the corpus its `depth` best products, by each view's vectors."""
-    queries = encode_queries(model, tokenizer, query_set, bf16=bf16)
-    encoded = encode_products(model, tokenizer, catalogue, views, bf16=bf16, workers=workers)
+    queries = encode_queries(encoder, query_set)
+    encoded = encode_products(encoder, catalogue, views)
     own = own_products(catalogue, query_set)
     return {
         view: search(queries, vectors, own, depth)

@@ -1,10 +1,9 @@
-"""Loads what a finished run left: its model, and the data that the model was made for."""
+"""Loads the model of a finished run, and a split in the form that the model was trained for."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,33 +12,34 @@ from beyond_text.models.checkpoint import load_model
 from beyond_text.models.precision import precision_of
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import Catalogue
+from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.read_split import read_split
 
 
-def load_run(run: Path) -> tuple[TwoTower, Any, bool]:
-    """A run's model, on its device, its tokenizer, and whether it computes in bfloat16.
+def load_run(run: Path) -> Encoder:
+    """Loads a run's model, on the GPU where there is one; all cores but one load samples for it.
 
-    In the precision of the run's config.yaml, so the numbers are those that training reported.
+    The precision is that of the run's config.yaml, so the numbers are those that training reported.
 
     Raises:
         CheckpointError: no finished model in `run`.
     """
     model, tokenizer = load_model(run)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    saved = run / "config.yaml"
-    precision = precision_of(load_config([saved]).precision if saved.is_file() else "auto")
-    return model, tokenizer, precision == "bf16-mixed"
+    config_file = run / "config.yaml"
+    setting = load_config([config_file]).precision if config_file.is_file() else "auto"
+    workers = max(1, (os.cpu_count() or 1) - 1)
+    return Encoder(model, tokenizer, precision_of(setting) == "bf16-mixed", workers)
 
 
 def split_for(model: TwoTower, tables: Path, split: str) -> tuple[Catalogue, QuerySet]:
-    """The corpus of a split with the texts and pictures that the model was made for."""
+    """Reads a split with the text fields and picture sizes that a model was trained for.
+
+    Raises:
+        TableError, ShardError: as for `read_split`.
+    """
     settings = model.settings
     return read_split(
         tables, split, settings.text_fields, settings.image_size, settings.picture_size
     )
-
-
-def loader_workers() -> int:
-    """All cores but one decode pictures."""
-    return max(1, (os.cpu_count() or 1) - 1)

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.checkpoint import MODEL, WEIGHTS
-from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import Catalogue
-from beyond_text.retrieval.encode import encode_products, encode_queries
+from beyond_text.retrieval.encode import Encoder, encode_products, encode_queries
 from beyond_text.retrieval.index import IndexKind, ProductIndex
 from beyond_text.retrieval.panel import PanelRow
 from beyond_text.retrieval.query_set import COLUMNS, QuerySet
-from beyond_text.retrieval.run import load_run, loader_workers, split_for
+from beyond_text.retrieval.run import load_run, split_for
 from beyond_text.shards.manifest import FILE, sha256_of
 from beyond_text.tables.pictures import decode_pixels, reduce_picture
 
@@ -29,9 +27,7 @@ MADE_OF = "made_of.txt"
 class Searcher:
     """A model, a catalogue and an index of its products."""
 
-    model: TwoTower
-    tokenizer: Any
-    bf16: bool
+    encoder: Encoder
     catalogue: Catalogue
     index: ProductIndex
 
@@ -46,24 +42,24 @@ class Searcher:
             TableError, ShardError: no such shards or split.
             ValueError: a damaged index.
         """
-        model, tokenizer, bf16 = load_run(run)
-        catalogue, _ = split_for(model, shards, split)
+        encoder = load_run(run)
+        catalogue, _ = split_for(encoder.model, shards, split)
         folder = run / "index" / f"{split}-{kind}"
         files = (run / MODEL / WEIGHTS, shards / FILE)
         made_of = " ".join(map(sha256_of, files))
         mark = folder / MADE_OF
         if mark.is_file() and mark.read_text() == made_of:
-            return cls(model, tokenizer, bf16, catalogue, ProductIndex.load(folder))
-        found = encode_products(model, tokenizer, catalogue, bf16=bf16, workers=loader_workers())
-        index = ProductIndex.build(*found["product"], kind)
+            return cls(encoder, catalogue, ProductIndex.load(folder))
+        products = encode_products(encoder, catalogue)["product"]
+        index = ProductIndex.build(*products, kind)
         mark.unlink(missing_ok=True)
         index.save(folder)
         mark.write_text(made_of)
-        return cls(model, tokenizer, bf16, catalogue, index)
+        return cls(encoder, catalogue, index)
 
     def search(self, texts: Sequence[str], picture: bytes | None, top: int) -> Ranking:
         """Returns the `top` nearest products of each text; a picture joins every text."""
-        settings = self.model.settings
+        settings = self.encoder.model.settings
         image: Tensor | None = None
         if picture is not None:
             # As the picture of a product is on its way into shards and out of them.
@@ -72,7 +68,7 @@ class Searcher:
         rows = [(str(number), text, "", "") for number, text in enumerate(texts)]
         queries = pd.DataFrame(rows, columns=COLUMNS)
         query_set = QuerySet(queries, pd.DataFrame(), lambda number: image)
-        vectors = encode_queries(self.model, self.tokenizer, query_set, bf16=self.bf16)
+        vectors = encode_queries(self.encoder, query_set)
         return self.index.search(vectors.vectors, vectors.ids, top)
 
     def rows(self, texts: Sequence[str], found: Ranking) -> list[PanelRow]:

@@ -1,4 +1,4 @@
-"""TODO training.averaging."""
+"""Weight averaging: a run ends with the average of its weights over its last steps."""
 
 from __future__ import annotations
 
@@ -11,18 +11,6 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 
-def _move(
-    span: float, averages: Iterable[Tensor], currents: Iterable[Tensor], steps: Tensor | int
-) -> None:
-    """Takes averages of `steps` steps one on; whole numbers (positions, counts) are the current."""
-    share = 1 / (1 + span * int(steps))
-    for average, current in zip(averages, currents, strict=True):
-        if average.is_floating_point():
-            average.lerp_(current, share)
-        else:
-            average.copy_(current)
-
-
 class Averaging(WeightAveraging):
     """Ends a run with an average of its weights and moving statistics over the last steps.
 
@@ -33,16 +21,16 @@ class Averaging(WeightAveraging):
     """
 
     def __init__(self, span: float) -> None:
-        super().__init__(use_buffers=True, multi_avg_fn=partial(_move, span))
+        super().__init__(use_buffers=True, multi_avg_fn=partial(_update, span))
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """The average lies where the model is going to lie, which Lightning moves only later."""
+        """Places the average on the run's device, to which Lightning moves the model only later."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, module, stage)
 
     @contextmanager
     def in_use(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
-        """The module has the averaged weights meanwhile."""
+        """Gives the module the averaged weights within the block."""
         self.on_validation_epoch_start(trainer, module)
         try:
             yield
@@ -50,13 +38,25 @@ class Averaging(WeightAveraging):
             self.on_validation_epoch_end(trainer, module)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """As at the end of training, which a run that was killed after its last step never sees."""
+        """Does what `on_train_end` does, which a run resumed after its last step never calls."""
         self.on_train_end(trainer, module)
+
+
+def _update(
+    span: float, averages: Iterable[Tensor], currents: Iterable[Tensor], steps: Tensor | int
+) -> None:
+    """Adds the current weights to averages of `steps` steps; integer tensors are copied."""
+    share = 1 / (1 + span * int(steps))
+    for average, current in zip(averages, currents, strict=True):
+        if average.is_floating_point():
+            average.lerp_(current, share)
+        else:
+            average.copy_(current)
 
 
 @contextmanager
 def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
-    """The module has meanwhile the weights that the run would end with now."""
+    """Gives the module, within the block, the weights with which the run would end now."""
     with ExitStack() as stack:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Averaging):

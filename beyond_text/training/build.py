@@ -1,4 +1,4 @@
-"""TODO training.build."""
+"""Builds the model that a run starts with: from its encoders, or from an earlier run's weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from beyond_text.shards.manifest import read_manifest
 
 
 def build(config: Config) -> tuple[TwoTower, Any]:
-    """The model a run starts with, and its tokenizer.
+    """Seeds the run, and returns the model that it starts with and its tokenizer.
 
     Raises:
         CheckpointError: `start` names no finished run, or one of other encoders.
-        FileNotFoundError: an encoder that is not there.
+        FileNotFoundError: an encoder does not exist.
     """
     pl.seed_everything(config.seed, verbose=False)
     stored = read_manifest(Path(config.data.dev))["picture_size"]
-    settings = settings_of(config, stored)
     model = build_model(
-        settings,
+        settings_of(config, stored),
         config.text_encoder.path,
         config.image_encoder.path,
         pretrained=True,
@@ -36,8 +35,8 @@ def build(config: Config) -> tuple[TwoTower, Any]:
     if config.start:
         warm_start(model, config.start)
     for tower in model.towers.values():
-        shows = isinstance(tower, ImageTower)
-        tower.add_lora(config.image_encoder.lora if shows else config.text_encoder.lora)
+        is_image = isinstance(tower, ImageTower)
+        tower.add_lora(config.image_encoder.lora if is_image else config.text_encoder.lora)
         if config.compile:
             tower.compile_encoder()
     return model, AutoTokenizer.from_pretrained(config.text_encoder.path)

@@ -1,4 +1,4 @@
-"""What is watched while training: speed, learning rates, retrieval metrics and pictures."""
+"""Callbacks that watch a run: its speed, and retrieval metrics and pictures of its dev split."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from beyond_text.config.settings import Config
 from beyond_text.config.views import View
 from beyond_text.metrics.history import save_history
 from beyond_text.metrics.ranking import Ranking, retrieval_metrics
 from beyond_text.models.cpu.memory import give_back_freed_memory
+from beyond_text.models.precision import precision_of
+from beyond_text.models.settings import ModelSettings
 from beyond_text.retrieval.catalogue import Catalogue
+from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.panel import panel_of
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank
+from beyond_text.retrieval.read_split import read_split
 from beyond_text.shards.batch import Batch
 from beyond_text.training.averaging import averaged
 from beyond_text.training.module import ContrastiveModule
 
 
 class Throughput(pl.Callback):
-    """Logs products a second and the share of time spent waiting for data, both over all ranks."""
+    """Logs products per second over all processes, and the share of time spent waiting for data."""
 
     def __init__(self) -> None:
+        # When the last step ended, and the seconds that the next one waited for its batch.
         self.end = 0.0
         self.waited = 0.0
 
@@ -35,7 +41,7 @@ class Throughput(pl.Callback):
         self.end = time.perf_counter()
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """The time since the last step's end went into getting the batch."""
+        """Measures the wait for the batch: the time since the last step's end."""
         self.waited = time.perf_counter() - self.end
 
     def on_train_batch_end(
@@ -46,7 +52,7 @@ class Throughput(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Logs the step's two figures."""
+        """Logs the two figures of the step."""
         now = time.perf_counter()
         step = max(now - self.end, 1e-9)
         rows = len(batch.product_ids)
@@ -57,7 +63,10 @@ class Throughput(pl.Callback):
 
 
 class Retrieval(pl.Callback):
-    """Retrieval metrics and a picture panel of the dev split, every so many steps; 0: never."""
+    """Measures retrieval on the dev split every `every` steps, and draws a picture panel; 0: never.
+
+    A run that starts from untouched encoders is also measured before its first step.
+    """
 
     def __init__(
         self,
@@ -75,29 +84,35 @@ class Retrieval(pl.Callback):
         self.bf16 = bf16
         self.views = views
 
+    @classmethod
+    def from_config(cls, config: Config, settings: ModelSettings, tokenizer: Any) -> Retrieval:
+        """Reads the dev split of a run.
+
+        Raises:
+            TableError, ShardError: no such split, or none that can be measured.
+        """
+        catalogue, query_set = read_split(
+            Path(config.data.dev), config.data.dev_split, settings.text_fields, settings.image_size
+        )
+        bf16 = precision_of(config.precision) == "bf16-mixed"
+        return cls(catalogue, query_set, tokenizer, config.evaluate_every, bf16)
+
     def measure(self, module: ContrastiveModule) -> tuple[dict[View, Any], dict[View, Ranking]]:
-        """Metrics and rankings of each view, now."""
+        """Returns the metrics and rankings of each view."""
         # A training step holds many times what a ranking takes; both at once may be too much.
         give_back_freed_memory()
         workers = min(1, module.config.data.workers)
-        rankings = rank(
-            module.model,
-            self.tokenizer,
-            self.catalogue,
-            self.query_set,
-            self.views,
-            bf16=self.bf16,
-            workers=workers,
-        )
+        encoder = Encoder(module.model, self.tokenizer, self.bf16, workers)
+        rankings = rank(encoder, self.catalogue, self.query_set, self.views)
         metrics = {
-            view: retrieval_metrics(found, self.query_set.queries, self.query_set.qrels)
-            for view, found in rankings.items()
+            view: retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels)
+            for view, ranking in rankings.items()
         }
         return metrics, rankings
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Before the first step of a run that starts from nothing: the untouched encoders."""
+        """Measures the untouched encoders, where the run starts from them."""
         assert isinstance(module, ContrastiveModule)
         if trainer.global_step == 0 and not module.config.start:
             metrics, _ = self.measure_and_log(trainer, module)
@@ -106,7 +121,7 @@ class Retrieval(pl.Callback):
     def measure_and_log(
         self, trainer: pl.Trainer, module: ContrastiveModule
     ) -> tuple[dict[View, Any], dict[View, Ranking]]:
-        """Writes metrics and pictures to TensorBoard and returns metrics and rankings."""
+        """Measures each view, and writes metrics and a picture panel to TensorBoard."""
         with averaged(trainer, module):
             metrics, rankings = self.measure(module)
         if isinstance(trainer.logger, TensorBoardLogger):
@@ -129,7 +144,7 @@ class Retrieval(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Measures every `every` optimizer steps, but for the last, which the run ends with."""
+        """Measures every `every` optimizer steps; the last one is measured when the run ends."""
         step = trainer.global_step
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.every and stepped and step < trainer.max_steps and step % self.every == 0:

@@ -1,4 +1,10 @@
-"""TODO training.checkpoints."""
+"""Writes the checkpoints of a run while it trains, and finds the newest whole one.
+
+    checkpoints/last.ckpt      weights, optimizer, schedule and progress, and the run's settings
+    checkpoints/previous.ckpt  the one before, used where the last is damaged
+
+A checkpoint is written beside its place and renamed, so it appears completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +19,37 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from beyond_text.models.checkpoint import (
-    CheckpointError,
-)
+from beyond_text.models.checkpoint import CheckpointError
 
+CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 
 
 class Origin(NamedTuple):
-    """Whose a checkpoint is: the settings of its run, nested, and the number of its processes."""
+    """The run that wrote a checkpoint: its settings, nested, and its number of processes."""
 
     settings: dict[str, Any]
     processes: int
 
 
-def write_checkpoint(content: dict[str, Any], origin: Origin, path: Path) -> None:
-    """Writes a checkpoint whole or not at all, and keeps the one before as `previous.ckpt`.
+class Checkpoint(NamedTuple):
+    """A whole checkpoint on disk, and the run that wrote it."""
 
-    At every moment at least one that was whole when written lies there under either name.
+    path: Path
+    origin: Origin
+
+
+def write_checkpoint(content: dict[str, Any], origin: Origin, path: Path) -> None:
+    """Writes a checkpoint completely or not at all, and keeps the one before as `previous.ckpt`.
+
+    At every moment, at least one of the two names holds a checkpoint that was written completely.
 
     Raises:
         CheckpointError: it cannot be written; what was there before stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place: a file of another disk would be copied into place, not renamed.
+    # In the same folder: from another disk, the file would be copied into place, not renamed.
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
@@ -46,7 +58,7 @@ def write_checkpoint(content: dict[str, Any], origin: Origin, path: Path) -> Non
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        # Torch goes on to miss the bytes that the disk had no room for.
+        # Where the disk is full, torch raises a second error about the bytes that are missing.
         first = error.__context__ or error
         raise CheckpointError(f"{path}: could not be written ({first})") from error
     if path.is_file():
@@ -55,7 +67,7 @@ def write_checkpoint(content: dict[str, Any], origin: Origin, path: Path) -> Non
 
 
 def read_origin(path: Path) -> Origin:
-    """Whose a checkpoint is, once every byte of it is found as it was written.
+    """Checks every byte of a checkpoint, and returns the run that wrote it.
 
     Raises:
         CheckpointError: it is cut short or damaged, or no checkpoint of a run.
@@ -64,7 +76,7 @@ def read_origin(path: Path) -> Origin:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         content = {} if damaged else torch.load(path, weights_only=True, mmap=True)
-    # Zip, pickle and torch each raise what they please on bytes that are not theirs.
+    # Zip, pickle and torch raise all kinds of errors on damaged bytes.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: not whole ({reason})") from error
@@ -75,34 +87,31 @@ def read_origin(path: Path) -> Origin:
     return Origin(**content["origin"])
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path, Origin] | None:
-    """The last checkpoint of a run, or where it is damaged the one before; None: there is none.
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Returns the last checkpoint of a run, or the one before where it is damaged; None: no file.
 
     Raises:
-        CheckpointError: there is one, but none is whole.
+        CheckpointError: there are files, but all are damaged.
     """
     damaged: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
             continue
         try:
-            found = path, read_origin(path)
+            checkpoint = Checkpoint(path, read_origin(path))
         except CheckpointError as error:
             damaged.append(str(error))
             continue
         for line in damaged:
             print(f"{line}; going on from {path}", file=sys.stderr)
-        return found
+        return checkpoint
     if damaged:
         raise CheckpointError(f"{'; '.join(damaged)}; say resume=never to begin the run again")
     return None
 
 
-CHECKPOINTS = "checkpoints"
-
-
 class RunCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, whole or not there, with the one before and their origin."""
+    """Makes Lightning write its checkpoints by `write_checkpoint`."""
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
@@ -110,17 +119,18 @@ class RunCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """As `write_checkpoint`."""
+        """Writes a checkpoint by `write_checkpoint`."""
         write_checkpoint(checkpoint, self.origin, Path(path))
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Lightning's, which after a resumption would save the step that it has just loaded again.
+    """Lightning's ModelCheckpoint, which does not save the step that a run resumes from again.
 
-    By then a part of the next step's batches may have been accumulated, which no checkpoint holds.
+    When Lightning would do so, some of the next step's batches may have been accumulated already,
+    and no checkpoint holds those.
     """
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """The step that the run starts at is saved already."""
+        """Marks the step that the run starts at as saved."""
         super().on_train_start(trainer, module)
         self._last_global_step_saved = trainer.global_step

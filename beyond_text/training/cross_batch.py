@@ -1,7 +1,7 @@
-"""Cross-batch memory (Wang et al. 2020, arXiv 1912.06798): more negatives for next to no time.
+"""Cross-batch memory (Wang et al. 2020, arXiv 1912.06798): more negatives at almost no cost.
 
-Products of the last batches stay candidates, as they were encoded then and without gradient. Who is
-relevant to whom is known by id, as within a batch, so a remembered product may also be a positive.
+Products of the last batches stay candidates, with the vectors they had then and without gradient.
+Relevance is known by id, as within a batch, so a remembered product may also be a positive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from beyond_text.shards.batch import Batch, Embeddings, Qrels
 
 
 class Candidates(NamedTuple):
-    """Products that anchors are contrasted with: vectors of their views, and 64-bit keys."""
+    """The products that anchors are contrasted with: vectors of their views, and 64-bit keys."""
 
     vectors: Mapping[View, Float[Tensor, "rows dim"]]
     present: Mapping[View, Bool[Tensor, " rows"]]
@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
     text_key: Int[Tensor, " rows"]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Candidates:
-        """The same with every tensor changed."""
+        """Returns candidates with `change` applied to every tensor."""
         return Candidates(
             {view: change(vectors) for view, vectors in self.vectors.items()},
             {view: change(present) for view, present in self.present.items()},
@@ -43,7 +43,7 @@ def candidates_of(
     text_key: Tensor,
     queries_per_product: int,
 ) -> Candidates:
-    """A batch's products, each once: of its `queries_per_product` rows, side by side, the first."""
+    """Returns each product of a batch once: the first of its `queries_per_product` rows."""
     views = [view for view in PRODUCT if view in vectors]
     rows = Candidates(
         {view: vectors[view] for view in views},
@@ -55,13 +55,13 @@ def candidates_of(
 
 
 def first_slot_qrels(qrels: Qrels, queries_per_product: int) -> Qrels:
-    """What is judged of `candidates_of`: each product's judgments, its first row's, once."""
+    """Returns the judgments of `candidates_of`'s products: those of each product's first row."""
     first = qrels.product % queries_per_product == 0
     return Qrels(qrels.query[first], qrels.product[first] // queries_per_product, qrels.gain[first])
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
-    """All rows of the parts, which have the same views."""
+    """Returns the rows of all parts, which must have the same views."""
     views = parts[0].vectors
     return Candidates(
         {view: torch.cat([part.vectors[view] for part in parts]) for view in views},
@@ -72,7 +72,7 @@ def concatenate(parts: Sequence[Candidates]) -> Candidates:
 
 
 class CrossBatchMemory:
-    """The products of the last batches, `size` at most, with what is judged of them."""
+    """Keeps the products of the last batches, at most `size` of them, with their judgments."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -83,13 +83,13 @@ class CrossBatchMemory:
 
     @property
     def rows(self) -> int:
-        """How many products are remembered."""
+        """The number of remembered products."""
         return sum(len(candidates.product_key) for candidates, _ in self._kept)
 
     def add(self, batch: Batch, embeddings: Embeddings, queries_per_product: int) -> None:
         """Remembers the batch's products, each by the first of its `queries_per_product` rows.
 
-        The oldest batches make room; a batch larger than all of it is not remembered.
+        The oldest batches make room. A batch larger than the whole memory is not remembered.
         """
         if len(batch.product_key) // queries_per_product > self.size:
             return
@@ -102,7 +102,7 @@ class CrossBatchMemory:
             self._kept.popleft()
 
     def all(self) -> tuple[Candidates, Qrels]:
-        """All that is remembered, the oldest first; something must be."""
+        """Returns all remembered products (at least one), oldest first, and their judgments."""
         parts, qrels = zip(*self._kept, strict=True)
         sizes = [len(part.product_key) for part in parts]
         products = [one.product + sum(sizes[:number]) for number, one in enumerate(qrels)]
@@ -113,16 +113,16 @@ class CrossBatchMemory:
         )
 
     def to(self, device: torch.device) -> None:
-        """Moves all that is remembered."""
+        """Moves all remembered tensors to a device."""
         self._kept = deque(
             (candidates.map(lambda rows: rows.to(device)), Qrels(*(c.to(device) for c in qrels)))
             for candidates, qrels in self._kept
         )
 
     def state(self) -> list[Any]:
-        """What goes into a checkpoint: tensors in plain lists and dictionaries."""
+        """Returns what goes into a checkpoint: tensors in plain tuples and dictionaries."""
         return [(*candidates, *qrels) for candidates, qrels in self._kept]
 
     def load(self, state: Sequence[Any]) -> None:
-        """As `state` gave it."""
+        """Restores what `state` returned."""
         self._kept = deque((Candidates(*entry[:4]), Qrels(*entry[4:])) for entry in state)

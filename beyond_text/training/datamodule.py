@@ -1,4 +1,8 @@
-"""The Lightning half of the data: the batches of a run's steps."""
+"""Loads the batches of a run's steps from its sources of shards.
+
+Which samples make up a batch is decided by seed and step alone, so any number of loader workers
+gives the same batches, and a resumed run goes on with the next one.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +21,15 @@ from beyond_text.shards.dataset import Products
 from beyond_text.shards.sampler import BatchSampler, group_by_category
 from beyond_text.shards.sources import supplies_of
 
-# Views that need pictures, whatever the source.
+# Views that need the products' pictures, whatever the source.
 PICTURED: set[View] = {"image", "product", "trigger_image"}
-# Rows that a worker reads ahead, where a batch is smaller.
-ROWS_IN_STORE = 1024
-
-
-def _begin(worker: int) -> None:
-    """Spares the garbage collection of a loading process all that there was before it."""
-    gc.freeze()
-
-
-def _batches_in_store(batch_size: int) -> int:
-    """Batches that a worker reads ahead: a few, but no more rows than a large batch has."""
-    return max(1, min(4, ROWS_IN_STORE // batch_size))
+# The most batches that a worker reads ahead, and the most rows in them (one batch at least).
+BATCHES_AHEAD = 4
+ROWS_AHEAD = 1024
 
 
 class ShardData(pl.LightningDataModule):
-    """Batches for every step of a run, the same for any number of workers."""
+    """Gives a batch for every step of a run, the same for any number of workers."""
 
     def __init__(
         self, config: Config, settings: ModelSettings, tokenizer: Any, fixed_length: bool
@@ -51,71 +46,81 @@ class ShardData(pl.LightningDataModule):
         )
         self.sources = supplies_of(config)
         views = views_of(config)
-        # A query's vector is one of all that it has.
-        shown = any(len(feed.split.query_pictures) for feed in self.sources.values())
-        self.sees_pictures = bool(views & PICTURED) or (shown and "query" in views)
+        # A query's vector is made of its text and its picture.
+        has_query_pictures = any(len(s.split.query_pictures) for s in self.sources.values())
+        self.sees_pictures = bool(views & PICTURED) or (has_query_pictures and "query" in views)
 
     def check_shares(self, processes: int) -> None:
         """Refuses a source that cannot fill a batch: it would hold the same products twice.
 
         Raises:
-            ConfigError: naming the source, its products, and the batch that they must fill.
+            ConfigError: names the source, its products, and the batch that they must fill.
         """
         batch = self.config.batch_size * processes
-        for name, feed in self.sources.items():
-            if len(feed.split) < batch:
+        for name, source in self.sources.items():
+            if len(source.split) < batch:
                 raise ConfigError(
-                    f"data.sources.{name}: {len(feed.split)} products in {len(feed.split.sizes)} "
-                    f"shards do not fill a batch of {batch} (batch_size={self.config.batch_size} "
-                    f"on {processes} processes); take a smaller batch_size, or weight 0"
+                    f"data.sources.{name}: {len(source.split)} products in "
+                    f"{len(source.split.sizes)} shards do not fill a batch of {batch} "
+                    f"(batch_size={self.config.batch_size} on {processes} processes); "
+                    "take a smaller batch_size, or weight 0"
                 )
 
     def prepare_data(self) -> None:
-        """Once a machine, before the first step: every shard has its checksum.
+        """Compares every shard with its checksum, once a machine, before the first step.
 
         Raises:
-            ShardError: one has another.
+            ShardError: a shard has another checksum.
         """
-        for feed in self.sources.values():
-            feed.split.verify()
+        for source in self.sources.values():
+            source.split.verify()
 
     def train_dataloader(self) -> DataLoader[Sample | str]:
-        """The batches from the current step on, one slice a process."""
+        """Returns the batches from the current step on, one slice of each per process."""
         config = self.config
-        trainer = self.trainer
-        assert trainer is not None
-        feeds = list(self.sources.values())
-        alike, queries_per_product = (
-            config.data.same_category,
-            [feed.queries_per_product for feed in feeds],
+        products = Products(
+            [source.split for source in self.sources.values()],
+            config.seed,
+            self.collate.picture_size if self.sees_pictures else None,
+            [source.losses for source in self.sources.values()],
+            [source.queries_per_product for source in self.sources.values()],
         )
-        plan = BatchSampler(
-            [feed.split.sizes for feed in feeds],
-            [feed.weight for feed in feeds],
+        assert self.trainer is not None
+        return DataLoader(
+            products,
+            batch_sampler=self._batch_sampler(self.trainer),
+            collate_fn=self.collate,
+            num_workers=config.data.workers,
+            worker_init_fn=_freeze_garbage,
+            pin_memory=self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+            prefetch_factor=_batches_ahead(config.batch_size) if config.data.workers else None,
+        )
+
+    def _batch_sampler(self, trainer: pl.Trainer) -> BatchSampler:
+        """Returns the samples of each batch from the trainer's current step on."""
+        config, sources = self.config, list(self.sources.values())
+        run_length = config.data.same_category
+        return BatchSampler(
+            [source.split.sizes for source in sources],
+            [source.weight for source in sources],
             config.batch_size,
             config.total_steps * config.accumulate,
             config.seed,
             trainer.global_rank,
             trainer.world_size,
             start=trainer.global_step * config.accumulate,
-            queries_per_product=queries_per_product,
-            orders=[group_by_category(feed.split.category, alike) for feed in feeds]
-            if alike > 1
+            queries_per_product=[source.queries_per_product for source in sources],
+            orders=[group_by_category(source.split.category, run_length) for source in sources]
+            if run_length > 1
             else (),
         )
-        size = self.collate.picture_size if self.sees_pictures else None
-        return DataLoader(
-            Products(
-                [feed.split for feed in feeds],
-                config.seed,
-                size,
-                [feed.losses for feed in feeds],
-                queries_per_product,
-            ),
-            batch_sampler=plan,
-            collate_fn=self.collate,
-            num_workers=config.data.workers,
-            worker_init_fn=_begin,
-            pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-            prefetch_factor=_batches_in_store(config.batch_size) if config.data.workers else None,
-        )
+
+
+def _freeze_garbage(worker: int) -> None:
+    """Keeps the garbage collector of a worker from visiting all objects that it inherited."""
+    gc.freeze()
+
+
+def _batches_ahead(batch_size: int) -> int:
+    """Returns how many batches a worker reads ahead."""
+    return max(1, min(BATCHES_AHEAD, ROWS_AHEAD // batch_size))

@@ -1,4 +1,4 @@
-"""TODO training.loss_weights."""
+"""Weighs the objectives of a stage: fixed weights, or learned ones on top of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class LossWeights(nn.Module):
-    """How much each objective counts: a fixed weight, or that and a learned uncertainty.
+    """Adds up the losses of the objectives, by fixed weights or by learned uncertainty.
 
     Fixed: sum_i w_i L_i. Learned: sum_i w_i (L_i exp(-s_i) / 2 + s_i / 2) with s_i = 0 at first,
-    the homoscedastic weighting of Kendall et al. 2018 (arXiv 1705.07115), s the log-variance; our
-    choice for what UniECS calls adaptive without an equation.
+    the homoscedastic weighting of Kendall et al. 2018 (arXiv 1705.07115); s is the log-variance. It
+    is our choice for what UniECS calls adaptive without giving an equation.
     """
 
     def __init__(self, weights: Mapping[str, float], learned: bool) -> None:
@@ -23,18 +23,19 @@ class LossWeights(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(len(weights))) if learned else None
 
     def forward(self, losses: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
-        """The weighted sum of the losses of all objectives."""
+        """Returns the weighted sum of the losses."""
         if self.log_variance is None:
             return torch.stack([w * losses[name] for name, w in self.fixed.items()]).sum()
         terms = []
         for (name, weight), s in zip(self.fixed.items(), self.log_variance, strict=True):
             term = weight * (losses[name] * (-s).exp() / 2 + s / 2)
-            # Nothing to compare in this batch is no certainty: s would fall without end.
+            # A loss of 0 means that the batch had nothing to compare, not that the model is
+            # certain: without this, s would fall without end.
             terms.append(torch.where(losses[name] == 0, 0.0, term))
         return torch.stack(terms).sum()
 
     def learned(self) -> dict[str, Float[Tensor, ""]]:
-        """What each loss is multiplied by now; nothing where that is fixed."""
+        """Returns the factor that multiplies each loss now; empty with fixed weights."""
         if self.log_variance is None:
             return {}
         scales = (-self.log_variance.detach()).exp() / 2

@@ -1,12 +1,11 @@
-"""The objectives, as functions of vectors and of who is relevant to whom; float32 throughout.
+"""The contrastive losses of two views: InfoNCE, ranked InfoNCE and SigLIP's sigmoid loss.
 
-The only place where a temperature divides. A positive is known by id, never assumed from the
-diagonal: `relevance[i, j]` in [0, 1] is the gain of candidate j for anchor i, so several rows of
-one product, shared queries and colour variants are positives with their gain, not false negatives.
-Below 0 (SELF_MATCH: the query is that product) the two are not contrasted at all. Rows and columns
-whose view is missing take no part. `LOSSES` contrast two views; `OBJECTIVES`, the three of UniECS, are
-built out of the same pieces. All are sums over anchors, taken a block of them at a time, so that a
-large batch costs the memory of a block of its square.
+Each takes vectors of anchors and candidates, and `relevance[i, j]` in [0, 1], the gain of candidate
+j for anchor i. Positives are known by id, never assumed from the diagonal: several rows of one
+product, shared queries and colour variants are positives with their gain, not false negatives.
+Relevance below 0 (SELF_MATCH: the query is that product itself) excludes a pair. Rows and columns
+whose view is missing take no part. All arithmetic is in float32. Cosines are divided by a
+temperature here and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,89 +19,39 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from beyond_text.training.relevance import (
-    Mask,
-    Matrix,
-)
+from beyond_text.training.blocks import Sums, contrasted_pairs, cosines, mean_over_blocks
+from beyond_text.training.relevance import Mask, Matrix
 
-
-def weighted_mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
-    """Weighted mean; zero, with zero gradient, where no weight is left."""
-    return divided((weight * values).sum(), weight.sum())
-
-
-def divided(total: Tensor, weight: Tensor) -> Tensor:
-    """Returns total / weight, and 0 with zero gradient where the weight is 0."""
-    return total / weight.clamp(min=1e-12)
-
-
-# Anchors whose rows of a matrix are held at a time.
-BLOCK = 1024
-# Sums over the anchors of a block, and what they are divided by once all blocks are added.
-Sums = tuple[Float[Tensor, "*terms"], Float[Tensor, "*terms"]]
-
-
-def over_blocks(sums: Callable[..., Sums], *rows: Tensor) -> Float[Tensor, "*terms"]:
-    """What `sums` makes of the rows of all anchors, with one block's matrices alive at a time.
-
-    With several blocks, each is computed once more for its gradients.
-    """
-    blocks = list(zip(*(row.split(BLOCK) for row in rows), strict=True))
-    if len(blocks) == 1:
-        return divided(*sums(*blocks[0]))
-    found = [checkpoint(sums, *block, use_reentrant=False) for block in blocks]
-    totals, weights = (torch.stack(parts).sum(dim=0) for parts in zip(*found, strict=True))
-    return divided(totals, weights)
-
-
-# Finite, for an infinite one gives NaN gradients where no candidate is left.
+# The logit of a masked candidate. An infinite one gives NaN gradients where no candidate is left.
 MASKED = -1e9
-CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Takes logits, relevance and the pairs that take part; returns the cross-entropy of each candidate.
+CrossEntropy = Callable[[Matrix, Matrix, Mask], Matrix]
+# Takes cosines, relevance and the pairs that take part; returns changed cosines and pairs.
+Adjustment = Callable[[Matrix, Matrix, Mask], tuple[Matrix, Mask]]
+Loss = Callable[..., Tensor]
 
 
 def _cross_entropy_over_all(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
-    """-log of each candidate's share in the softmax over all that take part."""
+    """Returns -log softmax_ij over all candidates j that take part."""
     return -logits.masked_fill(~contrasted, MASKED).log_softmax(dim=1)
 
 
 def _cross_entropy_over_lower_grades(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
-    """-log(exp s_ij / (exp s_ij + sum_{k: relevance_ik < relevance_ij} exp s_ik)) of positives j.
+    """Returns -log(exp s_ij / (exp s_ij + sum_{k: relevance_ik < relevance_ij} exp s_ik)).
 
-    Positives of one grade do not compete (in-batch positives are masked, as is usual), an exact
-    match still stands before a partial one. With one positive a row it equals
-    `_cross_entropy_over_all`.
+    It is 0 where j is no positive. Positives of one grade do not compete (in-batch positives are
+    masked, as is usual), but an exact match still ranks above a partial one. With one positive a
+    row it equals `_cross_entropy_over_all`.
     """
-    # Zeros with a gradient of zero, for there may be no positive.
-    found = 0 * logits
-    for level in relevance[relevance > 0].unique():
-        lesser = logits.masked_fill(~(contrasted & (relevance < level)), MASKED).logsumexp(dim=1)
-        # Positives are few.
-        place = (relevance == level).nonzero(as_tuple=True)
-        found = found.index_put(place, F.softplus(lesser[place[0]] - logits[place]))
-    return found
-
-
-def cosines(
-    anchors: Float[Tensor, "anchors dim"], candidates: Float[Tensor, "candidates dim"]
-) -> Matrix:
-    """Returns the cosine of every anchor and candidate, both unit vectors, in float32."""
-    with torch.autocast(anchors.device.type, enabled=False):
-        return anchors.float() @ candidates.float().T
-
-
-def contrasted_pairs(
-    relevance: Matrix,
-    has_anchor: Bool[Tensor, " anchors"],
-    has_candidate: Bool[Tensor, " candidates"],
-) -> Mask:
-    """The pairs that take part: both are there, and they are not one and the same."""
-    return has_anchor[:, None] & has_candidate[None, :] & (relevance >= 0)
-
-
-# Cosines, relevance and who takes part, to logits before the temperature divides and who is left.
-LogitShape = Callable[[Matrix, Matrix, Mask], tuple[Matrix, Mask]]
+    # Not `zeros`: where there is no positive, the gradient must exist and be zero.
+    loss = 0 * logits
+    for grade in relevance[relevance > 0].unique():
+        lower = logits.masked_fill(~(contrasted & (relevance < grade)), MASKED).logsumexp(dim=1)
+        # Computed for the positives alone, which are few.
+        positives = (relevance == grade).nonzero(as_tuple=True)
+        loss = loss.index_put(positives, F.softplus(lower[positives[0]] - logits[positives]))
+    return loss
 
 
 def _unchanged(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
@@ -117,20 +66,20 @@ def _one_direction(
     has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
     cross_entropy: CrossEntropy,
-    shape: LogitShape,
+    adjust: Adjustment,
 ) -> Float[Tensor, ""]:
-    """Mean over anchors of the cross-entropy at their graded positives, by their best gain."""
+    """Returns the mean cross-entropy of the positives; anchors are weighted by their best gain."""
 
     def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
         contrasted = contrasted_pairs(relevance, has_anchor, has_candidate)
         relevance = relevance * contrasted
-        similarity, kept = shape(cosines(anchors, candidates), relevance, contrasted)
+        similarity, kept = adjust(cosines(anchors, candidates), relevance, contrasted)
         share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
         loss = (share * cross_entropy(similarity / temperature, relevance, kept)).sum(dim=1)
         best = relevance.amax(dim=1)
         return (best * loss).sum(), best.sum()
 
-    return over_blocks(sums, anchors, relevance, has_anchor)
+    return mean_over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def info_nce(
@@ -143,33 +92,34 @@ def info_nce(
     bias: Float[Tensor, ""] | None = None,
     fresh: int | None = None,
     cross_entropy: CrossEntropy = _cross_entropy_over_all,
-    shape: LogitShape = _unchanged,
+    adjust: Adjustment = _unchanged,
 ) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE with graded positives, in nats; see `chance_level`.
+    """Returns symmetric InfoNCE with graded positives, in nats; `chance_level` gives its scale.
 
     With s = cosine / temperature and p_ij = relevance_ij / sum_k relevance_ik, an anchor's loss is
-    -sum_j p_ij log(exp s_ij / sum_k exp s_ik), weighted by its best gain; the mean of both
-    directions. One positive a row gives van den Oord et al. 2018 (arXiv 1807.03748) as used by
+    -sum_j p_ij log(exp s_ij / sum_k exp s_ik), weighted by its best gain; the result is the mean of
+    both directions. One positive a row gives van den Oord et al. 2018 (arXiv 1807.03748) as used by
     CLIP; several give the outer sum of Khosla et al. 2020 (arXiv 2004.11362). Zero, with zero
     gradient, where there is no positive. The bias has no effect: softmax cancels it.
 
-    The first `fresh` candidates (None: all) are the anchors of the second direction. Those after
-    them are remembered from earlier batches: positives and negatives of the first direction alone.
+    The first `fresh` candidates (None: all) are of this batch and are the anchors of the second
+    direction. Those after them are remembered from earlier batches: they are positives and
+    negatives of the first direction only.
     """
-    how: Any = {"temperature": temperature, "cross_entropy": cross_entropy, "shape": shape}
-    forward = _one_direction(anchors, candidates, relevance, has_anchor, has_candidate, **how)
+    options: Any = {"temperature": temperature, "cross_entropy": cross_entropy, "adjust": adjust}
+    forward = _one_direction(anchors, candidates, relevance, has_anchor, has_candidate, **options)
     backward = _one_direction(
         candidates[:fresh],
         anchors,
         relevance[:, :fresh].T,
         has_candidate[:fresh],
         has_anchor,
-        **how,
+        **options,
     )
     return (forward + backward) / 2
 
 
-# Symmetric InfoNCE of each positive against all of less relevance; else as `info_nce`.
+# Symmetric InfoNCE of each positive against all of lower relevance; otherwise as `info_nce`.
 ranked_nce = partial(info_nce, cross_entropy=_cross_entropy_over_lower_grades)
 
 
@@ -183,11 +133,12 @@ def sigmoid(
     bias: Float[Tensor, ""],
     fresh: int | None = None,
 ) -> Float[Tensor, ""]:
-    """SigLIP's pairwise loss (Zhai et al. 2023, arXiv 2303.15343, algorithm 1), graded, in nats.
+    """Returns SigLIP's pairwise loss with graded positives, in nats.
 
-    -sum_ij w_ij log sigmoid(z_ij (cosine_ij / temperature + bias)) / anchors, z = 1 for positives
-    and -1 for the rest; w is the gain for positives and 1 for the rest. It has one direction, so
-    `fresh` has no effect.
+    Zhai et al. 2023 (arXiv 2303.15343, algorithm 1):
+    -sum_ij w_ij log sigmoid(z_ij (cosine_ij / temperature + bias)) / anchors, with z = 1 for
+    positives and -1 for the rest. Ours is graded: w is the gain for positives and 1 for the rest.
+    The loss has one direction, so `fresh` has no effect.
     """
 
     def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
@@ -197,16 +148,15 @@ def sigmoid(
         weight = weight * contrasted_pairs(relevance, has_anchor, has_candidate)
         return -(weight * F.logsigmoid(sign * logits)).sum(), has_anchor.float().sum()
 
-    return over_blocks(sums, anchors, relevance, has_anchor)
+    return mean_over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def chance_level(anchors: int, candidates: int) -> float:
-    """InfoNCE of a model that knows nothing, in nats: (ln(candidates) + ln(anchors)) / 2.
+    """Returns InfoNCE of a model that knows nothing: (ln(candidates) + ln(anchors)) / 2 nats.
 
-    One for each direction; of `ranked_nce` it is an upper bound, as positives do not compete.
+    One term for each direction. For `ranked_nce` it is an upper bound, as positives do not compete.
     """
     return (math.log(max(candidates, 1)) + math.log(max(anchors, 1))) / 2
 
 
-Loss = Callable[..., Tensor]
 LOSSES: dict[str, Loss] = {"info_nce": info_nce, "ranked_nce": ranked_nce, "sigmoid": sigmoid}

@@ -1,8 +1,8 @@
-"""The Lightning half of the model: one training step for every stage.
+"""Turns a batch into a step: encodes its views, computes the losses, logs, configures AdamW.
 
-Which losses, what moves and from where is configuration; nothing here knows a stage by name. All
-that a step draws (dropout, lost modalities) is decided by seed, step and process, so a run that
-goes on after a kill ends with the weights of one that never stopped.
+Which losses, which learning rates and which starting weights are configuration; nothing here knows
+a stage by name. Everything random in a step (dropout, modality dropout) is decided by seed, step
+and process, so a resumed run ends with the weights of one that never stopped.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from beyond_text.training.cross_batch import (
 )
 from beyond_text.training.loss_weights import LossWeights
 from beyond_text.training.losses import LOSSES, chance_level
+from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.optim import adamw, freeze, frozen_towers, warmup_cosine
 from beyond_text.training.relevance import Keys, equal, relevance_matrix, share_between_equals
 from beyond_text.training.uniecs_losses import OBJECTIVES
 
 
 class TrainingError(RuntimeError):
-    """A run that must not go on: the loss is no number, or too many samples are unreadable."""
+    """Stops a run that must not go on: the loss is NaN, or too many samples are unreadable."""
 
 
-def _tempered_as(objective: str) -> str:
-    """The pair of views whose temperature it takes: its own, or for UniECS's text and image."""
+def _temperature_name(objective: str) -> str:
+    """Returns the pair of views whose temperature an objective uses; UniECS's use text_image's."""
     return objective if objective in PAIRS else "text_image"
 
 
 class ContrastiveModule(pl.LightningModule):
-    """Encodes a batch's views, computes the losses that the stage names, logs what happened."""
+    """Trains a two-tower model with the losses of a stage."""
 
     def __init__(self, model: TwoTower, config: Config) -> None:
         super().__init__()
@@ -58,16 +59,17 @@ class ContrastiveModule(pl.LightningModule):
         self.memory = CrossBatchMemory(config.memory_size)
         self.seen = 0
         self.skipped = 0
-        self.earlier = 0.0
+        self.earlier_seconds = 0.0
         self.began = time.perf_counter()
         freeze(model, config.rates)
         # Lightning keeps the modes it finds.
         self.train()
 
     def train(self, mode: bool = True) -> ContrastiveModule:
-        """Training mode, but for frozen towers: no dropout there, and no moving statistics.
+        """Sets training mode, except in frozen towers: no dropout and no moving statistics there.
 
-        Nor for text encoders that are trained without their own dropout; an adapter keeps its own.
+        Text encoders that train without their own dropout stay in evaluation mode too; dropout of
+        their adapters follows `mode`.
         """
         super().train(mode)
         if not self.config.text_encoder.dropout:
@@ -82,69 +84,67 @@ class ContrastiveModule(pl.LightningModule):
 
     @property
     def seconds(self) -> float:
-        """Of the run so far, those before a kill included."""
-        return self.earlier + time.perf_counter() - self.began
+        """Seconds that the run has taken, including those before it was resumed."""
+        return self.earlier_seconds + time.perf_counter() - self.began
 
     def on_train_start(self) -> None:
-        """Moves what a checkpoint remembers, which was read before the model was moved."""
+        """Moves the memory to the device: a checkpoint is read before the model is moved."""
         self.memory.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds what the step draws."""
+        """Seeds the random draws of the step."""
         seed = np.random.SeedSequence((self.config.seed, self.global_rank, batch_idx))
         torch.manual_seed(int(seed.generate_state(1)[0]))
 
-    def _gathered(self, tensor: Tensor, gradients: bool = False) -> Tensor:
-        """Rows of all processes, with gradients on request; the tensor itself on a single one."""
-        if self.trainer.world_size == 1:
-            return tensor
-        if gradients and not tensor.requires_grad:
-            # Gathering back is collective: a process whose slice has no picture takes part too.
-            tensor = tensor.detach().requires_grad_()
-        gathered = self.all_gather(tensor, sync_grads=gradients)
-        assert isinstance(gathered, Tensor)
-        return gathered.flatten(0, 1)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the weighted sum of the stage's losses.
 
-    def _queries_per_product(self, batch: Batch) -> int:
-        """Rows of each of the batch's products, which stand together: one for each query."""
-        return max(1, len(batch.product_ids) // self.config.batch_size)
-
-    def _one_of_both_lost(
-        self, text_row: Tensor, image_row: Tensor, queries_per_product: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """Takes text or picture, each alike, from a share of those that have both.
-
-        `queries_per_product` rows that stand together are one product's, and lose the same.
+        Raises:
+            TrainingError: the loss is not finite, or too large a share of samples was unreadable.
         """
-        draw = torch.rand(
-            len(text_row) // queries_per_product, device=text_row.device
-        ).repeat_interleave(queries_per_product)
-        draw[(text_row < 0) | (image_row < 0)] = 1.0
-        share = self.config.data.modality_dropout
-        lost = text_row.new_tensor(-1)
-        return (
-            torch.where(draw < share / 2, lost, text_row),
-            torch.where((share / 2 <= draw) & (draw < share), lost, image_row),
+        self._count(batch)
+        queries_per_product = self._queries_per_product(batch)
+        reduced = drop_modalities(batch, self.config.data.modality_dropout, queries_per_product)
+        embeddings = self.model.embed(reduced, self.views)
+        losses = self.losses(batch, embeddings)
+        total = self.weights(losses)
+        if not torch.isfinite(total):
+            values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
+            raise TrainingError(
+                f"step {self.global_step}: the loss is not finite ({values}); "
+                f"product ids of the batch: {' '.join(batch.product_ids)}"
+            )
+        self._log_losses(batch, losses)
+        self.memory.add(batch, embeddings, queries_per_product)
+        return total
+
+    def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
+        """Returns the stage's losses, unweighted; 0 for losses that the source does not feed."""
+        # Sorted: the order of a set differs between processes, which would gather other views.
+        views = sorted(embeddings.vectors)
+        vectors = {v: self._gathered(embeddings.vectors[v], gradients=True) for v in views}
+        present = {v: self._gathered(embeddings.present[v]) for v in views}
+        own = Keys(batch.query_key, batch.product_key, batch.text_key)
+        keys = Keys(*(self._gathered(key) for key in own))
+        # A product has a row for each of its queries, but is a candidate once.
+        queries_per_product = self._queries_per_product(batch)
+        products = candidates_of(vectors, present, keys.product, keys.text, queries_per_product)
+        qrels = first_slot_qrels(batch.qrels, queries_per_product)
+        relevance = self._relevance(
+            keys.query, qrels, len(batch.product_ids) // queries_per_product
         )
-
-    def _with_modalities_lost(self, batch: Batch) -> Batch:
-        """The batch where a share of the products, and of the queries, lost one of two modalities.
-
-        What else a step draws does not depend on queries' pictures where there are none.
-        """
-        text_row, image_row = self._one_of_both_lost(
-            batch.text_row, batch.image_row, self._queries_per_product(batch)
-        )
-        batch = batch._replace(text_row=text_row, image_row=image_row)
-        if not (batch.query_image_row >= 0).any():
-            return batch
-        query_row, query_image_row = self._one_of_both_lost(batch.query_row, batch.query_image_row)
-        return batch._replace(query_row=query_row, query_image_row=query_image_row)
-
-    def _relevance(self, query_key: Tensor, qrels: Qrels, products: int) -> Tensor:
-        """Gain of each product for each query [queries, products] over all processes, by id."""
-        own_columns = relevance_matrix(query_key, qrels, products)
-        return self._gathered(own_columns.T.contiguous()).T
+        contrasted = self._with_remembered(keys.query, products, relevance)
+        rows = Embeddings(vectors, present)
+        pairs = [name for name in self.weights.fixed if name in PAIRS]
+        losses = {name: self._pair_loss(name, rows, products, *contrasted) for name in pairs}
+        if objectives := [name for name in self.weights.fixed if name in OBJECTIVES]:
+            relevance = relevance.repeat_interleave(queries_per_product, dim=1)
+            for name in objectives:
+                temperature = self._temperature(name).value
+                losses[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
+        # Times 0 instead of left out: the backward pass of gathering is collective, so every
+        # process must take part in it.
+        return {name: loss * (name in batch.losses) for name, loss in losses.items()}
 
     def _pair_loss(
         self,
@@ -154,10 +154,10 @@ class ContrastiveModule(pl.LightningModule):
         candidates: Candidates,
         relevance: Tensor,
     ) -> Tensor:
-        """The contrast of two views, with the pair's own temperature.
+        """Contrasts two views, with the pair's own temperature.
 
-        Anchors are the rows' queries, for text_image the batch's products. Candidates, and columns
-        of `relevance`, are these products and then the remembered, which are candidates alone.
+        Anchors are the rows' queries; for text_image, the batch's products. Candidates, and the
+        columns of `relevance`, are the batch's products followed by the remembered ones.
         """
         anchor, candidate = PAIRS[pair]
         anchors: Mapping[View, Tensor] = rows.vectors
@@ -186,7 +186,7 @@ class ContrastiveModule(pl.LightningModule):
     def _with_remembered(
         self, query_key: Tensor, candidates: Candidates, relevance: Tensor
     ) -> tuple[Candidates, Tensor]:
-        """The candidates and those of earlier batches, and the gain of all for each query."""
+        """Appends the products of earlier batches to the candidates and to the relevance."""
         if not self.memory.rows:
             return candidates, relevance
         older, qrels = self.memory.all()
@@ -194,90 +194,42 @@ class ContrastiveModule(pl.LightningModule):
         parts = [candidates, older.map(self._gathered)]
         return concatenate(parts), torch.cat([relevance, gains], dim=1)
 
-    def _temperature(self, name: str) -> Temperature:
-        """The temperature that an objective divides by."""
-        temperature = self.model.temperatures[_tempered_as(name)]
+    def _relevance(self, query_key: Tensor, qrels: Qrels, products: int) -> Tensor:
+        """Returns each product's gain for each query [queries, products] over all processes."""
+        own_columns = relevance_matrix(query_key, qrels, products)
+        return self._gathered(own_columns.T.contiguous()).T
+
+    def _gathered(self, tensor: Tensor, gradients: bool = False) -> Tensor:
+        """Returns the rows of all processes; of a single process, the tensor itself."""
+        if self.trainer.world_size == 1:
+            return tensor
+        if gradients and not tensor.requires_grad:
+            # The backward pass of gathering is collective: a process whose slice has no picture
+            # must take part too.
+            tensor = tensor.detach().requires_grad_()
+        gathered = self.all_gather(tensor, sync_grads=gradients)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
+    def _temperature(self, objective: str) -> Temperature:
+        """Returns the temperature that an objective divides by."""
+        temperature = self.model.temperatures[_temperature_name(objective)]
         assert isinstance(temperature, Temperature)
         return temperature
 
-    def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
-        """The losses that the stage names, unweighted; 0 where the batch's source feeds others."""
-        # In one order, for a set's differs between processes: rows of another view would come.
-        views = sorted(embeddings.vectors)
-        vectors = {v: self._gathered(embeddings.vectors[v], gradients=True) for v in views}
-        present = {v: self._gathered(embeddings.present[v]) for v in views}
-        own = Keys(batch.query_key, batch.product_key, batch.text_key)
-        keys = Keys(*(self._gathered(key) for key in own))
-        # A product has a row for each of its queries, but is a candidate once.
-        queries_per_product = self._queries_per_product(batch)
-        products = candidates_of(vectors, present, keys.product, keys.text, queries_per_product)
-        qrels = first_slot_qrels(batch.qrels, queries_per_product)
-        relevance = self._relevance(
-            keys.query, qrels, len(batch.product_ids) // queries_per_product
-        )
-        contrasted = self._with_remembered(keys.query, products, relevance)
-        rows = Embeddings(vectors, present)
-        pairs = [name for name in self.weights.fixed if name in PAIRS]
-        found = {name: self._pair_loss(name, rows, products, *contrasted) for name in pairs}
-        if objectives := [name for name in self.weights.fixed if name in OBJECTIVES]:
-            relevance = relevance.repeat_interleave(queries_per_product, dim=1)
-            for name in objectives:
-                temperature = self._temperature(name).value
-                found[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
-        # Times 0, for gathering back is collective: every process goes the same way back.
-        return {name: loss * (name in batch.losses) for name, loss in found.items()}
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of the stage's losses.
-
-        Raises:
-            TrainingError: the loss is not finite, or too large a share of samples was unreadable.
-        """
-        self._count(batch)
-        embeddings = self.model.embed(self._with_modalities_lost(batch), self.views)
-        losses = self.losses(batch, embeddings)
-        total = self.weights(losses)
-        if not torch.isfinite(total):
-            values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
-            raise TrainingError(
-                f"step {self.global_step}: the loss is not finite ({values}); "
-                f"product ids of the batch: {' '.join(batch.product_ids)}"
-            )
-        rows = len(batch.product_ids)
-        for name in batch.losses:
-            self.log(f"loss/{name}", losses[name], prog_bar=True, batch_size=rows)
-        for pair in dict.fromkeys(map(_tempered_as, losses)):
-            self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
-        for name, weight in self.weights.learned().items():
-            self.log(f"loss_weight/{name}", weight, batch_size=rows)
-        queries_per_product, processes = self._queries_per_product(batch), self.trainer.world_size
-        candidates = (rows // queries_per_product + self.memory.rows) * processes
-        chance = chance_level(rows * processes, candidates)
-        self.log("loss/chance", chance, batch_size=rows)
-        self.memory.add(batch, embeddings, queries_per_product)
-        return total
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What was counted and is remembered goes on with the run."""
-        counted = {"seen": self.seen, "skipped": self.skipped, "seconds": self.seconds}
-        checkpoint["counted"] = counted
-        checkpoint["remembered"] = self.memory.state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As `on_save_checkpoint` wrote it."""
-        counted = checkpoint["counted"]
-        self.seen, self.skipped = counted["seen"], counted["skipped"]
-        self.earlier = counted["seconds"]
-        self.memory.load(checkpoint.get("remembered", []))
+    def _queries_per_product(self, batch: Batch) -> int:
+        """Returns the number of adjacent rows of each product, one for each query slot."""
+        return max(1, len(batch.product_ids) // self.config.batch_size)
 
     def _count(self, batch: Batch) -> None:
-        # Products, however many rows they have; those that were skipped have no id.
+        """Counts products and unreadable samples; stops the run where too many are unreadable."""
+        # Products, however many rows they have; skipped ones have no id.
         self.seen += len(set(batch.product_ids) - {""}) + len(batch.skipped)
         self.skipped += len(batch.skipped)
         self.log("data/skipped", float(self.skipped), batch_size=len(batch.product_ids))
         for line in batch.skipped:
             self.print(f"skipped: {line}")
-        # A tenth of a share is allowed for the first batches, where one sample weighs much.
+        # As if ten batches had been seen at least: in the first ones, one sample weighs too much.
         limit = self.config.data.max_skipped * max(self.seen, 10 * self.config.batch_size)
         if self.skipped > limit:
             raise TrainingError(
@@ -285,19 +237,46 @@ class ContrastiveModule(pl.LightningModule):
                 f"data.max_skipped={self.config.data.max_skipped:g}; last: {batch.skipped[-1]}"
             )
 
+    def _log_losses(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
+        """Logs losses, temperatures, learned weights, and the loss at chance level."""
+        rows = len(batch.product_ids)
+        for name in batch.losses:
+            self.log(f"loss/{name}", losses[name], prog_bar=True, batch_size=rows)
+        for pair in dict.fromkeys(map(_temperature_name, losses)):
+            self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
+        for name, weight in self.weights.learned().items():
+            self.log(f"loss_weight/{name}", weight, batch_size=rows)
+        products, processes = rows // self._queries_per_product(batch), self.trainer.world_size
+        candidates = (products + self.memory.rows) * processes
+        chance = chance_level(rows * processes, candidates)
+        self.log("loss/chance", chance, batch_size=rows)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves the counts and the cross-batch memory."""
+        counted = {"seen": self.seen, "skipped": self.skipped, "seconds": self.seconds}
+        checkpoint["counted"] = counted
+        checkpoint["remembered"] = self.memory.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores what `on_save_checkpoint` saved."""
+        counted = checkpoint["counted"]
+        self.seen, self.skipped = counted["seen"], counted["skipped"]
+        self.earlier_seconds = counted["seconds"]
+        self.memory.load(checkpoint.get("remembered", []))
+
     def configure_gradient_clipping(
         self,
         optimizer: Any,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips to `clip_norm` (0: not at all) and logs the norm before it.
+        """Clips the gradient norm to `clip_norm` (0: not at all) and logs the norm before it.
 
         Raises:
             TrainingError: the norm is not finite; the weights are still those of the step before.
         """
         limit = self.config.clip_norm or float("inf")
-        # The model's: weights of the losses must not take from its share of the norm.
+        # The model's norm only: the learned weights of the losses must not take a share of it.
         norm = clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], limit)
         self.log("gradient_norm", norm)
         # Float16's scaler skips such a step by itself.
@@ -305,9 +284,9 @@ class ContrastiveModule(pl.LightningModule):
             raise TrainingError(f"step {self.global_step}: the gradient norm is {norm.item():g}")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Takes the step, then keeps every temperature within its limits.
+        """Takes the step, then clamps every temperature to its limits.
 
-        Here, because a checkpoint is written before the module hears of the batch's end.
+        Not in `on_train_batch_end`: Lightning writes a checkpoint before it calls that hook.
         """
         super().optimizer_step(*args, **kwargs)
         for temperature in self.model.temperatures.values():
@@ -315,7 +294,7 @@ class ContrastiveModule(pl.LightningModule):
             temperature.clamp()
 
     def configure_optimizers(self) -> Any:
-        """AdamW by the learning-rate table, warm-up and cosine over the run's own step count."""
+        """Returns AdamW by the learning-rate table, with its schedule over the run's steps."""
         config = self.config
         optimizer = adamw(
             self.model,

@@ -1,4 +1,7 @@
-"""The learning-rate table: rate 0 freezes a group, the rest become AdamW groups on one schedule."""
+"""Turns the learning-rate table into frozen groups, AdamW's groups and one schedule.
+
+A rate of 0 freezes a parameter group.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from beyond_text.models.two_tower import TwoTower
 
 
 def freeze(model: TwoTower, rates: LearningRates) -> None:
-    """Switches gradients off in every group of rate 0; LoRA has done so for wrapped encoders."""
+    """Freezes every group of rate 0. LoRA has already frozen the encoders that it wraps."""
     for name, members in model.groups().items():
         if getattr(rates, name) == 0:
             for _, parameter in members:
@@ -24,7 +27,7 @@ def freeze(model: TwoTower, rates: LearningRates) -> None:
 
 
 def frozen_towers(model: TwoTower) -> list[str]:
-    """Names of the towers that nothing moves: these stay in evaluation mode."""
+    """Returns the names of the towers without a trainable parameter; they stay in eval mode."""
     return [
         name
         for name, tower in model.towers.items()
@@ -39,20 +42,20 @@ def adamw(
     loss_weights: Iterable[nn.Parameter] = (),
     fused: bool = True,
 ) -> AdamW:
-    """AdamW with a group per row of the table; vectors, scalars and temperatures do not decay.
+    """Returns AdamW with the groups of the table; vectors, scalars and temperatures do not decay.
 
-    Learned weights of the losses go at the rate of the temperatures, as no part of the model.
-    `fused` steps all of a group at once; it takes the scale off float16's gradients by itself, and
-    so after they were clipped.
+    Learned weights of the losses are no part of the model and get the rate of the temperatures.
+    `fused` updates all of a group at once. It also unscales float16's gradients by itself, which
+    would be after they were clipped.
 
     Raises:
-        ConfigError: nothing moves.
+        ConfigError: every group is frozen.
     """
     groups: list[dict[str, Any]] = []
     for name, members in model.groups().items():
-        moving = [parameter for _, parameter in members if parameter.requires_grad]
-        matrices = [p for p in moving if p.ndim > 1]
-        others = [p for p in moving if p.ndim <= 1]
+        trainable = [parameter for _, parameter in members if parameter.requires_grad]
+        matrices = [p for p in trainable if p.ndim > 1]
+        others = [p for p in trainable if p.ndim <= 1]
         rate = asdict(rates)[name]
         if matrices:
             groups.append(
@@ -64,15 +67,17 @@ def adamw(
             )
     if not groups:
         raise ConfigError("lr: every group is frozen; give one of them a rate above 0")
-    if moving := list(loss_weights):
-        groups.append(
-            {"params": moving, "lr": rates.temperature, "weight_decay": 0.0, "name": "loss_weights"}
-        )
+    if learned := list(loss_weights):
+        rate = rates.temperature
+        groups.append({"params": learned, "lr": rate, "weight_decay": 0.0, "name": "loss_weights"})
     return AdamW(groups, fused=fused)
 
 
 def warmup_cosine(optimizer: AdamW, steps: int, warmup: float, floor: float = 0.0) -> LambdaLR:
-    """Linear warm-up over the share `warmup` of the steps, then a cosine to `floor` of the peak."""
+    """Returns a schedule: linear warm-up over the share `warmup` of the steps, then a cosine.
+
+    The cosine ends at the share `floor` of the peak rate.
+    """
     return get_cosine_with_min_lr_schedule_with_warmup(
         optimizer, round(warmup * steps), steps, min_lr_rate=floor
     )

@@ -1,4 +1,8 @@
-"""TODO training.relevance."""
+"""Who is relevant to whom in a batch, as matrices [anchors, candidates] of gains.
+
+Rows are matched by 64-bit keys of their ids and texts, so a positive is recognised wherever it
+stands: in another row, in another process's slice, or among the products of earlier batches.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ Mask = Bool[Tensor, "anchors candidates"]
 
 
 class Keys(NamedTuple):
-    """64-bit keys of the query, product and product text of each row, for who equals whom."""
+    """64-bit keys of each row's query, product and product text; equal keys mean equal content."""
 
     query: Int[Tensor, " rows"]
     product: Int[Tensor, " rows"]
@@ -27,28 +31,29 @@ def relevance_matrix(
 ) -> Float[Tensor, "queries rows"]:
     """Returns [i, j]: the gain of product row j for query i, 0 where not judged, or SELF_MATCH."""
     distinct, position = torch.unique(query_key, return_inverse=True)
-    slot = torch.searchsorted(distinct, qrels.query).clamp(max=len(distinct) - 1)
-    asked = distinct[slot] == qrels.query
+    row = torch.searchsorted(distinct, qrels.query).clamp(max=len(distinct) - 1)
+    in_batch = distinct[row] == qrels.query
     table = torch.zeros(len(distinct), rows, device=query_key.device)
-    table[slot[asked], qrels.product[asked]] = qrels.gain[asked]
+    table[row[in_batch], qrels.product[in_batch]] = qrels.gain[in_batch]
     return table[position]
 
 
 def share_between_equals(relevance: Matrix, key: Int[Tensor, " candidates"]) -> Matrix:
     """Gives candidates of equal key the best relevance among them, else SELF_MATCH if one has it.
 
-    Colour variants with one text have one text vector: what is relevant by one of them cannot be a
-    negative by another, and neither can a query's own text.
+    Colour variants with one text have one text vector: if one variant is relevant, another cannot
+    be a negative, and neither can a query's own text.
     """
     distinct, position = torch.unique(key, return_inverse=True)
-    place, empty = position.expand_as(relevance), relevance.new_zeros(len(relevance), len(distinct))
+    group = position.expand_as(relevance)
+    empty = relevance.new_zeros(len(relevance), len(distinct))
     best, least = (
-        empty.scatter_reduce(1, place, relevance, extreme, include_self=False)
+        empty.scatter_reduce(1, group, relevance, extreme, include_self=False)
         for extreme in ("amax", "amin")
     )
     return torch.where(best > 0, best, least)[:, position]
 
 
 def equal(*keys: tuple[Int[Tensor, " anchors"], Int[Tensor, " candidates"]]) -> Matrix:
-    """1 where an anchor and a candidate agree in one of their keys at least, else 0."""
+    """Returns 1 where an anchor and a candidate agree in at least one of their keys, else 0."""
     return torch.stack([one[:, None] == other[None, :] for one, other in keys]).any(dim=0).float()

@@ -1,4 +1,10 @@
-"""TODO training.uniecs_losses."""
+"""The three training objectives of UniECS (arXiv 2508.13843): cmal, clal and imcl.
+
+UniECS states them without usable equations, so each docstring gives the formula that we use. All
+three take the vectors of six views and which rows have them, the relevance [queries, rows] of every
+row's product for every row's query, the keys of the rows, and a temperature. A "trigger" is
+UniECS's word for a query that may be a text, a picture or both.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +18,59 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.views import PRODUCT, QUERY, Side, View
-from beyond_text.training.losses import (
+from beyond_text.training.blocks import (
     Sums,
     contrasted_pairs,
     cosines,
-    info_nce,
-    over_blocks,
+    mean_over_blocks,
     weighted_mean,
 )
-from beyond_text.training.relevance import (
-    Keys,
-    Mask,
-    Matrix,
-    equal,
-    share_between_equals,
-)
+from beyond_text.training.losses import info_nce
+from beyond_text.training.relevance import Keys, Mask, Matrix, equal, share_between_equals
 
-# What UniECS (arXiv 2508.13843) is known to set, all on the scale of cosines.
+# The values that UniECS is known to use; margins and slack are differences of cosines.
 RANKING_MARGIN = 0.3
 NEIGHBOURS = 10
 SLACK = 0.05
 POSITIVE_MARGIN = 0.2
+
+# A [rows, dim] matrix of unit vectors for each view, and which rows have the view.
 Vectors = Mapping[View, Tensor]
 Present = Mapping[View, Tensor]
+Objective = Callable[[Vectors, Present, Tensor, Keys, Tensor], Tensor]
+
+
+def cmal(
+    vectors: Vectors,
+    present: Present,
+    relevance: Float[Tensor, "queries rows"],
+    keys: Keys,
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Cross-modal alignment: aligns an item's text, picture and fused vector, and ranks products.
+
+    UniECS (arXiv 2508.13843) states the parts and gives no equation we could use; ours is
+
+        sum over products (t, v, m = text, image, product) and over triggers (t, v, m =
+            trigger_text, trigger_image, query), of the items that have both text and picture:
+            InfoNCE(t, v) + InfoNCE(t, m) + InfoNCE(v, m) + mean(1 - t.m) + mean(1 - v.m)
+        + sum over a of query, trigger_image, trigger_text:
+            mean over (i, j, k) with relevance_ij > 0 = relevance_ik, weighted by relevance_ij, of
+            relu(0.3 - a_i.product_j + a_i.product_k)
+
+    with every weight 1. An item with one modality has nothing to align. Positives of InfoNCE are
+    the rows of one product (trigger); where a text takes part, rows of an equal product text are
+    positives too. The margin is a difference of cosines, before any temperature.
+    """
+    same_query, same_product = (equal((key, key)) for key in (keys.query, keys.product))
+    same_text = equal((keys.product, keys.product), (keys.text, keys.text))
+    total = _alignment(vectors, present, PRODUCT, same_text, same_product, temperature)
+    total = total + _alignment(vectors, present, QUERY, same_query, same_query, temperature)
+    for view in QUERY:
+        total = total + _margin_ranking(
+            vectors[view], vectors["product"], relevance, present[view], present["product"]
+        )
+    return total
 
 
 def _alignment(
@@ -45,7 +81,7 @@ def _alignment(
     same_item: Float[Tensor, "rows rows"],
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Contrast of the three views of items that have both modalities, and their cosine terms."""
+    """Returns the InfoNCE and cosine terms of one side, over items that have both modalities."""
     text, image, fused = views
     both = present[text] & present[image]
     total = torch.zeros_like(temperature)
@@ -68,10 +104,11 @@ def _margin_ranking(
     has_anchor: Bool[Tensor, " anchors"],
     has_candidate: Bool[Tensor, " candidates"],
 ) -> Float[Tensor, ""]:
-    """Mean of relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i, by gain.
+    """Returns the mean of relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i.
 
-    In the memory of one matrix: of negatives in falling order, those above s_ij - margin come
-    first, so the sum over k is their running sum less their number times s_ij - margin.
+    Each term is weighted by the positive's gain. One matrix is enough memory: with an anchor's
+    negatives sorted in falling order, those above s_ij - margin come first, so the sum over k is
+    their running sum less their number times s_ij - margin.
     """
 
     def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
@@ -82,46 +119,13 @@ def _margin_ranking(
         falling, order = similarity.masked_fill(~negative, -math.inf).sort(dim=1, descending=True)
         running = falling.masked_fill(~negative.gather(1, order), 0).cumsum(dim=1)
         running = F.pad(running, (1, 0))
-        least = similarity - RANKING_MARGIN
-        above = torch.searchsorted(-falling.detach(), -least.detach())
-        excess = running.gather(1, above) - above * least
+        threshold = similarity - RANKING_MARGIN
+        above = torch.searchsorted(-falling.detach(), -threshold.detach())
+        excess = running.gather(1, above) - above * threshold
         weight = gain * negative.sum(dim=1, keepdim=True)
         return (gain * excess).sum(), weight.sum()
 
-    return over_blocks(sums, anchors, relevance, has_anchor)
-
-
-def cmal(
-    vectors: Vectors,
-    present: Present,
-    relevance: Float[Tensor, "queries rows"],
-    keys: Keys,
-    temperature: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
-    """Cross-modal alignment: an item's text, picture and fused vector agree, and so they rank.
-
-    UniECS (arXiv 2508.13843) states the parts and gives no equation we could use; ours is
-
-        sum over products (t, v, m = text, image, product) and over triggers (t, v, m =
-            trigger_text, trigger_image, query), of the items that have both text and picture:
-            InfoNCE(t, v) + InfoNCE(t, m) + InfoNCE(v, m) + mean(1 - t.m) + mean(1 - v.m)
-        + sum over a of query, trigger_image, trigger_text:
-            mean over (i, j, k) with relevance_ij > 0 = relevance_ik, weighted by relevance_ij, of
-            relu(0.3 - a_i.product_j + a_i.product_k)
-
-    with every weight 1. An item with one modality has nothing to align. Positives of InfoNCE are
-    the rows of one product (trigger); where a text takes part also those of an equal product text.
-    The margin is one of cosines, before any temperature.
-    """
-    same_query, same_product = (equal((key, key)) for key in (keys.query, keys.product))
-    same_text = equal((keys.product, keys.product), (keys.text, keys.text))
-    total = _alignment(vectors, present, PRODUCT, same_text, same_product, temperature)
-    total = total + _alignment(vectors, present, QUERY, same_query, same_query, temperature)
-    for view in QUERY:
-        total = total + _margin_ranking(
-            vectors[view], vectors["product"], relevance, present[view], present["product"]
-        )
-    return total
+    return mean_over_blocks(sums, anchors, relevance, has_anchor)
 
 
 def clal(
@@ -131,7 +135,7 @@ def clal(
     keys: Keys,
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Cohesive local alignment: near a trigger, text, picture and fused vector score alike.
+    """Cohesive local alignment: makes text, picture and fused scores agree near each trigger.
 
     Our reading of UniECS (arXiv 2508.13843), which states it without an equation. With the cosines
     f = query.product, v = trigger_image.image, t = trigger_text.text and the ten products of
@@ -145,14 +149,14 @@ def clal(
 
     def sums(relevance: Tensor, *triggers: Tensor) -> Sums:
         scores, exists = [], []
-        for trigger, asked, product in zip(triggers[:3], triggers[3:], PRODUCT, strict=True):
+        for trigger, has_trigger, product in zip(triggers[:3], triggers[3:], PRODUCT, strict=True):
             scores.append(cosines(trigger, vectors[product]))
-            exists.append(contrasted_pairs(relevance, asked, present[product]))
+            exists.append(contrasted_pairs(relevance, has_trigger, present[product]))
         ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)
-        near = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
-        scores = [score.gather(1, near) for score in scores]
-        # Where a trigger has fewer than ten, the rest are pairs that do not exist in any view.
-        exists = [there.gather(1, near) for there in exists]
+        neighbours = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
+        scores = [score.gather(1, neighbours) for score in scores]
+        # Where a trigger has fewer than ten, the rest are pairs that exist in no view.
+        exists = [pairs.gather(1, neighbours) for pairs in exists]
         totals, weights = [], []
         for a, b in combinations(range(len(scores)), 2):
             both = (exists[a] & exists[b]).float()
@@ -161,18 +165,9 @@ def clal(
             weights.append(both.sum())
         return torch.stack(totals), torch.stack(weights)
 
-    asking = [vectors[view] for view in QUERY]
-    return over_blocks(sums, relevance, *asking, *(present[view] for view in QUERY)).sum()
-
-
-def _without_easy_half(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Mask:
-    """The pairs that stay when each anchor keeps the more similar half of its negatives."""
-    negative = contrasted & (relevance == 0)
-    ranked = similarity.detach().masked_fill(~negative, -math.inf)
-    # The place of each candidate among its anchor's negatives, the hardest first.
-    place = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    kept = (negative.sum(dim=1, keepdim=True) + 1) // 2
-    return contrasted & ((relevance > 0) | (place < kept))
+    triggers = [vectors[view] for view in QUERY]
+    has_triggers = [present[view] for view in QUERY]
+    return mean_over_blocks(sums, relevance, *triggers, *has_triggers).sum()
 
 
 def imcl(
@@ -186,9 +181,9 @@ def imcl(
 
     InfoNCE(trigger_text, text) + InfoNCE'(trigger_image, image), both symmetric and graded as
     `info_nce`. In InfoNCE' each anchor keeps the more similar half of its negatives (rounded up),
-    and a positive's cosine is lessened by 0.2 before the temperature divides. UniECS (arXiv
+    and 0.2 is taken off a positive's cosine before the temperature divides. UniECS (arXiv
     2508.13843) states both without an equation; keeping the hard half in either direction is ours.
-    Products of equal text share what is relevant in the text part, as they share the vector.
+    In the text part, products of equal text share their relevance, as they share the vector.
     """
     text = info_nce(
         vectors["trigger_text"],
@@ -205,16 +200,25 @@ def imcl(
         present["trigger_image"],
         present["image"],
         temperature,
-        shape=_hardened,
+        adjust=_hardened,
     )
     return text + image
 
 
 def _hardened(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
-    """Positives less the margin, and the more similar half of each anchor's negatives."""
+    """Takes the margin off positives and drops the less similar half of the negatives."""
     kept = _without_easy_half(similarity, relevance, contrasted)
     return similarity - POSITIVE_MARGIN * (relevance > 0), kept
 
 
-Objective = Callable[[Vectors, Present, Tensor, Keys, Tensor], Tensor]
+def _without_easy_half(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> Mask:
+    """Drops the pairs of the less similar half of each anchor's negatives."""
+    negative = contrasted & (relevance == 0)
+    hardness = similarity.detach().masked_fill(~negative, -math.inf)
+    # The rank of each candidate among its anchor's negatives, hardest first.
+    rank = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    kept = (negative.sum(dim=1, keepdim=True) + 1) // 2
+    return contrasted & ((relevance > 0) | (rank < kept))
+
+
 OBJECTIVES: dict[str, Objective] = {"cmal": cmal, "clal": clal, "imcl": imcl}

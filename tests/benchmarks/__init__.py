@@ -1,4 +1,4 @@
-"""How fast the recipe is, beside its limits and its peers; commands, not tests.
+"""Commands that measure how fast the recipe is, beside its limits and its peers.
 
     python -m tests.benchmarks.throughput SHARDS
     python -m tests.benchmarks.search [RUN]

@@ -1,7 +1,9 @@
-"""What a large batch costs in memory and time: `python -m tests.benchmarks.large_batch SHARDS`.
+"""The command that measures what a large batch costs in memory and time.
 
-Trains stage 3 for a few steps with a small batch as it comes, the same in chunks, and a large batch
-in chunks, each in a process of its own, whose peak of resident memory is asked of the system.
+    python -m tests.benchmarks.large_batch SHARDS
+
+Trains stage 3 for a few steps: with a small batch, with the same batch in chunks, and with a large
+batch in chunks. Each runs in a process of its own, whose peak of resident memory is reported.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from beyond_text.files import write_json
 from tests.benchmarks.measure import command_line, once_apart, peak_bytes, surroundings
 from tests.benchmarks.recipe import Setting, setting_of, training
 
-# What is divided by what, of which figure, and the most that it should be.
+# Two cases, the figure of the first that is divided by that of the second, and the highest target.
 RATIOS = {
     "memory_large_over_small": ("large in chunks", "small", "bytes", 1.5),
     "step_in_chunks_over_plain": ("small in chunks", "small", "seconds_per_product", 1.4),
@@ -26,14 +28,15 @@ RATIOS = {
 
 
 def cost(setting: Setting) -> Iterator[dict[str, float]]:
-    """Seconds a product and peak of resident bytes of this process, which loads by itself."""
+    """Yields seconds per product, and the peak of resident bytes of this process, which also loads."""
     for rate in training(setting, "stage3"):
         yield {"seconds_per_product": 1 / rate, "bytes": peak_bytes()}
 
 
-def _measured_apart(given: argparse.Namespace, batch: int, chunk: int) -> dict[str, float]:
-    counts = {"warmup": given.warmup, "steps": given.steps, "workers": 0}
-    with setting_of(given, [f"chunk_size={chunk}"], batch=batch, **counts) as setting:
+def _measured_apart(arguments: argparse.Namespace, batch: int, chunk: int) -> dict[str, float]:
+    """Returns the cost of one case, measured in a process of its own."""
+    counts = {"warmup": arguments.warmup, "steps": arguments.steps, "workers": 0}
+    with setting_of(arguments, [f"chunk_size={chunk}"], batch=batch, **counts) as setting:
         return once_apart(partial(cost, setting))
 
 
@@ -49,16 +52,16 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Parses the command line, measures, prints and writes."""
-    given = _arguments(words)
+    arguments = _arguments(words)
     cases = {
-        "small": (given.small, 0),
-        "small in chunks": (given.small, given.chunk),
-        "large in chunks": (given.batch, given.chunk),
+        "small": (arguments.small, 0),
+        "small in chunks": (arguments.small, arguments.chunk),
+        "large in chunks": (arguments.batch, arguments.chunk),
     }
-    costs = {name: _measured_apart(given, *case) for name, case in cases.items()}
+    costs = {name: _measured_apart(arguments, *case) for name, case in cases.items()}
     table = Table("batch", "rows", "chunk", "peak of memory, GB", "products a second")
-    for name, found in costs.items():
-        figures = f"{found['bytes'] / 1e9:.2f}", f"{1 / found['seconds_per_product']:.1f}"
+    for name, figures_of in costs.items():
+        figures = f"{figures_of['bytes'] / 1e9:.2f}", f"{1 / figures_of['seconds_per_product']:.1f}"
         table.add_row(name, *map(str, cases[name]), *figures)
     ratios = {
         key: costs[of][figure] / costs[over][figure]
@@ -69,8 +72,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     for key, value in ratios.items():
         console.print(f"{key}: {value:.2f} (aimed at: at most {RATIOS[key][-1]})")
     result = {**ratios, "compared": {**surroundings(), "cases": cases, "costs": costs}}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(given.out, result)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.out, result)
     return result
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders measured in turn, one clock for all, and on what it ran."""
+"""Measures contenders in turn, by one clock for all, and describes the machine it ran on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PACKAGES = (
 
 
 def command_line(name: str, about: str | None) -> argparse.ArgumentParser:
-    """What the commands that train have in common: shards, settings and where results go."""
+    """Returns the parser that training benchmarks share: shards, settings and output file."""
     parser = argparse.ArgumentParser(
         prog=f"python -m tests.benchmarks.{name}",
         description=about,
@@ -54,31 +54,30 @@ def command_line(name: str, about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-# The contender whose rounds this process takes.
+# The rounds of the contender that this process measures.
 _rounds: Iterator[Any]
 
 
 def _enter(contender: Callable[[], Iterator[Any]], start_method: str) -> None:
     global _rounds
-    # Another start method than the contender's own would be its loaders' too.
+    # This process was started by forkserver; without this, its loaders would be too.
     multiprocessing.set_start_method(start_method, force=True)
     _rounds = contender()
 
 
 def _take_round() -> Any:
-    found = next(_rounds)
-    # For the contenders whose turn is next.
+    result = next(_rounds)
+    # So that the memory is free for the contenders whose turn is next.
     give_back_freed_memory()
     torch.cuda.empty_cache()
-    return found
+    return result
 
 
 @contextmanager
 def apart(contender: Callable[[], Iterator[T]]) -> Iterator[Iterator[T]]:
-    """A contender's rounds, taken in a process of its own.
+    """Gives the rounds of a contender, taken in a process of its own.
 
-    What it leaves in memory, the peak that this has had, and the settings that it makes, then weigh
-    on no other's rounds.
+    So its memory, its peak of memory and its global settings do not affect the others' rounds.
     """
     context = multiprocessing.get_context("forkserver")
     # Imported once for all contenders, by a process that does nothing else.
@@ -89,7 +88,7 @@ def apart(contender: Callable[[], Iterator[T]]) -> Iterator[Iterator[T]]:
 
 
 def once_apart(contender: Callable[[], Iterator[T]]) -> T:
-    """A contender's first round, taken in a process of its own."""
+    """Returns a contender's first round, taken in a process of its own."""
     with apart(contender) as rounds:
         return next(rounds)
 
@@ -97,9 +96,9 @@ def once_apart(contender: Callable[[], Iterator[T]]) -> T:
 def in_turn(
     contenders: Mapping[str, Iterator[float]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, Exception]]:
-    """Each contender's products a second in every round, and what stopped those that it stopped.
+    """Returns products per second of each contender in every round, and the errors of failed ones.
 
-    In turn, so that whatever else slows the machine down meets all of them alike.
+    Contenders take turns, so that whatever else slows the machine down affects all of them equally.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     stopped: dict[str, Exception] = {}
@@ -112,21 +111,21 @@ def in_turn(
             try:
                 rates[name].append(next(contenders[name]))
             except Exception as error:
-                # A peer that is not installed or fails must not cost the hours of all the others.
+                # A peer that is not installed or fails must not cost the results of the others.
                 stopped[name] = error
                 bar.write(f"{name}: {type(error).__name__}: {error}")
-    return {name: found for name, found in rates.items() if name not in stopped}, stopped
+    return {name: values for name, values in rates.items() if name not in stopped}, stopped
 
 
 def synchronize() -> None:
-    """Waits until a GPU, where there is one, has done what was asked of it."""
+    """Waits until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 @contextmanager
 def step_ends() -> Iterator[list[float]]:
-    """The times at which optimiser steps end within, whichever training loop takes them."""
+    """Collects the times at which optimiser steps end within the block, in any training loop."""
     ends: list[float] = []
 
     def note(*_: Any) -> None:
@@ -141,10 +140,10 @@ def step_ends() -> Iterator[list[float]]:
 
 
 def rate(ends: Sequence[float], products: Sequence[int], warmup: int) -> float:
-    """Products a second of all steps but the first `warmup`, by when each step ended.
+    """Returns products per second of the steps after the first `warmup`, by their ends.
 
     Raises:
-        ValueError: no step is left, or not one end for every step.
+        ValueError: no step is left, or the number of ends is not that of the steps.
     """
     if not 1 <= warmup < len(ends) == len(products):
         raise ValueError(f"{len(ends)} steps ended of {len(products)}, {warmup} of them warm-up")
@@ -152,7 +151,7 @@ def rate(ends: Sequence[float], products: Sequence[int], warmup: int) -> float:
 
 
 def rate_of_batches(batches: Iterable[int], warmup: int, measured: int) -> float:
-    """Products a second of a loader that gives the number of products of each of its batches."""
+    """Returns products per second of a loader, given the number of products of each batch."""
     ends, products = [], []
     for size in itertools.islice(batches, warmup + measured):
         products.append(size)
@@ -161,13 +160,13 @@ def rate_of_batches(batches: Iterable[int], warmup: int, measured: int) -> float
 
 
 def peak_bytes() -> int:
-    """Peak of this process's resident memory, without its children's."""
-    # In kilobytes.
+    """Returns the peak of this process's resident memory, without its children's."""
+    # Linux gives kilobytes.
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _processor() -> str:
-    """The processor's name, where Linux tells it."""
+    """Returns the processor's name, as far as the system says."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -175,7 +174,7 @@ def _processor() -> str:
 
 
 def surroundings() -> dict[str, Any]:
-    """The machine and the versions of all that takes part (None: not installed)."""
+    """Returns the machine, and the versions of all packages involved (None: not installed)."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

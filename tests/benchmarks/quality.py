@@ -30,7 +30,7 @@ from beyond_text.files import write_json
 from beyond_text.metrics.ranking import retrieval_metrics
 from beyond_text.models.precision import precision_of
 from beyond_text.retrieval.catalogue import Catalogue
-from beyond_text.retrieval.encode import Vectors, encode_products, encode_queries
+from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_queries
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
 from beyond_text.retrieval.read_split import read_split
@@ -63,15 +63,16 @@ def of_recipe(setting: Setting, stage: str, view: View) -> Contender:
     steps = setting.warmup + setting.steps
     config = replace(setting.config(stage), steps=steps, checkpoint_every=steps)
     prepared = recipe.prepare(config)
-    module, tokenizer = prepared.module, prepared.tokenizer
+    module = prepared.module
     bf16 = precision_of(config.precision) == "bf16-mixed"
+    encoder = Encoder(module.model, prepared.tokenizer, bf16, workers=1)
 
     def encode(catalogue: Catalogue, query_set: QuerySet) -> tuple[Vectors, Vectors]:
         trainer = prepared.data.trainer
         # Before the first step there is nothing to average.
         with averaged(trainer, module) if trainer else nullcontext():
-            queries = encode_queries(module.model, tokenizer, query_set, bf16=bf16)
-            found = encode_products(module.model, tokenizer, catalogue, (view,), bf16=bf16)
+            queries = encode_queries(encoder, query_set)
+            found = encode_products(encoder, catalogue, (view,))
         return queries, found[view]
 
     return Contender(recipe.training(setting, stage, prepared), encode)

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.search [RUN] --out runs/benchmarks
 
-Vectors are grown from those of a finished run's products and queries, or from a seeded cloud; each
-kind of index is built over 10^4, 10^5 and 10^6 of them and searched on all cores and on one. Writes
-search.json and search.png. Reached is what Beyond Text serves from a CPU: 2,000 queries a second
-at 10^6 products, with a recall@10 of 0.95 against the exact index.
+Vectors are grown from those of a finished run's products and queries, or from a seeded random cloud.
+Each kind of index is built over 10^4, 10^5 and 10^6 of them and searched on all cores and on one.
+Writes search.json and search.png. The target is what Beyond Text serves from a CPU: 2,000 queries a
+second at 10^6 products, with a recall@10 of 0.95 against the exact index.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from beyond_text.files import write_json
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.checkpoint import load_model
 from beyond_text.models.precision import precision_of
-from beyond_text.retrieval.encode import encode_products, encode_queries
+from beyond_text.retrieval.encode import Encoder, encode_products, encode_queries
 from beyond_text.retrieval.index import KINDS, ProductIndex
 from beyond_text.retrieval.read_split import read_split
 from tests.benchmarks.measure import surroundings
@@ -40,7 +40,7 @@ from tests.benchmarks.measure import surroundings
 K = 10
 SIZES = (10_000, 100_000, 1_000_000)
 TARGET = {"products": 1_000_000, "queries_per_second": 2_000, "recall_at_10": 0.95}
-# How far a grown vector lies from its seed, in differences of two others.
+# The distance of a grown vector from its seed, as a share of the difference of two others.
 PRODUCT_SPREAD = 0.5
 QUERY_SPREAD = 0.3
 
@@ -48,7 +48,7 @@ Rows = Float[np.ndarray, "rows dim"]
 
 
 class Cost(NamedTuple):
-    """What one kind of index costs at one size."""
+    """The cost of one kind of index at one size."""
 
     kind: str
     products: int
@@ -65,7 +65,7 @@ def _unit(vectors: Rows) -> Rows:
 
 
 def cloud(dim: int, random: np.random.Generator, rows: int = 1000) -> Rows:
-    """Unit vectors whose variance falls off by direction, as that of learned ones does."""
+    """Returns unit vectors whose variance falls by direction, as that of learned vectors does."""
     spectrum = np.arange(1, dim + 1) ** -0.5
     return _unit(random.standard_normal((rows, dim), dtype=np.float32) * spectrum)
 
@@ -84,7 +84,7 @@ def grown(seeds: Rows, rows: int, spread: float, random: np.random.Generator) ->
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """FAISS on so many threads for a while."""
+    """Limits FAISS to so many threads within the block."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(number)
     try:
@@ -94,7 +94,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _per_second(work: Callable[[], object], amount: int, rounds: int) -> float:
-    """Median amount of work done a second."""
+    """Returns the median amount of work done per second."""
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -103,14 +103,14 @@ def _per_second(work: Callable[[], object], amount: int, rounds: int) -> float:
     return amount / median(seconds)
 
 
-def recall(found: Ranking, exact: Ranking) -> float:
-    """Share of the exact rankings' products that are found."""
-    pairs = zip(found.product_ids, exact.product_ids, strict=True)
+def recall(ranking: Ranking, exact: Ranking) -> float:
+    """Returns the share of the exact ranking's products that are in a ranking."""
+    pairs = zip(ranking.product_ids, exact.product_ids, strict=True)
     return float(np.mean([len(set(row) & set(best)) / len(best) for row, best in pairs]))
 
 
 def costs(products: Rows, queries: Rows, rounds: int) -> Iterator[Cost]:
-    """The cost of each kind of index over the products; the first kind is the exact one."""
+    """Measures each kind of index over the products; the first kind is the exact one."""
     product_ids = [f"{number:07}" for number in range(len(products))]
     query_ids = [f"{number}" for number in range(len(queries))]
     exact: Ranking | None = None
@@ -137,7 +137,7 @@ def costs(products: Rows, queries: Rows, rounds: int) -> Iterator[Cost]:
 
 
 def encoded(run: Path, shards: Path | None) -> tuple[Rows, Rows, dict[str, float]]:
-    """Vectors of the dev split's products and queries by a finished run, and how fast they came."""
+    """Encodes the dev split's products and queries with a finished run, and measures the speed."""
     config = load_config([run / "config.yaml"])
     model, tokenizer = load_model(run)
     settings = model.settings
@@ -148,10 +148,11 @@ def encoded(run: Path, shards: Path | None) -> tuple[Rows, Rows, dict[str, float
         settings.image_size,
     )
     bf16 = precision_of(config.precision) == "bf16-mixed"
+    encoder = Encoder(model, tokenizer, bf16, workers=1)
     began = time.perf_counter()
-    products = encode_products(model, tokenizer, catalogue, bf16=bf16)["product"].vectors
+    products = encode_products(encoder, catalogue)["product"].vectors
     between = time.perf_counter()
-    queries = encode_queries(model, tokenizer, query_set, bf16=bf16).vectors
+    queries = encode_queries(encoder, query_set).vectors
     ended = time.perf_counter()
     speed = {
         "products_per_second": len(products) / (between - began),
@@ -160,7 +161,7 @@ def encoded(run: Path, shards: Path | None) -> tuple[Rows, Rows, dict[str, float
     return products, queries, speed
 
 
-# What is drawn of each cost, and how it is called there.
+# The figures of a cost that are drawn, and their labels.
 PANELS = {
     "queries_per_second": "queries a second, all threads",
     "queries_per_second_one_thread": "queries a second, one thread",
@@ -169,12 +170,12 @@ PANELS = {
 }
 
 
-def chart(found: Sequence[Cost]) -> Figure:
-    """Draws a panel for each figure that grows or falls with the catalogue, a line each kind."""
+def chart(costs: Sequence[Cost]) -> Figure:
+    """Draws a panel for each figure that changes with the catalogue, with a line per kind."""
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     for panel, (name, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for kind in KINDS:
-            of_kind = [cost for cost in found if cost.kind == kind]
+            of_kind = [cost for cost in costs if cost.kind == kind]
             values = [getattr(cost, name) for cost in of_kind]
             panel.loglog([cost.products for cost in of_kind], values, marker="o", label=kind)
         panel.set_xlabel("products")
@@ -184,10 +185,10 @@ def chart(found: Sequence[Cost]) -> Figure:
     return figure
 
 
-def show(found: Sequence[Cost], encoding: Mapping[str, float] | None) -> None:
+def show(costs: Sequence[Cost], encoding: Mapping[str, float] | None) -> None:
     """Prints a row for each index and size, then the encoder's speed."""
     table = Table(*(name.replace("_", " ") for name in Cost._fields))
-    for kind, products, *values, all_threads, one_thread in found:
+    for kind, products, *values, all_threads, one_thread in costs:
         build, added, megabytes, share = values
         table.add_row(
             kind,
@@ -222,29 +223,29 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Parses the command line, measures, prints, draws and writes."""
-    given = _arguments(words)
+    arguments = _arguments(words)
     random = np.random.default_rng(0)
-    if given.run is None:
-        seeds, encoding = cloud(given.dim, random), None
-        asked = grown(seeds, len(seeds), PRODUCT_SPREAD, random)
+    if arguments.run is None:
+        seeds, encoding = cloud(arguments.dim, random), None
+        query_seeds = grown(seeds, len(seeds), PRODUCT_SPREAD, random)
     else:
-        seeds, asked, encoding = encoded(given.run, given.shards)
-    queries = grown(asked, given.queries, QUERY_SPREAD, random)
-    found: list[Cost] = []
-    for size in tqdm(given.sizes, desc="sizes", disable=None):
+        seeds, query_seeds, encoding = encoded(arguments.run, arguments.shards)
+    queries = grown(query_seeds, arguments.queries, QUERY_SPREAD, random)
+    measured: list[Cost] = []
+    for size in tqdm(arguments.sizes, desc="sizes", disable=None):
         products = grown(seeds, size, PRODUCT_SPREAD, random)
-        found += costs(products, queries, given.rounds)
-    given.out.mkdir(parents=True, exist_ok=True)
+        measured += costs(products, queries, arguments.rounds)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     result = {
-        "costs": [cost._asdict() for cost in found],
+        "costs": [cost._asdict() for cost in measured],
         "encoding": encoding,
         "target": TARGET,
         "compared": {**surroundings(), "threads": faiss.omp_get_max_threads()},
     }
-    write_json(given.out / "search.json", result)
-    chart(found).savefig(given.out / "search.png", dpi=120)
-    show(found, encoding)
-    print(given.out / "search.json")
+    write_json(arguments.out / "search.json", result)
+    chart(measured).savefig(arguments.out / "search.png", dpi=120)
+    show(measured, encoding)
+    print(arguments.out / "search.json")
     return result
 
 

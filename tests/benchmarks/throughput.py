@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.throughput SHARDS --out runs/benchmarks/throughput.json
 
-On the same machine, encoders, shards and batch, in turn, in several rounds, each contender in a
-process of its own. Every figure is in products (pairs) a second, every ratio one of medians over
-the rounds. Recipe files and `key=value` words after SHARDS are settings on top of the recipe's,
-such as a backbone.
+All contenders have the same machine, encoders, shards and batch. They take turns in several rounds,
+each in a process of its own. Figures are products (pairs) per second; ratios are of medians over
+the rounds. Recipe files and `key=value` words after SHARDS are settings on top of the recipe's, such
+as a backbone.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from tests.benchmarks.measure import apart, command_line, in_turn, surroundings
 from tests.benchmarks.recipe import Setting, setting_of
 
 Contender = Callable[[Setting], Iterator[float]]
-
-
 BF16 = ("--precision", "amp_bf16")
 CONTENDERS: dict[str, Contender] = {
     "stage 1": partial(recipe.training, stage="stage1"),
@@ -60,7 +58,7 @@ CONTENDERS: dict[str, Contender] = {
 
 
 class Ratio(NamedTuple):
-    """The median of `of` over the best median of `over`, and what is aimed at, if anything."""
+    """The median of `of`, divided by the best median of `over`, and its target, if any."""
 
     part: str
     of: str
@@ -85,49 +83,49 @@ RATIOS: dict[str, Ratio] = {
     "stage1_of_limit": Ratio("stage1", "stage 1", ("stage 1, bare loop",), 0.95),
     "stage2_of_limit": Ratio("stage2", "stage 2", ("stage 2, bare loop",), 0.95),
     "stage3_of_limit": Ratio("stage3", "stage 3", ("stage 3, bare loop",), 0.95),
-    # Of the device: operations a second, beside those of large matrix products.
+    # Operations per second, as a share of those in large matrix products.
     "stage1_of_peak": Ratio("stage1", "stage 1", ("stage 1, peak",)),
     "stage2_of_peak": Ratio("stage2", "stage 2", ("stage 2, peak",)),
     "stage3_of_peak": Ratio("stage3", "stage 3", ("stage 3, peak",)),
-    # By the decoder that the peers use, and by ours, which is faster; decoding and resizing both.
+    # The limit is decoding and resizing alone: by the peers' decoder, and by ours, which is faster.
     "loader_of_decode_limit": Ratio("loader", "loader", ("loader, bare Pillow",), 0.9),
     "loader_of_own_decode_limit": Ratio("loader", "loader", ("loader, bare simplejpeg",), 0.9),
     "loader_over_open_clip": Ratio("loader", "loader", ("open_clip's loader",), 1.5),
-    # Whether it keeps up.
+    # Above 1 the loader keeps up with the training.
     "loader_over_stage1": Ratio("loader", "loader", ("stage 1",), 1.0),
 }
 PARTS = tuple(dict.fromkeys(ratio.part for ratio in RATIOS.values()))
 
 
 def ratios_of(rates: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
-    """Each ratio of medians; None where a side of it was not measured."""
-    medians = {name: median(found) for name, found in rates.items()}
+    """Returns each ratio of medians; None where one of its sides was not measured."""
+    medians = {name: median(values) for name, values in rates.items()}
     ratios: dict[str, float | None] = {}
     for key, ratio in RATIOS.items():
         over = [medians[name] for name in ratio.over if name in medians]
-        there = ratio.of in medians and over
-        ratios[key] = medians[ratio.of] / max(over) if there else None
+        measured = ratio.of in medians and over
+        ratios[key] = medians[ratio.of] / max(over) if measured else None
     return ratios
 
 
 def chosen(part: str, without: Sequence[str]) -> list[str]:
-    """The contenders of the part, less those whose name has one of the words."""
+    """Returns the contenders of a part, without those whose name has one of the words."""
     wanted = {name for r in RATIOS.values() if r.part == part for name in (r.of, *r.over)}
     return [n for n in CONTENDERS if n in wanted and not any(word in n for word in without)]
 
 
 def show(rates: Mapping[str, Sequence[float]], ratios: Mapping[str, float | None]) -> None:
-    """Prints the contenders' products a second, then the ratios beside what is aimed at."""
+    """Prints the contenders' products per second, then the ratios beside their targets."""
     console = Console(width=max(100, Console().width))
     table = Table("contender", "median", "lowest", "highest", title="products a second")
-    for name, found in rates.items():
-        table.add_row(name, *(f"{rate:,.1f}" for rate in (median(found), min(found), max(found))))
+    for name, values in rates.items():
+        figures = median(values), min(values), max(values)
+        table.add_row(name, *(f"{rate:,.1f}" for rate in figures))
     console.print(table)
     table = Table("ratio of medians", "measured", "target", title="ratios")
     for key, value in ratios.items():
         target = RATIOS[key].target
-        figures = ("-" if v is None else f"{v:.2f}" for v in (value, target))
-        table.add_row(key, *figures)
+        table.add_row(key, *("-" if v is None else f"{v:.2f}" for v in (value, target)))
     console.print(table)
 
 
@@ -149,37 +147,37 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Parses the command line, measures, prints and writes; a failed contender is exit status 1."""
-    given = _arguments(words)
+    """Runs the command; a contender that fails, other than by not being installed, exits with 1."""
+    arguments = _arguments(words)
     counts = ("batch", "warmup", "steps", "workers", "cores")
-    with setting_of(given, **{name: getattr(given, name) for name in counts}) as setting:
+    with setting_of(arguments, **{name: getattr(arguments, name) for name in counts}) as setting:
         rates: dict[str, list[float]] = {}
         stopped: dict[str, Exception] = {}
-        for part in given.only:
+        for part in arguments.only:
             with ExitStack() as stack:
                 contenders = {
                     name: stack.enter_context(apart(partial(CONTENDERS[name], setting)))
-                    for name in chosen(part, given.without)
+                    for name in chosen(part, arguments.without)
                 }
-                found, failed = in_turn(contenders, given.rounds)
-            rates |= found
+                measured, failed = in_turn(contenders, arguments.rounds)
+            rates |= measured
             stopped |= failed
     ratios = ratios_of(rates)
     compared = {
         **surroundings(),
         "setting": {key: str(value) for key, value in asdict(setting).items() if key != "scratch"},
         "products_per_second": rates,
-        "medians": {name: median(found) for name, found in rates.items()},
+        "medians": {name: median(values) for name, values in rates.items()},
         "ratios": {key: {"of": r.of, "over": r.over} for key, r in RATIOS.items()},
         "not_measured": {name: f"{type(e).__name__}: {e}" for name, e in stopped.items()},
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     result = {**ratios, "compared": compared}
-    write_json(given.out, result)
+    write_json(arguments.out, result)
     show(rates, ratios)
     for name, reason in compared["not_measured"].items():
         print(f"not measured: {name}: {reason}")
-    print(given.out)
+    print(arguments.out)
     if any(not isinstance(error, ImportError) for error in stopped.values()):
         sys.exit(1)
     return result

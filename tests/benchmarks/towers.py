@@ -1,9 +1,9 @@
-"""Random encoders of CLIP ViT-B/32's size, to measure speed by where no hub can be reached.
+"""The command that writes random encoders of CLIP ViT-B/32's size, to measure speed without a hub.
 
     python -m tests.benchmarks.towers OUT --tokenizer data/encoders/minilm-l6
 
 OUT/image is timm's ViT-B/32, OUT/text a BERT with the layers and width of CLIP's text encoder. They
-take as long as trained ones, and open_clip and sentence-transformers take them too.
+are as fast as trained ones, and open_clip and sentence-transformers can load them too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYERS = 12
 
 
 def write_towers(out: Path, tokenizer: Path, layers: int = LAYERS) -> None:
-    """Writes both, the text encoder with a tokenizer."""
+    """Writes both encoders, the text encoder with a tokenizer."""
     words = AutoTokenizer.from_pretrained(tokenizer)
     words.save_pretrained(out / "text")
     text = BertConfig(
@@ -52,5 +52,5 @@ if __name__ == "__main__":
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokenizer", type=Path, default=Path("data/encoders/minilm-l6"))
-    given = parser.parse_args()
-    write_towers(given.out, given.tokenizer)
+    arguments = parser.parse_args()
+    write_towers(arguments.out, arguments.tokenizer)

@@ -1,4 +1,4 @@
-"""A modality that is removed costs what it costs products that never had it."""
+"""Removing a modality gives the scores of products that never had it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 
 from beyond_text.evaluate import evaluate, main
 from beyond_text.evaluation.missing import (
+    LABELS,
     NOTE,
     SEED,
     SHARES,
-    WORDS,
     Scores,
     chart,
     markdown,
@@ -25,7 +25,7 @@ from beyond_text.metrics.ranking import needs, retrieval_metrics
 from beyond_text.models.checkpoint import save_model
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import Catalogue, DropModality, Modality
-from beyond_text.retrieval.encode import encode_products
+from beyond_text.retrieval.encode import Encoder, encode_products
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank
 from beyond_text.shards.batch import Sample
@@ -39,8 +39,8 @@ def model(tiny_text_encoder: Path, tiny_image_encoder: Path) -> TwoTower:
 
 
 def ndcg(model: TwoTower, catalogue: Catalogue, query_set: QuerySet) -> dict[str, float]:
-    """What ordinary evaluation gives, by kind; all zeros where no product is left."""
-    found = rank(model, tiny_tokenizer(), catalogue, query_set, workers=0)
+    """Returns the scores of the ordinary evaluation by kind; zeros where no product is left."""
+    found = rank(Encoder(model, tiny_tokenizer()), catalogue, query_set)
     if not found:
         return {"all": 0.0, "a": 0.0, "b": 0.0}
     metrics = retrieval_metrics(found["product"], query_set.queries, query_set.qrels)
@@ -48,7 +48,7 @@ def ndcg(model: TwoTower, catalogue: Catalogue, query_set: QuerySet) -> dict[str
 
 
 def means(scores: Scores, removed: Modality) -> dict[str, dict[str, float]]:
-    """nDCG@10 by share and kind of query."""
+    """Returns nDCG@10 by share and kind of query."""
     kinds = {"all", *(kind for kind, _ in scores["queries"].values())}
     return {
         word: {
@@ -65,22 +65,22 @@ def means(scores: Scores, removed: Modality) -> dict[str, dict[str, float]]:
 
 def test_every_share_equals_evaluating_a_catalogue_that_lacks_it(model: TwoTower) -> None:
     catalogue, query_set = tiny_split()
-    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
+    scores = measure(Encoder(model, tiny_tokenizer()), catalogue, query_set)
     for removed in ("image", "text"):
         by_share = means(scores, removed)
-        assert list(by_share) == WORDS
-        for share, word in zip(SHARES, WORDS, strict=True):
+        assert list(by_share) == LABELS
+        for share, word in zip(SHARES, LABELS, strict=True):
             reduced = catalogue._replace(
                 products=DropModality(catalogue.products, removed, share, SEED)
             )
             assert by_share[word] == pytest.approx(ndcg(model, reduced, query_set), abs=1e-6)
-        # Some of the shares leave out something.
+        # At least two of the shares remove something.
         assert len({block["all"] for block in by_share.values()}) > 2
 
 
 def test_nothing_removed_is_the_ordinary_evaluation_to_the_last_bit(model: TwoTower) -> None:
     catalogue, query_set = tiny_split()
-    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
+    scores = measure(Encoder(model, tiny_tokenizer()), catalogue, query_set)
     expected = ndcg(model, catalogue, query_set)
     assert means(scores, "image")["0%"] == expected
     assert scores["removed"]["image"]["0%"] == scores["removed"]["text"]["0%"]
@@ -91,14 +91,14 @@ def test_nothing_removed_is_the_ordinary_evaluation_to_the_last_bit(model: TwoTo
 
 def test_everything_removed_equals_products_that_never_had_it(model: TwoTower) -> None:
     catalogue, query_set = tiny_split()
-    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
+    scores = measure(Encoder(model, tiny_tokenizer()), catalogue, query_set)
     for removed, nothing in (("image", None), ("text", "")):
         never = [sample._replace(**{removed: nothing}) for sample in catalogue.products]
         expected = ndcg(model, catalogue._replace(products=never), query_set)
         assert means(scores, removed)["100%"] == pytest.approx(expected, abs=1e-6)
-    only_text = encode_products(
-        model, tiny_tokenizer(), catalogue, modalities=("text",), workers=0
-    )["product"]  # fmt: skip
+    only_text = encode_products(Encoder(model, tiny_tokenizer()), catalogue, modalities=("text",))[
+        "product"
+    ]
     assert only_text.ids == [sample.product_id for sample in catalogue.products if sample.text]
 
 
@@ -110,15 +110,15 @@ def test_products_left_with_nothing_are_found_by_no_query(model: TwoTower) -> No
         for number, sample in enumerate(catalogue.products)
     ]
     catalogue = catalogue._replace(products=only_pictures)
-    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
+    scores = measure(Encoder(model, tiny_tokenizer()), catalogue, query_set)
     assert means(scores, "image")["100%"] == {"all": 0.0, "a": 0.0, "b": 0.0}
     assert means(scores, "image")["0%"]["all"] > 0
-    # There was no text to remove.
+    # These products have no text to remove.
     assert len({block["all"] for block in means(scores, "text").values()}) == 1
 
 
 class Counted(list[Sample]):
-    """Products that count how often one is read."""
+    """A list of products that counts how often one is read."""
 
     reads = 0
 
@@ -131,18 +131,17 @@ def test_products_are_read_four_times_however_many_shares_there_are(model: TwoTo
     catalogue, query_set = tiny_split()
     counted = Counted(catalogue.products)
     Counted.reads = 0
-    measure(
-        model, tiny_tokenizer(), False, catalogue._replace(products=counted), query_set, workers=0
-    )
-    # Once to be compared with one another, once for each encoding.
+    encoder = Encoder(model, tiny_tokenizer())
+    measure(encoder, catalogue._replace(products=counted), query_set)
+    # Once to find products of one picture, and once for each of the three encodings.
     assert Counted.reads == 4 * 12
 
 
 def made_up(start: float) -> Scores:
-    """Of eight queries, one need each: six of them a kind whose values fall with the share."""
+    """Returns scores of eight queries, each a need; those of the first kind fall with the share."""
     values = {
         word: {f"q{q}": start / (n + 1) if q < 6 else 0.5 for q in range(8)}
-        for n, word in enumerate(WORDS)
+        for n, word in enumerate(LABELS)
     }
     asked = {f"q{q}": ("falling" if q < 6 else "human", q) for q in range(8)}
     return {"queries": asked, "removed": {"image": values, "text": values}}
@@ -155,7 +154,7 @@ def test_table_has_a_row_for_each_run_and_kind_and_paired_differences() -> None:
     assert lines[3] == "| one | falling | 1.000 | 0.500 | 0.333 | 0.250 | 0.200 |"
     assert lines[4] == "| one | human | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 |"
     assert lines[6].startswith("| two | falling | 0.600 | 0.300 |")
-    # Six needs with the same difference: two of the 64 patterns of signs are as large.
+    # Six needs with the same difference: two of the 64 sign patterns give one as large.
     assert lines[9].startswith(
         "| two less one | falling | -0.400 [-0.400, -0.400], p = 0.031 | -0.200 [-0.200, -0.200]"
     )
@@ -196,13 +195,13 @@ def test_the_command_compares_runs_and_agrees_with_evaluation(
     argv = ["--tables", str(tiny_shards), "--missing", "--out", str(tmp_path / "out")]
     main([*map(str, runs), *argv])
     results = json.loads((tmp_path / "out" / "missing.json").read_text())
-    # Folders of one name are told apart by their paths.
+    # Folders of the same name are labelled by their paths.
     assert list(results) == [str(run) for run in runs]
     for run in runs:
         block = evaluate(run, tiny_shards, "dev", tmp_path / "whole")["all"]
         found = means(results[str(run)], "image")["0%"]["all"]
         assert found == block["ndcg@10"]
-    # A control that reads texts alone loses nothing with the pictures.
+    # A fusion of text alone loses nothing when pictures are removed.
     assert len({b["all"] for b in means(results[str(runs[1])], "image").values()}) == 1
     assert (tmp_path / "out" / "missing.md").read_text() == markdown(results)
     assert markdown(results) in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The ablation's table is what its cells hold, and nothing stale passes for a finished cell."""
+"""Ladders and their report: the plan of runs, stale runs that are refused, and the table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from beyond_text.metrics.trec import write_trec
 from beyond_text.training.resume import differences, write_inputs
 
 RANDOM = np.random.default_rng(0)
-RANKS = {  # rank of the one relevant product of each query
+# The rank of the one relevant product of each query.
+RANKS = {
     "concat": RANDOM.integers(1, 6, 40),
     "gated": RANDOM.integers(1, 4, 40),
     "image": RANDOM.integers(4, 11, 40),
@@ -43,7 +44,7 @@ QUERIES = pd.DataFrame({
     "query_id": [f"q{number}" for number in range(40)],
     "kind": ["attribute"] * 25 + ["human"] * 15,
 })  # fmt: skip
-# Three queries at a time ask for the same product.
+# Each three queries in a row ask for the same product.
 NEEDS = np.arange(40) // 3
 QRELS = pd.DataFrame({
     "query_id": QUERIES["query_id"], "product_id": [f"right{need}" for need in NEEDS],
@@ -52,7 +53,7 @@ QRELS = pd.DataFrame({
 
 
 def write_run(folder: Path, ranks: np.ndarray, seconds: float = 60) -> None:
-    """A finished run whose nDCG@10 of each query is 1 / log2(1 + rank)."""
+    """Writes a finished run, in which a query has an nDCG@10 of 1 / log2(1 + rank)."""
     wrong = [f"wrong{number}" for number in range(9)]
     ranking = Ranking(
         QUERIES["query_id"].tolist(),
@@ -72,7 +73,7 @@ def write_run(folder: Path, ranks: np.ndarray, seconds: float = 60) -> None:
 def cells_of(
     out: Path, *names: str, seeds: tuple[int, ...] = (0, 1), ladder: str = "fusion"
 ) -> list[Cell]:
-    """Finished cells of one stage each; another seed ranks one worse and takes a minute longer."""
+    """Returns finished cells of one stage; seed s ranks s worse and takes s minutes longer."""
     cells = []
     for name in names:
         for seed in seeds:
@@ -187,7 +188,8 @@ def test_two_ladders_stand_in_one_table_each_against_its_own_first_row(tmp_path:
 
     rest = table[table["ladder"] == "curriculum"]
     assert rest["name"].drop_duplicates().tolist() == ["image", "gated"]
-    # A chain is measured by its last stage and costs all of its stages, the shared one as well.
+    # A chain is measured by its last stage, and its minutes are those of all stages, shared ones
+    # too.
     assert rest["mean"].iloc[0] == pytest.approx(value("image", 0).mean())
     assert (rest["minutes"] == 4).all()
     assert (rest["seeds"] == 1).all()
@@ -264,7 +266,7 @@ def test_an_unknown_fusion_names_the_known_ones() -> None:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Path:
-    """A finished stage 2."""
+    """A finished run of stage 2."""
     folder = tmp_path / "stage2"
     folder.mkdir()
     config = load_config([], ["dim=48", "steps=5", "lr.fusion=0", f"run={folder}"])
@@ -285,13 +287,13 @@ def fusion_ladder(start: Path, *fusions: str, recipes: tuple[Path, ...] = ()) ->
 
 
 def planned(ladder: Ladder, start: Path, *overrides: str) -> list[list[Config]]:
-    """The chains of a ladder, in folders beside `start`."""
+    """Returns the planned chains of a ladder, in folders beside `start`."""
     cells = plan([ladder], start / "config.yaml", overrides, start.parent / "out")
     return list(cells.values())
 
 
 def begin(config: Config, seconds: float | None = None) -> None:
-    """Writes what training writes first, and with its seconds what it writes last."""
+    """Writes what training writes first, and if `seconds` is given, what it writes last."""
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(to_yaml(config))
@@ -421,7 +423,7 @@ def stages(*settings: str) -> list[Config]:
         (["steps=1", "steps=1", "steps=1"], 100, [33, 33, 34]),
         (["steps=1", "steps=1000"], 10, [1, 9]),
         (["steps=120 budget=0.5"], 7, [7]),
-        # In batches of 128: 22 steps of 4 leave 132, for steps of 2.
+        # In units of 128 samples: 22 steps of 4 leave 132, which are 66 steps of 2.
         (["steps=40 accumulate=4", "steps=120 batch_size=256"], 220, [22, 66]),
     ],
 )
@@ -475,7 +477,7 @@ def test_rows_that_begin_alike_share_the_stages_they_begin_with(start: Path) -> 
         assert full == [str(folder / f"{n}-stage{n}") for n in (1, 2, 3)]
         blind = [stage.run for stage in chains["no-query-to-image", seed]]
         assert blind == [*full[:2], str(out / f"no-query-to-image-seed{seed}" / "3-stage3")]
-        # Stage 1 is longer where there is no stage 2, so nothing is shared.
+        # Without stage 2, stage 1 is longer, so the rows share no run.
         assert chains["no-query-to-text", seed][0].run not in full
         assert chains["all-at-once", seed][0].run == str(out / f"all-at-once-seed{seed}")
 
@@ -514,7 +516,7 @@ def test_all_at_once_takes_as_many_batches_of_each_source_as_the_chain(
     steps = [stage.total_steps for stage in full]
     assert together.total_steps == sum(steps)
     shares = {name: source.weight for name, source in together.data.sources.items()}
-    # Two of three batches of stage 1 are of the titles, and none of the stages after it.
+    # Two thirds of the batches of stage 1 are of the titles, and none of the later stages.
     titles = steps[0] * 2 / 3
     assert shares == pytest.approx({"shop": sum(steps) - titles, "titles": titles}, abs=1e-3)
 
@@ -549,7 +551,7 @@ def test_finished_cells_are_reported_without_training(
     ladder = Ladder("fusion", fusion_rows(["concat", "gated"], [recipe]), [0, 1], start)
     for [config] in planned(ladder, start):
         begin(config, seconds=60)
-    # A row that trains what another one does is that run.
+    # A row that trains the same as another one uses its run.
     (tmp_path / "mine.yaml").write_text("same: [stage3.yaml fusion=concat]\n")
     argv = f"--fusion concat gated --seeds 0 1 --start {start} --out {out} --recipe {recipe}"
     main([*argv.split(), "--ladder", str(tmp_path / "mine.yaml")])

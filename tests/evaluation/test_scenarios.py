@@ -1,4 +1,4 @@
-"""Scores of the nine scenarios are those of a ranking done one query and one product at a time."""
+"""The scores of the nine scenarios equal those of a ranking by hand, query by query."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from beyond_text.models.checkpoint import save_model
 from beyond_text.models.settings import settings_of
 from beyond_text.models.two_tower import TwoTower, build_model
 from beyond_text.retrieval.catalogue import Catalogue
-from beyond_text.retrieval.encode import Queries, Vectors, collate_for, encode_queries
+from beyond_text.retrieval.encode import Encoder, Queries, Vectors, collate_for, encode_queries
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
 from beyond_text.shards.batch import Judgment, Sample
@@ -42,7 +42,7 @@ SCENARIOS = [f"{asked}->{found}" for asked in SIDES for found in SIDES]
 
 
 def tiny_model(text: Path, image: Path, fusion: str = "bilinear") -> TwoTower:
-    """An untrained model whose fusion is no plain sum."""
+    """Returns an untrained model whose fusion is not the plain sum."""
     torch.manual_seed(1)
     overrides = [
         f"text_encoder.path={text}", "text_encoder.max_length=16", f"image_encoder.path={image}",
@@ -63,7 +63,7 @@ def pictures(number: int) -> list[Tensor]:
 
 
 def tiny_split() -> tuple[Catalogue, QuerySet]:
-    """Twelve products and ten queries; of both some lack the text and some the picture."""
+    """Returns twelve products and ten queries; some lack the text, some the picture."""
     texts = [f"{'a ' * (n % 2)}{colour} {kind}" for n, (colour, kind) in enumerate(
         (colour, kind) for colour in COLOURS for kind in KINDS)]  # fmt: skip
     shown = pictures(22)
@@ -82,14 +82,14 @@ def tiny_split() -> tuple[Catalogue, QuerySet]:
         "query_id": [f"q{n}" for n in range(10)],
         "query": asked,
         "kind": ["a", "b"] * 5,
-        # q4 and q5 are products of the catalogue.
+        # q4 and q5 are themselves products of the catalogue.
         "product_id": ["", "", "", "", "p4", "p7", "", "", "", ""],
     })  # fmt: skip
     judged = [(f"q{n}", f"p{p}", 1 + (n + p) % 2) for n in range(9) for p in (n, (3 * n + 1) % 12)]
     qrels = pd.DataFrame(judged, columns=["query_id", "product_id", "relevance"])
     qrels = qrels.drop_duplicates(["query_id", "product_id"])
     seen = {n: None if n in (0, 5, 9) else shown[12 + n] for n in range(10)}
-    # Only p2 answers q2, and p2 has no picture; what q4 and q5 are is no answer to them.
+    # q2 has one relevant product, p2, which has no picture; p4 is not relevant to q4, which is p4.
     qrels = qrels[~((qrels.query_id == "q2") & (qrels.product_id != "p2"))]
     qrels = qrels[~qrels.set_index(["query_id", "product_id"]).index.isin([("q4", "p4")])]
     catalogue = Catalogue(products, [sample.product_id for sample in products])
@@ -97,7 +97,7 @@ def tiny_split() -> tuple[Catalogue, QuerySet]:
 
 
 def alone(model: TwoTower, sample: Sample, view: str) -> np.ndarray:
-    """The vector of one sample in a batch of its own."""
+    """Returns the vector of one sample, encoded in a batch of its own."""
     with torch.inference_mode():
         batch = collate_for(model, tiny_tokenizer())([sample])
         return model.embed(batch, (view,)).vectors[view][0].float().numpy()
@@ -106,7 +106,7 @@ def alone(model: TwoTower, sample: Sample, view: str) -> np.ndarray:
 def by_hand(
     model: TwoTower, catalogue: Catalogue, query_set: QuerySet, asked: str, found: str
 ) -> dict[str, float]:
-    """Recall and nDCG of one scenario from their definitions, query by query."""
+    """Computes recall and nDCG of one scenario from their definitions, query by query."""
     products = {}
     for sample in catalogue.products:
         text = sample.text if "text" in found else ""
@@ -145,7 +145,7 @@ def test_the_nine_scenarios_equal_a_ranking_by_hand(
 ) -> None:
     model = tiny_model(tiny_text_encoder, tiny_image_encoder, fusion)
     catalogue, query_set = tiny_split()
-    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
+    scores = measure(Encoder(model, tiny_tokenizer()), catalogue, query_set)
     assert list(scores) == SCENARIOS
     for scenario, block in scores.items():
         values = [value for _, value in block.pop("by_query").values()]
@@ -154,7 +154,7 @@ def test_the_nine_scenarios_equal_a_ranking_by_hand(
         assert block == pytest.approx(
             by_hand(model, catalogue, query_set, *scenario.split("->")), abs=1e-6
         )
-    # Nine judged queries: two lack a text, two others a picture.
+    # Nine queries are judged: two of them lack a text, two others a picture.
     numbers = [scores[f"{side}->text"]["queries"] for side in SIDES]
     assert numbers == [7, 7, 9]
     assert len({block["ndcg@10"] for block in scores.values()}) == 9
@@ -164,17 +164,17 @@ def test_a_query_by_one_modality_is_as_if_it_had_never_had_the_other(
     tiny_text_encoder: Path, tiny_image_encoder: Path
 ) -> None:
     model = tiny_model(tiny_text_encoder, tiny_image_encoder)
+    encoder = Encoder(model, tiny_tokenizer())
     _, query_set = tiny_split()
-    tokenizer = tiny_tokenizer()
     blind = query_set._replace(query_image=lambda number: None)
     silent = query_set._replace(queries=query_set.queries.assign(query=""))
     for modality, other in (("text", blind), ("image", silent)):
-        got = encode_queries(model, tokenizer, query_set, (modality,))
-        expected = encode_queries(model, tokenizer, other)
+        got = encode_queries(encoder, query_set, (modality,))
+        expected = encode_queries(encoder, other)
         assert got.ids == expected.ids
         assert 0 < len(got.ids) < 10
         assert np.array_equal(got.vectors, expected.vectors)
-    assert len(encode_queries(model, tokenizer, query_set).ids) == 10
+    assert len(encode_queries(encoder, query_set).ids) == 10
     sample = Queries(query_set, ("image",))[1]
     assert (sample.text, sample.image, sample.query.query) == ("", None, "")
     assert sample.query_image is query_set.query_image(1)
@@ -193,7 +193,7 @@ def test_a_querys_own_product_is_no_result() -> None:
     assert short.scores.tolist() == np.float32([[0.6, 0], [0.8, 0.6], [0.8, 0.6]]).tolist()
     whole = search(queries, products, own, depth=5)
     check_ranking(whole)
-    # Rows of one length: where everything is listed it stands below everything.
+    # All rows have one length: where every product is listed, the query's own comes last.
     assert whole.product_ids == [["b", "c", "a"], ["a", "b", "c"], ["c", "a", "b"]]
     assert whole.scores[0, 2] < -1
     assert search(queries, products, {}, depth=1).product_ids == [["a"], ["a"], ["c"]]
@@ -205,7 +205,7 @@ def test_a_querys_own_product_is_no_result() -> None:
 
 def test_products_of_the_picture_that_a_query_shows_are_its_own() -> None:
     red, blue = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.ones(3, 2, 2, dtype=torch.uint8)
-    # As many bytes in another shape are another picture.
+    # The same bytes in another shape are another picture.
     pictures = {"a": red, "b": blue, "c": red.clone(), "d": None, "e": red.reshape(3, 4, 1)}
     products = [Sample(name, "", picture, [], None) for name, picture in pictures.items()]
     queries = pd.DataFrame(
@@ -233,7 +233,7 @@ def test_queries_without_any_picture_are_refused(
     catalogue, query_set = tiny_split()
     query_set = query_set._replace(query_image=lambda number: None)
     with pytest.raises(ValueError, match=r"none of 10 queries has a picture: .* --scenarios PAIRS"):
-        measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
+        measure(Encoder(model, tiny_tokenizer()), catalogue, query_set)
 
 
 def test_a_scenario_that_no_query_has_is_left_blank(
@@ -242,7 +242,7 @@ def test_a_scenario_that_no_query_has_is_left_blank(
     model = tiny_model(tiny_text_encoder, tiny_image_encoder)
     catalogue, query_set = tiny_split()
     query_set = query_set._replace(queries=query_set.queries.assign(query=""))
-    scores = measure(model, tiny_tokenizer(), False, catalogue, query_set, workers=0)
+    scores = measure(Encoder(model, tiny_tokenizer()), catalogue, query_set)
     assert scores["text->image"] == {"queries": 0}
     assert scores["text+image->image"] == scores["image->image"]
     assert "| text | 0 | - | - | - |" in markdown({"run": scores})
@@ -272,7 +272,7 @@ def test_tables_of_several_runs_stand_side_by_side() -> None:
 
 
 def test_differences_are_paired_by_query_over_designs() -> None:
-    # Two designs: a asks for b and b for a; c for d and e, d for c.
+    # Two designs: a is a query for b, and b for a; c is one for d and e, and d for c.
     queries = pd.DataFrame({"query_id": [*"pqrs"], "query": "x", "kind": "pair"})
     queries["product_id"] = [*"abcd"]
     qrels = pd.DataFrame(
@@ -307,7 +307,7 @@ def test_heat_maps_of_several_runs_share_a_colour_scale_and_carry_their_values()
     first, second = panels[:2]
     np.testing.assert_allclose(first.images[0].get_array(), 0.1 * np.arange(9).reshape(3, 3))
     written = {text.get_position(): text.get_text() for text in second.texts}
-    # Across: the product; down: the query.
+    # Columns are products, rows are queries.
     assert written[1, 0] == "0.050"
     assert written[0, 1] == "0.150"
 
@@ -316,7 +316,7 @@ def test_heat_maps_of_several_runs_share_a_colour_scale_and_carry_their_values()
 def runs(
     tiny_text_encoder: Path, tiny_image_encoder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Path]:
-    """Two finished models of different fusions."""
+    """Two saved models of different fusions."""
     folder = tmp_path_factory.mktemp("scenarios")
     for fusion in ("bilinear", "image"):
         model = tiny_model(tiny_text_encoder, tiny_image_encoder, fusion)
@@ -356,7 +356,7 @@ def test_the_command_compares_runs_on_queries_with_pictures(
 def test_the_triggers_of_a_file_of_pairs_are_the_queries(
     runs: list[Path], tiny_tables: Path, tmp_path: Path
 ) -> None:
-    """A product and the next of its kind, whose picture alone tells them apart."""
+    """Pairs a product with the next of its kind; only their pictures differ."""
     products = pd.read_csv(tiny_tables / "products.csv", keep_default_na=False)
     rows = {row["product_id"]: row for row in products.to_dict("records")}
     lines = []
@@ -373,7 +373,7 @@ def test_the_triggers_of_a_file_of_pairs_are_the_queries(
     main([*argv, "--scenarios", str(pairs)])
     scores = json.loads((tmp_path / "out" / "scenarios.json").read_text())["bilinear"]
     assert scores["text->text"]["queries"] == 20
-    # Products 5 and 11 have no picture.
+    # Of the 20 triggers, products 5 and 11 have no picture.
     assert scores["image->text"]["queries"] == 18
     with pytest.raises(SystemExit, match=r"^error: "):
         main([*argv, "--scenarios", str(tmp_path / "nowhere.jsonl")])

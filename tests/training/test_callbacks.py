@@ -1,4 +1,4 @@
-"""What is watched while training survives odd corpora: kinds without judgments, missing views."""
+"""Callbacks: history, picture panels and averages; data that lacks views or judgments."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_panel_shows_the_queries_of_the_ranking_also_those_that_are_a_picture(
         ranking = Ranking([query_id], products, np.array([[3, 2, 1]], dtype=np.float32))
         return panel_of(catalogue, query_set._replace(queries=queries), ranking, queries=1, top=3)
 
-    # By its id, wherever the query stands in the table.
+    # The query is found by its id, whatever its row in the table.
     assert np.array_equal(
         panel(query_set.queries, asked[5]), panel(query_set.queries[::-1], asked[5])
     )
@@ -108,7 +108,7 @@ def test_kinds_without_judgments_and_products_without_pictures_do_not_stop_a_run
 
 
 class Walk(pl.LightningModule):
-    """Moves its weight and moving mean with every batch, and counts."""
+    """Changes its weight and its moving mean with every batch; its integer buffer stays."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Walk(pl.LightningModule):
 
 
 class Record(pl.Callback):
-    """What the module has after each step, and what it has where its average is in use."""
+    """Records the weights after each step, and the averaged ones at that moment."""
 
     def __init__(self) -> None:
         self.own: list[dict[str, Tensor]] = []
@@ -166,7 +166,7 @@ def test_a_run_ends_with_the_moving_average_of_weights_and_statistics(tmp_path: 
         torch.testing.assert_close(record.average[steps], expected)
     torch.testing.assert_close(dict(module.state_dict()), expected)
     assert not torch.equal(record.own[-1]["weight"], expected["weight"])
-    # Rounded down, an average of whole numbers would be off by one.
+    # Integers are copied: an average of them, rounded down, could be off by one.
     assert torch.equal(module.places, torch.arange(1000))
 
 
@@ -194,7 +194,7 @@ def test_a_run_saves_its_average(
     settings = [*tiny_overrides, "losses.query_product=1", "lr.text_encoder=0.01"]
     words = ["average_span=1", "steps=3", "evaluate_every=2"]
     command.train(load_config([], [*settings, *words]))
-    # Over all of them: their mean, which is what is measured on the way, too.
+    # With span 1 the average is the mean of all steps, also when it is measured on the way.
     saved = load_model(tmp_path / "run")[0].state_dict()
     _, after_two, _ = measured
     for of, found in ((steps, saved), (steps[:2], after_two)):

@@ -1,4 +1,4 @@
-"""Cross-batch memory: what stays of a batch, for how long, and how it comes back from disk."""
+"""Cross-batch memory: what it keeps of a batch, for how long, and how a checkpoint restores it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sources can feed a stage, and whether it has to look at pictures."""
+"""Which sources can feed a stage, when pictures are read, and what the batches hold."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.conftest import tiny_tokenizer
 def sources(
     tiny_tables: Path, tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Shards with queries of text, of text and picture, and without any query."""
+    """Shards with queries of text, with queries of text and picture, and without queries."""
     folder = tmp_path_factory.mktemp("sources")
     shutil.copytree(tiny_tables, folder / "bare")
     for name in ("queries.csv", "qrels.csv"):

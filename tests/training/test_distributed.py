@@ -1,8 +1,8 @@
-"""Two processes with half the batch each compute what one computes with the whole.
+"""Two processes with half the batch each compute the gradients of one with the full batch.
 
-Notable: two thirds of the products and of the queries lack a picture, so a process often has a
-slice without any while the other has some; where the processes' collectives then differ, this test
-hangs or is wrong.
+Two thirds of the products and of the queries lack a picture, so one process often has a slice
+without any while the other has some. If the processes then took part in different collectives, this
+test would hang or fail.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from transformers import ViTConfig, ViTModel
 
 from data_prep.shards import build_shards
 from tests import RECIPES
+
+pytestmark = pytest.mark.slow
 
 RECIPE = RECIPES / "base.yaml"
 STEPS = 6
@@ -59,7 +61,7 @@ torch.save(steps, f"{config.run}/process{module.global_rank}.pt")
 
 
 class Launched:
-    """A command in a process group of its own, ended whole when its time or the test is over."""
+    """A command in a process group of its own, which is killed when the test ends or times out."""
 
     def __init__(self, *command: str) -> None:
         self.process = subprocess.Popen(
@@ -84,7 +86,7 @@ class Launched:
 def settings(
     tiny_tables: Path, tiny_text_encoder: Path, tiny_overrides: list[str], tmp_path: Path
 ) -> list[str]:
-    """Encoders without dropout and batch statistics, which differ by process; few pictures."""
+    """Encoders without dropout and batch norm, which differ between processes; few pictures."""
     text, image, tables = (tmp_path / name for name in ("text", "image", "tables"))
     shutil.copytree(tiny_text_encoder, text)
     configuration = json.loads((text / "config.json").read_text())
@@ -104,7 +106,7 @@ def settings(
     queries = pd.read_csv(tables / "queries.csv")
     pictures = "images/" + queries["split"] + ".0.jpg"
     queries["image"] = pictures.where(queries["query"].str.startswith("green"), "")
-    # It asks for a kind that this product is not.
+    # One query is itself a product, which is of another kind than the query asks for.
     queries["product_id"] = [
         "train.1" if i == "train-green-lamp" else "" for i in queries["query_id"]
     ]
@@ -117,7 +119,7 @@ def settings(
         "losses.text_image=0.5", "losses.cmal=0.5", "losses.clal=0.5", "losses.imcl=0.5",
         "loss_weighting=learned",
         f"steps={STEPS}", "clip_norm=0", "trainer.accelerator=cpu",
-        # So slow that the gradients of later steps can be compared too.
+        # Low rates: the weights stay close, so gradients of later steps can be compared too.
         *(f"lr.{group}=1e-7" for group in (
             "text_encoder", "image_encoder", "projections", "fusion", "temperature",
         )),
@@ -170,7 +172,7 @@ def test_two_processes_give_the_gradients_of_one_over_disjoint_samples(
         assert whole["gradients"]["weights.log_variance"].any()
     assert largest > 0.01
 
-    # Only the first process of the command itself measures, writes and prints.
+    # Of the processes of the command itself, only the first measures, writes and prints.
     assert printed[-1].count("dev nDCG@10") == 1
     metrics = json.loads((runs["command"] / "metrics.json").read_text())
     assert metrics["training"]["steps"] == STEPS

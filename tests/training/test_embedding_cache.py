@@ -1,4 +1,4 @@
-"""What frozen towers make of a run's data is computed once, kept on disk, and changes nothing."""
+"""The outputs of frozen towers are computed once and kept on disk; results do not change."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from beyond_text.models.towers import ImageTower, TextTower, Tower
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.shards.manifest import ShardError
 from beyond_text.train import train
-from beyond_text.training.embedding_cache import CachedEmbeddings, keys_of, record_of
+from beyond_text.training.cached_embeddings import CachedEmbeddings, keys_of, record_type
 from data_prep.shards import build_shards
 from tests.tiny import some_pictures, some_tokens
+
+pytestmark = pytest.mark.slow
 
 FROZEN = ["losses.query_product=1", "lr.text_encoder=0", "lr.image_encoder=0", "lr.fusion=0.003"]
 
@@ -50,7 +52,7 @@ def test_a_picture_has_one_key_however_it_lies_in_memory() -> None:
 
 
 class Doubling(Tower):
-    """Gives twice the first two tokens, and counts the inputs that it was given."""
+    """Returns twice the first two tokens, and counts its inputs."""
 
     def __init__(self) -> None:
         super().__init__(torch.nn.Identity())
@@ -62,7 +64,7 @@ class Doubling(Tower):
 
 
 def write(path: Path, ids: Tensor, mask: Tensor) -> Path:
-    records = np.zeros(len(ids), record_of(2))
+    records = np.zeros(len(ids), record_type(2))
     records["key"], records["vector"] = keys_of((ids, mask)), 2 * ids[:, :2]
     path.write_bytes(records.tobytes())
     return path
@@ -79,7 +81,7 @@ def test_the_tower_runs_for_what_no_file_holds(tmp_path: Path) -> None:
     assert torch.equal(tower.pooled(ids[:30], mask[:30]), 2.0 * ids[:30, :2])
     assert tower.pooled(ids[:0], mask[:0]).shape == (0, 2)
     assert tower.given == len(ids) - 30
-    # Nothing is held of nothing.
+    # Without files, no input is found.
     assert not CachedEmbeddings([], 2).find(keys_of((ids, mask)))[1].any()
 
 
@@ -92,7 +94,7 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many inputs each kind of tower was run for since the model was built."""
+    """Counts the inputs that each kind of tower was run for since the model was built."""
     given: dict[str, int] = {"text": 0, "image": 0}
 
     def counting(kind: str, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -140,17 +142,18 @@ def test_frozen_towers_run_once_for_all_runs(
     assert counted["image"] > 40
     cache = tmp_path / "cache"
     first = run(tiny_settings, tmp_path / "first", *more, f"cache={cache}")
-    # 22 pictured products a split; 12 queries, and texts of the 4 kinds and of one undescribed.
+    # Each split has 22 products with a picture and 12 queries. Its products have 5 different texts:
+    # one for each of the 4 kinds, and that of the product without a description.
     assert counted == {"text": 2 * 12 + 2 * 5, "image": 2 * 22}
     files = {path: path.read_bytes() for path in cache.iterdir()}
-    # Of each tower for each split.
+    # One for each tower and split.
     assert len(files) == 4
     close(first, without)
     second = run(tiny_settings, tmp_path / "second", *more, f"cache={cache}")
     assert counted == {"text": 0, "image": 0}
     assert {path: path.read_bytes() for path in cache.iterdir()} == files
     assert all(torch.equal(second[name], first[name]) for name in first)
-    # Other weights, another precision, other pictures: other files.
+    # Another precision: other files.
     run(tiny_settings, tmp_path / "other", *more, f"cache={cache}", "precision=bf16-mixed")
     assert len(list(cache.iterdir())) == 8
 
@@ -173,7 +176,8 @@ def test_augmented_pictures_are_others_each_time(
     without = run(tiny_settings, tmp_path / "without")
     pictures = counted["image"]
     held = run(tiny_settings, tmp_path / "with", f"cache={tmp_path / 'cache'}")
-    # Those of the dev split are measured before the first step and after the last.
+    # Pictures of the dev split are encoded twice without the cache: before the first step and after
+    # the last.
     assert counted["image"] == pictures - 22
     close(held, without)
 
@@ -193,7 +197,7 @@ def test_pictures_of_queries_are_kept_too(
     sources = [f"data.dev={shards}", f"data.sources.tables.path={shards}", "data.augment=false"]
     without = run(tiny_settings, tmp_path / "without", *sources)
     held = run(tiny_settings, tmp_path / "with", *sources, f"cache={tmp_path / 'cache'}")
-    # Those of products, and one of each query.
+    # The pictures of products, and one for each query.
     assert counted["image"] == 2 * (22 + 12)
     close(held, without)
     run(tiny_settings, tmp_path / "again", *sources, f"cache={tmp_path / 'cache'}")
@@ -228,7 +232,7 @@ def test_a_computation_that_fails_leaves_no_file(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("beyond_text.training.embedding_cache._records", fail)
+        patch.setattr("beyond_text.training.embedding_cache._new_records", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             run(tiny_settings, tmp_path / "run", f"cache={cache}")
     assert list(cache.iterdir()) == []

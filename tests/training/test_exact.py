@@ -1,7 +1,7 @@
-"""A run that is killed, cut short or starved ends with the bits of one that never was.
+"""A run that is killed, stopped or out of disk space ends with the bits of an undisturbed one.
 
-Notable: runs are really killed, in processes of their own, in moments that are drawn from a fixed
-seed; a loader's worker is really killed, and the disk really is full (RLIMIT_FSIZE).
+The faults are real: runs are killed in processes of their own, at moments drawn from a fixed seed;
+a loader's worker is killed; and files cannot grow, as on a full disk (RLIMIT_FSIZE).
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ from data_prep.shards import build_shards
 from tests import ROOT
 from tests.test_train import same, weights
 
+pytestmark = pytest.mark.slow
+
 STEPS, ACCUMULATE, CHECKPOINT_EVERY = 10, 2, 2
-# Hooks in which a run is killed, and how many batches lie between two calls of each.
+# Hooks in which a run is killed, and the number of batches between two calls of each.
 MOMENTS = {
     "on_before_backward": 1,
     "on_after_backward": 1,
@@ -60,17 +62,18 @@ def kill_a_worker() -> None:
     worker = multiprocessing.active_children()[0].pid
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
-    # Torch notices within it or, where Lightning took its signal handler, when a batch is missing.
+    # PyTorch notices in this second or, if Lightning replaced its signal handler, when the next
+    # batch is missing.
     time.sleep(1)
 
 
 def limit_files(size: int) -> None:
-    """No file of this process can grow beyond so many bytes, as on a full disk."""
+    """Limits the size in bytes of the files that this process writes, as a full disk does."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 class Watcher(pl.Callback):
-    """Writes down what each batch holds, and strikes when a moment comes for the n-th time."""
+    """Records the content of each batch, and strikes at the n-th call of a hook."""
 
     def __init__(
         self, seen: Path, moment: str = "", count: int = 0, strike: Callable[[], None] = kill_self
@@ -92,14 +95,14 @@ class Watcher(pl.Callback):
 
 
 def content(value: Any) -> Any:
-    """All of a batch: its strings, and the checksums of its tensors."""
+    """Returns all strings of a batch, and the checksums of its tensors."""
     if isinstance(value, torch.Tensor):
         return [list(value.shape), zlib.crc32(value.numpy().tobytes())]
     return [content(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def train(settings: Sequence[str], run: Path, watcher: Watcher) -> dict[str, Any]:
-    """The command's training, watched."""
+    """Trains as the command does, with a watcher."""
     made = command.make_trainer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -116,7 +119,10 @@ def batches(seen: Path) -> list[tuple[int, Any]]:
 def settings(
     tiny_settings: list[str], tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
-    """All that draws or remembers: dropout, lost modalities, crops, sources, averages, memory."""
+    """Settings with everything that is random or has a state.
+
+    Dropout, modality dropout, crops, several sources, weight averaging and cross-batch memory.
+    """
     pairs = tmp_path_factory.mktemp("shards") / "pairs"
     build_shards(tiny_pairs, pairs, picture_size=40, samples_per_shard=7, workers=1)
     return [
@@ -132,7 +138,7 @@ def settings(
 
 @pytest.fixture(scope="module")
 def undisturbed(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to, without workers."""
+    """A run that nothing disturbed, without workers."""
     folder = tmp_path_factory.mktemp("undisturbed")
     train([*settings, "data.workers=0"], folder / "run", Watcher(folder / "seen"))
     assert len(batches(folder / "seen")) == STEPS * ACCUMULATE
@@ -140,7 +146,7 @@ def undisturbed(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def assert_same_end(run: Path, other: Path) -> None:
-    """Weights, rankings, metrics and history of two finished runs, to the bit."""
+    """Compares weights, rankings, metrics and history of two finished runs, bit by bit."""
     assert same(weights(run), weights(other))
     for name in ("run.trec", "history.json"):
         assert (run / name).read_bytes() == (other / name).read_bytes()
@@ -163,7 +169,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_bits_of_one_that_never_was(
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
-            # Not a pipe: the workers outlive their process a little and would hold it open.
+            # Not a pipe: the workers outlive their process a little and would keep it open.
             stderr=(tmp_path / "errors").open("w"),
         )  # fmt: skip
         assert killed.returncode == -signal.SIGKILL, (tmp_path / "errors").read_text()
@@ -181,7 +187,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_bits_of_one_that_never_was(
 
 @pytest.fixture(scope="module")
 def stopped(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that lost a worker in its fifth step and ended there, or when it missed its batches."""
+    """A run that ended because a worker was killed in its fifth step."""
     folder = tmp_path_factory.mktemp("stopped")
     killer = Watcher(folder / "seen", "on_before_backward", 2 * 4 + 1, kill_a_worker)
     with pytest.raises(TrainingError, match=r"^step \d: DataLoader worker .* command goes on from"):
@@ -192,7 +198,7 @@ def stopped(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def copied(stopped: Path, tmp_path: Path) -> Path:
-    """The stopped run, for a test to damage."""
+    """A copy of the stopped run, for a test to damage."""
     return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
@@ -240,7 +246,7 @@ def test_a_run_stopped_again_right_after_it_went_on_ends_with_the_same_bits(
 ) -> None:
     checkpoint = copied / "checkpoints" / "last.ckpt"
     before = checkpoint.read_bytes()
-    # In the middle of the first step, of which half of the batches have passed.
+    # In the middle of the first step, after half of its batches.
     stopper = Watcher(tmp_path / "seen", "on_before_backward", ACCUMULATE, stop)
     with pytest.raises(TrainingError, match="enough"):
         train([*settings, "data.workers=0"], copied, stopper)
@@ -278,7 +284,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(
         tmp_path / "seen", "on_before_backward", 1, lambda: gone.append(not last.exists())
     )
     train(settings, copied, watcher)
-    # Else it would become the one before, in place of the whole one.
+    # Otherwise the damaged one would replace the whole one as `previous.ckpt`.
     assert gone == [True]
     said = capsys.readouterr().err
     assert re.search(rf"{last}: not whole \(.*\); going on from {previous}\n", said)
@@ -300,7 +306,7 @@ def test_checkpoints_of_which_none_is_whole_are_refused_by_name(
 def test_a_checkpoint_of_other_settings_or_processes_is_refused_by_name(
     settings: list[str], copied: Path, tmp_path: Path
 ) -> None:
-    # What counts is the checkpoint, not what lies beside it.
+    # The settings in the checkpoint count, not the config.yaml beside it.
     (copied / "config.yaml").unlink()
     watcher = Watcher(tmp_path / "seen")
     with pytest.raises(ConfigError, match=r"last\.ckpt was .* other .*seed \(asked 9, found 0\)"):
@@ -335,7 +341,7 @@ def test_the_order_of_a_source_is_decided_by_seed_and_epoch_alone() -> None:
     def order(
         seed: int, batch_size: int, processes: int, others: int, share: float
     ) -> list[tuple[SampleIndex, ...]]:
-        """The first source's first three epochs."""
+        """Returns the samples of the first source in its first three epochs."""
         sizes, shares = [[7, 7, 3, 7], *[[5, 6]] * others], [share, *[1.0] * others]
         parts = [
             BatchSampler(sizes, shares, batch_size, 400, seed, rank, processes)

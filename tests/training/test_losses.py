@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from beyond_text.config.views import View
 from beyond_text.shards.batch import SELF_MATCH, Qrels
-from beyond_text.training import losses
+from beyond_text.training import blocks
 from beyond_text.training.loss_weights import LossWeights
 from beyond_text.training.losses import LOSSES, chance_level, info_nce, ranked_nce, sigmoid
 from beyond_text.training.relevance import Keys, relevance_matrix, share_between_equals
@@ -26,7 +26,7 @@ DIM = 5
 
 
 class Case(NamedTuple):
-    """The seven arguments of a loss, in order."""
+    """The seven arguments of a loss of two views, in order."""
 
     anchors: Tensor
     candidates: Tensor
@@ -37,14 +37,14 @@ class Case(NamedTuple):
     bias: Tensor
 
     def differentiable(self) -> Case:
-        """The same values as fresh leaves."""
+        """Returns the same values as new leaves of the autograd graph."""
         leaves = ("anchors", "candidates", "temperature", "bias")
         return self._replace(
             **{name: getattr(self, name).detach().clone().requires_grad_() for name in leaves}
         )
 
     def rows(self, order: Tensor, columns: Tensor) -> Case:
-        """The same case with its anchors and candidates picked or permuted."""
+        """Returns the case with its anchors and candidates selected or permuted."""
         return self._replace(
             anchors=self.anchors[order],
             candidates=self.candidates[columns],
@@ -55,9 +55,9 @@ class Case(NamedTuple):
 
 
 def graded_case(rows: int = 7, seed: int = 0, missing: bool = True, own: bool = False) -> Case:
-    """Random vectors; several graded positives a row, rows without any, rows without a view.
+    """Returns random vectors; rows have several graded positives, none, or lack a view.
 
-    With `own`, some anchors are one of the candidates themselves, one that has nothing else too.
+    With `own`, some anchors are one of the candidates themselves, also one without any positive.
     """
     random = torch.Generator().manual_seed(seed)
     relevance = torch.rand(rows, rows, generator=random)
@@ -87,9 +87,10 @@ def cosine(case: Case, i: int, j: int) -> Tensor:
 def slow_direction(
     similarity: list[list[Tensor]], grades: list[list[float]], lesser: bool = False
 ) -> Tensor:
-    """Mean over anchors, weighted by best grade, of -sum_j p_ij log softmax_j, j of grade >= 0.
+    """Returns the mean over anchors, weighted by best grade, of -sum_j p_ij log softmax_j.
 
-    With `lesser`, the softmax of j is over j and those of a lower grade.
+    Candidates of grade < 0 take no part. With `lesser`, the softmax of j is over j and the
+    candidates of a lower grade.
     """
     total, weights = torch.tensor(0.0), 0.0
     for all_values, all_grades in zip(similarity, grades, strict=True):
@@ -238,7 +239,7 @@ def test_the_order_of_rows_does_not_matter(name: str, order: list[int], columns:
 
 
 def test_info_nce_is_lowest_where_probability_is_shared_by_grade() -> None:
-    """With p = (2/3, 1/3) the best softmax is p itself, and the loss then p's entropy."""
+    """With p = (2/3, 1/3) the best softmax is p itself, and the loss is then the entropy of p."""
     case = graded_case(missing=False)
     logits = torch.tensor([2 / 3, 1 / 3, 1e-9]).log()
     relevance = torch.tensor([[1.0, 0.5, 0.0]])
@@ -247,7 +248,7 @@ def test_info_nce_is_lowest_where_probability_is_shared_by_grade() -> None:
 
     def forward(candidates: Tensor) -> Tensor:
         both = info_nce(anchors, candidates, relevance, has[:1], has, torch.tensor(1.0), case.bias)
-        # One anchor is certain of itself from every candidate: the other direction is 0.
+        # The other direction has one anchor to choose from, so its loss is 0.
         return 2 * both
 
     entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
@@ -265,7 +266,7 @@ def test_ranked_nce_sets_a_positive_against_what_is_less_relevant_alone() -> Non
         ([1.0, 0.5, 0.0], [(2 / 3, s[0], s[1:]), (1 / 3, s[1], s[2:])]),
         ([1.0, 1.0, 1.0], []),
     ):
-        # One anchor is certain of itself from every candidate: the other direction is 0.
+        # The other direction has one anchor to choose from, so its loss is 0.
         found = 2 * ranked_nce(
             torch.ones(1, 1), torch.tensor(s)[:, None], torch.tensor([grades]), has[:1], has,
             torch.tensor(1.0),
@@ -378,7 +379,7 @@ def test_candidates_of_equal_key_share_the_best_relevance_among_them(
 
 
 def slow_sharing(relevance: list[list[float]], key: list[int]) -> list[list[float]]:
-    """A match goes before the query's own product, and that before what is not judged."""
+    """Shares the best: a match is better than SELF_MATCH, which is better than not judged."""
     order = [0.0, SELF_MATCH]
     return [
         [
@@ -409,7 +410,7 @@ def test_a_twin_known_as_positive_is_pulled_and_not_repelled() -> None:
 
 
 class Scene(NamedTuple):
-    """The five arguments of UniECS's objectives, in order."""
+    """The five arguments of the objectives of UniECS, in order."""
 
     vectors: dict[View, Tensor]
     present: dict[View, Tensor]
@@ -418,13 +419,13 @@ class Scene(NamedTuple):
     temperature: Tensor
 
     def differentiable(self) -> Scene:
-        """The same values as fresh leaves."""
+        """Returns the same values as new leaves of the autograd graph."""
         vectors = {v: x.detach().clone().requires_grad_() for v, x in self.vectors.items()}
         temperature = self.temperature.detach().clone().requires_grad_()
         return self._replace(vectors=vectors, temperature=temperature)
 
     def without(self, *views: View) -> Scene:
-        """The same scene where no row has these views."""
+        """Returns the scene where no row has these views."""
         none = torch.zeros(len(self.relevance), dtype=torch.bool)
         return self._replace(present=self.present | dict.fromkeys(views, none))
 
@@ -436,7 +437,7 @@ ITEMS: tuple[tuple[View, View, View], ...] = (
 
 
 def some_scene(seed: int, rows: int = 13) -> Scene:
-    """More products than neighbours; rows without a view hold numbers that must not matter.
+    """Returns more products than clal's neighbours; rows without a view hold random vectors.
 
     Rows 2, 3 show one product, 4, 5 have one text, 6, 7 one trigger; rows 0, 1, 8 have all views.
     """
@@ -483,7 +484,7 @@ def flipped(table: list[list]) -> list[list]:
 
 
 def harder_half(row: list[Tensor], grades: list[float]) -> list[float]:
-    """Grades where the easier half of the negatives counts as not contrasted."""
+    """Returns grades in which the easier half of the negatives is not contrasted."""
     negatives = [j for j, grade in enumerate(grades) if grade == 0]
     ranked = sorted(negatives, key=lambda j: -row[j].item())
     easy = ranked[math.ceil(len(negatives) / 2) :]
@@ -507,13 +508,13 @@ def slow_symmetric(
 
 
 def mean_of(values: list[tuple[float, Tensor]]) -> Tensor:
-    """Weighted mean of (weight, value), 0 of nothing."""
+    """Returns the weighted mean of (weight, value) pairs; 0 where there are none."""
     total = sum((weight * value for weight, value in values), torch.tensor(0.0))
     return total / sum(weight for weight, _ in values) if values else total
 
 
 def slow_ranking(scene: Scene, view: View) -> Tensor:
-    """relu(0.3 - s_ij + s_ik) of every trigger, match and non-match, by the match's gain."""
+    """Returns the mean of relu(0.3 - s_ij + s_ik) over i, positives j, negatives k, by j's gain."""
     found = []
     for i in those(scene.present[view]):
         products = those(scene.present["product"])
@@ -593,7 +594,7 @@ SLOW_OBJECTIVES: dict[str, Callable[[Scene], Tensor]] = {
 def objective_and_gradients(
     objective: Callable[..., Tensor], scene: Scene
 ) -> tuple[Tensor, list[Tensor]]:
-    """The value, and the gradients by the six views and the temperature."""
+    """Returns the value, and the gradients by the six views and the temperature."""
     scene = scene.differentiable()
     value = objective(*scene)
     leaves = [*scene.vectors.values(), scene.temperature]
@@ -634,13 +635,13 @@ def test_blocks_of_anchors_give_the_whole_in_the_memory_of_one(
         held = 0
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             if name in LOSSES:
-                return value_and_gradients(LOSSES[name], graded_case(rows=120))
+                return value_and_gradients(LOSSES[name], graded_case(rows=60))
             return objective_and_gradients(OBJECTIVES[name], some_scene(0, rows=120))
 
     whole = found()
     whole_held = held
-    # The last one is smaller.
-    monkeypatch.setattr(losses, "BLOCK", 7)
+    # The last block is smaller than the others.
+    monkeypatch.setattr(blocks, "BLOCK", 7)
     assert_same_value_and_gradients(found(), whole)
     assert held < whole_held / 3
 
@@ -687,7 +688,7 @@ def test_an_objective_of_nothing_is_zero_and_its_gradients_are_finite(
         scene = scene._replace(relevance=torch.full_like(scene.relevance, SELF_MATCH))
     value, gradients = objective_and_gradients(OBJECTIVES[name], scene)
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
-    # Items with both modalities are aligned whether or not anyone asks for them.
+    # cmal aligns items that have both modalities, whatever the queries and judgments.
     if name != "cmal" or absent == "views":
         assert value == 0
         assert not any(gradient.any() for gradient in gradients)
@@ -708,12 +709,12 @@ def test_the_order_of_rows_does_not_matter_to_an_objective(name: str) -> None:
 
 
 def at(*cosines: float) -> Tensor:
-    """Unit vectors in the plane, of these cosines to (1, 0)."""
+    """Returns unit vectors in the plane that have these cosines with (1, 0)."""
     return torch.tensor([[c, math.sqrt(1 - c * c)] for c in cosines])
 
 
 def one_trigger(**views: Tensor) -> Scene:
-    """A trigger at (1, 0), and three products of which the first answers it; views by name."""
+    """Returns a trigger and three products, of which the first is relevant; views by name."""
     vectors: dict[View, Tensor] = {v: views.get(v, at(1.0, 1.0, 1.0)) for v in get_args(View)}
     rows = torch.arange(3)
     present: dict[View, Tensor] = {v: torch.full((3,), v in views) for v in get_args(View)}
@@ -724,10 +725,10 @@ def one_trigger(**views: Tensor) -> Scene:
 
 
 def test_imcl_lessens_the_positive_cosine_and_drops_the_easy_half() -> None:
-    """The picture answers at cosine 0.6, others lie at 0.5 and at 0.1, which is dropped."""
+    """The relevant picture has cosine 0.6; the others have 0.5 and 0.1, and 0.1 is dropped."""
     same = at(1.0, 1.0, 1.0)
     value = imcl(*one_trigger(trigger_image=same, image=at(0.6, 0.5, 0.1)))
-    # From the product's side there is one trigger, and so nothing to tell apart.
+    # From the product's side there is one trigger to choose from, so that direction is 0.
     expected = math.log(1 + math.exp((0.5 - (0.6 - 0.2)) / 0.5)) / 2
     assert value.item() == pytest.approx(expected, rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""The training step's parts: who is relevant to whom, what is lost on the way, what is learned."""
+"""The training step: relevance by id, modality dropout, learned loss weights, clipping."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from beyond_text.config.settings import Config, Data, LearningRates, Losses
 from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, View
 from beyond_text.shards.batch import SELF_MATCH, Batch, Embeddings, Qrels, Tokens
 from beyond_text.training.losses import LOSSES
+from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.relevance import Keys
 from beyond_text.training.uniecs_losses import OBJECTIVES
@@ -22,7 +23,7 @@ from tests.models.test_two_tower import tiny_model
 from tests.tiny import some_pictures, some_tokens
 
 ROWS = 8
-# Rows 2 and 3 show one product, 4 and 5 have one text, 6 and 7 were asked for by one query.
+# Rows 2 and 3 show one product, 4 and 5 have one text, 6 and 7 have one query.
 QUERY_KEY = [0, 1, 2, 3, 4, 5, 6, 6]
 PRODUCT_KEY = [10, 11, 12, 12, 14, 15, 16, 17]
 TEXT_KEY = [20, 21, 22, 22, 24, 24, 26, 27]
@@ -38,7 +39,7 @@ GAINS = {
 
 
 def some_module(folder: Path, **settings: object) -> ContrastiveModule:
-    """On a single process, with every objective unless told otherwise."""
+    """Returns a module on a single process; by default with every objective."""
     everything = Losses(*[1.0] * len(OBJECTIVE_VIEWS))
     config = Config(**{"losses": everything, "batch_size": ROWS, **settings})  # type: ignore[arg-type]
     module = ContrastiveModule(tiny_model(folder, "bert", "vit", fusion=config.fusion), config)
@@ -54,7 +55,7 @@ def some_module(folder: Path, **settings: object) -> ContrastiveModule:
 
 
 def some_batch(query_pictures: bool = True) -> Batch:
-    """Rows with text, picture or both; with queries that have text, picture, both or neither."""
+    """Returns rows with text, picture or both; their queries have one of them, both or neither."""
     (ids, mask), every = some_tokens(ROWS), torch.arange(ROWS)
     (keys, rows), gains = zip(*GAINS, strict=True), list(GAINS.values())
     asked = torch.tensor([0, 1, 2, -1, 4, 5, 6, 6])
@@ -85,9 +86,9 @@ def some_embeddings(seed: int = 0) -> Embeddings:
 
 
 def by_hand(equal_texts: bool, queries_per_product: int = 1) -> Tensor:
-    """relevance[i, j] by looking up the ids; the best of equal texts where these are shared.
+    """Returns relevance[i, j] by looking up the ids; optionally the best among equal texts.
 
-    Of products of `queries_per_product` rows each, the first row stands for all.
+    Of a product's `queries_per_product` rows, the first one's judgments count.
     """
     found = torch.zeros(ROWS, ROWS)
     for i, key in enumerate(QUERY_KEY):
@@ -100,7 +101,7 @@ def by_hand(equal_texts: bool, queries_per_product: int = 1) -> Tensor:
 
 
 def twins() -> Tensor:
-    """1 where two rows show one product or have one text."""
+    """Returns 1 where two rows show one product or have one text."""
     same = [
         [PRODUCT_KEY[i] == PRODUCT_KEY[j] or TEXT_KEY[i] == TEXT_KEY[j] for j in range(ROWS)]
         for i in range(ROWS)
@@ -171,7 +172,7 @@ def test_remembered_products_are_further_candidates_without_gradient(folder: Pat
 
 def test_a_product_with_several_rows_is_a_candidate_once(folder: Path) -> None:
     module, embeddings = some_module(folder, batch_size=ROWS // 2), some_embeddings()
-    # Two queries of each product: what its second row says of it is not looked at.
+    # Each product has two rows; the judgments of the second one are not used.
     found = module.losses(some_batch(), embeddings)
     vectors, present = embeddings
     relevance = {
@@ -228,14 +229,21 @@ def rows_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return batch.text_row, batch.image_row, batch.query_row, batch.query_image_row
 
 
-def test_queries_with_text_and_picture_lose_one_of_them_and_no_other_row_changes(
-    folder: Path,
-) -> None:
+def test_a_step_drops_modalities_of_the_share_that_the_settings_name(folder: Path) -> None:
+    for share in (0.0, 1.0):
+        module = some_module(folder, memory_size=ROWS, data=Data(modality_dropout=share))
+        module.log = lambda *_, **__: None  # type: ignore[method-assign]
+        module.training_step(some_batch(), 0)
+        candidates, _ = module.memory.all()
+        both = candidates.present["text"] & candidates.present["image"]
+        assert both.any() == (share == 0)
+
+
+def test_queries_with_text_and_picture_lose_one_of_them_and_no_other_row_changes() -> None:
     batch = some_batch()
     for share in (0.0, 1.0):
-        module = some_module(folder, data=Data(modality_dropout=share))
         torch.manual_seed(1)
-        lost = module._with_modalities_lost(batch)
+        lost = drop_modalities(batch, share, queries_per_product=1)
         for before, after in (
             ((batch.text_row, batch.image_row), (lost.text_row, lost.image_row)),
             ((batch.query_row, batch.query_image_row), (lost.query_row, lost.query_image_row)),
@@ -247,35 +255,31 @@ def test_queries_with_text_and_picture_lose_one_of_them_and_no_other_row_changes
                 assert now[~taken].equal(was[~taken])
 
 
-def test_what_a_query_loses_is_drawn_apart_from_what_its_product_loses(folder: Path) -> None:
-    module = some_module(folder, data=Data(modality_dropout=1.0))
+def test_what_a_query_loses_is_drawn_apart_from_what_its_product_loses() -> None:
     every = torch.arange(400)
     batch = some_batch()._replace(
         text_row=every, image_row=every, query_row=every, query_image_row=every
     )
     torch.manual_seed(0)
-    text, _, query, _ = rows_of(module._with_modalities_lost(batch))
+    text, _, query, _ = rows_of(drop_modalities(batch, 1.0, queries_per_product=1))
     for product_keeps in (text >= 0, text < 0):
         assert 0.35 < (query[product_keeps] >= 0).float().mean() < 0.65
 
 
-def test_without_queries_pictures_a_step_draws_once_a_product_and_nothing_else(
-    folder: Path,
-) -> None:
-    module = some_module(folder, data=Data(modality_dropout=0.4))
+def test_without_queries_pictures_a_step_draws_once_a_product_and_nothing_else() -> None:
     with_pictures, without = some_batch(), some_batch(query_pictures=False)
     torch.manual_seed(5)
     draw = torch.rand(ROWS)
     next_draw = torch.rand(1)
     torch.manual_seed(5)
-    text, image, query, _ = rows_of(module._with_modalities_lost(without))
+    text, image, query, _ = rows_of(drop_modalities(without, 0.4, queries_per_product=1))
     assert torch.rand(1).equal(next_draw)
     assert query.equal(without.query_row)
     both = (without.text_row >= 0) & (without.image_row >= 0)
     assert (text < 0).equal((without.text_row < 0) | (both & (draw < 0.2)))
     assert (image < 0).equal((without.image_row < 0) | (both & (draw >= 0.2) & (draw < 0.4)))
     torch.manual_seed(5)
-    same_text, same_image, _, _ = rows_of(module._with_modalities_lost(with_pictures))
+    same_text, same_image, _, _ = rows_of(drop_modalities(with_pictures, 0.4, 1))
     assert same_text.equal(text)
     assert same_image.equal(image)
 

@@ -1,4 +1,4 @@
-"""The learning-rate table: what is frozen stays put, what moves moves at its rate, on schedule."""
+"""The learning-rate table: frozen groups stay, others move at their rate, on one schedule."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _rates(**moving: float) -> LearningRates:
 
 
 def _loss(model: TwoTower) -> torch.Tensor:
-    """Depends on every parameter group."""
+    """Returns a loss that depends on every parameter group."""
     vectors = model.embed(some_batch(), ("query", "text", "image", "product")).vectors
     temperature = model.temperatures["query_product"]
     pairs = (vectors["query"] * (vectors["product"] + vectors["text"] * vectors["image"])).sum()
@@ -80,7 +80,8 @@ def test_batch_norm_statistics_move_only_in_a_tower_that_trains(folder: Path, ra
     assert bool(moved) == (rate > 0)
     assert module.training
     assert model.fusion.training
-    if rate == 0:  # And a second pass of a frozen tower gives the same vectors: no dropout.
+    if rate == 0:
+        # A second pass of a frozen tower gives the same vectors, as it has no dropout.
         assert model.embed(some_batch(), ["image"]).vectors["image"].equal(first)
 
 
