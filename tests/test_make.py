@@ -22,6 +22,9 @@ from tests import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
+# As many tests at a time as there are cores.
+TOGETHER = ["-n", "auto", "--dist", "worksteal"]
+
 SHAM = """\
 #!{python} -IS
 import sys
@@ -250,8 +253,8 @@ def test_a_target_that_counts_as_old_is_left_out(clone: Clone) -> None:
 def test_tests_and_linters_run_as_named(clone: Clone) -> None:
     clone.make("quick", "test", "lint")
     assert clone.ran() == [
-        ["python", "-m", "pytest", "tests", "-m", "not slow"],
-        ["python", "-m", "pytest", "tests"],
+        ["python", "-m", "pytest", "tests", "-m", "not slow", *TOGETHER],
+        ["python", "-m", "pytest", "tests", *TOGETHER],
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy", "beyond_text", "data_prep"],
@@ -524,7 +527,7 @@ def test_a_broken_environment_is_made_again_with_a_sentence_that_says_so(
     assert sentence.startswith(".venv is made again: expected Python 3.11 or newer with pip, got ")
     assert sentence.endswith(f'{got}"')
     assert not kept.exists()
-    quick = ["python", "-m", "pytest", "tests", "-m", "not slow"]
+    quick = ["python", "-m", "pytest", "tests", "-m", "not slow", *TOGETHER]
     tried = [["python", "-m", "ensurepip"]] if spoil is beyond_repair else []
     assert clone.ran() == [*tried, VENV, *INSTALL, quick]
     assert sentences(clone.run("quick").stderr) == []
