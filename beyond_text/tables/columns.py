@@ -1,4 +1,8 @@
-"""TODO tables.columns."""
+"""Reads one file of a shop, CSV or Parquet, as our columns of text.
+
+Files are read as text until a grade is parsed, so ids keep their leading zeros and a product called
+"NA" stays one. A row that is no row of its table is rejected with its number.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import csv
 from collections import Counter
 from difflib import get_close_matches
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from string import Formatter
 
@@ -13,13 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beyond_text.tables.layouts import (
-    Join,
-    Reject,
-    Source,
-    TableError,
-    TableFile,
-)
+from beyond_text.tables.layouts import Join, Reject, Source, TableError, TableFile
 
 FIRST_ROW = 2  # Row 1 is the header, as a spreadsheet shows it.
 csv.field_size_limit(16 * 2**20)
@@ -34,7 +33,7 @@ def _missing(path: Path, column: str, found: list[str]) -> TableError:
 def read_source(
     path: Path, source: Source, rejects: list[Reject]
 ) -> tuple[pd.DataFrame, TableFile]:
-    """Read one file as our columns of stripped text, and `row`; optional ones may be missing.
+    """Reads one file as our columns of stripped text, and `row`; optional columns may be missing.
 
     Raises:
         TableError: the file cannot be read, or lacks a column.
@@ -97,31 +96,19 @@ def _fill(template: str | Join, values: dict[str, pd.Series]) -> pd.Series | lis
 
 
 def _read_csv(path: Path, overflow: str, rejects: list[Reject]) -> tuple[pd.DataFrame, int]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"{path}: not readable: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
-        raise TableError(
-            f"{path}: row {row}, byte {error.start}: expected UTF-8, got {data[error.start]:#04x}"
-        ) from error
+    """Reads a CSV file as stripped text and `row`; also returns its number of data rows."""
     # Strict, since a lenient reader swallows the rest of the file after a stray quote.
-    reader = csv.reader(StringIO(text, newline=""), strict=True)
+    reader = csv.reader(StringIO(_read_text(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise TableError(f"{path}: row 1: expected a header of column names: {error}") from error
     _check_header(path, header)
     width = len(header)
-    kept: list[list[str]] = []
+    rows: list[list[str]] = []
     numbers: list[int] = []
     total = 0
-    row = FIRST_ROW - 1
-    while True:
-        row += 1
+    for row in count(FIRST_ROW):
         line = reader.line_num + 1
         try:
             fields = next(reader)
@@ -144,10 +131,24 @@ def _read_csv(path: Path, overflow: str, rejects: list[Reject]) -> tuple[pd.Data
             detail = f"{len(fields)} fields, expected {width}"
             rejects.append(Reject(path.name, row, fields[0], "malformed row", detail))
             continue
-        kept.append([value.strip() for value in fields])
+        rows.append([value.strip() for value in fields])
         numbers.append(row)
-    frame = pd.DataFrame(kept, columns=header, dtype=str)
-    return _with_rows(frame, numbers), total
+    return _with_rows(pd.DataFrame(rows, columns=header, dtype=str), numbers), total
+
+
+def _read_text(path: Path) -> str:
+    """Reads a UTF-8 file, without its byte order mark."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TableError(f"{path}: not readable: {error.strerror}") from error
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        row = data[: error.start].count(b"\n") + 1
+        raise TableError(
+            f"{path}: row {row}, byte {error.start}: expected UTF-8, got {data[error.start]:#04x}"
+        ) from error
 
 
 def _check_header(path: Path, names: list[str]) -> None:
@@ -177,6 +178,7 @@ def _read_parquet(path: Path, source: Source) -> pd.DataFrame:
 
 
 def _with_rows(frame: pd.DataFrame, numbers: list[int]) -> pd.DataFrame:
+    """Puts the column `row` first, in the place of one that the file has."""
     if "row" in frame:
         frame = frame.drop(columns="row")
     frame.insert(0, "row", pd.Series(numbers, index=frame.index, dtype=int))

@@ -1,6 +1,6 @@
-"""Tables of products, queries and judgments are read whole: a row is used or is in `rejects`.
+"""Reads tables of products, queries and judgments: every row is used or is in `rejects`.
 
-What makes a row unfit, and which split it belongs to, is decided here and nowhere else.
+What makes a row unfit is decided in `checks.py`; which split it belongs to is decided here.
 """
 
 from __future__ import annotations
@@ -10,12 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from beyond_text.tables.checks import (
-    RowFilter,
-    check_judgments,
-    check_products,
-    check_queries,
-)
+from beyond_text.tables.checks import RowFilter, check_judgments, check_products, check_queries
 from beyond_text.tables.columns import read_source
 from beyond_text.tables.layouts import (
     DEFAULT_LAYOUT,
@@ -62,25 +57,14 @@ def read_tables(
     dev_share: float = 0.1,
     pictures: Path | None = None,
 ) -> Tables:
-    """Read a folder of tables, a query-title log or a file of pairs; give every row its split.
+    """Reads a folder of tables, a query-title log or a file of pairs; gives every row its split.
 
-    Products with a split column: judgments across splits are rejected; queries without one
-    belong to every split they are judged in. Products without: with queries, the split is the
-    queries' (their column, or by hash of query_id) and a product belongs to every split it is
-    judged in, unjudged ones to train; without queries, by hash of group_id. A hash puts `dev_share`
-    of the ids into dev and the rest into train, the same ones on every machine.
-
-    Each distinct title of a log is a product, each distinct query a query of kind "log"; the
-    lowest relevance in the file becomes grade 0.
-
-    A file of pairs is M-BEER's JSONL, as `read_pairs` says. Each distinct item is a product, each
-    item 1 a query of the same text and picture, which is that product (`product_id`) and for which
-    its item 2s have relevance 1; its kind is the pair's tag, or "pair". Items joined by pairs are
-    one design, the group_id of its products, and of one split: the stated one, else by hash.
+    `_read_folder`, `_read_log` and `_read_pairs` say how each draws its splits. A hash puts
+    `dev_share` of the ids into dev and the rest into train, the same ones on every machine.
 
     Args:
-        path: folder with products (and queries and qrels), pairs or a log; or the own file of
-            either of the latter.
+        path: folder with products (and queries and qrels), pairs or a log; or the file of pairs or
+            the log itself.
         layout: whose files and column names these are.
         dev_share: share of ids, 0 to 1, that a hash puts into dev.
         pictures: folder in which the pictures lie; None for that of the tables.
@@ -109,26 +93,33 @@ def read_tables(
     log_path = find_table(path, layout.log)
     if layout.log is not None and log_path is not None:
         return _read_log(path, log_path, layout.log, dev_share)
+    raise _nothing_to_read(path, layout)
+
+
+def _nothing_to_read(folder: Path, layout: Layout) -> TableError:
     wanted = [source.file for source in (layout.products, layout.log) if source is not None]
-    raise TableError(
-        f"{path}: expected {' or '.join(wanted)} as .csv or .parquet"
+    return TableError(
+        f"{folder}: expected {' or '.join(wanted)} as .csv or .parquet"
         f"{f' or {layout.pairs}' if layout.pairs else ''}, "
-        f"got {', '.join(sorted(entry.name for entry in path.iterdir())[:20]) or 'nothing'}"
+        f"got {', '.join(sorted(entry.name for entry in folder.iterdir())[:20]) or 'nothing'}"
     )
 
 
 def _read_folder(
     folder: Path, path: Path, layout: Layout, dev_share: float, pictures: Path
 ) -> Tables:
+    """Reads products, and queries and qrels where they are there.
+
+    Products without queries and without a split column are split by hash of group_id.
+    """
     if layout.products is None:
         raise TableError(f"{folder}: the layout names no products")
     rejects: list[Reject] = []
     products, file = read_source(path, layout.products, rejects)
     files = {"products": file}
-    products_have_split = "split" in products
     absent = layout.absent_pictures
-    sieve = RowFilter(file.name, rejects, "product_id")
-    products = check_products(products, pictures, absent, sieve)
+    row_filter = RowFilter(file.name, rejects, "product_id")
+    products = check_products(products, pictures, absent, row_filter)
 
     query_path = find_table(folder, layout.queries)
     judgment_path = find_table(folder, layout.qrels)
@@ -136,55 +127,69 @@ def _read_folder(
         present = query_path or judgment_path
         raise TableError(f"{present}: expected queries and qrels together, the other is missing")
     if layout.queries is None or layout.qrels is None or not (query_path and judgment_path):
-        if not products_have_split:
+        if "split" not in products:
             products["split"] = hash_splits(products["group_id"], dev_share)
         queries = pd.DataFrame(columns=["row", *QUERY_COLUMNS])
         qrels = pd.DataFrame(columns=["row", *JUDGMENT_COLUMNS, "split"])
         return Tables(folder, products, queries, qrels, ["relevance"], rejects, files)
 
     queries, files["queries"] = read_source(query_path, layout.queries, rejects)
-    queries_have_split = "split" in queries
-    sieve = RowFilter(files["queries"].name, rejects, "query_id")
-    queries = check_queries(queries, products, pictures, absent, sieve)
+    row_filter = RowFilter(files["queries"].name, rejects, "query_id")
+    queries = check_queries(queries, products, pictures, absent, row_filter)
     qrels, files["qrels"] = read_source(judgment_path, layout.qrels, rejects)
     grades = [str(name) for name in qrels.columns.drop(["row", "query_id", "product_id"])]
-    sieve = RowFilter(files["qrels"].name, rejects, "query_id", "product_id")
-    qrels = check_judgments(sieve.grades(qrels, grades), products, queries, sieve)
-
-    if not products_have_split and not queries_have_split:
-        queries["split"] = hash_splits(queries["query_id"], dev_share)
-        queries_have_split = True
-    query_splits = qrels["query_id"].map(queries.set_index("query_id").get("split", pd.Series()))
-    if products_have_split:
-        qrels["split"] = qrels["product_id"].map(products.set_index("product_id")["split"])
-        if queries_have_split:
-            qrels = sieve.drop(
-                qrels,
-                query_splits != qrels["split"],
-                "crosses splits",
-                "split",
-                "query and product to be of one split",
-            )
-        else:
-            queries = spread_over_splits(queries, "query_id", qrels)
-    else:
-        qrels["split"] = query_splits
-        products = spread_over_splits(products, "product_id", qrels)
+    row_filter = RowFilter(files["qrels"].name, rejects, "query_id", "product_id")
+    qrels = check_judgments(row_filter.grades(qrels, grades), products, queries, row_filter)
+    products, queries, qrels = _split(products, queries, qrels, dev_share, row_filter)
     return Tables(folder, products, queries, qrels, grades, rejects, files)
 
 
+def _split(
+    products: pd.DataFrame,
+    queries: pd.DataFrame,
+    qrels: pd.DataFrame,
+    dev_share: float,
+    row_filter: RowFilter,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Gives products, queries and judgments splits that agree.
+
+    Where products have a split column, judgments across splits are rejected, and queries without
+    one belong to every split they are judged in. Where they have none, the split is the queries'
+    (their column, or by hash of query_id); a product belongs to every split it is judged in, and
+    to train where it is not judged.
+    """
+    products_have_split = "split" in products
+    if not products_have_split and "split" not in queries:
+        queries["split"] = hash_splits(queries["query_id"], dev_share)
+    query_splits = qrels["query_id"].map(queries.set_index("query_id").get("split", pd.Series()))
+    if not products_have_split:
+        qrels["split"] = query_splits
+        return spread_over_splits(products, "product_id", qrels), queries, qrels
+    qrels["split"] = qrels["product_id"].map(products.set_index("product_id")["split"])
+    if "split" not in queries:
+        return products, spread_over_splits(queries, "query_id", qrels), qrels
+    crosses = query_splits != qrels["split"]
+    expected = "query and product to be of one split"
+    qrels = row_filter.drop(qrels, crosses, "crosses splits", "split", expected)
+    return products, queries, qrels
+
+
 def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tables:
+    """Reads a log: each distinct title is a product, each distinct query a query of kind "log".
+
+    The lowest relevance in the file becomes grade 0.
+    """
     rejects: list[Reject] = []
     log, file = read_source(path, source, rejects)
-    sieve = RowFilter(file.name, rejects, "query")
-    log = sieve.drop(log, log["query"] == "", "empty query", "query", "a text")
-    log = sieve.drop(log, log["title"] == "", "no text and no picture", "title", "a text")
-    log = sieve.grades(log, ["relevance"])
+    row_filter = RowFilter(file.name, rejects, "query")
+    log = row_filter.drop(log, log["query"] == "", "empty query", "query", "a text")
+    log = row_filter.drop(log, log["title"] == "", "no text and no picture", "title", "a text")
+    log = row_filter.grades(log, ["relevance"])
     if "split" in log:
-        log = sieve.splits(log)
+        log = row_filter.splits(log)
         first = log.groupby("query")["split"].transform("first")
         one = "the split of the query's first row"
-        log = sieve.drop(log, log["split"] != first, "crosses splits", "split", one)
+        log = row_filter.drop(log, log["split"] != first, "crosses splits", "split", one)
     # Rounded, so that 2.67 - 1 is written as 1.67.
     log["relevance"] = (log["relevance"] - log["relevance"].min()).round(6)
     log["product_id"] = [f"title-{number}" for number in pd.factorize(log["title"])[0]]
@@ -194,12 +199,12 @@ def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tab
 
     queries = log[["row", "query_id", "query", "split"]].drop_duplicates("query_id")
     products = log[["row", "product_id", "title"]].drop_duplicates("product_id")
-    sieve = RowFilter(file.name, rejects, "product_id")
-    products = check_products(products.copy(), folder, False, sieve)
+    row_filter = RowFilter(file.name, rejects, "product_id")
+    products = check_products(products.copy(), folder, False, row_filter)
     queries = queries.assign(kind="log", image="", product_id="").reset_index(drop=True)
     qrels = log[["row", *JUDGMENT_COLUMNS, "split"]]
-    sieve = RowFilter(file.name, rejects, "query_id", "product_id")
-    qrels = check_judgments(qrels, products, queries, sieve)
+    row_filter = RowFilter(file.name, rejects, "query_id", "product_id")
+    qrels = check_judgments(qrels, products, queries, row_filter)
     return Tables(
         folder,
         spread_over_splits(products, "product_id", qrels),
@@ -212,6 +217,13 @@ def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tab
 
 
 def _read_pairs(path: Path, pictures: Path, dev_share: float) -> Tables:
+    """Reads M-BEER's JSONL, as `read_pairs` says: each distinct item is a product.
+
+    Each item 1 is also a query of the same text and picture, which is that product (`product_id`)
+    and for which its item 2s have relevance 1; its kind is the pair's tag, or "pair". Items joined
+    by pairs are one design, the group_id of its products, and of one split: the stated one, else
+    by hash.
+    """
     rejects: list[Reject] = []
     pairs, file = read_pairs(path, rejects)
     hashed = pd.Series(hash_splits(pairs["design"], dev_share), index=pairs.index, dtype=object)
@@ -231,18 +243,18 @@ def _read_pairs(path: Path, pictures: Path, dev_share: float) -> Tables:
     )
     products = pd.concat([triggers, recalled]).sort_values("row", kind="stable")
     products = products.drop_duplicates("product_id").reset_index(drop=True)
-    sieve = RowFilter(file.name, rejects, "product_id")
-    products = check_products(products, pictures, False, sieve)
+    row_filter = RowFilter(file.name, rejects, "product_id")
+    products = check_products(products, pictures, False, row_filter)
 
     query_id = triggers["product_id"].map(trigger_id)
     queries = triggers.drop(columns="group_id").rename(columns={"title": "query"})
     queries = queries.assign(query_id=query_id, kind=pairs["tag"].mask(pairs["tag"] == "", "pair"))
     queries = queries.drop_duplicates("query_id").reset_index(drop=True)
-    sieve = RowFilter(file.name, rejects, "query_id")
-    queries = check_queries(queries, products, pictures, False, sieve)
+    row_filter = RowFilter(file.name, rejects, "query_id")
+    queries = check_queries(queries, products, pictures, False, row_filter)
 
     qrels = recalled[["row", "product_id", "split"]].assign(query_id=query_id, relevance=1.0)
-    sieve = RowFilter(file.name, rejects, "query_id", "product_id")
-    qrels = check_judgments(qrels, products, queries, sieve)
+    row_filter = RowFilter(file.name, rejects, "query_id", "product_id")
+    qrels = check_judgments(qrels, products, queries, row_filter)
     files = dict.fromkeys(("products", "queries", "qrels"), file)
     return Tables(path.parent, products, queries, qrels, ["relevance"], rejects, files)

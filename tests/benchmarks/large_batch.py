@@ -28,7 +28,7 @@ RATIOS = {
 
 
 def cost(setting: Setting) -> Iterator[dict[str, float]]:
-    """Yields seconds per product, and the peak of resident bytes of this process, which also loads."""
+    """Yields seconds per product, and this process's peak of resident bytes, loading included."""
     for rate in training(setting, "stage3"):
         yield {"seconds_per_product": 1 / rate, "bytes": peak_bytes()}
 

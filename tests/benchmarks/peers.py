@@ -1,8 +1,8 @@
-"""The peers' own training loops and pipelines, on the recipe's encoders, products and batch.
+"""The peers' own training loops and pipelines, with the recipe's encoders, products and batch.
 
-open_clip reads a picture and a .txt a sample, so the shards are packed once more for it; the
-pictures' bytes are the same. Products without picture or text, or pairs without a query, are left
-out for the peers, and are not counted on the recipe's side.
+open_clip reads samples of a picture and a .txt, so the shards are packed again for it, with the
+pictures' bytes unchanged. Products without picture or text, or pairs without a query, are left out
+for the peers, and are not counted on the recipe's side.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from beyond_text.shards.split import Split
 from tests.benchmarks.measure import rate, rate_of_batches, step_ends
 from tests.benchmarks.recipe import Setting, prepare
 
-# The default, float16 autocast, is made for GPUs: on a CPU its float32 stands for the defaults.
+# open_clip's default, float16 autocast, is made for GPUs: on a CPU, float32 takes its place.
 AS_IT_COMES = [] if torch.cuda.is_available() else ["--precision", "fp32"]
 
 
 def _packed(setting: Setting, split: Split) -> Path:
-    """The folder of the split's shards as open_clip reads them, made once."""
+    """Packs the split's shards for open_clip, once; returns their folder."""
     folder = setting.scratch / "open_clip"
     if folder.is_dir():
         return folder
@@ -55,7 +55,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 class OpenClip(NamedTuple):
-    """What open_clip's command makes of its arguments, before it trains."""
+    """What open_clip's command builds from its arguments before it trains."""
 
     args: Any
     model: nn.Module
@@ -63,21 +63,21 @@ class OpenClip(NamedTuple):
     tokenizer: Any
 
     def data(self) -> Any:
-        """Its webdataset pipeline over the packed shards, begun anew."""
+        """Returns open_clip's webdataset pipeline over the packed shards, from the beginning."""
         from open_clip_train.data import get_wds_dataset
 
         return get_wds_dataset(self.args, self.transform, True, tokenizer=self.tokenizer)
 
     @torch.inference_mode()
     def vectors_of(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
-        """Unit vectors of texts."""
+        """Returns the unit vectors of texts."""
         return self._vectors(self.model.encode_text, self.tokenizer(list(texts)))
 
     @torch.inference_mode()
     def vectors_of_pictures(
         self, pictures: UInt8[Tensor, "pictures 3 size size"]
     ) -> Float[np.ndarray, "pictures dim"]:
-        """Unit vectors of pictures."""
+        """Returns the unit vectors of pictures."""
         visual: Any = self.model.visual
         mean, std = (
             torch.tensor(v, device=self.args.device).view(3, 1, 1)
@@ -97,7 +97,7 @@ class OpenClip(NamedTuple):
 
 
 def _model_config(config: Config, encoder: Any, size: int) -> dict[str, Any]:
-    """The two encoders as a model of open_clip's.
+    """Returns open_clip's configuration of a model with the two encoders.
 
     Raises:
         ValueError: the image encoder is not one of timm's.
@@ -108,7 +108,7 @@ def _model_config(config: Config, encoder: Any, size: int) -> dict[str, Any]:
         "embed_dim": config.dim,
         "vision_cfg": {
             "timm_model_name": encoder.config.architecture,
-            # As the encoder does it: the mean of places, or the class token.
+            # The pooling of the encoder itself: the mean of positions, or the class token.
             "timm_pool": "",
             "timm_proj": "linear",
             "image_size": size,
@@ -124,13 +124,13 @@ def _model_config(config: Config, encoder: Any, size: int) -> dict[str, Any]:
 
 
 def open_clip_model(setting: Setting, batches: int, workers: int, *options: str) -> OpenClip:
-    """Its model with our encoders' weights, its transform, its tokenizer and its arguments."""
+    """Builds open_clip's model with our encoders' weights, its transform and its tokenizer."""
     import open_clip
     from open_clip_train import data
     from open_clip_train.distributed import init_distributed_device
     from open_clip_train.params import parse_args
 
-    # webdataset 1 marks the end of a shard, which open_clip, written for 0.2, takes for a file.
+    # webdataset 1 marks the end of a shard; open_clip, written for 0.2, takes the mark for a file.
     data.tar_file_expander = partial(data.tar_file_expander, eof_value=None)
     config = setting.config("stage1")
     prepared = prepare(config)
@@ -142,7 +142,7 @@ def open_clip_model(setting: Setting, batches: int, workers: int, *options: str)
     open_clip.add_model_config(path)
     source = next(iter(prepared.data.sources.values()))
     shards = sorted(_packed(setting, source.split).iterdir())
-    given = {
+    options_of_run = {
         "model": path.stem,
         "train-data": "::".join(map(str, shards)),
         "train-num-samples": batches * setting.batch,
@@ -150,7 +150,7 @@ def open_clip_model(setting: Setting, batches: int, workers: int, *options: str)
         "workers": workers,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in options_of_run.items() for word in (f"--{name}", str(value))]
     args = parse_args([*words, *options])
     init_distributed_device(args)
     args.wandb = args.distill = False
@@ -167,7 +167,7 @@ def open_clip_model(setting: Setting, batches: int, workers: int, *options: str)
 
 
 def _open_clip_optimizer(model: nn.Module, args: Any) -> torch.optim.Optimizer:
-    """AdamW in the groups that its command makes."""
+    """Returns AdamW with the groups that open_clip's command makes."""
     moving = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in moving if p.ndim < 2], "weight_decay": 0.0},
@@ -179,7 +179,7 @@ def _open_clip_optimizer(model: nn.Module, args: Any) -> torch.optim.Optimizer:
 def open_clip_training(
     setting: Setting, options: Sequence[str], peer: OpenClip | None = None
 ) -> Iterator[float]:
-    """Stage 1 by open_clip's `train_one_epoch`, with options of its command line."""
+    """Yields the speed of stage 1 in open_clip's `train_one_epoch`, with command-line options."""
     from open_clip import create_loss
     from open_clip_train.scheduler import cosine_lr
     from open_clip_train.train import train_one_epoch
@@ -201,7 +201,7 @@ def open_clip_training(
 
 
 def open_clip_loader(setting: Setting) -> Iterator[float]:
-    """The batches of webdataset's pipeline as open_clip builds it."""
+    """Yields the speed of webdataset's pipeline as open_clip builds it."""
     peer = open_clip_model(setting, setting.warmup + setting.loaded, setting.cores, *AS_IT_COMES)
     while True:
         sizes = (len(pictures) for pictures, _ in peer.data().dataloader)
@@ -209,7 +209,7 @@ def open_clip_loader(setting: Setting) -> Iterator[float]:
 
 
 def _pairs(setting: Setting, config: Config) -> dict[str, list[str]]:
-    """Query and product text of the pairs that stage 2 trains on first, as many as are measured."""
+    """Returns query and product text of the first pairs of stage 2, as many as are measured."""
     loader = prepare(config).loader
     plan: Any = loader.batch_sampler
     wanted = setting.batch * (setting.warmup + setting.steps)
@@ -226,7 +226,7 @@ def _pairs(setting: Setting, config: Config) -> dict[str, list[str]]:
 
 
 def sentence_transformer(setting: Setting) -> Any:
-    """The recipe's text encoder as a model of theirs."""
+    """Returns the recipe's text encoder as a SentenceTransformer."""
     from sentence_transformers import SentenceTransformer
 
     config = setting.config("stage2")
@@ -238,7 +238,7 @@ def sentence_transformer(setting: Setting) -> Any:
 def sentence_transformers_training(
     setting: Setting, model: Any = None, **options: Any
 ) -> Iterator[float]:
-    """Stage 2 by MultipleNegativesRankingLoss, with options of its training arguments."""
+    """Yields the speed of stage 2 by MultipleNegativesRankingLoss, with training arguments."""
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformerTrainer,

@@ -4,9 +4,9 @@
 
 Every contender trains in a process of its own, for equally many steps, from the same encoders on
 the same shards, with the recipe's learning rate of the text encoder and a tenth of the steps as
-warm-up. Every few steps the dev queries are ranked, while the clock stands still: against the
-products' pictures after stage 1, against their texts after stage 2. Compared are the seconds to the
-best nDCG@10 that both of a part have reached, from the end of the first step on.
+warm-up. Every few steps the clock stops and the dev queries rank the products: by their pictures in
+stage 1, by their texts in stage 2. The result is the seconds that each contender needs to reach the
+best nDCG@10 that both contenders of a stage reach, counted from the end of the first step.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MEASURE = "ndcg@10"
 
 
 class Point(NamedTuple):
-    """What dev's queries are worth after some steps and seconds of training."""
+    """The nDCG@10 of the dev queries after some steps and seconds of training."""
 
     step: int
     seconds: float
@@ -52,14 +52,14 @@ class Point(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """One round of training, and what it has learned by now: vectors of queries and products."""
+    """One round of training, and the vectors of queries and products by the weights at a moment."""
 
     rounds: Iterator[float]
     encode: Callable[[Catalogue, QuerySet], tuple[Vectors, Vectors]]
 
 
 def of_recipe(setting: Setting, stage: str, view: View) -> Contender:
-    """A stage of the recipe, with the average of its weights."""
+    """Returns a stage of the recipe, which is measured by the average of its weights."""
     steps = setting.warmup + setting.steps
     config = replace(setting.config(stage), steps=steps, checkpoint_every=steps)
     prepared = recipe.prepare(config)
@@ -72,14 +72,14 @@ def of_recipe(setting: Setting, stage: str, view: View) -> Contender:
         # Before the first step there is nothing to average.
         with averaged(trainer, module) if trainer else nullcontext():
             queries = encode_queries(encoder, query_set)
-            found = encode_products(encoder, catalogue, (view,))
-        return queries, found[view]
+            products = encode_products(encoder, catalogue, (view,))
+        return queries, products[view]
 
     return Contender(recipe.training(setting, stage, prepared), encode)
 
 
 def of_open_clip(setting: Setting) -> Contender:
-    """open_clip in bfloat16; it has one learning rate for both towers."""
+    """Returns open_clip in bfloat16, which has one learning rate for both towers."""
     steps = setting.warmup + setting.steps
     rate, warmup = setting.config("stage1").rates.text_encoder, max(1, steps // 10)
     options = ["--precision", "amp_bf16", "--lr", str(rate), "--warmup", str(warmup)]
@@ -89,14 +89,14 @@ def of_open_clip(setting: Setting) -> Contender:
     def encode(catalogue: Catalogue, query_set: QuerySet) -> tuple[Vectors, Vectors]:
         products: list[str] = []
         vectors = []
-        # In parts, so that what the measurement holds is not taken for the training's.
+        # In parts, so that the measurement does not raise the peak of memory.
         for numbers in torch.arange(len(catalogue.product_ids)).split(128):
             samples = [catalogue.products[number] for number in numbers.tolist()]
-            shown = [sample for sample in samples if sample.image is not None]
-            pictures = [to_square(sample.image, size) for sample in shown]
-            if shown:
+            pictured = [sample for sample in samples if sample.image is not None]
+            pictures = [to_square(sample.image, size) for sample in pictured]
+            if pictures:
                 vectors.append(peer.vectors_of_pictures(torch.stack(pictures)))
-                products += [sample.product_id for sample in shown]
+                products += [sample.product_id for sample in pictured]
         queries = peer.vectors_of(query_set.queries["query"])
         return (
             Vectors(list(query_set.queries["query_id"]), queries),
@@ -107,20 +107,20 @@ def of_open_clip(setting: Setting) -> Contender:
 
 
 def of_sentence_transformers(setting: Setting) -> Contender:
-    """sentence-transformers in bfloat16."""
+    """Returns sentence-transformers in bfloat16."""
     model = peers.sentence_transformer(setting)
 
     def vectors(texts: Sequence[str]) -> Any:
-        found = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        encoded = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
         model.train()
-        return found
+        return encoded
 
     def encode(catalogue: Catalogue, query_set: QuerySet) -> tuple[Vectors, Vectors]:
         samples = (catalogue.products[number] for number in range(len(catalogue.product_ids)))
-        told = {sample.product_id: sample.text for sample in samples if sample.text}
+        texts = {sample.product_id: sample.text for sample in samples if sample.text}
         return (
             Vectors(list(query_set.queries["query_id"]), vectors(query_set.queries["query"])),
-            Vectors(list(told), vectors(list(told.values()))),
+            Vectors(list(texts), vectors(list(texts.values()))),
         )
 
     steps = setting.warmup + setting.steps
@@ -149,7 +149,7 @@ CONTENDERS: dict[str, dict[str, Callable[[Setting], Contender]]] = {
 def curve(
     contender: Contender, catalogue: Catalogue, query_set: QuerySet, every: int
 ) -> list[Point]:
-    """Dev nDCG@10 before training, every few steps, and the seconds of training until then."""
+    """Trains a contender; returns its dev nDCG@10 before training and every `every` steps."""
     own = own_products(catalogue, query_set)
 
     def ndcg() -> float:
@@ -163,7 +163,7 @@ def curve(
         nonlocal steps, spent, began
         steps += 1
         now = time.perf_counter()
-        # Loaders and compilers take their time before and in the first step.
+        # The first step is left out: it includes the start of loaders and compilers.
         spent += now - began if steps > 1 else 0
         if steps % every == 0:
             points.append(Point(steps, spent, ndcg()))
@@ -178,7 +178,7 @@ def curve(
 
 
 def to_same(curves: Mapping[str, Sequence[Point]]) -> tuple[float, dict[str, float]]:
-    """The best nDCG@10 that all curves reach, and the seconds that each takes to it."""
+    """Returns the best nDCG@10 that all curves reach, and the seconds that each needs for it."""
     goal = min(max(point.ndcg for point in points) for points in curves.values())
     return goal, {
         name: next(point.seconds for point in points if point.ndcg >= goal)
@@ -187,7 +187,7 @@ def to_same(curves: Mapping[str, Sequence[Point]]) -> tuple[float, dict[str, flo
 
 
 def measured(setting: Setting, part: str, name: str, every: int) -> Iterator[dict[str, Any]]:
-    """A contender's curve over the dev split, and the peak of this process's resident bytes."""
+    """Yields a contender's curve on the dev split and this process's peak of resident bytes."""
     settings = setting.config(part)
     catalogue, query_set = read_split(
         setting.shards,
@@ -211,31 +211,31 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Parses the command line, measures, prints and writes."""
-    given = _arguments(words)
+    arguments = _arguments(words)
     result: dict[str, Any] = {}
     table = Table(
         "part", "contender", "to nDCG@10", "seconds", "best nDCG@10", "peak of memory, GB"
     )
-    for part in given.only:
-        with setting_of(
-            given, batch=given.batch, warmup=1, steps=given.steps - 1, workers=given.workers
-        ) as setting:
-            found = {
-                name: once_apart(partial(measured, setting, part, name, given.every))
+    for part in arguments.only:
+        counts = {"batch": arguments.batch, "steps": arguments.steps - 1}
+        with setting_of(arguments, **counts, warmup=1, workers=arguments.workers) as setting:
+            results = {
+                name: once_apart(partial(measured, setting, part, name, arguments.every))
                 for name in CONTENDERS[part]
             }
-        curves = {name: one["points"] for name, one in found.items()}
+        curves = {name: one["points"] for name, one in results.items()}
         goal, seconds = to_same(curves)
         for name, points in curves.items():
             best = max(point.ndcg for point in points)
-            figures = goal, seconds[name], best, found[name]["bytes"] / 1e9
+            figures = goal, seconds[name], best, results[name]["bytes"] / 1e9
             table.add_row(part, name, *(f"{figure:.3f}" for figure in figures))
-        result[part] = {"ndcg@10": goal, "seconds": seconds, "measured": found}
+        result[part] = {"ndcg@10": goal, "seconds": seconds, "measured": results}
     Console(width=max(100, Console().width)).print(table)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    compared = {**surroundings(), "given": {key: str(value) for key, value in vars(given).items()}}
-    write_json(given.out, {**result, "compared": compared})
-    print(given.out)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    words_given = {key: str(value) for key, value in vars(arguments).items()}
+    compared = {**surroundings(), "given": words_given}
+    write_json(arguments.out, {**result, "compared": compared})
+    print(arguments.out)
     return result
 
 

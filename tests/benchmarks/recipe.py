@@ -1,6 +1,6 @@
-"""The recipe as it trains and loads, and the limits of both: towers alone, decoding alone.
+"""The recipe's training and loading as contenders, and their limits: towers alone, decoding alone.
 
-Every contender is a generator that sets up once and then yields products a second, a round each
+Every contender is a generator that sets up once and then yields products per second, one round at a
 time. A product counts when it has every view that the stage contrasts.
 """
 
@@ -47,22 +47,22 @@ from beyond_text.training.trainer import make_trainer
 from tests import RECIPES
 from tests.benchmarks.measure import rate, rate_of_batches, step_ends, synchronize
 
-# Where the rows of a batch say which products have a view.
+# The field of a batch that says which rows have a view.
 ROWS: dict[View, str] = {"query": "query_row", "text": "text_row", "image": "image_row"}
-# A batch is loaded many times faster than it is trained on: more of them, for a steady figure.
+# Loading is many times faster than training, so more batches are loaded for a steady figure.
 LOADED_PER_STEP = 5
-# The plan of a run goes on after the last measured step, or nothing would be loaded during those
-# for which the loader has batches in store.
+# Batches that a run has after its last measured step. Without them, the loader would be idle during
+# the last measured steps, as it reads ahead.
 IN_STORE = 64
-# Rows and columns of the matrices by which a device's peak is taken.
+# Rows and columns of the matrices by which a device's peak is measured.
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all contenders. `recipe` holds recipe files and `key=value` words.
+    """The settings that all contenders share; `recipe` holds recipe files and `key=value` words.
 
-    `workers` processes load for a training, `cores` in the contest of the loaders.
+    `workers` processes load for a training, `cores` where loaders alone are measured.
     """
 
     shards: Path
@@ -76,11 +76,11 @@ class Setting:
 
     @property
     def loaded(self) -> int:
-        """Batches that the loaders are measured by."""
+        """The number of batches by which loaders are measured."""
         return LOADED_PER_STEP * self.steps
 
     def config(self, stage: str, workers: int | None = None) -> Config:
-        """The settings of a stage's run on the shards, from the untouched encoders."""
+        """Returns the settings of a stage's run on the shards, from the untouched encoders."""
         planned = self.warmup + self.loaded + IN_STORE
         return load_config(
             [RECIPES / "base.yaml", RECIPES / f"{stage}.yaml", *self._words(file=True)],
@@ -93,7 +93,7 @@ class Setting:
                 f"steps={planned}",
                 "budget=1",
                 "accumulate=1",
-                # Between measured steps nothing else than steps, here as with all others.
+                # Nothing but steps is measured, as with all other contenders.
                 "evaluate_every=0",
                 f"checkpoint_every={planned}",
                 "trainer.enable_progress_bar=false",
@@ -107,15 +107,15 @@ class Setting:
 
 @contextmanager
 def setting_of(
-    given: argparse.Namespace, recipe: Sequence[str] = (), **more: int
+    arguments: argparse.Namespace, recipe: Sequence[str] = (), **more: int
 ) -> Iterator[Setting]:
-    """The setting that a command line asks for, with room for its runs; `recipe` goes on top."""
+    """Gives the setting of a command line, with a temporary folder; `recipe` is put on top."""
     with TemporaryDirectory() as scratch:
-        yield Setting(given.shards, Path(scratch), [*given.recipe, *recipe], **more)
+        yield Setting(arguments.shards, Path(scratch), [*arguments.recipe, *recipe], **more)
 
 
 class Prepared(NamedTuple):
-    """A stage's model as it is trained, and its data outside a training."""
+    """A stage's module and data, built as for training."""
 
     config: Config
     module: ContrastiveModule
@@ -124,7 +124,7 @@ class Prepared(NamedTuple):
 
     @property
     def loader(self) -> DataLoader[Sample | str]:
-        """The batches of the run's steps, from the first one on."""
+        """Returns the batches of the run's steps, from the first one on."""
         self.data.trainer = make_trainer(self.config, [])
         return self.data.train_dataloader()
 
@@ -138,7 +138,7 @@ def prepare(config: Config) -> Prepared:
 
 
 def complete(batch: Batch, views: Collection[View]) -> int:
-    """How many products have all of the views, as far as a batch tells: `product` is fused."""
+    """Returns how many products of a batch have all of the views except the fused `product`."""
     has = [getattr(batch, name) >= 0 for view, name in ROWS.items() if view in views]
     return len(batch.product_key[torch.stack(has).all(dim=0)].unique())
 
@@ -159,7 +159,7 @@ class _Counted(pl.Callback):
 
 
 def training(setting: Setting, stage: str, prepared: Prepared | None = None) -> Iterator[float]:
-    """The stage as `beyond_text.train` runs it, less what it does before and after the steps."""
+    """Yields the speed of a stage as `beyond_text.train` runs it, by its steps alone."""
     keep_freed_memory()
     config, module, data, _ = prepared or prepare(setting.config(stage))
     while True:
@@ -171,23 +171,24 @@ def training(setting: Setting, stage: str, prepared: Prepared | None = None) -> 
 
 
 def vectors_of(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[View, Tensor]:
-    """The vectors of a batch's views by the towers, projections and fusion alone."""
+    """Returns the vectors of a batch's views, by towers, projections and fusion alone."""
     fused = "product" in views
-    found: dict[View, Tensor] = {}
+    vectors: dict[View, Tensor] = {}
     if "query" in views:
-        found["query"] = rows_of(model.encode_query(batch.query), batch.query_row)
+        vectors["query"] = rows_of(model.encode_query(batch.query), batch.query_row)
     if "text" in views or fused:
-        found["text"] = rows_of(model.encode_text(batch.text), batch.text_row)
+        vectors["text"] = rows_of(model.encode_text(batch.text), batch.text_row)
     if "image" in views or fused:
-        found["image"] = rows_of(model.encode_image(batch.image), batch.image_row)
+        vectors["image"] = rows_of(model.encode_image(batch.image), batch.image_row)
     if fused:
         has_text, has_image = batch.text_row >= 0, batch.image_row >= 0
-        found["product"] = model.fusion(found["text"], found["image"], has_text, has_image)
-    return found
+        texts, images = vectors["text"], vectors["image"]
+        vectors["product"] = model.fusion(texts, images, has_text, has_image)
+    return vectors
 
 
 def _bare_loss(module: ContrastiveModule, batch: Batch) -> Tensor:
-    """The stage's weighted losses, where an anchor's positive is its own product alone."""
+    """Returns the stage's weighted losses; an anchor's only positive is its own product."""
     vectors = vectors_of(module.model, batch, module.views)
     products = module.config.batch_size
     queries_per_product = len(batch.product_ids) // products
@@ -243,7 +244,7 @@ def _bare(config: Config, batches: int) -> _Bare:
 
 
 def bare_loop(setting: Setting, stage: str) -> Iterator[float]:
-    """The limit of a stage: its towers, losses and optimiser in a loop over batches in memory."""
+    """Yields the limit of a stage: towers, losses and optimiser, on batches in memory."""
     keep_freed_memory()
     bare = _bare(setting.config(stage), setting.warmup + setting.steps)
     config, model = bare.config, bare.module.model
@@ -261,7 +262,7 @@ def bare_loop(setting: Setting, stage: str) -> Iterator[float]:
 
 
 def _operations_per_second(kind: torch.dtype, device: torch.device) -> float:
-    """What the device does in large matrix products, its peak in practice."""
+    """Returns the device's operations per second in large matrix products, its practical peak."""
     side = PEAK_SIDE[device.type]
     one, other = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     ends = []
@@ -273,10 +274,10 @@ def _operations_per_second(kind: torch.dtype, device: torch.device) -> float:
 
 
 def _operations(bare: _Bare) -> float:
-    """Operations of a training step for a product, by the custom of three forward passes' worth.
+    """Returns the operations of a training step per product: three times the forward pass's.
 
-    The backward pass is not counted itself, for PyTorch's counter takes the gradients of depthwise
-    convolutions for those of full ones.
+    That is the usual estimate. The backward pass itself is not counted, as PyTorch's counter takes
+    gradients of depthwise convolutions for those of full ones.
     """
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         for batch in bare.batches:
@@ -285,19 +286,19 @@ def _operations(bare: _Bare) -> float:
 
 
 def peak(setting: Setting, stage: str) -> Iterator[float]:
-    """The limit of the device: a stage's operations at the speed of large matrix products."""
-    # What is compiled hides its operations.
+    """Yields the limit of the device: the stage at the speed of large matrix products."""
+    # Not compiled: the counter cannot see the operations of compiled code.
     bare = _bare(replace(setting.config(stage), compile=False), setting.steps)
     operations, device = _operations(bare), bare.device
     kind = torch.bfloat16 if bare.bf16 else torch.float32
-    # Others need the memory.
+    # Other contenders need the memory.
     del bare
     while True:
         yield _operations_per_second(kind, device) / operations
 
 
 def loader(setting: Setting) -> Iterator[float]:
-    """The batches of stage 1 as its training gets them, on as many processes as cores."""
+    """Yields the speed of stage 1's loader alone, with as many processes as cores."""
     prepared = prepare(setting.config("stage1", workers=setting.cores))
     views = prepared.module.views
     while True:
@@ -306,14 +307,14 @@ def loader(setting: Setting) -> Iterator[float]:
 
 
 def by_pillow(picture: bytes, size: int) -> Tensor:
-    """The pixels [3, size, size] of a JPEG, by the shortest way there is in Pillow."""
+    """Returns the pixels [3, size, size] of a JPEG, by the fastest way in Pillow."""
     with Image.open(BytesIO(picture), formats=("JPEG",)) as image:
         image.draft("RGB", (size, size))
         return to_pixels(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def by_simplejpeg(picture: bytes, size: int) -> Tensor:
-    """The pixels [3, size, size] of a JPEG, decoded and resized by the recipe's libraries."""
+    """Returns the pixels [3, size, size] of a JPEG, by the recipe's decoder and resize."""
     return resize(torch.from_numpy(decode_jpeg(picture)).permute(2, 0, 1), [size, size])
 
 
@@ -333,10 +334,10 @@ def _decode_all(
 
 
 def bare_decode(setting: Setting, decode: Callable[[bytes, int], Tensor]) -> Iterator[float]:
-    """The limit of a loader: the same pictures' bytes, in memory, decoded on the same cores."""
+    """Yields the limit of a loader: the same pictures, from memory, decoded on the same cores."""
     prepared = prepare(setting.config("stage1"))
     plan: Any = prepared.loader.batch_sampler
-    splits = [feed.split for feed in prepared.data.sources.values()]
+    splits = [source.split for source in prepared.data.sources.values()]
     pictures = [
         content["jpg"]
         for draws in islice(plan, setting.loaded)
@@ -344,7 +345,7 @@ def bare_decode(setting: Setting, decode: Callable[[bytes, int], Tensor]) -> Ite
         if "jpg" in (content := splits[draw.source].products.read(draw.sample, ("jpg",)))
     ]
     size = prepared.data.collate.picture_size
-    # Forked, a process finds the bytes in its memory; nothing is sent.
+    # A forked process has the bytes in its memory, so they need not be sent.
     context = multiprocessing.get_context("fork")
     while True:
         start, seconds = context.Barrier(setting.cores), context.SimpleQueue()

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.search [RUN] --out runs/benchmarks
 
-Vectors are grown from those of a finished run's products and queries, or from a seeded random cloud.
+Vectors are grown from those of a finished run's products and queries, or from seeded random ones.
 Each kind of index is built over 10^4, 10^5 and 10^6 of them and searched on all cores and on one.
 Writes search.json and search.png. The target is what Beyond Text serves from a CPU: 2,000 queries a
 second at 10^6 products, with a recall@10 of 0.95 against the exact index.
@@ -71,7 +71,7 @@ def cloud(dim: int, random: np.random.Generator, rows: int = 1000) -> Rows:
 
 
 def grown(seeds: Rows, rows: int, spread: float, random: np.random.Generator) -> Rows:
-    """Unit vectors: of one seed each, plus `spread` times the difference of two others.
+    """Returns unit vectors, each a seed plus `spread` times the difference of two other seeds.
 
     So the noise has the directions in which the seeds themselves differ.
     """
@@ -170,12 +170,12 @@ PANELS = {
 }
 
 
-def chart(costs: Sequence[Cost]) -> Figure:
+def chart(measured: Sequence[Cost]) -> Figure:
     """Draws a panel for each figure that changes with the catalogue, with a line per kind."""
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     for panel, (name, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for kind in KINDS:
-            of_kind = [cost for cost in costs if cost.kind == kind]
+            of_kind = [cost for cost in measured if cost.kind == kind]
             values = [getattr(cost, name) for cost in of_kind]
             panel.loglog([cost.products for cost in of_kind], values, marker="o", label=kind)
         panel.set_xlabel("products")
@@ -185,10 +185,10 @@ def chart(costs: Sequence[Cost]) -> Figure:
     return figure
 
 
-def show(costs: Sequence[Cost], encoding: Mapping[str, float] | None) -> None:
+def show(measured: Sequence[Cost], encoding: Mapping[str, float] | None) -> None:
     """Prints a row for each index and size, then the encoder's speed."""
     table = Table(*(name.replace("_", " ") for name in Cost._fields))
-    for kind, products, *values, all_threads, one_thread in costs:
+    for kind, products, *values, all_threads, one_thread in measured:
         build, added, megabytes, share = values
         table.add_row(
             kind,

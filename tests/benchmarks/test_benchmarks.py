@@ -1,4 +1,4 @@
-"""The benchmarks do the work that they name, and their ratios are those of the medians listed."""
+"""The benchmarks do the work that they name, and their ratios are those of the listed medians."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measured(shards: Path, out: Path, words: list[str], *more: str) -> dict[str,
 
 
 def check_ratios(result: dict[str, Any], keys: set[str]) -> None:
-    """Those keys hold the ratio of the medians of the listed rates, all others nothing."""
+    """Checks that `keys` hold the ratio of the listed rates' medians, and the other keys None."""
     rates = result["compared"]["products_per_second"]
     for key, ratio in RATIOS.items():
         assert (result[key] is not None) == (key in keys)
@@ -211,9 +211,9 @@ def test_the_peak_is_that_of_the_operations_of_both_passes(
     tokens = sum(int(b.text.attention_mask.sum() + b.query.attention_mask.sum()) for b in batches)
     layers = prepared.module.model.text_tower.encoder.encoder.layer
     weights = sum(p.numel() for p in layers.parameters() if p.ndim > 1)
-    # A product and a sum for each weight and token, and as many for either gradient.
+    # A multiplication and an addition per weight and token, and the same for each of two gradients.
     linear = 6 * weights * tokens / (setting.batch * setting.steps)
-    # Attention and the projections come on top.
+    # Attention and projections add to it.
     assert linear < operations < 2 * linear
 
 
@@ -222,7 +222,7 @@ def test_a_product_counts_when_it_has_every_view_of_the_stage(setting: Setting) 
     prepared = recipe.prepare(setting.config("stage3"))
     # An epoch of 24 products, two of which lack a picture; all have a text and a query.
     batches = list(islice(prepared.loader, 3))
-    # A row for each of several queries.
+    # Each product has a row for each of its queries.
     queries = prepared.config.data.queries_per_product
     assert sum(len(batch.product_ids) for batch in batches) == 24 * queries > 24 == len(splits)
     assert sum(recipe.complete(batch, {"text", "image"}) for batch in batches) == 22

@@ -4,8 +4,8 @@
 
 All contenders have the same machine, encoders, shards and batch. They take turns in several rounds,
 each in a process of its own. Figures are products (pairs) per second; ratios are of medians over
-the rounds. Recipe files and `key=value` words after SHARDS are settings on top of the recipe's, such
-as a backbone.
+the rounds. Recipe files and `key=value` words after SHARDS, such as a backbone, are settings on top
+of the recipe's.
 """
 
 from __future__ import annotations
