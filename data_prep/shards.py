@@ -1,4 +1,4 @@
-"""Tables become a folder of WebDataset shards that is whole, or is not there.
+"""Packs tables into a folder of WebDataset shards, which is complete or is not there.
 
 python -m data_prep.shards TABLES OUT
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from beyond_text.files import atomic_folder
 from beyond_text.shards.manifest import FILE, VERSION, ShardError, read_manifest
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
-from beyond_text.tables.read import read_tables
+from beyond_text.tables.read import Tables, read_tables
 from data_prep.adapters import ADAPTERS
 from data_prep.rejects import BuildError, Rejects
 from data_prep.splits import write_splits
@@ -41,11 +43,9 @@ def build_shards(
     seed: int = 0,
     pictures: Path | None = None,
 ) -> dict[str, Any]:
-    """Write `out`: shards of every split, queries and judgments of all but train, a manifest.
+    """Writes `out`: shards of every split, queries and judgments of all but train, a manifest.
 
-    A picture that cannot be used is rejected and its product or query goes on by its text; with no
-    text either, the product or query and the judgments naming it are rejected too. An empty file
-    of pairs gives an empty train split, for there may be shops without designs.
+    Where a picture cannot be used, the product or query goes on by its text, or is rejected too.
 
     Args:
         tables_path: what `read_tables` takes.
@@ -56,7 +56,7 @@ def build_shards(
         samples_per_shard: most products in one tar file.
         max_rejected: share of any one file's rows, 0 to 1, above which nothing is built.
         workers: processes that reduce pictures; None for one per core.
-        dev_share: share put into dev where the tables name no splits.
+        dev_share: share put into dev where tables name no splits.
         seed: of the order of the samples within a split.
         pictures: folder in which the pictures lie; None for that of the tables.
 
@@ -65,49 +65,72 @@ def build_shards(
 
     Raises:
         BuildError: too much is rejected (OUT.rejects.csv then lists it), nothing is left, `out`
-            holds something that is no build, the disk is full or a worker process was killed.
-            Nothing new is then in `out`; what an earlier build put there stays.
+            is no build, the disk is full or a worker was killed. An earlier build then stays.
         TableError: the tables cannot be read.
     """
     tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
     if samples_per_shard < 1 or picture_size < 1:
         raise BuildError("samples_per_shard and picture_size must be at least 1")
-    left_rejects = out.with_name(f"{out.name}.rejects.csv")
-    left_rejects.unlink(missing_ok=True)
+    (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
+    with _one_kind_of_error(out), atomic_folder(out, _is_build) as folder:
+        tables = read_tables(tables_path, layout, dev_share, pictures)
+        rejects = Rejects(tables, max_rejected, left_rejects)
+        rejects.check()
+        splits = write_splits(
+            tables, folder, rejects, workers, samples_per_shard, seed, picture_size, max_pixels
+        )
+        return _write_manifest(folder, tables_path, tables, rejects, splits, picture_size)
+
+
+@contextmanager
+def _one_kind_of_error(out: Path) -> Iterator[None]:
+    """Turns faults of the machine, and an `out` that is no build, into a BuildError."""
     try:
-        with atomic_folder(out, _is_build) as folder:
-            tables = read_tables(tables_path, layout, dev_share, pictures)
-            rejects = Rejects(tables, max_rejected, left_rejects)
-            rejects.check()
-            splits = write_splits(
-                tables, folder, rejects, workers, samples_per_shard, seed, picture_size, max_pixels
-            )
-            file = tables.files["products"]
-            without_pairs = file.name.endswith(".jsonl") and not file.rows
-            if not without_pairs and not any(entry["products"] for entry in splits.values()):
-                raise BuildError(f"{tables_path}: no product is left to write")
-            highest = tables.qrels[tables.grades].max() if len(tables.qrels) else {}
-            manifest = {
-                "version": VERSION,
-                "source": tables_path.name,
-                "picture_size": picture_size,
-                "grades": {name: {"max": float(highest.get(name, 0.0))} for name in tables.grades},
-                "splits": splits,
-                "rejects": rejects.by_reason(),
-                "left_out": {file.name: file.left_out for file in rejects.files if file.left_out},
-            }
-            rejects.write(folder / "rejects.csv")
-            text = json.dumps(manifest, indent=1, ensure_ascii=False)
-            (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        yield
     except FileExistsError as error:
         raise BuildError(str(error)) from error
     except tuple(FAULTS) as error:
-        said = next(said for fault, said in FAULTS.items() if isinstance(error, fault))
-        raise BuildError(f"{out}: {said}: {error}; nothing of it is kept") from error
+        reason = next(words for fault, words in FAULTS.items() if isinstance(error, fault))
+        raise BuildError(f"{out}: {reason}: {error}; nothing of it is kept") from error
+
+
+def _write_manifest(
+    folder: Path,
+    tables_path: Path,
+    tables: Tables,
+    rejects: Rejects,
+    splits: dict[str, dict[str, Any]],
+    picture_size: int,
+) -> dict[str, Any]:
+    """Writes rejects.csv, then manifest.json, and returns the manifest.
+
+    An empty file of pairs gives an empty train split, for there may be shops without designs.
+
+    Raises:
+        BuildError: no product is left.
+    """
+    file = tables.files["products"]
+    without_pairs = file.name.endswith(".jsonl") and not file.rows
+    if not without_pairs and not any(entry["products"] for entry in splits.values()):
+        raise BuildError(f"{tables_path}: no product is left to write")
+    highest = tables.qrels[tables.grades].max() if len(tables.qrels) else {}
+    manifest = {
+        "version": VERSION,
+        "source": tables_path.name,
+        "picture_size": picture_size,
+        "grades": {name: {"max": float(highest.get(name, 0.0))} for name in tables.grades},
+        "splits": splits,
+        "rejects": rejects.by_reason(),
+        "left_out": {file.name: file.left_out for file in rejects.files if file.left_out},
+    }
+    rejects.write(folder / "rejects.csv")
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    (folder / FILE).write_text(text + "\n", encoding="utf-8")
     return manifest
 
 
 def _is_build(folder: Path) -> bool:
+    """Says whether a folder is a finished build."""
     try:
         read_manifest(folder)
     except ShardError:
@@ -117,7 +140,7 @@ def _is_build(folder: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build from the command line; prints the counts, or the error and returns 1."""
+    """Builds from the command line; prints the counts, or prints the error and returns 1."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.shards", description=__doc__)
     parser.add_argument("tables", type=Path, help="folder of tables, a log or pairs")
     parser.add_argument("out", type=Path, help="folder to make")

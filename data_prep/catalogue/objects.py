@@ -12,17 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from data_prep.catalogue.layer import Layer, Rgb, bar, box, ellipse, spline, stroke, turned
-
-FOOT = 0.85
-_OAK: Rgb = (0.72, 0.55, 0.38)
-_IRON: Rgb = (0.17, 0.17, 0.18)
-_BRASS: Rgb = (0.76, 0.62, 0.34)
-_PAPER: Rgb = (0.97, 0.965, 0.95)
-_GLOW: Rgb = (1.0, 0.93, 0.74)
-
-
-def _dark(colour: Rgb, factor: float = 0.45) -> Rgb:
-    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
+from data_prep.catalogue.materials import BRASS, FOOT, GLOW, IRON, OAK, PAPER, dark
+from data_prep.catalogue.vessels import basket, bowl, candle, mug, plant_pot, plate, vase
 
 
 def _cushion(layer: Layer, shape: str) -> None:
@@ -50,11 +41,11 @@ def _throw(layer: Layer, shape: str) -> None:
         return
     layer.paint(box(-0.8, -0.36, 0.86, 0.36, 0.3), "soft")
     for x in (-0.3, 0.42):
-        layer.paint(box(x - 0.035, -0.37, x + 0.035, 0.37, 0.01), "soft", colour=_OAK)
+        layer.paint(box(x - 0.035, -0.37, x + 0.035, 0.37, 0.01), "soft", colour=OAK)
     layer.paint(ellipse(-0.7, 0, 0.2, 0.36), "soft", colour=layer.look.colour)
     angle = np.linspace(0.5, 6 * np.pi, 120)
     spiral = np.stack([-0.7 + 0.0098 * angle * np.cos(angle), 0.0175 * angle * np.sin(angle)], 1)
-    layer.paint(stroke(spiral, 0.02), colour=_dark(layer.look.colour, 0.6))
+    layer.paint(stroke(spiral, 0.02), colour=dark(layer.look.colour, 0.6))
 
 
 def _rug(layer: Layer, shape: str) -> None:
@@ -78,9 +69,9 @@ def _curtain(layer: Layer, shape: str) -> None:
     if shape != "closed":
         layer.paint(box(-0.5, -0.72, 0.5, 0.25, 0), colour=(0.9, 0.94, 0.97))
         for x in (-0.5, 0.0, 0.5):
-            layer.paint(bar(x, -0.72, x, 0.25, 0.04), colour=_PAPER)
-        layer.paint(bar(-0.52, 0.25, 0.52, 0.25, 0.05), colour=_PAPER)
-    layer.paint(bar(-0.95, -0.86, 0.95, -0.86, 0.045), colour=_IRON, material="metal")
+            layer.paint(bar(x, -0.72, x, 0.25, 0.04), colour=PAPER)
+        layer.paint(bar(-0.52, 0.25, 0.52, 0.25, 0.05), colour=PAPER)
+    layer.paint(bar(-0.95, -0.86, 0.95, -0.86, 0.045), colour=IRON, material="metal")
     inner = 0.02 if shape == "closed" else 0.2
     for side in (-1, 1):
         panel = [(side * 0.88, -0.84), (side * inner, -0.84), (side * (inner + 0.06), 0.0)]
@@ -90,10 +81,10 @@ def _curtain(layer: Layer, shape: str) -> None:
 
 def _bed_linen(layer: Layer, shape: str) -> None:
     if shape == "headboard":
-        layer.paint(box(-0.88, -0.62, 0.88, 0.4, 0.1), colour=_OAK, material="wood")
+        layer.paint(box(-0.88, -0.62, 0.88, 0.4, 0.1), colour=OAK, material="wood")
     for x in (-0.75, 0.75):
-        layer.paint(box(x - 0.05, 0.5, x + 0.05, FOOT, 0.02), colour=_OAK, material="wood")
-    layer.paint(box(-0.84, 0.1, 0.84, 0.66, 0.06), "soft", colour=_PAPER)
+        layer.paint(box(x - 0.05, 0.5, x + 0.05, FOOT, 0.02), colour=OAK, material="wood")
+    layer.paint(box(-0.84, 0.1, 0.84, 0.66, 0.06), "soft", colour=PAPER)
     for x in (-0.42, 0.42):
         layer.paint(box(x - 0.36, -0.36, x + 0.36, 0.12, 0.16), "soft")
     cover = [(-0.88, 0.0), (-0.4, -0.05), (0.1, -0.02), (0.88, 0.0), (0.92, 0.4), (0.9, 0.76)]
@@ -101,132 +92,12 @@ def _bed_linen(layer: Layer, shape: str) -> None:
     layer.paint(box(-0.9, -0.02, 0.9, 0.12, 0.06), "soft", colour=layer.look.accent)
 
 
-_VASES = {
-    "bottle": ((-0.8, 0.16), (-0.74, 0.13), (-0.3, 0.14), (0.0, 0.34), (0.4, 0.48), (FOOT, 0.3)),
-    "urn": ((-0.6, 0.34), (-0.52, 0.26), (-0.3, 0.36), (0.0, 0.58), (0.4, 0.46), (FOOT, 0.24)),
-    "cylinder": ((-0.75, 0.37), (-0.7, 0.35), (0.0, 0.35), (0.6, 0.35), (FOOT, 0.34)),
-    "bulb": ((-0.6, 0.2), (-0.5, 0.16), (-0.2, 0.2), (0.1, 0.56), (0.5, 0.62), (FOOT, 0.36)),
-}
-
-
-def _vessel(layer: Layer, *profile: tuple[float, float]) -> None:
-    """A turned body with the dark ellipse of its mouth on top."""
-    layer.paint(turned(*profile), "turned")
-    top, width = profile[0]
-    layer.paint(ellipse(0, top, width, 0.16 * width), colour=layer.look.colour)
-    layer.paint(
-        ellipse(0, top, 0.86 * width, 0.115 * width), colour=_dark(layer.look.colour), opacity=0.9
-    )
-
-
-def _vase(layer: Layer, shape: str) -> None:
-    _vessel(layer, *_VASES[shape])
-
-
-_POTS = {
-    "tapered": ((0.0, 0.5), (0.1, 0.48), (0.5, 0.41), (FOOT, 0.33)),
-    "round": ((0.0, 0.4), (0.08, 0.46), (0.42, 0.58), (0.7, 0.46), (FOOT, 0.3)),
-    "footed": ((-0.05, 0.5), (0.2, 0.5), (0.5, 0.46), (0.62, 0.3), (0.72, 0.26), (FOOT, 0.34)),
-}
-
-
-def _plant_pot(layer: Layer, shape: str) -> None:
-    for angle, length in zip((-64, -38, -14, 12, 36, 62), (0.6, 0.78, 0.9, 0.86, 0.74, 0.58),
-                             strict=True):  # fmt: skip
-        turn = np.radians(angle)
-        blade = spline([(0, 0), (-0.1, -0.5 * length), (0, -length), (0.1, -0.5 * length)])
-        spin = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-        green = 0.46 + 0.08 * np.cos(5 * turn)
-        layer.paint(blade @ spin + (0, 0.05), "soft", colour=(0.34, green, 0.27))
-    _vessel(layer, *_POTS[shape])
-
-
-_BOWLS = {
-    "deep": ((-0.1, 0.72), (0.1, 0.72), (0.5, 0.62), (0.74, 0.4), (0.78, 0.27), (FOOT, 0.27)),
-    "wide": ((0.15, 0.88), (0.3, 0.84), (0.6, 0.58), (0.76, 0.34), (FOOT, 0.32)),
-    "footed": ((-0.1, 0.76), (0.1, 0.7), (0.4, 0.42), (0.52, 0.16), (0.7, 0.14), (FOOT, 0.36)),
-}
-
-
-def _bowl(layer: Layer, shape: str) -> None:
-    profile = _BOWLS[shape]
-    layer.paint(turned(*profile), "turned")
-    top, width = profile[0]
-    layer.paint(ellipse(0, top, width, 0.24 * width), colour=layer.look.colour)
-    layer.paint(ellipse(0, top, 0.94 * width, 0.2 * width), "dished", repeat=0.8)
-
-
-def _plate(layer: Layer, shape: str) -> None:
-    if shape == "square":
-        layer.paint(box(-0.8, -0.8, 0.8, 0.8, 0.22), "soft")
-        layer.paint(box(-0.56, -0.56, 0.56, 0.56, 0.16), "dished")
-        return
-    layer.paint(ellipse(0, 0, 0.88), "soft")
-    layer.paint(ellipse(0, 0, 0.88), colour=layer.look.accent, holes=[ellipse(0, 0, 0.85)])
-    layer.paint(ellipse(0, 0, 0.56 if shape == "rimmed" else 0.74), "dished")
-
-
-_MUGS = {
-    "straight": ((-0.5, 0.52), (-0.4, 0.51), (0.5, 0.51), (0.76, 0.5), (FOOT, 0.44)),
-    "round": ((-0.4, 0.48), (-0.2, 0.54), (0.3, 0.62), (0.7, 0.5), (FOOT, 0.34)),
-    "flared": ((-0.5, 0.6), (-0.2, 0.55), (0.4, 0.46), (0.76, 0.4), (FOOT, 0.36)),
-}
-
-
-def _mug(layer: Layer, shape: str) -> None:
-    handle = spline([(0.4, -0.22), (0.74, -0.2), (0.86, 0.1), (0.74, 0.42), (0.38, 0.48)], False)
-    layer.paint(stroke(handle, 0.12), "soft", material="none")
-    _vessel(layer, *_MUGS[shape])
-    top, width = _MUGS[shape][0]
-    coffee = ellipse(0, top + 0.015, 0.8 * width, 0.09 * width)
-    layer.paint(coffee, colour=(0.3, 0.18, 0.11))
-
-
-def _flame(layer: Layer, x: float, y: float) -> None:
-    layer.paint(bar(x, y, x, y - 0.08, 0.02), colour=_IRON)
-    layer.paint(spline([(x, y - 0.3), (x + 0.06, y - 0.12), (x, y - 0.05), (x - 0.06, y - 0.12)]),
-                colour=(1.0, 0.76, 0.3))  # fmt: skip
-    layer.paint(ellipse(x, y - 0.11, 0.025, 0.05), colour=_GLOW)
-
-
-def _candle(layer: Layer, shape: str) -> None:
-    pillars = {
-        "pillar": ((0.0, -0.4, 0.36),),
-        "jar": ((0.0, -0.1, 0.5),),
-        "group": ((-0.4, -0.05, 0.24), (0.42, 0.2, 0.26), (0.02, -0.45, 0.25)),
-    }
-    for x, top, width in pillars[shape]:
-        body = turned((top, width), (top + 0.1, width), (FOOT - 0.1, width), (FOOT, width - 0.02))
-        layer.paint(np.add(body, (x, 0)), "turned")
-        wax = _PAPER if shape == "jar" else layer.look.colour
-        layer.paint(ellipse(x, top, width, 0.14 * width), colour=layer.look.accent)
-        layer.paint(ellipse(x, top, 0.92 * width, 0.12 * width), colour=wax)
-        _flame(layer, x, top + 0.02)
-
-
-_BASKETS = {
-    "tall": ((-0.55, 0.52), (-0.4, 0.53), (0.3, 0.5), (FOOT, 0.42)),
-    "wide": ((0.0, 0.84), (0.1, 0.83), (0.5, 0.76), (FOOT, 0.64)),
-    "handled": ((-0.15, 0.66), (0.0, 0.67), (0.5, 0.62), (FOOT, 0.52)),
-}
-
-
-def _basket(layer: Layer, shape: str) -> None:
-    top, width = _BASKETS[shape][0]
-    if shape == "handled":
-        loop = spline([(-0.6, top), (-0.45, -0.75), (0, -0.9), (0.45, -0.75), (0.6, top)], False)
-        layer.paint(stroke(loop, 0.07), "soft", colour=_OAK)
-    _vessel(layer, *_BASKETS[shape])
-    rim = [ellipse(0, top, width * 0.88, 0.12 * width)]
-    layer.paint(ellipse(0, top, width, 0.16 * width), colour=layer.look.accent, holes=rim)
-
-
 def _shade(layer: Layer, x: float, top: float, bottom: float, narrow: float, wide: float) -> None:
     """A lamp shade, lit from inside at its lower edge."""
     cone = np.array([(x - narrow, top), (x + narrow, top), (x + wide, bottom), (x - wide, bottom)])
     layer.paint(cone, "turned")
-    layer.paint(ellipse(x, bottom, wide, 0.1 * wide), colour=_dark(layer.look.colour, 0.6))
-    layer.paint(ellipse(x, bottom + 0.01, 0.9 * wide, 0.07 * wide), colour=_GLOW)
+    layer.paint(ellipse(x, bottom, wide, 0.1 * wide), colour=dark(layer.look.colour, 0.6))
+    layer.paint(ellipse(x, bottom + 0.01, 0.9 * wide, 0.07 * wide), colour=GLOW)
 
 
 _LAMP_FEET = {
@@ -241,7 +112,7 @@ def _table_lamp(layer: Layer, shape: str) -> None:
     if shape == "mushroom":
         dome = turned((-0.72, 0.02), (-0.68, 0.26), (-0.45, 0.62), (-0.1, 0.76), (0.02, 0.74))
         layer.paint(dome, "turned")
-        layer.paint(ellipse(0, 0.03, 0.72, 0.05), colour=_GLOW)
+        layer.paint(ellipse(0, 0.03, 0.72, 0.05), colour=GLOW)
         return
     _shade(layer, 0, -0.82, 0.02, 0.42 if shape == "urn" else 0.58, 0.68)
 
@@ -249,36 +120,36 @@ def _table_lamp(layer: Layer, shape: str) -> None:
 def _floor_lamp(layer: Layer, shape: str) -> None:
     if shape == "arc":
         bow = spline([(-0.5, FOOT), (-0.55, 0), (-0.35, -0.7), (0.15, -0.88), (0.42, -0.6)], False)
-        layer.paint(ellipse(-0.5, FOOT - 0.02, 0.26, 0.05), colour=_IRON)
-        layer.paint(stroke(bow, 0.045), colour=_BRASS, material="metal")
+        layer.paint(ellipse(-0.5, FOOT - 0.02, 0.26, 0.05), colour=IRON)
+        layer.paint(stroke(bow, 0.045), colour=BRASS, material="metal")
         _shade(layer, 0.42, -0.62, -0.1, 0.22, 0.46)
         return
     if shape == "tripod":
         for x in (-0.42, 0.42, 0.05):
-            layer.paint(bar(0, -0.3, x, FOOT, 0.055), colour=_OAK, material="wood")
+            layer.paint(bar(0, -0.3, x, FOOT, 0.055), colour=OAK, material="wood")
     else:
-        layer.paint(bar(0, -0.3, 0, FOOT - 0.03, 0.05), colour=_BRASS, material="metal")
-        layer.paint(ellipse(0, FOOT - 0.03, 0.3, 0.06), colour=_BRASS, material="metal")
+        layer.paint(bar(0, -0.3, 0, FOOT - 0.03, 0.05), colour=BRASS, material="metal")
+        layer.paint(ellipse(0, FOOT - 0.03, 0.3, 0.06), colour=BRASS, material="metal")
     _shade(layer, 0, -0.92, -0.2, 0.4, 0.58)
 
 
 def _pendant_lamp(layer: Layer, shape: str) -> None:
-    layer.paint(bar(0, -1, 0, -0.2, 0.025), colour=_IRON)
+    layer.paint(bar(0, -1, 0, -0.2, 0.025), colour=IRON)
     if shape == "globe":
         layer.paint(ellipse(0, 0.2, 0.62), "turned")
-        layer.paint(box(-0.12, -0.5, 0.12, -0.36, 0.03), colour=_BRASS, material="metal")
+        layer.paint(box(-0.12, -0.5, 0.12, -0.36, 0.03), colour=BRASS, material="metal")
     elif shape == "cone":
         _shade(layer, 0, -0.35, 0.5, 0.12, 0.76)
     else:
         dome = turned((-0.3, 0.1), (-0.2, 0.34), (0.1, 0.66), (0.4, 0.82), (0.5, 0.82))
         layer.paint(dome, "turned")
-        layer.paint(ellipse(0, 0.5, 0.82, 0.1), colour=_dark(layer.look.colour, 0.6))
-        layer.paint(ellipse(0, 0.52, 0.7, 0.06), colour=_GLOW)
+        layer.paint(ellipse(0, 0.5, 0.82, 0.1), colour=dark(layer.look.colour, 0.6))
+        layer.paint(ellipse(0, 0.52, 0.7, 0.06), colour=GLOW)
 
 
 def _armchair(layer: Layer, shape: str) -> None:
     for x in (-0.5, 0.5):
-        layer.paint(bar(x, 0.6, 1.1 * x, FOOT, 0.07), colour=_OAK, material="wood")
+        layer.paint(bar(x, 0.6, 1.1 * x, FOOT, 0.07), colour=OAK, material="wood")
     top = {"club": -0.45, "wing": -0.85, "tub": -0.4}[shape]
     back = box(-0.62, top, 0.62, 0.5, 0.5 if shape == "tub" else 0.22)
     layer.paint(back, "soft")
@@ -296,19 +167,19 @@ def _armchair(layer: Layer, shape: str) -> None:
 def _side_table(layer: Layer, shape: str) -> None:
     if shape == "drum":
         layer.paint(turned((-0.2, 0.62), (-0.1, 0.62), (0.7, 0.62), (FOOT, 0.6)), "turned")
-        layer.paint(ellipse(0, -0.2, 0.66, 0.16), colour=_dark(layer.look.colour, 0.8))
+        layer.paint(ellipse(0, -0.2, 0.66, 0.16), colour=dark(layer.look.colour, 0.8))
         layer.paint(ellipse(0, -0.22, 0.66, 0.16), repeat=0.8)
         return
     reach = 0.55 if shape == "tripod" else 0.66
     for x in (-1, 0.1, 1) if shape == "tripod" else (-1, -0.6, 0.6, 1):
         foot = reach * x if shape == "square" else 0.85 * x * reach
         start = foot if shape == "square" else 0.3 * foot
-        layer.paint(bar(start, -0.1, foot, FOOT, 0.075), colour=_dark(layer.look.colour, 0.85))
+        layer.paint(bar(start, -0.1, foot, FOOT, 0.075), colour=dark(layer.look.colour, 0.85))
     if shape == "square":
         layer.paint(np.array([(-0.6, -0.4), (0.6, -0.4), (0.86, 0.0), (-0.86, 0.0)]))
         layer.paint(box(-0.86, 0.0, 0.86, 0.16, 0.01), "flat", repeat=0.7)
         return
-    layer.paint(ellipse(0, -0.08, 0.82, 0.26), colour=_dark(layer.look.colour, 0.75))
+    layer.paint(ellipse(0, -0.08, 0.82, 0.26), colour=dark(layer.look.colour, 0.75))
     layer.paint(ellipse(0, -0.16, 0.82, 0.26), repeat=0.9)
 
 
@@ -321,7 +192,7 @@ def _clock(layer: Layer, shape: str) -> None:
     else:
         layer.paint(ellipse(0, 0, 0.84), "soft")
     bright = sum(layer.look.colour) > 1.4
-    ink: Rgb = _IRON if bright else _PAPER
+    ink: Rgb = IRON if bright else PAPER
     for hour in range(12):
         angle = hour * np.pi / 6
         x, y = np.sin(angle), -np.cos(angle)
@@ -329,7 +200,7 @@ def _clock(layer: Layer, shape: str) -> None:
         layer.paint(bar(inner * x, inner * y, 0.7 * x, 0.7 * y, width), colour=ink)
     layer.paint(bar(0.06, 0.05, -0.3, -0.24, 0.065), colour=ink)
     layer.paint(bar(-0.05, 0.08, 0.3, -0.48, 0.045), colour=ink)
-    layer.paint(ellipse(0, 0, 0.06), colour=_BRASS)
+    layer.paint(ellipse(0, 0, 0.06), colour=BRASS)
 
 
 def _mirror(layer: Layer, shape: str) -> None:
@@ -354,10 +225,10 @@ def _poster(layer: Layer, shape: str) -> None:
         "square": ((-0.82, -0.82, 0.82, 0.82),),
         "pair": ((-0.92, -0.6, -0.05, 0.6), (0.05, -0.6, 0.92, 0.6)),
     }
-    wood = _OAK if layer.look.turn < 0.3 else _IRON
+    wood = OAK if layer.look.turn < 0.3 else IRON
     for left, top, right, bottom in frames[shape]:
         layer.paint(box(left, top, right, bottom, 0.01), "soft", colour=wood)
-        layer.paint(box(left + 0.05, top + 0.05, right - 0.05, bottom - 0.05, 0), colour=_PAPER)
+        layer.paint(box(left + 0.05, top + 0.05, right - 0.05, bottom - 0.05, 0), colour=PAPER)
         layer.paint(box(left + 0.12, top + 0.12, right - 0.12, bottom - 0.12, 0), repeat=1.3)
 
 
@@ -367,13 +238,13 @@ DRAW: dict[str, Callable[[Layer, str], None]] = {
     "rug": _rug,
     "curtain": _curtain,
     "bed linen": _bed_linen,
-    "vase": _vase,
-    "plant pot": _plant_pot,
-    "bowl": _bowl,
-    "plate": _plate,
-    "mug": _mug,
-    "candle": _candle,
-    "basket": _basket,
+    "vase": vase,
+    "plant pot": plant_pot,
+    "bowl": bowl,
+    "plate": plate,
+    "mug": mug,
+    "candle": candle,
+    "basket": basket,
     "table lamp": _table_lamp,
     "floor lamp": _floor_lamp,
     "pendant lamp": _pendant_lamp,

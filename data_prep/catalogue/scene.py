@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from data_prep.catalogue.layer import Layer, Look, Rgb, blur
-from data_prep.catalogue.objects import DRAW, FOOT
+from data_prep.catalogue.materials import FOOT
+from data_prep.catalogue.objects import DRAW
 from data_prep.catalogue.patterns import Field
 from data_prep.catalogue.products import Product
 from data_prep.catalogue.vocabulary import COLOURS, KINDS, Place
