@@ -30,7 +30,7 @@ def errors_name(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
-    """A file of text or of bytes to fill, which becomes `path` only where the block ends well.
+    """Yields a file of text or bytes to fill, which becomes `path` only if the block succeeds.
 
     Raises:
         OSError: it cannot be written; names it.
@@ -49,7 +49,7 @@ def atomic_write(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_folder(out: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` only where the block ends well.
+    """Yields a folder to fill, which becomes `out` only if the block succeeds.
 
     It is a hidden one beside `out`. What a killed build left there is removed, at the latest by the
     next; an `out` that it had just taken away comes back.
@@ -85,11 +85,11 @@ def atomic_folder(out: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `whole`, of one text."""
+    """Writes a text file completely or not at all."""
     with atomic_write(path) as file:
         file.write(text)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """As `write_text`, of anything that JSON can hold."""
+    """Writes anything that JSON can hold completely or not at all."""
     write_text(path, json.dumps(content, indent=1) + "\n")

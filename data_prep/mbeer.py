@@ -55,7 +55,7 @@ class Counts(NamedTuple):
 def read_designs(
     tables: Path, layout: Layout = DEFAULT_LAYOUT
 ) -> tuple[list[Design], Counter[str]]:
-    """The designs of several products, in the order of split and group_id; and what is left out.
+    """Reads the designs of several products, by split and group_id, and counts what is left out.
 
     A product of several splits counts for one that is not train, and a design with pairs elsewhere
     has none in train, so that nothing that is evaluated is trained on. A product goes by its title
@@ -99,7 +99,7 @@ def _item(record: dict[Any, Any], folder: Path) -> Item:
 
 
 def pairs_of(items: list[Item], most: int) -> Iterator[tuple[Item, Item]]:
-    """Each item with at most `most` others of its design, duplicates included, in both directions.
+    """Yields each item with at most `most` others of its design, in both directions.
 
     Others are its nearest neighbours on a ring, so all items are recalled alike often; an odd
     `most` counts as one less.
@@ -112,7 +112,7 @@ def pairs_of(items: list[Item], most: int) -> Iterator[tuple[Item, Item]]:
 
 
 def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Counts]:
-    """Write the file of pairs, empty where there are none; returns the counts by split.
+    """Writes the file of pairs, empty where there are none; returns the counts by split.
 
     Raises:
         OSError: it cannot be written; names it, and an earlier one stays.
@@ -148,7 +148,7 @@ def _at_least_two(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build from the command line; prints the counts, or the error and returns 1."""
+    """Builds from the command line; prints the counts, or prints the error and returns 1."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.mbeer", description=__doc__)
     parser.add_argument("tables", type=Path, help="folder of tables with group_id")
     parser.add_argument("out", type=Path, help="JSONL file to make")

@@ -27,16 +27,16 @@ class Rejects:
             self.bad_rows[reject.file].add(reject.row)
 
     def add(self, reject: Reject) -> None:
-        """Count one; the same picture met in two splits counts once."""
+        """Counts one reject; the same picture met in two splits counts once."""
         self.rejects[reject] = None
         self.bad_rows[reject.file].add(reject.row)
 
     def by_reason(self) -> dict[str, int]:
-        """Number of rejects of each reason, the most frequent first."""
+        """Counts the rejects of each reason, the most frequent first."""
         return dict(Counter(reject.reason for reject in self.rejects).most_common())
 
     def check(self) -> None:
-        """Raise BuildError, leaving the list behind, if a file has lost too large a share."""
+        """Raises BuildError, and leaves the list behind, if a file has lost too large a share."""
         for file in self.files:
             bad = len(self.bad_rows[file.name])
             if bad <= self.max_share * file.rows:
@@ -55,7 +55,7 @@ class Rejects:
             )
 
     def write(self, path: Path) -> None:
-        """Write rejects.csv."""
+        """Writes rejects.csv."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -87,7 +87,7 @@ def write_splits(
     picture_size: int,
     max_pixels: int,
 ) -> dict[str, dict[str, Any]]:
-    """Write every split's files; the arguments are those of `build_shards`.
+    """Writes every split's files; the arguments are those of `build_shards`.
 
     Returns:
         The manifest's entry of each split.
@@ -116,7 +116,7 @@ def write_splits(
 
 
 def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
-    """Write the files of one split; returns its entry in the manifest."""
+    """Writes the files of one split; returns its entry in the manifest."""
     products, queries, qrels = (
         table[table["split"] == split]
         for table in (build.tables.products, build.tables.queries, build.tables.qrels)
@@ -156,7 +156,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
 def _write_query_pictures(
     split: str, queries: pd.DataFrame, build: _Build
 ) -> tuple[pd.DataFrame, _Written]:
-    """Store the queries' pictures; their column `image` is then the picture's number, or ""."""
+    """Stores the queries' pictures; their column `image` becomes the picture's number, or ""."""
     written = _write_rows(
         f"queries-{split}",
         queries[queries["image"] != ""].to_dict("records"),
@@ -177,7 +177,7 @@ def _write_rows(
     metadata: Callable[[dict[str, Any]], bytes],
     build: _Build,
 ) -> _Written:
-    """Write shards NAME-00000.tar ... of the usable rows; `metadata` is a sample's JSON."""
+    """Writes shards NAME-00000.tar ... of the usable rows; `metadata` makes a sample's JSON."""
     written = _Written([], [], [], set())
     first_key = 0
     for start in range(0, len(records), build.samples_per_shard):
@@ -216,7 +216,7 @@ def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
 def _usable(
     records: list[dict[str, Any]], pictures: list[Picture], kind: _Kind, build: _Build
 ) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """The rows that have a text or a picture, with the picture; notes what failed."""
+    """Yields the rows that have a text or a picture, with the picture; lists what failed."""
     for record, picture in zip(records, pictures, strict=True):
         if picture.failure is not None:
             build.rejects.add(_reject(build.tables, kind, record, *picture.failure))
@@ -234,7 +234,7 @@ def _has_text(record: dict[str, Any], kind: _Kind) -> bool:
 def _answers(
     queries: pd.DataFrame, qrels: pd.DataFrame, grades: list[str], twins: dict[str, list[str]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The queries judged for each product, and those that are the product itself, or its twin.
+    """Lists the queries judged for each product, and those that are the product or its twin.
 
     Grade 0 stays, since a stated no is information.
     """
@@ -260,7 +260,7 @@ def _answers(
 
 
 def _twins(products: pd.DataFrame, queries: pd.DataFrame) -> dict[str, list[str]]:
-    """The products of the same picture, itself included, of each; none where no query is one."""
+    """Lists each product's twins, of the same picture; nothing where no query is a product."""
     if (queries["product_id"] == "").all():
         return {}
     looks: dict[str, list[str]] = {}
@@ -308,7 +308,7 @@ def _reject(
 
 
 def _without(qrels: pd.DataFrame, gone: set[str], kind: _Kind, build: _Build) -> pd.DataFrame:
-    """The judgments whose product or query is used; the others are rejected."""
+    """Returns the judgments whose product or query is used; lists the others as rejects."""
     lost = qrels[kind.id].isin(gone)
     name = kind.id.removesuffix("_id")
     for record in qrels[lost].to_dict("records"):
@@ -334,7 +334,7 @@ def _write_shard(
 
 
 def _file_entry(path: Path) -> dict[str, Any]:
-    """What the manifest says of a file."""
+    """Makes the manifest's entry of a file."""
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 

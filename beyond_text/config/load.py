@@ -1,4 +1,7 @@
-"""TODO config.load."""
+"""Merges recipe files and `key=value` words into a `Config`, and checks every value.
+
+An error names the file or word, the setting, and the nearest known one.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
 
 
 def _known_keys(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of all settings, tables and what is in them."""
+    """Returns the dotted names of all settings, groups included."""
     keys = []
     for name, value in settings.items():
         keys.append(f"{prefix}{name}")
@@ -89,7 +92,7 @@ KNOWN = _known_keys(dataclasses.asdict(Config()))
 
 
 def _check_keys(given: Mapping[str, Any], origin: str, prefix: str = "") -> None:
-    """Refuses a key that the schema lacks, naming the nearest one."""
+    """Refuses an unknown key and names the nearest known one."""
     for key, value in given.items():
         name = f"{prefix}{key}"
         if prefix == "trainer.":
@@ -112,7 +115,7 @@ def _check_keys(given: Mapping[str, Any], origin: str, prefix: str = "") -> None
 
 
 def _line(error: Exception) -> str:
-    """The error's message on one line."""
+    """Returns the message of an error on one line."""
     return " ".join(str(error).split())
 
 
@@ -154,7 +157,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
         _check_keys(cast("Mapping[str, Any]", OmegaConf.to_container(layer)), origin)
         try:
             merged = OmegaConf.merge(merged, layer)
-            # Here, so that a reference to nothing names the file or override it stands in.
+            # Converted after each layer, so that an error names the layer.
             config = cast("Config", OmegaConf.to_object(merged))
         except (OmegaConfBaseException, TypeError) as error:
             key = getattr(error, "full_key", None)
@@ -216,5 +219,5 @@ def check(config: Config) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    """The whole configuration as YAML that `load_config` reads back to an equal one."""
+    """Returns the whole configuration as YAML; `load_config` reads an equal one back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,4 +1,4 @@
-"""Every setting of a run, typed; a run is YAML files merged from left to right plus `key=value`.
+"""Defines every setting of a run. A run is YAML files merged from left to right plus `key=value`.
 
 A stage, a backbone and a data set are only files: each is the difference from `recipes/base.yaml`.
 An unknown key or a bad value is an error that names it and the nearest known key; nothing a user
@@ -25,7 +25,7 @@ TextField = Literal["title", "description", "category"]
 
 
 class ConfigError(ValueError):
-    """A setting that is unknown, of the wrong type, or at odds with another."""
+    """A setting is unknown, of the wrong type, or contradicts another."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Lora:
 
 @dataclass
 class TextEncoder:
-    """A Hugging Face text encoder: hub name or folder; `dropout` is its own, not LoRA's."""
+    """A Hugging Face text encoder by hub name or folder; `dropout` is the encoder's, not LoRA's."""
 
     path: str = "data/encoders/minilm-l6"
     max_length: int = 64
@@ -52,7 +52,7 @@ class TextEncoder:
 
 @dataclass
 class ImageEncoder:
-    """A Hugging Face image encoder: hub name or folder; image_size 0 is the encoder's own."""
+    """A Hugging Face image encoder by hub name or folder; image_size 0 takes the encoder's."""
 
     path: str = "data/encoders/efficientnet-lite2"
     image_size: int = 0
@@ -63,7 +63,7 @@ class ImageEncoder:
 
 @dataclass
 class Losses:
-    """Weight of each objective, 0 leaves it out: contrast of two views, or UniECS's three."""
+    """Weight of each objective; 0 leaves it out. Four contrast two views, three are UniECS's."""
 
     text_image: float = 0.0
     query_text: float = 0.0
@@ -179,7 +179,7 @@ class Config:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the run."""
+        """Number of optimizer steps of the run."""
         return max(1, round(self.steps * self.budget))
 
     @property
@@ -190,7 +190,7 @@ class Config:
 
 
 def active_losses(config: Config) -> dict[str, float]:
-    """The objectives of a stage, with their weights.
+    """Returns the objectives of a stage with their weights.
 
     Raises:
         ConfigError: none has a weight.
@@ -204,5 +204,5 @@ def active_losses(config: Config) -> dict[str, float]:
 
 
 def views_of(config: Config) -> set[View]:
-    """The views that a stage's losses need."""
+    """Returns the views that a stage's losses need."""
     return {view for name in active_losses(config) for view in OBJECTIVE_VIEWS[name]}

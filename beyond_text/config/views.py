@@ -1,11 +1,14 @@
-"""TODO config.views."""
+"""The views of a query and a product, and which of them every objective contrasts.
+
+One vocabulary from tower to loss to evaluation: query, text, image, product (the fused vector), and
+for a query that has a picture `trigger_text` and `trigger_image`, its text or its picture alone.
+"""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
 View = Literal["query", "text", "image", "product", "trigger_text", "trigger_image"]
-
 
 # The views that a contrastive objective contrasts.
 PAIRS: dict[str, tuple[View, View]] = {
@@ -17,7 +20,7 @@ PAIRS: dict[str, tuple[View, View]] = {
 
 
 class Side(NamedTuple):
-    """The views of what is fused (its text alone, its picture alone) and of the two together."""
+    """The views of one side: its text alone, its picture alone, and both fused."""
 
     text: View
     image: View

@@ -1,4 +1,4 @@
-"""TODO metrics.history."""
+"""Keeps the metrics at step 0 and after each stage, and prints them side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from beyond_text.files import write_json
 
 
 def read_history(run: Path) -> dict[str, dict[View, Any]]:
-    """Metrics of every view at step 0 and after each stage up to this run, in order."""
+    """Reads the metrics of every view at step 0 and after each stage up to this run, in order."""
     path = run / "history.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 

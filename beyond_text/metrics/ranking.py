@@ -113,7 +113,7 @@ def per_query(
 
 
 def needs(query_ids: pd.Index, qrels: pd.DataFrame) -> np.ndarray:
-    """A number for each query, equal where the same products have the same first grades.
+    """Numbers the queries; those that want the same products by the same grades share one.
 
     Such queries are one need in other words; a query without a positive judgment is its own.
     """

@@ -86,13 +86,13 @@ def compare_paired(
 
 
 def in_words(found: Comparison) -> str:
-    """The difference, its interval and p, such as "+0.012 [+0.003, +0.020], p = 0.013"."""
+    """Returns the difference, its interval and p as text: "+0.012 [+0.003, +0.020], p = 0.013"."""
     chance = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
     return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {chance}"
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of each group's values, and how many they are."""
+    """Returns the sum of each group's values, and the number of them."""
     if groups is None:
         groups = np.arange(len(values))
     _, place = np.unique(groups, return_inverse=True)
@@ -100,5 +100,5 @@ def _by_group(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray
 
 
 def _batch(values: np.ndarray) -> int:
-    """How many resamples to hold at once: some 30 MB of them."""
+    """Returns how many resamples are held at once: about 30 MB of them."""
     return max(1, 4_000_000 // len(values))

@@ -1,4 +1,8 @@
-"""TODO models.layers."""
+"""Layers that the fusion blocks share, most of which start as the identity or at zero.
+
+At its first step a block is then the plain sum of its inputs, and each term grows only as far as
+it helps.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def identity(dim: int) -> nn.Linear:
-    """A linear map that starts as the identity."""
-    layer = nn.Linear(dim, dim, bias=False)
+def identity_linear(dim: int, bias: bool = False) -> nn.Linear:
+    """Returns a linear layer that starts as the identity."""
+    layer = nn.Linear(dim, dim, bias=bias)
     nn.init.eye_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map that starts at zero, so that its term joins only as far as it helps."""
+def zero_linear(inputs: int, outputs: int, bias: float = 0.0) -> nn.Linear:
+    """Returns a linear layer whose weights start at zero and whose biases start at `bias`."""
     layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    nn.init.constant_(layer.bias, bias)
     return layer
 
 
 class Chunkwise(nn.Module):
-    """`terms` linear maps of each chunk onto itself: [rows, width] to [rows, terms * width].
+    """Applies `terms` linear maps to each chunk: [rows, width] to [rows, terms * width].
 
-    A layer whose matrix is block-diagonal, `terms` times over, of which the zeros are not stored.
+    This is a layer of `terms` block-diagonal matrices, whose zeros are not stored.
     """
 
     def __init__(self, chunks: int, size: int, terms: int) -> None:
@@ -35,11 +41,14 @@ class Chunkwise(nn.Module):
         self.bias = nn.Parameter(torch.empty(terms * chunks * size).uniform_(-bound, bound))
 
     def forward(self, projected: Float[Tensor, "rows width"]) -> Float[Tensor, "rows outputs"]:
-        """Each chunk through its own maps; all chunks of the first map come first."""
-        cut = projected.unflatten(1, self.weight.shape[1:3])
-        return torch.einsum("rci,tcoi->rtco", cut, self.weight).flatten(1) + self.bias
+        """Maps each chunk; the outputs of the first map, over all chunks, come first."""
+        chunks = projected.unflatten(1, self.weight.shape[1:3])
+        return torch.einsum("rci,tcoi->rtco", chunks, self.weight).flatten(1) + self.bias
 
 
 def signed_root(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """sign(v) sqrt(|v|) as v / sqrt(|v| + 1e-4): its slope at 0 is 100 where the root has none."""
+    """Returns sign(v) sqrt(|v|), computed as v / sqrt(|v| + 1e-4).
+
+    Its slope at 0 is 100, where that of the exact root is infinite.
+    """
     return values / (values.abs() + 1e-4).sqrt()

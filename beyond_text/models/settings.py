@@ -1,4 +1,4 @@
-"""TODO models.settings."""
+"""The settings that are saved beside a model's weights, so that they rebuild the model alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from beyond_text.models.encoders import encoder_picture_size, picture_statistics
 
 @dataclass
 class ModelSettings:
-    """What rebuilds a model around its weights; saved beside them."""
+    """All that is needed to build a model around its saved weights."""
 
     dim: int
     fusion: str
@@ -19,7 +19,7 @@ class ModelSettings:
     pooling: str
     max_length: int
     image_size: int
-    # Longest side of stored pictures, in pixels: what inference must reduce to first.
+    # Longest side of the shards' pictures, in pixels: inference reduces pictures to it first.
     picture_size: int
     mean: list[float]
     std: list[float]
@@ -30,9 +30,12 @@ class ModelSettings:
 
 
 def settings_of(config: Config, picture_size: int) -> ModelSettings:
-    """The model's part of a run's configuration, with what the encoders themselves say.
+    """Returns a run's model settings; the encoders' own configurations give what it leaves open.
 
-    `picture_size` is what the shards' pictures were reduced to.
+    `picture_size` is the longest side, in pixels, that the shards' pictures were reduced to.
+
+    Raises:
+        ConfigError: `image_encoder.image_size` is 0, and the encoder names no size either.
     """
     image = config.image_encoder
     mean, std = picture_statistics(image.path)

@@ -1,4 +1,4 @@
-"""TODO models.temperature."""
+"""The learned temperature that a contrastive loss divides cosines by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 
 class Temperature(nn.Module):
-    """A learned temperature and SigLIP's bias, of one pair of views; clamped after each step."""
+    """Learns the temperature of one pair of views, and the bias that SigLIP's loss adds.
+
+    The logarithm is what is learned. It is clamped after each step.
+    """
 
     def __init__(self, start: float, smallest: float) -> None:
         super().__init__()
@@ -18,7 +21,7 @@ class Temperature(nn.Module):
 
     @property
     def value(self) -> Float[Tensor, ""]:
-        """The temperature that cosines are divided by."""
+        """The temperature."""
         return self.log_temperature.exp()
 
     @torch.no_grad()

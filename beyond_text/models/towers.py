@@ -1,8 +1,8 @@
-"""A Hugging Face encoder as a tower: inputs in, one pooled vector a row out, or all its tokens.
+"""Wraps a Hugging Face encoder as a tower: it returns the pooled vector or all tokens of an input.
 
-Any class that AutoModel loads serves: BERT-like encoders, both halves of CLIP, SigLIP and SigLIP2,
+Any class that AutoModel loads will do: BERT-like encoders, both halves of CLIP, SigLIP and SigLIP2,
 DINOv2, ViT, and timm's through TimmWrapper. A two-headed model keeps only the half that is used.
-LoRA goes in through peft and is merged on export, so weights on disk are always plain ones.
+LoRA is added by peft and merged on export, so a finished model holds no adapters.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from beyond_text.models.cpu.depthwise import FastDepthwise
 from beyond_text.models.cpu.dropout import FastDropout
 from beyond_text.models.cpu.packed import PackedAttention, Packing
 
-# Encoders that are told each token's position; a text's first is 0, or stands after the padding's.
+# Encoders that take positions: a text's first one is 0, or the one after that of padding.
 POSITIONS_FROM_ZERO = ("bert",)
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
 
 
 class Tower(nn.Module):
-    """What both towers share: the half of a two-headed model that is used, LoRA and its merge."""
+    """Holds an encoder, or the used half of a two-headed one; adds LoRA, merges it, compiles."""
 
-    # Parts of a two-headed model.
+    # Of a two-headed model: the attribute that is the tower's half, and those that it drops.
     used = ""
     unused: tuple[str, ...] = ()
-    # Whether what is compiled is for inputs of any size; None finds out.
+    # Whether the encoder is compiled for inputs of any size; None lets the compiler decide.
     dynamic: bool | None = None
     compiled = False
-    # Where a tower is frozen: what gives its outputs for inputs, of which it knows some.
-    known: Callable[[Tower, Sequence[Tensor]], Tensor] | None = None
+    # Returns the outputs of a frozen tower: from a cache if it has them, else computed.
+    cached: Callable[[Tower, Sequence[Tensor]], Tensor] | None = None
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class Tower(nn.Module):
         self.encoder = encoder
 
     def add_lora(self, lora: Lora) -> None:
-        """Wraps the encoder in adapters; its own weights freeze. Rank 0 changes nothing.
+        """Adds adapters to the encoder and freezes its own weights; rank 0 changes nothing.
 
         Raises:
-            ConfigError: the encoder has no layer of the names asked for, or no linear one.
+            ConfigError: the encoder has no layer of the wanted names, or no linear one.
         """
         if lora.rank == 0:
             return
@@ -72,16 +72,16 @@ class Tower(nn.Module):
             ) from error
 
     def compile_encoder(self) -> None:
-        """Compiles the encoder where it is, so that its weights keep their names."""
+        """Compiles the encoder in place, so that its weights keep their names."""
         getattr(self.encoder, self.used, self.encoder).compile(dynamic=self.dynamic)
         self.compiled = True
 
     def pooled(self, *inputs: Tensor) -> Float[Tensor, "inputs features"]:
-        """Pooled vectors of inputs as `forward` takes them, some of which may be known already."""
-        return self(*inputs) if self.known is None else self.known(self, inputs)
+        """Returns what `forward` returns for the inputs, where possible from the cache."""
+        return self(*inputs) if self.cached is None else self.cached(self, inputs)
 
-    def plain(self) -> nn.Module:
-        """The encoder with adapters merged in, under the names of an encoder without them."""
+    def merged_encoder(self) -> nn.Module:
+        """Returns the encoder with adapters merged in; its weights have their names from before."""
         if not isinstance(self.encoder, peft.PeftModel):
             return self.encoder
         return copy.deepcopy(self.encoder).merge_and_unload()  # type: ignore[operator]
@@ -93,12 +93,12 @@ class Tower(nn.Module):
 
 
 class TextTower(Tower):
-    """Tokens to one pooled vector: the model's own text features, mean, first token or pooler.
+    """Encodes texts; `pooling` is the model's text features, mean, first token or pooler.
 
     `auto` takes the model's text features where it has them (CLIP, SigLIP), else the mean over
-    real tokens. `buckets` splits a batch by length so that short texts are not padded to the
-    longest, and on a CPU texts are packed (`beyond_text/packed.py`) where the encoder allows it:
-    both change speed only.
+    real tokens. `buckets` splits a batch by length, so that short texts are not padded to the
+    longest. On a CPU, texts are packed (`cpu/packed.py`) where the encoder allows it. Both change
+    the speed only.
     """
 
     used = "text_model"
@@ -111,9 +111,9 @@ class TextTower(Tower):
         self.buckets = buckets
 
     def _packs(self, ids: Tensor) -> bool:
-        """Whether padding can be left out, on a device where that was measured to pay.
+        """Returns whether to run without padding: if the encoder allows it, where it is faster.
 
-        What is compiled would be compiled again for every number of tokens.
+        A compiled encoder would be compiled again for every number of tokens.
         """
         settings = self.settings
         return (
@@ -126,7 +126,7 @@ class TextTower(Tower):
         )
 
     def _packed(self, ids: Tensor, mask: Tensor) -> Any:
-        """The encoder's output, zeros where there is padding."""
+        """Runs the encoder without padding; its output is zero at the padding."""
         packing = Packing(mask, self.buckets)
         positions = packing.positions
         if self.settings.model_type in POSITIONS_AFTER_PADDING:
@@ -139,16 +139,16 @@ class TextTower(Tower):
     def _output(self, ids: Tensor, mask: Tensor) -> Any:
         if self._packs(ids):
             return self._packed(ids, mask)
-        # SigLIP was trained with padding in sight.
-        seen = None if self.fixed_length else mask
+        # SigLIP was trained without a mask: it attends to padding.
+        attention_mask = None if self.fixed_length else mask
         run = getattr(self.encoder, "get_text_features", self.encoder)
         with fast_attention(ids.device):
-            return run(input_ids=ids, attention_mask=seen)
+            return run(input_ids=ids, attention_mask=attention_mask)
 
     def _pool(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "texts features"]:
         output = self._output(ids, mask)
-        own = self.pooling == "auto" and hasattr(self.encoder, "get_text_features")
-        if own or self.pooling == "pooler":
+        has_features = self.pooling == "auto" and hasattr(self.encoder, "get_text_features")
+        if has_features or self.pooling == "pooler":
             return output.pooler_output
         tokens = output.last_hidden_state
         if self.pooling == "cls":
@@ -159,24 +159,24 @@ class TextTower(Tower):
     def forward(
         self, input_ids: Int[Tensor, "texts length"], attention_mask: Int[Tensor, "texts length"]
     ) -> Float[Tensor, "texts features"]:
-        """Pooled vectors [texts, features]."""
+        """Returns pooled vectors [texts, features]."""
         length = attention_mask.sum(dim=1)
-        one = self.buckets == 1 or len(length) < 8 * self.buckets
-        if one or self.fixed_length or self._packs(input_ids):
+        one_bucket = self.buckets == 1 or len(length) < 8 * self.buckets
+        if one_bucket or self.fixed_length or self._packs(input_ids):
             return self._pool(input_ids, attention_mask)
         order = length.argsort(stable=True)
         pooled = []
-        for part in order.tensor_split(self.buckets):
-            longest = int(length[part].max())
-            pooled.append(self._pool(input_ids[part, :longest], attention_mask[part, :longest]))
+        for rows in order.tensor_split(self.buckets):
+            longest = int(length[rows].max())
+            pooled.append(self._pool(input_ids[rows, :longest], attention_mask[rows, :longest]))
         return torch.cat(pooled)[order.argsort()]
 
     def tokens(
         self, input_ids: Int[Tensor, "texts length"], attention_mask: Int[Tensor, "texts length"]
     ) -> tuple[Float[Tensor, "texts length features"], Bool[Tensor, "texts length"]]:
-        """The encoder's last hidden states [texts, length, features], and which of them are real.
+        """Returns the last hidden states [texts, length, features], and which tokens are real.
 
-        All of SigLIP's are: its padding counts as it did in its training.
+        SigLIP's padding counts as real, as it did in its training.
         """
         hidden = self._output(input_ids, attention_mask).last_hidden_state
         real = torch.ones_like(attention_mask) if self.fixed_length else attention_mask
@@ -184,15 +184,18 @@ class TextTower(Tower):
 
     @property
     def fixed_length(self) -> bool:
-        """SigLIP reads its last position, padding included: it must be padded as it was trained."""
+        """Whether all texts are padded to `max_length`, as SigLIP was trained.
+
+        It pools the last position, also where that is padding.
+        """
         return "siglip" in self.settings.model_type
 
 
 class ImageTower(Tower):
-    """uint8 pictures to one pooled vector; scaling and normalisation happen here, on the device.
+    """Encodes uint8 pictures, which it scales and normalises itself, on the device.
 
     Raises:
-        ConfigError: SigLIP2's NaFlex variant, which takes patches of many shapes, not pictures.
+        ConfigError: the encoder is a NaFlex SigLIP2, which takes patches of many shapes.
     """
 
     mean: Tensor
@@ -227,7 +230,7 @@ class ImageTower(Tower):
     def forward(
         self, image: UInt8[Tensor, "pictures 3 height width"]
     ) -> Float[Tensor, "pictures features"]:
-        """Pooled vectors [pictures, features]."""
+        """Returns pooled vectors [pictures, features]."""
         output = self._output(image)
         if output.pooler_output is not None:
             return output.pooler_output.flatten(1)
@@ -236,13 +239,13 @@ class ImageTower(Tower):
     def tokens(
         self, image: UInt8[Tensor, "pictures 3 height width"]
     ) -> tuple[Float[Tensor, "pictures tokens features"], Bool[Tensor, "pictures tokens"]]:
-        """The encoder's last hidden states [pictures, tokens, features], and that all are real.
+        """Returns the last hidden states [pictures, tokens, features], and a mask of ones.
 
-        The map of a convolutional network becomes a token a place, row by row.
+        A convolutional network's feature map becomes one token per position, row by row.
         """
         hidden = self._output(image).last_hidden_state
         if hidden.ndim == 4:
-            # Some of timm's, Swin among them, put the channels last.
+            # Some of timm's models, Swin among them, put the channels last.
             layout = getattr(getattr(self.encoder, "timm_model", None), "output_fmt", "NCHW")
             hidden = hidden if layout == "NHWC" else hidden.permute(0, 2, 3, 1)
             hidden = hidden.flatten(1, 2)

@@ -37,7 +37,7 @@ class ShardProducts(Dataset[Sample]):
         self.picture = picture
 
     def __getitem__(self, number: int) -> Sample:
-        """The number-th product.
+        """Returns the number-th product.
 
         Raises:
             ShardError: its picture cannot be read; a measurement leaves nothing out.
@@ -59,7 +59,7 @@ class TableProducts(Dataset[Sample]):
         self.picture = picture
 
     def __getitem__(self, number: int) -> Sample:
-        """The number-th product."""
+        """Returns the number-th product."""
         row = self.rows[number]
         picture = file_picture(row["image"], self.stored, self.picture)
         text = product_text(row, self.text_fields)
@@ -81,7 +81,7 @@ class DropModality(Dataset[Sample]):
         self.seed = seed
 
     def __getitem__(self, number: int) -> Sample:
-        """The number-th product, less what it has lost."""
+        """Returns the number-th product, without the modality that it has lost."""
         sample = self.products[number]
         if not is_left_out(sample.product_id, self.share, self.seed):
             return sample
@@ -89,7 +89,7 @@ class DropModality(Dataset[Sample]):
 
 
 def is_left_out(product_id: str, share: float, seed: int = 0) -> bool:
-    """Whether a product is of the share, 0 to 1, that loses a modality.
+    """Says whether a product is of the share, 0 to 1, that loses a modality.
 
     By hash, so those of a smaller share are of every larger one too, and the share is met only as
     closely as chance meets it.
@@ -98,7 +98,7 @@ def is_left_out(product_id: str, share: float, seed: int = 0) -> bool:
 
 
 def file_picture(path: str, stored: int, picture: int) -> Tensor | None:
-    """The picture as the shards would hold it; None, said aloud, where it cannot be used."""
+    """Reads a picture as the shards would hold it; prints why where it cannot be used."""
     if not path:
         return None
     try:

@@ -41,7 +41,7 @@ Vectors = Float32[np.ndarray, "rows dim"]
 
 
 def _flat(vectors: Vectors) -> Any:
-    """Every product is compared with every query."""
+    """Makes an index that compares every product with every query."""
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     return index

@@ -129,7 +129,7 @@ def _font(letters: int) -> ImageFont.FreeTypeFont:
 def panel_of(
     catalogue: Catalogue, query_set: QuerySet, ranking: Ranking, queries: int = 8, top: int = 6
 ) -> np.ndarray:
-    """A few queries, spread over the split, with their top products: uint8 [height, width, 3]."""
+    """Draws a few queries, spread over the split, with their top products: [height, width, 3]."""
     judged = query_set.qrels.set_index(["query_id", "product_id"]).iloc[:, 0]
     grades = {pair: float(grade) for pair, grade in judged.items()}
     place = {product_id: number for number, product_id in enumerate(catalogue.product_ids)}

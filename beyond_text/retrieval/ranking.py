@@ -20,7 +20,7 @@ BELOW_ALL = np.float32(-2)
 
 
 def own_products(catalogue: Catalogue, query_set: QuerySet) -> dict[str, set[str]]:
-    """What a query that is a product has in hand already, by query_id.
+    """Lists the products that a query shows itself, by query_id: no result for it.
 
     That is the product itself, and each other one of the same picture.
     """
@@ -46,7 +46,7 @@ def _digest(picture: Tensor) -> bytes:
 def search(
     queries: Vectors, products: Vectors, own: Mapping[str, Collection[str]], depth: int = 100
 ) -> Ranking:
-    """For every query its `depth` best products; without a query or a product, an empty ranking.
+    """Returns the `depth` nearest products of each query; without queries or products, nothing.
 
     A query's own products (`own`, by query_id) are no result: all others come before them, so they
     are seen at all only where too few others are there, and then as the last.
@@ -74,7 +74,7 @@ def rank(
     views: Sequence[View] = ("product",),
     depth: int = 100,
 ) -> dict[View, Ranking]:
-    """For every query of the corpus its `depth` best products, by each view's vectors."""
+    """Returns the `depth` nearest products of each query, by each view's vectors."""
     queries = encode_queries(encoder, query_set)
     encoded = encode_products(encoder, catalogue, views)
     own = own_products(catalogue, query_set)

@@ -89,7 +89,7 @@ def _read_shards(
 
 
 def _read_rows(path: Path, row: type) -> pd.DataFrame:
-    """The rows of a CSV file; an optional column that it lacks is "" throughout.
+    """Reads the rows of a CSV file; an optional column that it lacks is "" throughout.
 
     Raises:
         ShardError: a row is not of its type; names file, row (from 0) and column.

@@ -1,4 +1,4 @@
-"""The bytes of samples in WebDataset shards: plain local tar files, read by offset.
+"""Reads the bytes of samples in WebDataset shards, which are plain local tar files, by offset.
 
 A sample is its members of one key, next to each other: `KEY.json` and, where there is a picture,
 `KEY.jpg`; only these are ever read. A shard that is anything but a whole tar of regular files is an
@@ -36,7 +36,7 @@ class Member(NamedTuple):
 
 
 def _walk(path: Path) -> Iterator[tuple[str, str, Member]]:
-    """Key, extension and place of each member of a tar that holds nothing but regular files.
+    """Yields key, extension and place of each member of a tar of regular files.
 
     Header by header: tarfile's own walk follows extended headers, which may claim any size, any
     name, or send it backwards for ever.
@@ -117,7 +117,7 @@ class Shards:
         return self._index[shard]
 
     def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
-        """The bytes of those of a sample's members that are there, by extension.
+        """Reads the bytes of a sample's members that exist, by extension.
 
         Raises:
             SampleError: the shards hold no such sample.

@@ -1,4 +1,4 @@
-"""What crosses the borders between modules: samples, batches, embeddings.
+"""Defines what passes between modules: samples, batches, embeddings.
 
 The four views are query, text, image and product (the fused vector). A query may be a text, a
 picture or both (the trigger of UniECS): `trigger_text` and `trigger_image` are the vectors of
@@ -21,14 +21,14 @@ from beyond_text.config.views import View
 
 @lru_cache(maxsize=2**16)
 def key_of(text: str) -> int:
-    """A 64-bit key, equal in every process for equal strings."""
+    """Hashes a text to a 64-bit key, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
 class SampleIndex(NamedTuple):
-    """One sample of one source in one epoch, and the turn among its rows of the batch.
+    """Names one sample of one source in one epoch, and one of its query slots.
 
-    All that decides what is read and which query.
+    A product stands in as many rows of a batch as it has slots, with a query in each.
     """
 
     source: int
@@ -37,6 +37,7 @@ class SampleIndex(NamedTuple):
     slot: int = 0
 
 
+# The gain of a query that is the product itself.
 SELF_MATCH = -1.0
 
 
@@ -81,7 +82,7 @@ class Tokens(NamedTuple):
 
 
 class Qrels(NamedTuple):
-    """All judgments of a batch's products but those of gain 0, as flat columns."""
+    """A batch's judgments with a gain, as columns: key of the query, row of the product, gain."""
 
     query: Int[Tensor, " judgments"]
     product: Int[Tensor, " judgments"]

@@ -1,4 +1,4 @@
-"""Samples to a batch: tokenizer, picture transform, and the ids that tell who is relevant to whom.
+"""Turns samples into a batch: tokens, pictures, and the judgments between them.
 
 What stands twice in a batch (a text, a query's text or picture) is encoded once. A sample that
 could not be read stays as an empty row, so every process keeps equal rows, and is named in
@@ -38,7 +38,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, fixed:
 
 
 def _distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Distinct non-empty texts in order, and each text's row among them (-1 for an empty one)."""
+    """Returns distinct non-empty texts, and each text's row among them (-1 for an empty one)."""
     place = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
     return list(place), torch.tensor([place.get(text, -1) for text in texts])
 
@@ -69,7 +69,7 @@ class Collate:
         return to_square(picture, self.picture_size, seed, self.smallest_crop)
 
     def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """The pictures of distinct products, then queries; each row's product's and query's."""
+        """Stacks the pictures of distinct products, then of queries, with every row's places."""
         shown = [(sample.image, sample.epoch, sample.product_id) for sample in samples]
         asked = [(s.query_image, s.epoch, s.query.query_id if s.query else "") for s in samples]
         pictures: list[Tensor] = []
@@ -97,7 +97,7 @@ class Collate:
         return tokenize(self.tokenizer, distinct, self.max_length, self.fixed_length), row
 
     def __call__(self, found: Sequence[Sample | str]) -> Batch:
-        """A batch of as many rows as `found` has entries."""
+        """Makes a batch of as many rows as `found` has entries."""
         skipped = [entry for entry in found if isinstance(entry, str)]
         samples = [EMPTY_SAMPLE if isinstance(entry, str) else entry for entry in found]
         text, text_row = self._tokens([sample.text for sample in samples])

@@ -1,4 +1,7 @@
-"""TODO shards.dataset."""
+"""Reads the samples of a training: each product with the queries drawn for it in this epoch.
+
+A sample that cannot be read is a line that says which and why; the collation counts it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from beyond_text.shards.split import Split
 
 
 def draw_queries(judgments: list[Judgment], seed: Sequence[int], number: int = 1) -> list[Judgment]:
-    """Some judgments, none twice: each time first a kind, each alike, then in it by the gain.
+    """Draws distinct judgments: first a kind, all equally likely, then one in it by its gain.
 
     Kinds alike, because machine-made queries outnumber those that people wrote. Never the product
     itself. Fewer than `number` where there are no more.
@@ -43,7 +46,7 @@ def draw_queries(judgments: list[Judgment], seed: Sequence[int], number: int = 1
 
 
 def uses_queries(losses: Sequence[str]) -> bool:
-    """Whether one of the losses has a view other than a product's text and picture."""
+    """Says whether one of the losses has a view other than a product's text and picture."""
     return any(not {"text", "image"}.issuperset(OBJECTIVE_VIEWS[name]) for name in losses)
 
 
@@ -108,7 +111,7 @@ class Products(Dataset[Sample | str]):
         return _Read(fields, picture, judgments, queries)
 
     def __getitem__(self, draw: SampleIndex) -> Sample | str:
-        """The sample, or where it cannot be read a line that says which and why.
+        """Returns the sample, or where it cannot be read a line that says which and why.
 
         A product with fewer queries than slots has no query in the further ones. One that cannot be
         read is named in its first slot, and is empty in the further ones.

@@ -1,4 +1,4 @@
-"""What a folder of shards says of itself, in manifest.json, and whether that is true.
+"""Reads the manifest of a folder of shards and checks the files against it.
 
 Sizes are checked whenever a split is opened, at the price of a look at each file. Checksums are
 checked once a run, by one process before the first step: hashing a shard costs about a hundredth of
@@ -32,7 +32,7 @@ class ShardError(ValueError):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished folder of shards; every field that is read later is of its type.
+    """Reads and checks the manifest of a finished folder of shards.
 
     Raises:
         ShardError: there is none, which an interrupted build also looks like, it is damaged or
@@ -68,18 +68,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Computes the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(split: SplitEntry) -> list[File]:
-    """Every file of a split: shards of products and of queries' pictures, tables."""
+    """Lists every file of a split: shards of products and of queries' pictures, tables."""
     return [*split["shards"], *split.get("query_shards", []), *split.get("tables", [])]
 
 
 def check_sizes(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Every entry of the manifest is a file of as many bytes as it says.
+    """Checks that every entry of the manifest is a file of the size that it says.
 
     Raises:
         ShardError: one is not, or is too small for as many samples.
@@ -97,7 +97,7 @@ def check_sizes(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_sums(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Every file has the SHA-256 that its entry in the manifest says; reads all of them.
+    """Checks that every file has the SHA-256 that the manifest says; reads all of them.
 
     Raises:
         ShardError: one has another, or cannot be read.

@@ -1,4 +1,10 @@
-"""TODO shards.sampler."""
+"""Decides which samples make up each batch of a run, from its seed alone.
+
+Samples are numbers, so a loading process reads just its own, any number of processes gives the same
+batches, and a run goes on at any step. Shards are shuffled, then samples within a window of shards,
+so that reading stays local however large the set is. Within a window, samples of one category may
+stand together in short runs: they are each other's hard negatives.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,7 @@ Reorder = Callable[[Numbers, np.random.Generator], Numbers]
 def epoch_order(
     sizes: Sequence[int], seed: Sequence[int], window: int = WINDOW, order: Reorder | None = None
 ) -> Iterator[Numbers]:
-    """Sample numbers of one epoch, a window of shards at a time; each sample once.
+    """Yields the sample numbers of one epoch, a window of shards at a time; each sample once.
 
     `order` puts the shuffled numbers of a window into another order.
     """
@@ -33,7 +39,7 @@ def epoch_order(
 
 
 def group_by_category(category: Callable[[int], str], length: int) -> Reorder:
-    """An order in which up to `length` samples of one category stand together, else at random.
+    """Returns an order in which up to `length` samples of one category stand together.
 
     In batches of such runs a product meets others of its kind among the negatives, which is what
     topic-aware sampling (Hofstaetter et al. 2021, arXiv 2104.06967) is for; there topics are
@@ -60,7 +66,7 @@ def group_by_category(category: Callable[[int], str], length: int) -> Reorder:
 
 
 class BatchSampler(Sampler[list[SampleIndex]]):
-    """Which samples make up each batch of a run, for one of `world` processes.
+    """Yields the samples of each batch of a run, for one of `world` processes.
 
     A batch comes from one source, drawn by weight: negatives of one shop are hard ones, and the
     pictures of a shop are all there or not. Every process takes an equal slice of every batch, so

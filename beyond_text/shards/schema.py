@@ -1,4 +1,4 @@
-"""What the files of a folder of shards hold, as types that msgspec decodes and checks in one pass.
+"""Types of what the files of a folder of shards hold; msgspec decodes and checks them in one pass.
 
 A field that no type names is neither looked at nor kept.
 """
@@ -87,7 +87,7 @@ class QueryRow(TypedDict):
 
 
 def judgment_row(highest: Mapping[str, float]) -> type:
-    """A row of qrels-SPLIT.csv, where grades go up to `highest`."""
+    """Makes the type of a row of qrels-SPLIT.csv, where grades go up to `highest`."""
     return _object({"query_id": Name, "product_id": Name, **_grades(highest)})
 
 

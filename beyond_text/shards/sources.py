@@ -1,4 +1,4 @@
-"""Which sources can feed a stage, with which of its losses, and how often."""
+"""Decides what each source supplies to a stage: to which of its losses, and how often."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "
 
 
 class SourceSupply(NamedTuple):
-    """A source in a stage: its products, its share of the batches, and the losses it feeds.
+    """What a source supplies to a stage: products, a share of the batches, and its losses.
 
     `queries_per_product` are the rows of a product in a batch.
     """
@@ -30,7 +30,7 @@ class SourceSupply(NamedTuple):
 
 
 def _needed(losses: Iterable[str]) -> list[View]:
-    """The views that a source must have to feed all of some losses, in order of their names.
+    """Lists the views that a source must have to feed all of some losses, by name.
 
     A trigger need not have both text and picture: whatever has queries feeds its views.
     """
@@ -41,8 +41,10 @@ def _needed(losses: Iterable[str]) -> list[View]:
     return sorted(needed)
 
 
-def _feed(source: Source, split: Split, stage: Collection[str], queries: int) -> SourceSupply | str:
-    """What a source feeds of a stage's losses, or why it cannot.
+def _supply(
+    source: Source, split: Split, stage: Collection[str], queries: int
+) -> SourceSupply | str:
+    """Returns what a source supplies to a stage's losses, or why it cannot.
 
     `queries` of a product are drawn for a batch where the source does not say.
     """
@@ -58,11 +60,11 @@ def _feed(source: Source, split: Split, stage: Collection[str], queries: int) ->
     return SourceSupply(split, source.weight, tuple(losses), queries_per_product)
 
 
-def _feeds(config: Config) -> dict[str, SourceSupply | str]:
-    """What each source feeds of the stage, or why it cannot."""
+def _supplies(config: Config) -> dict[str, SourceSupply | str]:
+    """Returns what each source supplies to the stage, or why it cannot."""
     stage, data = active_losses(config), config.data
     return {
-        name: _feed(
+        name: _supply(
             source,
             Split(Path(source.path), "train", data.text_fields),
             stage,
@@ -73,21 +75,23 @@ def _feeds(config: Config) -> dict[str, SourceSupply | str]:
 
 
 def expected_batches(chain: Sequence[Config]) -> dict[str, float]:
-    """How many batches of each source a chain of stages takes on average."""
+    """Returns how many batches of each source a chain of stages takes on average."""
     batches: dict[str, float] = {}
     for stage in chain:
-        feeds = {
-            name: feed for name, feed in _feeds(stage).items() if isinstance(feed, SourceSupply)
+        supplies = {
+            name: supply
+            for name, supply in _supplies(stage).items()
+            if isinstance(supply, SourceSupply)
         }
-        total = sum(feed.weight for feed in feeds.values())
-        for name, feed in feeds.items():
-            share = stage.total_steps * stage.accumulate * feed.weight / total
+        total = sum(supply.weight for supply in supplies.values())
+        for name, supply in supplies.items():
+            share = stage.total_steps * stage.accumulate * supply.weight / total
             batches[name] = batches.get(name, 0) + share
     return batches
 
 
 def supplies_of(config: Config) -> dict[str, SourceSupply]:
-    """The sources that can feed the stage; each other one is named with the reason.
+    """Returns what the usable sources supply to the stage; prints why the others cannot.
 
     So one data overlay serves every stage: pictures without queries join domain pretraining, a
     query-title log joins query-to-text alignment.
@@ -98,14 +102,16 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
     stage = active_losses(config)
     usable: dict[str, SourceSupply] = {}
     console = Console(stderr=True)
-    for name, feed in _feeds(config).items():
-        if isinstance(feed, str):
-            console.print(f"source {name} sits this stage out: {feed}")
+    for name, supply in _supplies(config).items():
+        if isinstance(supply, str):
+            console.print(f"source {name} sits this stage out: {supply}")
             continue
-        part = f", for {' and '.join(feed.losses)}" if len(feed.losses) < len(stage) else ""
-        console.print(f"source {name}: {len(feed.split):,} products, weight {feed.weight:g}{part}")
-        usable[name] = feed
-    fed = {loss for feed in usable.values() for loss in feed.losses}
+        part = f", for {' and '.join(supply.losses)}" if len(supply.losses) < len(stage) else ""
+        console.print(
+            f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}"
+        )
+        usable[name] = supply
+    fed = {loss for supply in usable.values() for loss in supply.losses}
     if starved := [loss for loss in stage if loss not in fed]:
         known = ", ".join(config.data.sources) or "none given"
         raise ConfigError(

@@ -1,14 +1,9 @@
-"""WebDataset shards in, samples out, in an order that (seed, epoch) alone decides.
+"""Opens one split of a folder of shards and reads its samples by number.
 
-A sample is a product: its JSON and, where there is one, its picture; a JSON parser and an
-allow-listed picture decoder are the only parsers, nothing is unpickled. Pictures of queries lie in
-shards of their own, once however many products answer them. Samples are read by number, so a worker
-reads just its own and any number of workers gives the same batches. Shards are shuffled, then
-samples within a window of shards, so that reading stays local however large the set is.
-
-Within a window, samples of one category may stand together in short runs: hard negatives.
-
-A sample that is not what it should be is skipped and counted; a shard that is not is an error.
+A sample is a product: its JSON and, where there is one, its picture. A JSON parser and an
+allow-listed picture decoder are the only parsers; nothing is unpickled. Pictures of queries lie in
+shards of their own, once however many products answer them. A sample that is not what it should be
+is a SampleError, which training counts; a shard that is not is an error that stops.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ from beyond_text.tables.pictures import PictureError, decode_pixels
 
 
 def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The chosen fields that are not empty, as sentences."""
+    """Joins the chosen fields that are not empty, as sentences."""
     return ". ".join(fields[name].strip(" .") for name in names if fields.get(name))
 
 
@@ -69,7 +64,7 @@ class Split:
         return len(self.products)
 
     def verify(self) -> None:
-        """Reads every file of the split once: each has the checksum that the manifest says.
+        """Reads every file of the split and checks it against the manifest's checksum.
 
         Raises:
             ShardError: one has another.
@@ -77,7 +72,7 @@ class Split:
         check_sums(self.folder, self._files)
 
     def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Tensor | None]:
-        """The JSON of a sample and its picture (None where it has none or `picture` is None).
+        """Reads the JSON of a sample and its picture (None where it has none or `picture` is None).
 
         `picture` is the side in pixels that the decoder may reduce to. Texts, ids and grades are of
         their types.
@@ -104,7 +99,7 @@ class Split:
         return fields
 
     def category(self, sample: int) -> str:
-        """The last level of a sample's category, such as Dress of `Women > Dress`.
+        """Reads the last level of a sample's category, such as Dress of `Women > Dress`.
 
         Empty where it has none, or cannot be read.
         """
@@ -116,7 +111,7 @@ class Split:
         return category.rpartition(">")[2].strip()
 
     def read_query_picture(self, number: int, size: int) -> Tensor:
-        """The number-th picture of a query, which may be reduced to `size` pixels a side.
+        """Reads the number-th picture of a query, which may be reduced to `size` pixels a side.
 
         Raises:
             SampleError: there is none of that number, or its bytes are no picture.
@@ -131,11 +126,11 @@ class Split:
             raise SampleError(f"{place}: {error}") from error
 
     def text_of(self, fields: dict[str, Any]) -> str:
-        """The product text of a sample."""
+        """Returns the product text of a sample."""
         return product_text(fields, self.text_fields)
 
     def judgments_of(self, fields: dict[str, Any]) -> list[Judgment]:
-        """Judgments with a positive first gain, in (0, 1]: (2^grade - 1) / (2^max - 1).
+        """Returns the judgments with a gain, (2^grade - 1) / (2^max - 1), above 0.
 
         The gain is the evaluation's, so a partial match weighs in training what it counts there. A
         query that is the product itself is one too, of gain SELF_MATCH.

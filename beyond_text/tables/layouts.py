@@ -125,7 +125,7 @@ DEFAULT_LAYOUT = Layout(
 
 
 def find_table(folder: Path, source: Source | None) -> Path | None:
-    """The one file of the folder that holds the table, or None.
+    """Finds the one file of the folder that holds the table, or None.
 
     Raises:
         TableError: there is one of each format.

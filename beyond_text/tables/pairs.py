@@ -34,12 +34,12 @@ class _LineError(ValueError):
 
 
 def trigger_id(product_id: str) -> str:
-    """The query_id of a product that asks for others."""
+    """Makes the query_id of a product that asks for others."""
     return f"trigger/{product_id}"
 
 
 def read_pairs(path: Path, rejects: list[Reject]) -> tuple[pd.DataFrame, TableFile]:
-    """Read a JSONL file of pairs; every column is stripped text.
+    """Reads a JSONL file of pairs; every column is stripped text.
 
     An id may also be a whole number, a tag any number, and null is the empty text. Of lines that
     disagree on an item's title or picture, or on the split of a design, the first one counts. A
@@ -133,7 +133,7 @@ def _check_new(
 
 
 def designs_of(pairs: pd.DataFrame) -> list[str]:
-    """For each pair of `item_id_1` and `item_id_2` the smallest id of its connected component."""
+    """Names each pair's design: the smallest id of its connected component."""
     if pairs.empty:
         return []
     # Sorted, so the first item met in a component is its smallest.

@@ -35,12 +35,12 @@ class PictureError(ValueError):
         self.detail = detail
 
     def __str__(self) -> str:
-        """Both, for a reader."""
+        """Returns reason and detail as one text."""
         return f"{self.reason}: {self.detail}"
 
 
 def read_picture(path: Path) -> bytes:
-    """The bytes of a picture's file, at most MAX_BYTES.
+    """Reads a picture's file of at most MAX_BYTES.
 
     Raises:
         PictureError: "picture missing", "picture too large" or "picture unreadable".
@@ -58,7 +58,7 @@ def read_picture(path: Path) -> bytes:
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a picture's file, in hexadecimal: equal where two are the same file.
+    """Computes the SHA-256 of a picture's file, in hexadecimal.
 
     Raises:
         PictureError: as `read_picture`.
@@ -68,7 +68,7 @@ def digest_of(path: Path) -> str:
 
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """The picture with its header read; what goes wrong within is a PictureError."""
+    """Opens a picture by its header; turns every error within the block into a PictureError."""
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             pixels = image.width * image.height
@@ -94,7 +94,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
 def decode_picture(
     data: bytes, max_pixels: int = MAX_PIXELS, reduce_to: int | None = None
 ) -> Image.Image:
-    """Decode the first frame as RGB, upright by its EXIF orientation, transparency over white.
+    """Decodes the first frame as RGB, upright by its EXIF orientation, transparency over white.
 
     16-bit grey keeps its upper eight bits; CMYK and palettes are converted.
 
@@ -116,7 +116,7 @@ def decode_picture(
 def decode_pixels(
     data: bytes, max_pixels: int = MAX_PIXELS, reduce_to: int | None = None
 ) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of `decode_picture`, channels last in memory.
+    """Decodes a picture to the pixels of `decode_picture`, channels last in memory.
 
     A plain JPEG of full size, as shards hold it, comes from simplejpeg: the same bits in a third
     of Pillow's time.
@@ -132,7 +132,7 @@ def decode_pixels(
 
 
 def _plain_jpeg(data: bytes, max_pixels: int, reduce_to: int | None) -> bool:
-    """Whether these are a JPEG in colour, to be decoded at full size, that nothing turns.
+    """Says whether the bytes are a colour JPEG, upright, that is decoded at full size.
 
     Raises:
         ValueError: no JPEG.
@@ -145,7 +145,7 @@ def _plain_jpeg(data: bytes, max_pixels: int, reduce_to: int | None) -> bool:
 
 
 def reduce_picture(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Re-encode as an RGB JPEG whose longest side is at most `size` pixels; never enlarges.
+    """Encodes a picture as an RGB JPEG of at most `size` pixels a side; never enlarges.
 
     The same bytes give the same bytes (under one version of Pillow), without any metadata.
 
@@ -169,7 +169,7 @@ def reduce_picture(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> byte
 
 
 def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an RGB image, channels last in memory."""
+    """Returns the pixels of an RGB image, channels last in memory."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 

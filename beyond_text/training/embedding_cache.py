@@ -83,7 +83,7 @@ class EmbeddingCache(pl.Callback):
         trainer.strategy.barrier()
         for name in frozen:
             files = [cache_files.files[name] for cache_files in splits]
-            model.towers[name].known = CachedEmbeddings(files, model.widths[name])
+            model.towers[name].cached = CachedEmbeddings(files, model.widths[name])
 
     def _cache_files(
         self, model: TwoTower, config: Config, data: ShardData, frozen: Sequence[str]

@@ -135,7 +135,7 @@ def clal(
     keys: Keys,
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Cohesive local alignment: makes text, picture and fused scores agree near each trigger.
+    """Computes cohesive local alignment: text, picture and fused scores agree near each trigger.
 
     Our reading of UniECS (arXiv 2508.13843), which states it without an equation. With the cosines
     f = query.product, v = trigger_image.image, t = trigger_text.text and the ten products of
@@ -177,7 +177,7 @@ def imcl(
     keys: Keys,
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Intra-modal contrast: a trigger's picture finds the product's picture, its text the text.
+    """Computes intra-modal contrast: picture finds picture, text finds text.
 
     InfoNCE(trigger_text, text) + InfoNCE'(trigger_image, image), both symmetric and graded as
     `info_nce`. In InfoNCE' each anchor keeps the more similar half of its negatives (rounded up),

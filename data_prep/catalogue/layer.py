@@ -33,14 +33,14 @@ class Look(NamedTuple):
 
 
 def ellipse(x: float, y: float, across: float, down: float | None = None) -> Outline:
-    """An ellipse around (x, y) with the given radii; a circle if only one is given."""
+    """Makes an ellipse around (x, y) with the given radii; a circle if only one is given."""
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     tall = across if down is None else down
     return np.stack([x + across * np.cos(angle), y + tall * np.sin(angle)], axis=1)
 
 
 def box(left: float, top: float, right: float, bottom: float, radius: float = 0.03) -> Outline:
-    """A rectangle with rounded corners."""
+    """Makes a rectangle with rounded corners."""
     radius = min(radius, (right - left) / 2, (bottom - top) / 2)
     angle = np.linspace(0, np.pi / 2, 10)
     corners = (
@@ -58,7 +58,7 @@ def box(left: float, top: float, right: float, bottom: float, radius: float = 0.
 
 
 def spline(points: Sequence[tuple[float, float]], closed: bool = True) -> Outline:
-    """A smooth (Catmull-Rom) curve through the points."""
+    """Makes a smooth (Catmull-Rom) curve through the points."""
     knots = np.asarray(points, float)
     ends = (knots[-1:], knots[:2]) if closed else (knots[:1], knots[-1:])
     padded = np.concatenate([ends[0], knots, ends[1]])
@@ -71,7 +71,7 @@ def spline(points: Sequence[tuple[float, float]], closed: bool = True) -> Outlin
 
 
 def turned(*profile: tuple[float, float]) -> Outline:
-    """What a lathe makes: (height, half width) pairs from top to bottom, mirrored at x = 0.
+    """Makes a turned shape of (height, half width) pairs from top to bottom, mirrored at x = 0.
 
     The lower edge is bent a little, as one sees it from slightly above.
     """
@@ -83,7 +83,7 @@ def turned(*profile: tuple[float, float]) -> Outline:
 
 
 def stroke(points: Outline, width: float) -> Outline:
-    """A line of the given width along the points."""
+    """Makes a line of the given width along the points."""
     step = np.gradient(points, axis=0)
     normal = np.stack([-step[:, 1], step[:, 0]], 1)
     normal *= width / 2 / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
@@ -91,12 +91,12 @@ def stroke(points: Outline, width: float) -> Outline:
 
 
 def bar(x0: float, y0: float, x1: float, y1: float, width: float = 0.04) -> Outline:
-    """A straight line of the given width."""
+    """Makes a straight line of the given width."""
     return stroke(np.array([[x0, y0], [x1, y1]]), width)
 
 
 def blur(field: Field, radius: float) -> Field:
-    """Gaussian blur by `radius` pixels, at quarter resolution and so cheap; keeps the shape."""
+    """Blurs by `radius` pixels, at quarter resolution and so cheap; keeps the shape."""
     height, width = field.shape
     small = Image.fromarray(np.asarray(field * 255, np.uint8)).resize(
         (max(1, width // 4), max(1, height // 4)), Image.Resampling.BOX
@@ -109,7 +109,7 @@ class Layer:
     """Colour and coverage of an object in the making; `rgb` is not premultiplied."""
 
     def __init__(self, pixels: int, look: Look, rng: np.random.Generator) -> None:
-        """An empty layer of `pixels` x `pixels` for a product that looks like `look`."""
+        """Makes an empty layer of `pixels` x `pixels` for a product that looks like `look`."""
         self.pixels, self.look = pixels, look
         self.rgb = np.zeros((pixels, pixels, 3), np.float32)
         self.alpha = np.zeros((pixels, pixels), np.float32)
@@ -168,7 +168,7 @@ class Layer:
         self.alpha[window] = self.alpha[window] * (1 - cover[..., 0]) + cover[..., 0]
 
     def image(self) -> Image.Image:
-        """The layer as an RGBA picture."""
+        """Returns the layer as an RGBA picture."""
         stacked = np.concatenate([self.rgb, self.alpha[..., None]], axis=2)
         return Image.fromarray(np.asarray(np.clip(stacked, 0, 1) * 255 + 0.5, np.uint8), "RGBA")
 
@@ -201,7 +201,7 @@ class Layer:
         return WEIGHTS[look.pattern](a.astype(np.float32), b.astype(np.float32))
 
     def _shade_below(self, mask: Field, window: tuple[slice, slice]) -> None:
-        """A soft contact shadow of the new part on what is already there."""
+        """Paints a soft contact shadow of the new part on what is already there."""
         reach = self.pixels // 24
         rows = slice(max(0, window[0].start - reach), min(self.pixels, window[0].stop + reach))
         columns = slice(max(0, window[1].start - reach), min(self.pixels, window[1].stop + reach))
@@ -214,7 +214,7 @@ class Layer:
 
 
 def _across(mask: Field) -> Field:
-    """Where a pixel lies between its row's left (-1) and right (1) edge."""
+    """Returns where a pixel lies between its row's left (-1) and right (1) edge."""
     inside = mask > 0.5
     width = mask.shape[1]
     left = inside.argmax(axis=1)[:, None]
@@ -246,7 +246,7 @@ def _light(form: Form, mask: Field, across: Field, x: Field, pixels: int) -> Fie
 def _finish(
     material: str, form: Form, across: Field, x: Field, y: Field, grain: Field
 ) -> tuple[Field, Field]:
-    """(brightness factor, white gloss) that make a material recognisable."""
+    """Returns the brightness factor and white gloss that make a material recognisable."""
     none = np.zeros_like(x)
     round_ = form == "turned"
     if material == "ceramic":

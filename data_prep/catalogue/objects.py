@@ -93,7 +93,7 @@ def _bed_linen(layer: Layer, shape: str) -> None:
 
 
 def _shade(layer: Layer, x: float, top: float, bottom: float, narrow: float, wide: float) -> None:
-    """A lamp shade, lit from inside at its lower edge."""
+    """Paints a lamp shade, lit from inside at its lower edge."""
     cone = np.array([(x - narrow, top), (x + narrow, top), (x + wide, bottom), (x - wide, bottom)])
     layer.paint(cone, "turned")
     layer.paint(ellipse(x, bottom, wide, 0.1 * wide), colour=dark(layer.look.colour, 0.6))

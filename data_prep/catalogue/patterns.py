@@ -20,7 +20,7 @@ _SOFT = 0.03
 
 
 def _below(value: Field, threshold: float | Field, soft: float = _SOFT) -> Field:
-    """1 where value < threshold with a soft edge, so that edges do not alias."""
+    """Returns 1 where value < threshold, with a soft edge so that edges do not alias."""
     return np.clip((threshold - value) / soft + 0.5, 0, 1)
 
 

@@ -51,7 +51,7 @@ class Product(NamedTuple):
 
 
 def make_products(count: int, seed: int) -> list[Product]:
-    """Exactly `count` products, the same for the same seed.
+    """Makes exactly `count` products, the same for the same seed.
 
     Exactly `round(0.06 count)` of them have no picture; at least 8 % have no description (whole
     designs, so at most one design more).
@@ -98,7 +98,7 @@ def _bare_designs(rng: np.random.Generator, sizes: list[int]) -> set[int]:
 
 
 def _looks(rng: np.random.Generator, size: int) -> list[tuple[str, str]]:
-    """Distinct (colour, pattern) pairs; a design comes in few patterns, as series do."""
+    """Draws distinct (colour, pattern) pairs; a design comes in few patterns, as series do."""
     colours = rng.permutation(list(COLOURS))
     patterns = rng.choice(list(PATTERNS), min(3, size), replace=False)
     return [(str(colours[row]), str(patterns[row % len(patterns)])) for row in range(size)]

@@ -61,7 +61,7 @@ class Query(NamedTuple):
 
 
 def grade(asked: Asked, product: Product) -> int:
-    """The judgment, 2, 1 or 0, as the module's docstring defines it."""
+    """Grades a product 2, 1 or 0, as the module's docstring defines it."""
     design = product.design
     if (
         asked.kind != design.kind
@@ -82,7 +82,7 @@ def grade(asked: Asked, product: Product) -> int:
 
 
 def make_queries(products: list[Product], seed: int) -> list[Query]:
-    """Distinct queries, about 1.56 a train and 1.25 a dev product, half of them of either kind."""
+    """Makes distinct queries, about 1.56 a train and 1.25 a dev product, half of either kind."""
     rng = np.random.default_rng([seed, 0x0E41])
     queries: list[Query] = []
     texts: set[str] = set()
@@ -106,7 +106,7 @@ def make_queries(products: list[Product], seed: int) -> list[Query]:
 
 
 def judge(queries: list[Query], products: list[Product]) -> list[tuple[str, str, int]]:
-    """(query_id, product_id, grade) of every pair within a split whose grade is not 0."""
+    """Yields (query_id, product_id, grade) of every pair within a split whose grade is not 0."""
     shelves: dict[tuple[str, str], list[Product]] = {}
     for product in products:
         shelves.setdefault((product.design.split, product.design.kind), []).append(product)

@@ -25,7 +25,7 @@ _DIRECTIONAL = ("striped", "checked", "chevron")
 
 
 def draw_product(product: Product, seed: int, size: int) -> Image.Image:
-    """The product's picture, `size` x `size` RGB; the same for the same arguments."""
+    """Draws the product's picture, `size` x `size` RGB; the same for the same arguments."""
     rng = np.random.default_rng([seed, product.number])
     pixels = 2 * size
     design = product.design
@@ -103,12 +103,12 @@ def _pose(
 
 
 def _foot_line(scale: float) -> float:
-    """Height of the point where standing things touch the ground, in unit coordinates."""
+    """Returns the height where standing things touch the ground, in unit coordinates."""
     return 0.45 + 0.4 * scale
 
 
 def _background(rng: np.random.Generator, place: Place, pixels: int) -> Field:
-    """Studio white, a tint, or a corner of a room: (pixels, pixels, 3) in [0, 1]."""
+    """Paints studio white, a tint, or a corner of a room: (pixels, pixels, 3) in [0, 1]."""
     y, x = np.mgrid[0:pixels, 0:pixels].astype(np.float32) / (pixels / 2) - 1
     kind = rng.choice(["studio", "tint", "room"], p=[0.3, 0.3, 0.4])
     wall = np.full((pixels, pixels, 3), 0.965, np.float32)
@@ -147,7 +147,7 @@ def _background(rng: np.random.Generator, place: Place, pixels: int) -> Field:
 
 
 def _shadow(placed: Image.Image, place: Place, scale: float, pixels: int) -> Field:
-    """How much light the object takes from each point of the background, in [0, 1]."""
+    """Returns how much light the object takes from each point of the background, in [0, 1]."""
     alpha = placed.getchannel("A")
     if place in ("hang", "lie"):
         shift = pixels * (0.022 if place == "lie" else 0.03)

@@ -16,7 +16,7 @@ _VASES = {
 
 
 def _vessel(layer: Layer, *profile: tuple[float, float]) -> None:
-    """A turned body with the dark ellipse of its mouth on top."""
+    """Paints a turned body with the dark ellipse of its mouth on top."""
     layer.paint(turned(*profile), "turned")
     top, width = profile[0]
     layer.paint(ellipse(0, top, width, 0.16 * width), colour=layer.look.colour)

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond_text.models.fusion import UniecsFusion
-from beyond_text.models.uniecs import Attention, Block, CrossLayer, GatedEncoder, Mlp, Reader, Views
+from beyond_text.models.uniecs import (
+    Attention,
+    Block,
+    CrossLayer,
+    GatedEncoder,
+    Mlp,
+    PooledBlocks,
+    Views,
+)
 
 DIM, HEADS, HIDDEN = 8, 2, 6
 # Two rows with both, one with the text, one with the picture, one with neither, a third with both.
@@ -117,7 +125,7 @@ def slow_cross(
     )
 
 
-def slow_reader(reader: Reader, x: list[Tensor]) -> Tensor:
+def slow_reader(reader: PooledBlocks, x: list[Tensor]) -> Tensor:
     for block in reader.blocks:
         assert isinstance(block, Block)
         x = slow_block(block, x)

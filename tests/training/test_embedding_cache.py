@@ -75,7 +75,7 @@ def test_the_tower_runs_for_what_no_file_holds(tmp_path: Path) -> None:
     parts = [slice(0, 10), slice(10, 10), slice(5, 30)]
     files = [write(tmp_path / str(p), ids[p], mask[p]) for p in parts]
     outputs, tower = CachedEmbeddings(files, 2), Doubling()
-    tower.known = outputs
+    tower.cached = outputs
     assert torch.equal(tower.pooled(ids.flip(0), mask.flip(0)), 2.0 * ids.flip(0)[:, :2])
     assert tower.given == len(ids) - 30
     assert torch.equal(tower.pooled(ids[:30], mask[:30]), 2.0 * ids[:30, :2])

@@ -77,7 +77,7 @@ def _conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.conv2d`, with the same arguments."""
+    """Computes `torch.conv2d`, with the same arguments."""
     depthwise = 1 < groups == x.shape[1] and not isinstance(padding, str)
     if not (depthwise and torch.is_autocast_enabled("cpu")):
         return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)

@@ -20,7 +20,7 @@ LEVELS = 2**16
 def dropout(
     x: Float[Tensor, "*rows"], p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Float[Tensor, "*rows"]:
-    """`torch.nn.functional.dropout`, with the same arguments; p to the nearest of 65,536 parts."""
+    """Computes `torch.nn.functional.dropout`; p is rounded to the nearest of 65,536 parts."""
     level = round(p * LEVELS)
     if not training or not 0 < level < LEVELS:
         return functional.dropout(x, p, training, inplace)

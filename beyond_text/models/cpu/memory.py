@@ -9,7 +9,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """What this process frees from now on stays its own, for what it allocates next.
+    """Tells the C library to keep the memory that this process frees, for later allocations.
 
     A step's activations are large: by default glibc gives each back to the system and takes it
     anew, page by page, in the next step, which was a third of the image tower's time on a CPU. The
@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """What lies freed in this process goes back to the system, for others to use meanwhile."""
+    """Gives the freed memory of this process back to the system."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)

@@ -27,12 +27,12 @@ class _Bucket(NamedTuple):
     places: Int[Tensor, " tokens"]
 
     def padded(self, rows: Float[Tensor, "tokens width"]) -> Float[Tensor, "texts length width"]:
-        """The tokens' rows in their places, zeros elsewhere."""
+        """Returns the tokens' rows in their places, with zeros elsewhere."""
         nothing = rows.new_zeros(self.mask.numel(), rows.shape[1])
         return nothing.index_copy(0, self.places, rows).unflatten(0, self.mask.shape)
 
     def packed(self, rows: Float[Tensor, "texts length width"]) -> Float[Tensor, "tokens width"]:
-        """What stands in the tokens' places."""
+        """Returns the rows that stand in the tokens' places."""
         return rows.flatten(0, 1).index_select(0, self.places)
 
 
@@ -55,13 +55,13 @@ class Packing:
         self.positions = self.pack(mask.cumsum(dim=1) - 1)
 
     def pack(self, values: Int[Tensor, "texts length"]) -> Int[Tensor, "1 tokens"]:
-        """Those of the real tokens, in one row."""
+        """Returns the values of the real tokens in one row."""
         return values[self.order][self.whole.mask].unsqueeze(0)
 
     def unpack(
         self, states: Float[Tensor, "1 tokens width"]
     ) -> Float[Tensor, "texts length width"]:
-        """The tokens' states as the texts were given, zeros where there is padding."""
+        """Returns the tokens' states in the shape of the batch, with zeros at the padding."""
         return self.whole.padded(states[0])[self.order.argsort()]
 
 
