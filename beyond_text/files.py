@@ -1,4 +1,4 @@
-"""Files and folders that are written completely or not at all, and errors that name the file."""
+"""Writes files and folders completely or not at all, and names the file in errors of writing."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import IO, Any
 
 import msgspec
 
-# What msgspec raises for bytes that are not of a type.
+# What msgspec raises where bytes do not decode to a type.
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @contextmanager
 def errors_name(path: Path) -> Iterator[None]:
-    """Gives an error of writing that names no file, such as that of a full disk, this name."""
+    """Adds the path to an error of writing that names no file, such as that of a full disk."""
     try:
         yield
     except OSError as error:
-        # One without a number is no error of the system's, but of ours.
+        # An OSError without a number is one of ours, not the system's.
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -33,9 +33,9 @@ def atomic_write(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     """Yields a file of text or bytes to fill, which becomes `path` only if the block succeeds.
 
     Raises:
-        OSError: it cannot be written; names it.
+        OSError: the file cannot be written; the error names it.
     """
-    # Each process of a run writes its own.
+    # Each process of a run has a partial file of its own.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with errors_name(path):
@@ -51,19 +51,19 @@ def atomic_write(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
 def atomic_folder(out: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """Yields a folder to fill, which becomes `out` only if the block succeeds.
 
-    It is a hidden one beside `out`. What a killed build left there is removed, at the latest by the
-    next; an `out` that it had just taken away comes back.
+    It is a hidden folder beside `out`. What a killed build left there is removed, by the next build
+    at the latest; an `out` that it had just renamed comes back.
 
     Args:
         out: replaced if it is empty or an earlier build; its parents are made.
-        is_ours: whether a folder, if it is there at all, is such a build.
+        is_ours: says whether a folder, which may not exist, is such a build.
 
     Raises:
         FileExistsError: `out` is something else.
     """
     fresh, old = (out.with_name(f".{out.name}.{name}") for name in ("partial", "old"))
     if is_ours(old) and not out.exists():
-        # Killed between the two renames below.
+        # An earlier build was killed between the two renames below.
         old.rename(out)
     if out.exists() and not (out.is_dir() and (is_ours(out) or not any(out.iterdir()))):
         raise FileExistsError(
@@ -74,7 +74,7 @@ def atomic_folder(out: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     fresh.mkdir(parents=True)
     try:
         yield fresh
-        # Renamed away first: a folder half deleted could still pass for whole.
+        # Renamed first, because a half deleted folder could still pass for a complete one.
         if out.exists():
             out.rename(old)
         fresh.rename(out)

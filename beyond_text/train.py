@@ -19,7 +19,7 @@ from typing import Any
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config
 from beyond_text.files import errors_name
-from beyond_text.metrics.history import report
+from beyond_text.metrics.history import print_history
 from beyond_text.models.cpu.memory import keep_freed_memory
 from beyond_text.training.build import build
 from beyond_text.training.callbacks import Retrieval, Throughput
@@ -87,7 +87,7 @@ def main() -> None:
     try:
         config = load_config(files, overrides)
         if train(config):
-            report(Path(config.run))
+            print_history(Path(config.run))
     except (ValueError, OSError, TrainingError) as error:
         # The error of a loader's worker comes with its traceback, whose last line is the error.
         sys.exit(f"error: {str(error).strip().splitlines()[-1]}")

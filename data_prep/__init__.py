@@ -1,1 +1,4 @@
-"""Tables of any shop in, WebDataset shards out; also the built-in catalogue and encoders."""
+"""In: tables of any shop. Out: WebDataset shards; also the built-in catalogue and encoders.
+
+Read `shards.py` first.
+"""

@@ -1,6 +1,6 @@
-"""Public data sets as rows of file and column names; `beyond_text.tables` reads them all.
+"""Lists public data sets as rows of file and column names, which `beyond_text.tables` reads.
 
-Notable: no adapter has code of its own. To read another data set, add a row.
+No adapter has code of its own. To read another data set, add a row.
 """
 
 from __future__ import annotations

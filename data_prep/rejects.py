@@ -1,4 +1,4 @@
-"""What a build refuses: rows, counted and listed with reasons, and at last the whole."""
+"""Counts and lists the rows that a build rejects, and stops a build that rejects too many."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from beyond_text.tables.read import Tables
 
 
 class BuildError(ValueError):
-    """Shards that were not written; the message says what was wrong and what to do."""
+    """Shards were not written; the message says what was wrong and what to do."""
 
 
 class Rejects:
-    """Every reject of a build, and the limit on them."""
+    """All rejects of a build, and the largest share of a file's rows that it may reject.
 
-    def __init__(self, tables: Tables, max_share: float, left_at: Path) -> None:
+    `list_path` is where the list is written if the build stops.
+    """
+
+    def __init__(self, tables: Tables, max_share: float, list_path: Path) -> None:
         self.rejects = dict.fromkeys(tables.rejects)
         self.files = sorted(set(tables.files.values()))
         self.bad_rows = {file.name: set[int]() for file in self.files}
         self.max_share = max_share
-        self.left_at = left_at
+        self.list_path = list_path
         for reject in tables.rejects:
             self.bad_rows[reject.file].add(reject.row)
 
@@ -41,17 +44,18 @@ class Rejects:
             bad = len(self.bad_rows[file.name])
             if bad <= self.max_share * file.rows:
                 continue
-            self.write(self.left_at)
-            here = [reject for reject in self.rejects if reject.file == file.name]
-            counts = Counter(reject.reason for reject in here).most_common()
+            self.write(self.list_path)
+            of_file = [reject for reject in self.rejects if reject.file == file.name]
+            counts = Counter(reject.reason for reject in of_file).most_common()
             examples = "".join(
-                f"\n  row {each.row} ({each.id}): {each.reason}: {each.detail}" for each in here[:5]
+                f"\n  row {each.row} ({each.id}): {each.reason}: {each.detail}"
+                for each in of_file[:5]
             )
             raise BuildError(
                 f"{file.name}: {bad} of {file.rows} rows rejected, expected at most a share of "
                 f"{self.max_share:g}: "
                 + ", ".join(f"{count} {reason}" for reason, count in counts)
-                + f"; all are listed in {self.left_at}; the first:{examples}"
+                + f"; all are listed in {self.list_path}; the first:{examples}"
             )
 
     def write(self, path: Path) -> None:

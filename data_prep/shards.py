@@ -23,7 +23,7 @@ from data_prep.adapters import ADAPTERS
 from data_prep.rejects import BuildError, Rejects
 from data_prep.splits import write_splits
 
-# Faults of the machine rather than of the tables, in words.
+# Words for faults of the machine rather than of the tables.
 FAULTS: dict[type[BaseException], str] = {
     OSError: "not written",
     BrokenProcessPool: "a process that reduces pictures was killed, perhaps for want of memory",
@@ -45,7 +45,7 @@ def build_shards(
 ) -> dict[str, Any]:
     """Writes `out`: shards of every split, queries and judgments of all but train, a manifest.
 
-    Where a picture cannot be used, the product or query goes on by its text, or is rejected too.
+    Where a picture cannot be used, its product or query is kept by its text, or rejected too.
 
     Args:
         tables_path: what `read_tables` takes.
@@ -56,7 +56,7 @@ def build_shards(
         samples_per_shard: most products in one tar file.
         max_rejected: share of any one file's rows, 0 to 1, above which nothing is built.
         workers: processes that reduce pictures; None for one per core.
-        dev_share: share put into dev where tables name no splits.
+        dev_share: share put into dev where the tables name no splits.
         seed: of the order of the samples within a split.
         pictures: folder in which the pictures lie; None for that of the tables.
 
@@ -65,14 +65,14 @@ def build_shards(
 
     Raises:
         BuildError: too much is rejected (OUT.rejects.csv then lists it), nothing is left, `out`
-            is no build, the disk is full or a worker was killed. An earlier build then stays.
+            holds something else, the disk is full or a worker was killed. An earlier build stays.
         TableError: the tables cannot be read.
     """
     tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
     if samples_per_shard < 1 or picture_size < 1:
         raise BuildError("samples_per_shard and picture_size must be at least 1")
     (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
-    with _one_kind_of_error(out), atomic_folder(out, _is_build) as folder:
+    with _as_build_error(out), atomic_folder(out, _is_build) as folder:
         tables = read_tables(tables_path, layout, dev_share, pictures)
         rejects = Rejects(tables, max_rejected, left_rejects)
         rejects.check()
@@ -83,7 +83,7 @@ def build_shards(
 
 
 @contextmanager
-def _one_kind_of_error(out: Path) -> Iterator[None]:
+def _as_build_error(out: Path) -> Iterator[None]:
     """Turns faults of the machine, and an `out` that is no build, into a BuildError."""
     try:
         yield
@@ -134,12 +134,12 @@ def _is_build(folder: Path) -> bool:
     try:
         read_manifest(folder)
     except ShardError:
-        # Many a folder that is not ours has a manifest.json too.
+        # Folders of other programs may have a manifest.json too.
         return False
     return True
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Builds from the command line; prints the counts, or prints the error and returns 1."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.shards", description=__doc__)
     parser.add_argument("tables", type=Path, help="folder of tables, a log or pairs")
@@ -152,21 +152,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="default: one per core")
     parser.add_argument("--dev-share", type=float, default=0.1)
     parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
-    given = vars(parser.parse_args(arguments))
-    name = given.pop("layout")
+    arguments = vars(parser.parse_args(argv))
+    name = arguments.pop("layout")
     layout = ADAPTERS[name] if name else DEFAULT_LAYOUT
     try:
-        manifest = build_shards(given.pop("tables"), given.pop("out"), layout, **given)
+        manifest = build_shards(arguments.pop("tables"), arguments.pop("out"), layout, **arguments)
     except (BuildError, TableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for split, entry in manifest["splits"].items():
         counts = {**entry, "shards": len(entry["shards"])}
         counts.pop("tables", None)
-        asked = sum(shard["samples"] for shard in counts.pop("query_shards", []))
-        counts |= {"query_pictures": asked} if asked else {}
-        said = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
-        print(f"{split}: {said}")
+        query_pictures = sum(shard["samples"] for shard in counts.pop("query_shards", []))
+        counts |= {"query_pictures": query_pictures} if query_pictures else {}
+        line = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
+        print(f"{split}: {line}")
     rejected = ", ".join(f"{count} {reason}" for reason, count in manifest["rejects"].items())
     print(f"rejected: {rejected or 'nothing'}")
     return 0

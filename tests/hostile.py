@@ -1,4 +1,4 @@
-"""Folders of shards that are damaged or mean ill: how each is made, and what must become of it."""
+"""Makes damaged and malicious folders of shards, and says what must become of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GOOD_PICTURE = encode(Image.new("RGB", (30, 20), "teal"), "JPEG")
 
 
 def member(name: str, data: bytes = b"", **fields: Any) -> bytes:
-    """A member of a tar, with a right checksum whatever else is wrong with it."""
+    """Makes a member of a tar, with a right checksum whatever else is wrong with it."""
     header = tarfile.TarInfo(name)
     header.size = len(data)
     for field, value in fields.items():
@@ -38,7 +38,7 @@ def tar(*members: bytes) -> bytes:
 
 
 def product(**changes: Any) -> dict[str, Any]:
-    """The JSON of a product; a change to ... takes the field away."""
+    """Makes the JSON of a product; a change to ... removes the field."""
     asked = {"query_id": "q", "query": "red vase", "kind": "human", "grades": {"relevance": 2.0}}
     fields = {"product_id": "p", "title": "vase", "description": "", "category": "decor"}
     found = fields | {"group_id": "p", "queries": [asked]} | changes
@@ -46,7 +46,7 @@ def product(**changes: Any) -> dict[str, Any]:
 
 
 def asked(**changes: Any) -> dict[str, Any]:
-    """The JSON of a product whose only query has the changes."""
+    """Makes the JSON of a product whose only query has the changes."""
     query = product()["queries"][0] | changes
     return product(queries=[{name: value for name, value in query.items() if value is not ...}])
 
@@ -57,7 +57,7 @@ def sample(key: int, content: bytes | dict[str, Any], picture: bytes = b"") -> b
 
 
 def write_folder(folder: Path, shard: bytes, samples: int = 1) -> Path:
-    """A folder of one shard, with a manifest that is true of it."""
+    """Writes a folder of one shard, with a manifest that is true of it."""
     folder.mkdir(parents=True)
     (folder / SHARD).write_bytes(shard)
     entry = {"file": SHARD, "samples": samples, "bytes": 0, "sha256": ""}
@@ -74,7 +74,7 @@ def write_folder(folder: Path, shard: bytes, samples: int = 1) -> Path:
 
 
 def sign(folder: Path) -> None:
-    """Makes sizes and checksums in the manifest those of the shards as they are now."""
+    """Updates sizes and checksums in the manifest to those of the shards as they are now."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for split in manifest["splits"].values():
@@ -85,7 +85,7 @@ def sign(folder: Path) -> None:
 
 
 def read_all(folder: Path) -> list[Sample | str]:
-    """Every sample of train, or what is said in its place; checksums first."""
+    """Checks the checksums and reads every sample of train, or the line in its place."""
     split = Split(folder, "train", FIELDS)
     split.verify()
     products = Products([split], seed=0, picture=32)
@@ -93,7 +93,7 @@ def read_all(folder: Path) -> list[Sample | str]:
 
 
 def sixteen_bit_png() -> bytes:
-    """Two pixels of red and blue, which Pillow can read and not write."""
+    """Makes a PNG of two pixels, red and blue, of a kind that Pillow reads but does not write."""
     pixels = struct.pack(">B6H", 0, 0xFFFF, 0, 0, 0, 0, 0xFFFF)
     parts = [
         (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
@@ -108,7 +108,7 @@ def sixteen_bit_png() -> bytes:
 
 
 def turned() -> bytes:
-    """Wider than high, and to be shown higher than wide."""
+    """Makes a picture that is stored wider than high and shown higher than wide."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return encode(Image.new("RGB", (30, 20), "teal"), "JPEG", exif=exif)
@@ -240,7 +240,7 @@ USED: dict[str, tuple[dict[str, Any], bytes, tuple[int, int] | None]] = {
 }
 
 FIRST = ("splits", "train", "shards", 0)
-# Name: where in the manifest what stands instead (... takes it away), and what the error says.
+# Name: the place in the manifest, its value (... removes it), and what the error says.
 MANIFESTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "a newer version": (("version",), 2, "of version 2, expected at most 1: a newer"),
     "a version in words": (("version",), "one", "Expected `int`, got `str` - at `$.version`"),
@@ -271,7 +271,7 @@ MANIFESTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
 
 ASKED = "query_id,query,kind,image\n"
 JUDGED = "query_id,product_id,relevance\n"
-# Name: the file, what stands in it instead, and what the error says.
+# Name: the file, its new content, and what the error says.
 TABLES_OF_A_SPLIT: dict[str, tuple[str, str | bytes, str]] = {
     "no bytes": ("queries", "", "expected a query at least, got none"),
     "no kinds": ("queries", "query_id,query\nq,a\n", "missing required field `kind` - at `$[0]`"),

@@ -1,4 +1,4 @@
-"""A fault of the machine is an error that names the file; nothing is lost, a second try ends it."""
+"""Tests that faults of the machine name the file and lose nothing; a second try succeeds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """Writing more than `size` bytes to any file fails, as on a disk that is full."""
+    """Makes writing more than `size` bytes to any file fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -149,7 +149,7 @@ def test_a_shard_deleted_while_workers_read_is_an_error_that_names_it(
 
 
 class Deletes(pl.Callback):
-    """Puts the shards elsewhere after the second step."""
+    """Moves the shards elsewhere after the second step."""
 
     def __init__(self, shards: Path, elsewhere: Path) -> None:
         self.shards = shards

@@ -1,4 +1,4 @@
-"""Files are whole or as they were; errors of writing name them."""
+"""Tests that files are written completely or stay as they were, and that errors name them."""
 
 from __future__ import annotations
 

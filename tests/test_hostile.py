@@ -1,4 +1,4 @@
-"""What is wrong with data meets an error of ours or a counted skip; nothing of it is ever run."""
+"""Tests that bad data gives one of our errors or a counted skip, and is never run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from tests.hostile import (
 )
 from tests.tables.test_pictures import bomb, encode
 
-# The same examples in every run, and no limit on the time of one: the machine may be busy.
+# The same examples in every run, without a time limit, since the machine may be busy.
 FUZZ = settings(
     derandomize=True,
     deadline=None,
@@ -95,7 +95,7 @@ def test_a_hostile_sample_is_a_line_that_names_it_and_the_next_is_used(
     assert expected in line
     assert isinstance(following, Sample)
     assert COLLATE([line, following]).skipped == [line]
-    # Its category is looked up first, in JSON of any kind.
+    # A sampler reads the category first, from JSON of any kind.
     split = Split(folder, "train", [])
     assert split.category(0) in ("", "decor")
     assert split.category(1) == "decor"
@@ -139,7 +139,7 @@ def test_a_hostile_manifest_is_an_error_that_names_field_and_file(
 
 
 def changed(content: Any, place: tuple[str | int, ...], value: Any) -> None:
-    """Puts a value there, or takes away what is there where the value is ..."""
+    """Puts a value at a place of a JSON content; the value ... removes the place."""
     for name in place[:-1]:
         content = content[name]
     if value is ...:
@@ -229,7 +229,7 @@ def test_checksums_cover_queries_and_judgments_where_the_manifest_lists_them(
 
 
 class MakesFolder:
-    """Unpickled, it makes a folder."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -272,7 +272,7 @@ def test_nothing_is_ever_unpickled_or_run(tmp_path: Path) -> None:
 
 
 def payload_member(extension: str, payload: bytes) -> bytes:
-    """A further member of sample 1."""
+    """Makes a further member of sample 1."""
     header = tarfile.TarInfo(f"1.{extension}")
     header.size = len(payload)
     return header.tobuf() + payload + bytes(-len(payload) % tarfile.BLOCKSIZE)
@@ -358,7 +358,7 @@ def test_rows_that_no_disk_and_no_float_could_hold_are_rejected(tmp_path: Path) 
         (3, "bad split"), (3, "bad grade"), (4, "bad grade"),
     ]  # fmt: skip
     assert len(tables.products.loc[0, "title"]) > 10**6
-    # A judgment's split is no grade, even where it looks like one.
+    # The split of a judgment is not a grade, even where it looks like one.
     assert tables.grades == ["relevance"]
     build_shards(tmp_path, tmp_path / "out", max_rejected=1, workers=1)
     [found] = read_all(tmp_path / "out")
@@ -393,7 +393,7 @@ def edited(data: bytes, edits: list[tuple[int, int]], cut: int | None) -> bytes:
 
 
 def places(content: Any) -> Iterator[tuple[str | int, ...]]:
-    """The places of everything inside a JSON value."""
+    """Yields the places of everything inside a JSON value."""
     if isinstance(content, dict | list):
         for name, inner in content.items() if isinstance(content, dict) else enumerate(content):
             yield (name,)
@@ -402,7 +402,7 @@ def places(content: Any) -> Iterator[tuple[str | int, ...]]:
 
 @st.composite
 def variants(draw: st.DrawFn, content: Any) -> Any:
-    """JSON in which one or two things are something else or gone."""
+    """Draws JSON in which one or two values are changed or removed."""
     content = deepcopy(content)
     for _ in range(draw(st.integers(1, 2))):
         if found := list(places(content)):
@@ -411,13 +411,13 @@ def variants(draw: st.DrawFn, content: Any) -> Any:
 
 
 def with_right_checksums(shard: bytes) -> bytes:
-    """The shard with a right checksum in every block that stood where a header was."""
+    """Returns the shard with a right checksum in every block where a header was."""
     content = bytearray(shard)
     for offset in HEADERS:
         header = content[offset : offset + 512]
         if len(header) == 512:
             content[offset + 148 : offset + 156] = b"%06o\0 " % (
-                # The sum of the header's bytes, where those of the sum itself are blanks.
+                # The sum of the header's bytes, with blanks for the sum itself.
                 sum(header[:148]) + sum(header[156:]) + 8 * ord(" ")
             )
     return bytes(content)
@@ -484,7 +484,7 @@ PICTURES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of what it makes do with.
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damage that it tolerates.
 @FUZZ
 @given(st.sampled_from(PICTURES), EDITS, CUT, st.sampled_from([None, 8]))
 def test_fuzzed_pictures_are_picture_errors_or_rgb(
@@ -512,7 +512,7 @@ COLUMNS = {
 
 @st.composite
 def tables(draw: st.DrawFn) -> dict[str, bytes]:
-    """CSV files of odd cells under right headers, now and then damaged."""
+    """Draws CSV files of odd cells under right headers, now and then damaged."""
     found = {}
     for name, header in COLUMNS.items():
         kept = [each for each in header if draw(st.integers(0, 9))]
@@ -538,7 +538,7 @@ def test_fuzzed_tables_are_our_errors_or_shards_whose_samples_all_read(
 
 
 def parquet() -> bytes:
-    """A table of three products, as pandas writes it."""
+    """Makes a table of three products as pandas writes it."""
     buffer = BytesIO()
     rows = [("a", "vase", "a.jpg"), ("b", "rug", ""), ("c", "lamp", "a.jpg")]
     pd.DataFrame(rows, columns=["product_id", "title", "image"]).to_parquet(buffer)

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.settings import ConfigError
-from beyond_text.metrics.history import read_history, report
+from beyond_text.metrics.history import print_history, read_history
 from beyond_text.shards.archive import index_shard
 from beyond_text.shards.manifest import ShardError
 from beyond_text.train import main, train
@@ -71,7 +71,7 @@ def test_three_stages_in_order_learn_to_see(chain: Path, capsys: pytest.CaptureF
     assert value["step 0"] < value["stage3"] - 0.2
     # Only the picture shows the colour, so text alone must be worse.
     assert history["stage3"]["text"]["all"]["ndcg@10"] < value["stage3"] - 0.05
-    report(chain / "stage3")
+    print_history(chain / "stage3")
     row = next(line for line in capsys.readouterr().out.splitlines() if "fused" in line)
     assert [f"{number:.3f} (" in row for number in value.values()] == [True] * 4
 
@@ -129,7 +129,7 @@ def test_runs_of_one_name_are_two_stages(tiny_settings: list[str], tmp_path: Pat
     words = ["steps=1", f"run={second}", f"start={first}"]
     train(load_config([], [*tiny_settings, *PRODUCT, *words]))
     assert list(read_history(second)) == ["step 0", "run", str(second)]
-    report(second)
+    print_history(second)
 
 
 def test_saved_settings_are_those_of_the_run(chain: Path) -> None:

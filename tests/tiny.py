@@ -1,4 +1,4 @@
-"""Tiny random encoders of every supported class, and inputs for them."""
+"""Makes tiny random encoders of every supported class, and inputs for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _bert() -> nn.Module:
 
 
 def _roberta() -> nn.Module:
-    # Positions begin after that of the padding.
+    # Positions begin after that of padding.
     return hf.XLMRobertaModel(
         hf.XLMRobertaConfig(
             **{**TEXT, "max_position_embeddings": LENGTH + 2},
@@ -44,7 +44,7 @@ def _clip() -> nn.Module:
 
 
 def _siglip() -> nn.Module:
-    # SigLIP2's checkpoints of fixed resolution are of this class too.
+    # SigLIP2's checkpoints of fixed resolution have this class too.
     return hf.SiglipModel(hf.SiglipConfig(text_config=TEXT, vision_config=PICTURE))
 
 
@@ -85,7 +85,7 @@ IMAGE_MODELS = ("clip", "siglip", "dinov2", "vit", "timm_resnet", "timm_vit")
 
 
 def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> str:
-    """A random model of a class, saved in FOLDER/name; weights wide enough to tell inputs apart."""
+    """Saves a random model in FOLDER/name, with weights large enough to tell inputs apart."""
     torch.manual_seed(len(name))
     model = MODELS[name]().to(dtype)
     with torch.no_grad():
@@ -97,7 +97,7 @@ def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> st
 
 
 def some_tokens(rows: int = 40) -> tuple[Tensor, Tensor]:
-    """Ids [rows, 16] that end in the last special token, and the mask; lengths from 2 to 16."""
+    """Returns ids [rows, 16], ending in a special token, and the mask; lengths are 2 to 16."""
     random = torch.Generator().manual_seed(1)
     length = torch.randint(2, LENGTH + 1, (rows, 1), generator=random)
     ids = torch.randint(4, 32, (rows, LENGTH), generator=random)
@@ -107,10 +107,11 @@ def some_tokens(rows: int = 40) -> tuple[Tensor, Tensor]:
 
 
 def some_pictures(count: int = 3) -> Tensor:
+    """Returns random uint8 pictures [count, 3, 32, 32]."""
     random = torch.Generator().manual_seed(2)
     return torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=random, dtype=torch.uint8)
 
 
 def as_bytes(picture: Tensor | None) -> bytes | None:
-    """What two pictures have in common where both are there and alike, or neither is there."""
+    """Returns the bytes of a picture, or None without one: equal for equal pictures."""
     return None if picture is None else picture.numpy().tobytes()

@@ -91,9 +91,9 @@ def _known_keys(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 KNOWN = _known_keys(dataclasses.asdict(Config()))
 
 
-def _check_keys(given: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+def _check_keys(settings: Mapping[str, Any], origin: str, prefix: str = "") -> None:
     """Refuses an unknown key and names the nearest known one."""
-    for key, value in given.items():
+    for key, value in settings.items():
         name = f"{prefix}{key}"
         if prefix == "trainer.":
             continue
@@ -120,17 +120,19 @@ def _line(error: Exception) -> str:
 
 
 def _parse(override: str) -> DictConfig:
+    """Parses a `key=value` override."""
     key, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"{override}: expected key=value")
     try:
-        # Nothing after the sign is the empty string, as a shell means it, and not null.
+        # An empty value is the empty string, as a shell means it, and not null.
         return OmegaConf.from_dotlist([f"{key}={value or repr('')}"])
     except yaml.YAMLError as error:
         raise ConfigError(f"{override}: not a YAML value: {_line(error)}") from None
 
 
 def _read(path: Path) -> DictConfig:
+    """Reads a recipe file."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe file")
     try:
@@ -168,7 +170,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
 
 
 def check(config: Config) -> None:
-    """Checks values against their choices, ranges and each other.
+    """Checks every value against its choices or range, and values against each other.
 
     Raises:
         ConfigError: naming the setting, what was expected and what was got.

@@ -90,43 +90,43 @@ class LearningRates:
 class Source:
     """A folder of shards and its share of the batches, relative to the other sources.
 
-    It joins stages all of whose losses it can feed; with `losses`, it feeds those alone, in every
-    stage that has one of them.
+    It joins the stages all of whose losses it can supply. With `losses`, it supplies those alone,
+    in every stage that has one of them.
     """
 
     path: str = ""
     weight: float = 1.0
     losses: list[str] = field(default_factory=list)
-    # 0 takes data's; queries with pictures of their own are the ones that cost.
+    # 0 takes data.queries_per_product. Queries with pictures of their own are the expensive ones.
     queries_per_product: int = 0
 
 
 @dataclass
 class Data:
-    """What a run reads; the retrieval metrics are those of `dev`'s split `dev_split`."""
+    """The data of a run; retrieval metrics are measured on the split `dev_split` of `dev`."""
 
     sources: dict[str, Source] = field(default_factory=dict)
     dev: str = ""
     dev_split: str = "dev"
     text_fields: list[str] = field(default_factory=lambda: ["title", "category", "description"])
-    # Rows of a batch that a product has, a query each; its text and picture are encoded once.
+    # Rows of a product in a batch, a query each; its text and picture are encoded once.
     queries_per_product: int = 1
     # Products of one category that stand together in a batch: each other's hard negatives.
     same_category: int = 1
-    # Random resized crop and mirror image while training.
+    # Random resized crop and mirror image in training.
     augment: bool = True
     # The share of each side that a crop keeps at least.
     smallest_crop: float = 0.9
-    # Share of the products that lose one of their two modalities while training.
+    # Share of the products that lose one of their two modalities in training.
     modality_dropout: float = 0.0
     workers: int = 1
-    # More unreadable samples than this share stop the run.
+    # The run stops if a larger share of the samples is unreadable.
     max_skipped: float = 0.01
 
 
 @dataclass
 class Config:
-    """One run: where it starts, what it contrasts, what moves, and where it writes."""
+    """One run: where it starts, what it contrasts, which parameters learn, where it writes."""
 
     run: str = "runs/run"
     # Run folder whose weights this one starts from; empty means the untouched encoders.
@@ -138,14 +138,14 @@ class Config:
     batch_size: int = 128
     # Rows encoded at a time, in two forward passes: a large batch in little memory; 0 is all.
     chunk_size: int = 0
-    # Products of the last batches that stay further candidates (cross-batch memory), for
+    # Products of the last batches that are kept as further candidates (cross-batch memory), for
     # contrasts of two views.
     memory_size: int = 0
     accumulate: int = 1
     precision: str = "auto"
     # torch.compile for the encoders, which takes minutes before the first step.
     compile: bool = False
-    # Folder of what frozen towers (rate 0) make of the data, computed once for all runs of the same
+    # Folder for the outputs of frozen towers (rate 0), computed once for all runs of the same
     # towers and shards; empty: computed in every step.
     cache: str = ""
     resume: str = "auto"
@@ -169,7 +169,7 @@ class Config:
     checkpoint_every: int = 50
     losses: Losses = field(default_factory=Losses)
     lr: LearningRates = field(default_factory=LearningRates)
-    # Factors on `lr`: how fast a backbone moves is its own, whether a group moves is the stage's.
+    # Factors on `lr`: a backbone sets how fast its groups learn, a stage which groups learn.
     lr_scale: LearningRates = field(default_factory=lambda: LearningRates(*[1.0] * 6))
     text_encoder: TextEncoder = field(default_factory=TextEncoder)
     image_encoder: ImageEncoder = field(default_factory=ImageEncoder)

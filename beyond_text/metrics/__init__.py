@@ -1,4 +1,5 @@
-"""In: a ranking, queries and judgments. Out: numbers, intervals and TREC files; no torch.
+"""Measures rankings, compares them, and writes them as TREC files; imports no torch.
 
-Read `ranking.py` first.
+In: a ranking, queries and judgments. Out: metrics, confidence intervals, p-values and files. Read
+`ranking.py` first.
 """

@@ -1,4 +1,4 @@
-"""Keeps the metrics at step 0 and after each stage, and prints them side by side."""
+"""Reads, writes and prints a run's history.json: the metrics at step 0 and after each stage."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from beyond_text.files import write_json
 
 
 def read_history(run: Path) -> dict[str, dict[View, Any]]:
-    """Reads the metrics of every view at step 0 and after each stage up to this run, in order."""
+    """Reads the metrics of every view, by stage in order: step 0 first, this run last."""
     path = run / "history.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def save_history(run: Path, history: dict[str, dict[View, Any]]) -> None:
-    """Writes what `read_history` reads."""
+    """Writes the history that `read_history` reads."""
     write_json(run / "history.json", history)
 
 
-def report(run: Path) -> None:
-    """Prints what each stage brought so far: nDCG@10 of each view, beside the untouched encoders'.
+def print_history(run: Path) -> None:
+    """Prints nDCG@10 of each view after each stage, beside that of the untouched encoders.
 
-    The product view is what is served; text and image alone show where it comes from.
+    The product view is the one that is served; text and image show what it is made of.
     """
     table = Table(title=f"{run}: dev nDCG@10 (recall@10)", title_justify="left")
     history = read_history(run)

@@ -1,12 +1,12 @@
-"""Ranking metrics that never lose a query.
+"""Computes ranking metrics over all queries that have a positive judgment.
 
 `ir_measures` (trec_eval) computes every number; this file decides what is averaged. Notable:
 
 - Gain is 2^grade - 1; recall and reciprocal rank call a product relevant from grade 1 on.
-- A query with a positive judgment always counts, as 0 where the ranking does not hold it or
-  holds nothing relevant. A query without a positive judgment has no metric: it is counted under
+- A query with a positive judgment always counts: as 0 where the ranking lacks the query or holds
+  nothing relevant. A query without a positive judgment has no metric: it is counted under
   `queries_without_judgements` and left out of the means.
-- Order is trec_eval's: score descending, equal scores by product_id descending (code points).
+- The order is trec_eval's: by score, equal scores by product_id (code points), both descending.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 from ir_measures import RR, Measure, R, nDCG
 from jaxtyping import Float
 
-# trec_eval keeps an array as long as the largest gain for every query.
+# For every query trec_eval keeps an array that is as long as the largest gain.
 MAX_GRADE = 10
 GAINS = {grade: 2**grade - 1 for grade in range(MAX_GRADE + 1)}
 MEASURES: dict[str, Measure] = {
@@ -54,19 +54,19 @@ def retrieval_metrics(
     qrels: pd.DataFrame,
     measures: Mapping[str, Measure] = MEASURES,
 ) -> dict[str, dict[str, Any]]:
-    """Gives `{"all": block, kind: block, ...}` over all queries and over those of each kind.
+    """Returns `{"all": block, kind: block, ...}` over all queries and over those of each kind.
 
-    A block holds the means of the measures, `queries` (how many the means are over) and
-    `queries_without_judgements`, all for the grade column `relevance` (the first one where
-    there is none of that name); each further grade column has a block of its own in it. A block
-    over no query has the two counts only. Recall and mrr see no deeper than the ranking is.
+    A block holds the means of the measures, `queries` (the number that the means are over) and
+    `queries_without_judgements`, all for the grade column `relevance`, or the first one where
+    none has that name. Each further grade column has a block inside the block. A block over no
+    query holds only the two counts. Recall and mrr are cut off at the depth of the ranking.
 
     Args:
         ranking: at most one row a query; queries missing from it count 0.
         queries: `query_id`, `kind`, one row a query; other columns are ignored.
         qrels: `query_id`, `product_id` and the grade columns, whole numbers from 0 to 10;
             judgments of queries not in `queries` are ignored.
-        measures: what is computed, by the name it has in a block.
+        measures: the measures, by their names in a block.
 
     Raises:
         ValueError: a grade that is no such number (names query and product), a column that is
@@ -98,10 +98,11 @@ def per_query(
     measure: str = "ndcg@10",
     grade: str | None = None,
 ) -> pd.Series:
-    """Gives the measure of each query with a positive judgment, indexed by query_id, in order.
+    """Returns the measure of each query with a positive judgment, indexed by query_id, in order.
 
-    Its mean is what `retrieval_metrics` reports. `per_query(*read_trec(folder), "mrr")` reads it
-    from disk. `grade` names the grade column; the default is that of `retrieval_metrics`.
+    The mean is the one that `retrieval_metrics` reports. `per_query(*read_trec(folder), "mrr")`
+    measures a ranking on disk. `grade` names the grade column; the default is that of
+    `retrieval_metrics`.
 
     Raises:
         ValueError: an unknown measure or grade column, or what `retrieval_metrics` refuses.
@@ -113,23 +114,24 @@ def per_query(
 
 
 def needs(query_ids: pd.Index, qrels: pd.DataFrame) -> np.ndarray:
-    """Numbers the queries; those that want the same products by the same grades share one.
+    """Numbers the queries; those with equal positive judgments (first grade) share a number.
 
-    Such queries are one need in other words; a query without a positive judgment is its own.
+    Such queries express one need in other words. A query without a positive judgment has a number
+    of its own.
     """
     grade = grade_columns(qrels)[0]
-    judged = qrels[qrels[grade] > 0].sort_values("product_id")
-    wanted = {
+    positive = qrels[qrels[grade] > 0].sort_values("product_id")
+    judgments = {
         query_id: tuple(zip(rows["product_id"], rows[grade], strict=True))
-        for query_id, rows in judged.groupby("query_id")
+        for query_id, rows in positive.groupby("query_id")
     }
-    keys = [wanted.get(query_id, query_id) for query_id in query_ids]
-    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    keys = [judgments.get(query_id, query_id) for query_id in query_ids]
+    number = {key: position for position, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys])
 
 
 def grade_columns(qrels: pd.DataFrame) -> list[str]:
-    """Gives the names of the grade columns, `relevance` first.
+    """Returns the names of the grade columns, `relevance` first.
 
     Raises:
         ValueError: no grade column, or query_id or product_id missing.
@@ -144,7 +146,12 @@ def grade_columns(qrels: pd.DataFrame) -> list[str]:
 
 
 def query_kinds(queries: pd.DataFrame) -> pd.Series:
-    """Gives the kind of each query, indexed by query_id."""
+    """Returns the kind of each query, indexed by query_id.
+
+    Raises:
+        ValueError: a column is missing, a query_id is no text or comes twice, or a kind has a name
+            that metrics.json uses.
+    """
     if missing := {"query_id", "kind"} - set(queries.columns):
         raise ValueError(f"queries: column {min(missing)!r} missing, got {list(queries.columns)}")
     kinds = queries.set_index("query_id")["kind"]
@@ -157,7 +164,12 @@ def query_kinds(queries: pd.DataFrame) -> pd.Series:
 
 
 def checked_grades(qrels: pd.DataFrame, grade: str) -> pd.Series:
-    """Gives the checked whole grades, indexed by (query_id, product_id)."""
+    """Returns the grades as whole numbers, indexed by (query_id, product_id).
+
+    Raises:
+        ValueError: the column is missing, a pair is judged twice, an id is no text, or a grade is
+            no whole number from 0 to 10.
+    """
     if grade not in qrels:
         raise ValueError(f"judgments: no column {grade!r}, got {', '.join(qrels.columns)}")
     table = qrels.set_index(["query_id", "product_id"])[grade]
@@ -178,14 +190,19 @@ def checked_grades(qrels: pd.DataFrame, grade: str) -> pd.Series:
 
 
 def _check_text(identities: pd.Index, where: str) -> None:
-    """Refuses ids that are numbers: they match no id of the ranking, so all would score 0."""
+    """Refuses ids that are numbers: they equal no id of the ranking, so all would score 0."""
     for identity in identities:
         if not isinstance(identity, str):
             raise ValueError(f"{where}: {identities.name} {identity!r} is not text: read it as str")
 
 
 def check_ranking(ranking: Ranking) -> None:
-    """Refuses a ranking that trec_eval would read differently from what it says."""
+    """Refuses a ranking that trec_eval would read differently.
+
+    Raises:
+        ValueError: ids and scores differ in number, a query or a product of a query comes twice,
+            or scores are not finite or not best first.
+    """
     query_ids, product_ids, scores = ranking
     if not len(query_ids) == len(product_ids) == len(scores):
         raise ValueError(
@@ -207,7 +224,7 @@ def check_ranking(ranking: Ranking) -> None:
 def _values(
     ranking: Ranking, query_ids: pd.Index, grades: pd.Series, measures: Mapping[str, Measure]
 ) -> pd.DataFrame:
-    """Gives a row for each of the queries with a positive judgment, a column for each measure."""
+    """Returns a row per query with a positive judgment, and a column per measure."""
     check_ranking(ranking)
     if unknown := set(ranking.query_ids) - set(query_ids):
         raise ValueError(f"ranking: query {min(unknown)!r} is not among the {len(query_ids)} given")
@@ -228,13 +245,14 @@ def _values(
         return values
     names = {measure: name for name, measure in measures.items()}
     evaluator = ir_measures.pytrec_eval.evaluator(list(names), qrels)
-    found: dict[str, dict[str, float]] = {name: {} for name in measures}
+    columns: dict[str, dict[str, float]] = {name: {} for name in measures}
     for query_id, measure, value in evaluator.iter_calc(run):
-        found[names[measure]][query_id] = value
-    return pd.DataFrame(found).reindex(values.index, fill_value=0.0)
+        columns[names[measure]][query_id] = value
+    return pd.DataFrame(columns).reindex(values.index, fill_value=0.0)
 
 
 def _means(values: pd.DataFrame, query_ids: pd.Index) -> dict[str, Any]:
+    """Returns the means over those of the queries that have values, and the two counts."""
     kept = values.loc[values.index.intersection(query_ids)]
     means = {name: float(mean) for name, mean in kept.mean().items()} if len(kept) else {}
     counts = {"queries": len(kept), "queries_without_judgements": len(query_ids) - len(kept)}

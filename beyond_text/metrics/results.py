@@ -1,4 +1,4 @@
-"""Writes what an evaluation found: TREC files, and metrics.json as the last of them."""
+"""Writes the results of an evaluation: the TREC files, and last metrics.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = "metrics.json"
 def write_results(
     out: Path, metrics: Metrics, ranking: Ranking, queries: pd.DataFrame, qrels: pd.DataFrame
 ) -> None:
-    """Writes the TREC files, then metrics.json, whose presence says that all is there."""
+    """Writes the TREC files, then metrics.json: where that exists, all of them do."""
     out.mkdir(parents=True, exist_ok=True)
     write_trec(out, ranking, qrels, queries)
     write_json(out / METRICS, metrics)

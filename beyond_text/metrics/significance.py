@@ -1,8 +1,8 @@
-"""How sure a difference is: bootstrap intervals and paired permutation tests over queries.
+"""Computes bootstrap intervals and paired permutation tests over queries.
 
-Queries of one group (`groups` numbers them) ask for the same products in other words: they rise and
-fall together, so a group is resampled, or has its sign flipped, as a whole. Dozens of phrasings of
-ten needs are ten observations. DropModality `groups` every query is its own.
+Queries of one group (`groups` numbers them) ask for the same products in other words. Their values
+rise and fall together, so a group is resampled, or has its sign flipped, as one unit: dozens of
+phrasings of ten needs are ten observations. Without `groups` every query is a group of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RESAMPLES = 10_000
 
 
 class Comparison(NamedTuple):
-    """A mean paired difference, its 95 % interval and its two-sided p."""
+    """A mean paired difference, its 95 % interval (low, high) and its two-sided p."""
 
     difference: float
     low: float
@@ -30,10 +30,10 @@ def interval(
     groups: Int[np.ndarray, " queries"] | None = None,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Gives the mean and its 95 % percentile-bootstrap interval: (mean, low, high).
+    """Returns the mean and its 95 % percentile-bootstrap interval: (mean, low, high).
 
-    The interval of fewer than two groups is (nan, nan). Efron and Tibshirani 1993, chapter 13;
-    of groups, the cluster bootstrap (Field and Welsh 2007).
+    The interval of fewer than two groups is (nan, nan). Source: Efron and Tibshirani 1993,
+    chapter 13; with groups, the cluster bootstrap (Field and Welsh 2007).
     """
     sums, sizes = _by_group(values, groups)
     mean = float(np.mean(values)) if len(values) else float("nan")
@@ -60,9 +60,9 @@ def compare_paired(
 ) -> Comparison:
     """Compares two systems on the same queries: mean of a - b, its 95 % interval, and p.
 
-    The interval is a bootstrap over groups of queries; p is that of the paired sign-flip
-    permutation test (Fisher's randomisation test, recommended by Smucker et al. 2007) of their
-    sums, exact where all sign patterns number no more than 10,000.
+    The interval is a bootstrap over groups of queries. The p-value is that of the paired sign-flip
+    permutation test of the groups' sums (Fisher's randomisation test, recommended by Smucker et al.
+    2007); it is exact where there are no more than 10,000 sign patterns.
 
     Raises:
         ValueError: the two do not have the same length.
@@ -85,18 +85,19 @@ def compare_paired(
     return Comparison(*interval(differences, groups, seed), p=float(test.pvalue))
 
 
-def in_words(found: Comparison) -> str:
+def in_words(comparison: Comparison) -> str:
     """Returns the difference, its interval and p as text: "+0.012 [+0.003, +0.020], p = 0.013"."""
-    chance = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
-    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {chance}"
+    difference, low, high, p = comparison
+    chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{difference:+.3f} [{low:+.3f}, {high:+.3f}], {chance}"
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sum of each group's values, and the number of them."""
+    """Returns the sum of each group's values, and the group's size."""
     if groups is None:
         groups = np.arange(len(values))
-    _, place = np.unique(groups, return_inverse=True)
-    return np.bincount(place, weights=values), np.bincount(place)
+    _, group = np.unique(groups, return_inverse=True)
+    return np.bincount(group, weights=values), np.bincount(group)
 
 
 def _batch(values: np.ndarray) -> int:

@@ -1,7 +1,7 @@
-"""Rankings and judgments as TREC files, so that any evaluation tool can check the numbers.
+"""Writes rankings and judgments as TREC files, so that any evaluation tool can check the numbers.
 
-Scores are float32 and each digit of them is written, so ties stay ties on disk:
-`retrieval_metrics(*read_trec(folder))` gives again what was computed before `write_trec`.
+Scores are float32 and all of their digits are written, so ties stay ties on disk:
+`retrieval_metrics(*read_trec(folder))` returns the metrics from before `write_trec`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def write_trec(
 ) -> None:
     """Writes run.trec, qrels.trec (relevance), qrels.NAME.trec (further grades), queries.csv.
 
-    The formats are trec_eval's. Ids are written with white space and % percent-encoded, as the
-    format splits at white space. DropModality `queries`, what is read back knows every judged query
-    and gives all of them the kind "query".
+    The formats are trec_eval's, which splits at white space, so white space and % are
+    percent-encoded in ids. Without `queries`, queries.csv holds every judged query, with the kind
+    "query".
 
     Raises:
         ValueError: an id is empty, or what `retrieval_metrics` refuses.
@@ -47,7 +47,7 @@ def write_trec(
     rows = zip(ranking.query_ids, ranking.product_ids, ranking.scores, strict=True)
     _write_lines(
         folder / "run.trec",
-        # repr of the double that a float32 is: nothing is rounded, so no tie appears or goes.
+        # float() is exact for a float32 and repr() keeps all digits, so ties neither appear nor go.
         (
             f"{_word(query_id)} Q0 {_word(product_id)} {rank} {float(score)!r} beyond-text"
             for query_id, product_ids, scores in rows
@@ -69,25 +69,26 @@ def write_trec(
 
 
 def read_trec(folder: Path) -> Evaluation:
-    """Reads what `write_trec` wrote; the main grade column is then named `relevance`.
+    """Reads the files that `write_trec` wrote; the main grade column is named `relevance`.
 
     Raises:
-        ValueError: names file, line, what was expected and what was found.
+        ValueError: a line has another number of fields (names file and line), or queries differ in
+            their number of products.
     """
-    found: dict[str, list[tuple[str, float]]] = {}
+    rows: dict[str, list[tuple[str, float]]] = {}
     for query_id, _, product_id, _, score, _ in _read_lines(folder / "run.trec", 6):
-        found.setdefault(_unword(query_id), []).append((_unword(product_id), float(score)))
-    lengths = {len(row) for row in found.values()}
+        rows.setdefault(_unword(query_id), []).append((_unword(product_id), float(score)))
+    lengths = {len(row) for row in rows.values()}
     if len(lengths) > 1:
         raise ValueError(
             f"{folder / 'run.trec'}: {min(lengths)} to {max(lengths)} products a query, "
             "expected the same number for each"
         )
-    scores = np.array([[score for _, score in row] for row in found.values()], dtype=np.float32)
+    scores = np.array([[score for _, score in row] for row in rows.values()], dtype=np.float32)
     ranking = Ranking(
-        list(found),
-        [[product_id for product_id, _ in row] for row in found.values()],
-        scores.reshape(len(found), -1 if found else 0),
+        list(rows),
+        [[product_id for product_id, _ in row] for row in rows.values()],
+        scores.reshape(len(rows), -1 if rows else 0),
     )
     columns = {}
     for path in [folder / "qrels.trec", *sorted(folder.glob("qrels.*.trec"))]:
@@ -105,12 +106,14 @@ def read_trec(folder: Path) -> Evaluation:
 
 
 def _word(identity: str) -> str:
+    """Encodes an id as one word without white space."""
     if not identity:
         raise ValueError("an empty query_id or product_id cannot be written to a TREC file")
     return re.sub(r"[%\s]", lambda match: quote(match.group()), identity)
 
 
 def _unword(word: str) -> str:
+    """Returns the id that `_word` encoded."""
     return unquote(word)
 
 
@@ -120,6 +123,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _read_lines(path: Path, fields: int) -> Iterable[list[str]]:
+    """Yields the fields of each line; refuses another number of them."""
     with path.open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             words = line.split()

@@ -1,4 +1,5 @@
-"""In: a model, a catalogue that is searched and a query set that is measured. Out: rankings.
+"""Encodes products and queries with a model, and ranks the products for each query.
 
-Read `encode.py` first, then `ranking.py`.
+In: a finished run, and a split of shards or tables. Out: rankings, an index and picture panels.
+Read `ranking.py` first, then `encode.py`.
 """

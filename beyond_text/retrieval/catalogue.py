@@ -1,7 +1,6 @@
-"""What is searched: a catalogue of products that a model can encode, from shards or from tables.
+"""The catalogue that is searched: products as samples, read from shards or from tables.
 
-A picture of a table goes through the same reduction as on its way into shards, so both give the
-same vectors.
+A picture that a table names is reduced as on its way into shards, so both give the same vectors.
 """
 
 from __future__ import annotations
@@ -28,48 +27,53 @@ class Catalogue(NamedTuple):
     products: Dataset[Sample]
     product_ids: list[str]
 
+    @property
+    def positions(self) -> dict[str, int]:
+        """The position in `products` of each product_id."""
+        return {product_id: number for number, product_id in enumerate(self.product_ids)}
+
 
 class ShardProducts(Dataset[Sample]):
-    """Products of a split of shards, in order, without a drawn query."""
+    """Reads the products of a split of shards, in order, without their queries."""
 
-    def __init__(self, split: Split, picture: int) -> None:
+    def __init__(self, split: Split, picture_size: int) -> None:
         self.split = split
-        self.picture = picture
+        self.picture_size = picture_size
 
     def __getitem__(self, number: int) -> Sample:
         """Returns the number-th product.
 
         Raises:
-            ShardError: its picture cannot be read; a measurement leaves nothing out.
+            ShardError: it or its picture cannot be read: a measurement skips nothing.
         """
-        fields, picture = self.split.read(number, self.picture)
+        fields, picture = self.split.read(number, self.picture_size)
         text = self.split.text_of(fields)
         return Sample(fields["product_id"], text, picture, [], None)
 
 
 class TableProducts(Dataset[Sample]):
-    """Products of a table; one whose picture cannot be used goes on by its text."""
+    """Reads the products of a table; one whose picture cannot be used has only its text."""
 
     def __init__(
-        self, rows: pd.DataFrame, text_fields: list[str], stored: int, picture: int
+        self, rows: pd.DataFrame, text_fields: list[str], stored_size: int, picture_size: int
     ) -> None:
         self.rows = rows.to_dict("records")
         self.text_fields = text_fields
-        self.stored = stored
-        self.picture = picture
+        self.stored_size = stored_size
+        self.picture_size = picture_size
 
     def __getitem__(self, number: int) -> Sample:
         """Returns the number-th product."""
         row = self.rows[number]
-        picture = file_picture(row["image"], self.stored, self.picture)
+        picture = file_picture(row["image"], self.stored_size, self.picture_size)
         text = product_text(row, self.text_fields)
         return Sample(row["product_id"], text, picture, [], None)
 
 
 class DropModality(Dataset[Sample]):
-    """The products, a share of which lack their texts or their pictures.
+    """Takes the texts, or the pictures, from a share of the products, chosen by `is_left_out`.
 
-    Which ones, `is_left_out` says. A product left with nothing is an empty sample.
+    A product that is left with neither is an empty sample.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class DropModality(Dataset[Sample]):
         self.seed = seed
 
     def __getitem__(self, number: int) -> Sample:
-        """Returns the number-th product, without the modality that it has lost."""
+        """Returns the number-th product, without the modality that it loses."""
         sample = self.products[number]
         if not is_left_out(sample.product_id, self.share, self.seed):
             return sample
@@ -89,22 +93,28 @@ class DropModality(Dataset[Sample]):
 
 
 def is_left_out(product_id: str, share: float, seed: int = 0) -> bool:
-    """Says whether a product is of the share, 0 to 1, that loses a modality.
+    """Returns whether a product is in the share, 0 to 1, of those that lose a modality.
 
-    By hash, so those of a smaller share are of every larger one too, and the share is met only as
-    closely as chance meets it.
+    A hash decides. So a smaller share is part of every larger one, and the number of products is
+    the share of all only by expectation.
     """
     return is_in_share(f"{seed}/{product_id}", share)
 
 
-def file_picture(path: str, stored: int, picture: int) -> Tensor | None:
-    """Reads a picture as the shards would hold it; prints why where it cannot be used."""
+def file_picture(path: str, stored_size: int, picture_size: int) -> Tensor | None:
+    """Reads a picture as shards would hold it; None, and prints why, where it cannot be used.
+
+    Args:
+        path: its file; "" for none.
+        stored_size: longest side in pixels that the shards would keep.
+        picture_size: side in pixels that the picture may be reduced to while decoding.
+    """
     if not path:
         return None
     try:
-        data = reduce_picture(read_picture(Path(path)), stored)
-        return decode_pixels(data, reduce_to=picture)
+        data = reduce_picture(read_picture(Path(path)), stored_size)
+        return decode_pixels(data, reduce_to=picture_size)
     except PictureError as error:
-        # The shard builder counts these; here the ranking shows what they cost.
+        # The shard builder counts such pictures; here the metrics show what they cost.
         print(f"{path}: not used: {error}")
         return None

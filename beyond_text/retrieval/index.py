@@ -1,12 +1,12 @@
-"""Inner-product search, exact or approximate, over product vectors that know their product_ids.
+"""Searches product vectors by inner product, exactly or approximately, and returns product_ids.
 
-Notable: equal scores come in trec_eval's order (product_id descending), also where the k-th score
-is shared with products further down, which FAISS by itself would cut by position. Products with
-the same picture and text do share scores.
+Notable: equal scores come in trec_eval's order (product_id descending). That holds even where the
+k-th product shares its score with products further down, which FAISS would cut by position.
+Products with the same picture and text do share scores.
 
-A damaged FAISS file corrupts memory when it is parsed, so the bytes are compared with their
-checksum first. The checksum lies beside the index: it detects damage, not malice. Whoever loads
-an index from a stranger passes the digest that `save` gave, from elsewhere.
+Parsing a damaged FAISS file corrupts memory, so the bytes are compared with their checksum first.
+The checksum lies beside the index, so it detects damage, not malice. To load an index from a
+stranger, pass `load` the digest that `save` returned, from a source that you trust.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ if sys.platform == "darwin":
     # The wheels of FAISS and torch each bring an OpenMP there; two thread pools in a process crash.
     faiss.omp_set_num_threads(1)
 
-
-# What FAISS asks for to place a centroid well, and what is enough for it.
-LEAST_POINTS_A_CENTROID = 39
-POINTS_A_CENTROID = 64
-# Lists that an approximate search reads, of all that there are.
+# Training vectors per centroid: the fewest that FAISS asks for, and a number that is enough.
+MIN_POINTS_PER_CENTROID = 39
+POINTS_PER_CENTROID = 64
+# Lists that an approximate search reads for a query.
 PROBED = 32
 
 IndexKind = Literal["exact", "approximate"]
@@ -41,23 +40,23 @@ Vectors = Float32[np.ndarray, "rows dim"]
 
 
 def _flat(vectors: Vectors) -> Any:
-    """Makes an index that compares every product with every query."""
+    """Builds an index that compares every product with every query."""
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     return index
 
 
 def _inverted(vectors: Vectors) -> Any:
-    """Products in lists around centroids, as float16; those nearest to the query are compared.
+    """Builds an index of lists around centroids; a search reads those nearest to the query.
 
     There are 4 sqrt(products) lists, unless that leaves a centroid too few points to learn from.
-    Scores are those of the rounded vectors: of unit vectors, within 1e-3 of the exact ones.
+    Vectors are stored as float16, so scores of unit vectors are within 1e-3 of the exact ones.
     """
     products, dim = vectors.shape
-    lists = max(1, min(int(4 * products**0.5), products // LEAST_POINTS_A_CENTROID))
+    lists = max(1, min(int(4 * products**0.5), products // MIN_POINTS_PER_CENTROID))
     index: Any = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     shuffled = np.random.default_rng(0).permutation(products)
-    index.train(vectors[shuffled[: POINTS_A_CENTROID * lists]])
+    index.train(vectors[shuffled[: POINTS_PER_CENTROID * lists]])
     index.add(vectors)
     index.nprobe = min(PROBED, lists)
     return index
@@ -67,7 +66,7 @@ KINDS: dict[IndexKind, Callable[[Vectors], Any]] = {"exact": _flat, "approximate
 
 
 class ProductIndex:
-    """Product vectors (products, dim) in an index of FAISS, with the product_id of each row."""
+    """Holds product vectors (products, dim) in a FAISS index, with the product_id of each row."""
 
     def __init__(self, product_ids: list[str], index: Any) -> None:
         self.product_ids = product_ids
@@ -78,7 +77,7 @@ class ProductIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the index, without the product_ids."""
+        """The size of the index in bytes, without the product_ids."""
         return len(faiss.serialize_index(self._index))
 
     @classmethod
@@ -88,7 +87,7 @@ class ProductIndex:
         vectors: Float[np.ndarray, "products dim"],
         kind: IndexKind = "exact",
     ) -> ProductIndex:
-        """Indexes the vectors as they are (nothing is normalised), in the way that `kind` names.
+        """Builds an index of one of `KINDS`; the vectors are not normalised.
 
         Raises:
             ValueError: no product, another number of ids than of vectors, an id that comes twice,
@@ -105,9 +104,9 @@ class ProductIndex:
     def search(
         self, query_vectors: Float[np.ndarray, "queries dim"], query_ids: list[str], k: int
     ) -> Ranking:
-        """Ranks the k products (all of them where there are fewer) of the largest inner product.
+        """Returns the k products with the largest inner products; all where there are fewer.
 
-        An approximate index may miss some of these, but gives as many.
+        An approximate index may miss some of them, but returns as many.
 
         Raises:
             ValueError: k below 1, another dim than the index, another number of query_ids than
@@ -123,11 +122,11 @@ class ProductIndex:
         scores = np.zeros((len(query_ids), k), dtype=np.float32)
         open_rows, width = np.arange(len(query_ids)), min(k + 1, len(self))
         while len(open_rows):
-            found, positions = self._nearest(vectors[open_rows], width)
+            nearest, positions = self._nearest(vectors[open_rows], width)
             # A row is settled once a product beyond the k-th has a smaller score than the k-th.
-            settled = (found[:, -1] < found[:, k - 1]) | (width == len(self))
+            settled = (nearest[:, -1] < nearest[:, k - 1]) | (width == len(self))
             for row, row_scores, row_positions in zip(
-                open_rows[settled], found[settled], positions[settled], strict=True
+                open_rows[settled], nearest[settled], positions[settled], strict=True
             ):
                 names = [self.product_ids[position] for position in row_positions]
                 best = sorted(zip(row_scores, names, strict=True), reverse=True)[:k]
@@ -137,18 +136,20 @@ class ProductIndex:
         return Ranking(list(query_ids), product_ids, scores)
 
     def _nearest(self, vectors: Vectors, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and positions of the best `width` products, [rows, width] each."""
-        found, positions = self._index.search(vectors, width)
-        # The lists that were read may hold fewer products than asked for.
+        """Returns scores and positions of the best `width` products, [rows, width] each."""
+        scores, positions = self._index.search(vectors, width)
+        # The lists that were read may hold fewer than `width` products.
         short = positions[:, -1] < 0
         if short.any():
-            every: Any = faiss.SearchParametersIVF()
-            every.nprobe = self._index.nlist
-            found[short], positions[short] = self._index.search(vectors[short], width, params=every)
-        return found, positions
+            all_lists: Any = faiss.SearchParametersIVF()
+            all_lists.nprobe = self._index.nlist
+            scores[short], positions[short] = self._index.search(
+                vectors[short], width, params=all_lists
+            )
+        return scores, positions
 
     def save(self, folder: Path) -> str:
-        """Writes index.faiss, then product_ids.json with the SHA-256 of the former; returns it."""
+        """Writes index.faiss, then product_ids.json with its SHA-256; returns the SHA-256."""
         folder.mkdir(parents=True, exist_ok=True)
         data = faiss.serialize_index(self._index).tobytes()
         digest = hashlib.sha256(data).hexdigest()
@@ -159,11 +160,11 @@ class ProductIndex:
 
     @classmethod
     def load(cls, folder: Path, sha256: str | None = None) -> ProductIndex:
-        """Reads what `save` wrote; `sha256` is the digest to insist on instead of the stored one.
+        """Reads an index that `save` wrote; `sha256` replaces the digest stored beside it.
 
         Raises:
-            ValueError: the checksum differs, or the index is of no kind known here or not of these
-                products.
+            ValueError: the checksum differs, the index is of an unknown kind, or its number of
+                products differs from that of the product_ids.
         """
         path = folder / "index.faiss"
         content = json.loads((folder / "product_ids.json").read_text(encoding="utf-8"))
@@ -182,12 +183,12 @@ class ProductIndex:
         return cls(product_ids, index)
 
 
-def _finite(identities: list[str], vectors: Float[np.ndarray, "rows dim"], view: str) -> Vectors:
-    """Gives the vectors as FAISS takes them, once every row has an id and finite numbers."""
-    if vectors.ndim != 2 or len(vectors) != len(identities):
-        raise ValueError(f"{len(identities)} {view}_ids for vectors of shape {vectors.shape}")
+def _finite(ids: list[str], vectors: Float[np.ndarray, "rows dim"], view: str) -> Vectors:
+    """Returns the vectors as FAISS takes them; refuses rows without an id or finite numbers."""
+    if vectors.ndim != 2 or len(vectors) != len(ids):
+        raise ValueError(f"{len(ids)} {view}_ids for vectors of shape {vectors.shape}")
     wrong = ~np.isfinite(vectors).all(axis=1)
     if wrong.any():
-        first = identities[int(wrong.argmax())]
+        first = ids[int(wrong.argmax())]
         raise ValueError(f"vector of {view} {first!r} is not finite ({wrong.sum()} such rows)")
     return np.ascontiguousarray(vectors, dtype=np.float32)

@@ -1,9 +1,9 @@
-"""A picture of a ranking: one row a query, its best products from left to right, judged by frame.
+"""Draws a ranking as a picture: one row per query, with its best products from left to right.
 
-Grade 2 (or higher) has a thick green frame, grade 1 an amber one, anything else a thin grey line.
-A product without a picture is a card with its caption, so that no product of the ranking is left
-out. Notable: the frame's width differs as well as its colour, for eyes that do not part green from
-amber, and the font is matplotlib's DejaVu Sans, which writes more than Latin letters.
+Frames show the grades: thick and green for grade 2 or higher, amber for grade 1, a thin grey line
+for anything else. A product without a picture is a card with its caption, so no product of the
+ranking is left out. Notable: frames differ in width as well as in colour, for eyes that do not tell
+green from amber, and the font is matplotlib's DejaVu Sans, which has more than Latin letters.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.query_set import QuerySet
+from beyond_text.shards.batch import Sample
 
 GREEN, AMBER, GREY = (22, 150, 60), (240, 160, 0), (205, 205, 205)
 INK, CARD, PAPER = (35, 35, 35), (244, 241, 234), (255, 255, 255)
@@ -36,11 +37,17 @@ class PanelRow(NamedTuple):
     grades: list[float]
     captions: list[str]
 
+    @classmethod
+    def of(cls, query: str, samples: Sequence[Sample], grades: list[float]) -> PanelRow:
+        """Returns the row of a query, "" for one that is only a picture, and its products."""
+        pictures, captions = [s.image for s in samples], [s.text for s in samples]
+        return cls(query or "(a picture)", pictures, grades, captions)
+
 
 def draw_panel(rows: Sequence[PanelRow], thumbnail: int = 112) -> Image.Image:
-    """Draws the rows as an RGB picture; a product takes a square of `thumbnail` pixels.
+    """Draws the rows as an RGB picture, each product in a square of `thumbnail` pixels.
 
-    Rows may differ in length. Pictures keep their shape and are centred in their square.
+    Rows may differ in length. Pictures keep their shape and are centred in their squares.
 
     Raises:
         ValueError: no row, or a row whose pictures, grades and captions differ in number.
@@ -68,13 +75,35 @@ def draw_panel(rows: Sequence[PanelRow], thumbnail: int = 112) -> Image.Image:
     return panel
 
 
+def panel_of(
+    catalogue: Catalogue, query_set: QuerySet, ranking: Ranking, queries: int = 8, top: int = 6
+) -> np.ndarray:
+    """Draws a few queries, spread over the split, with their `top` best products.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    judged = query_set.qrels.set_index(["query_id", "product_id"]).iloc[:, 0]
+    grade_of = {pair: float(grade) for pair, grade in judged.items()}
+    position = catalogue.positions
+    texts = query_set.queries.set_index("query_id")["query"]
+    rows = []
+    for number in np.linspace(0, len(ranking.query_ids) - 1, queries).astype(int):
+        query_id = ranking.query_ids[number]
+        product_ids = ranking.product_ids[number][:top]
+        samples = [catalogue.products[position[product_id]] for product_id in product_ids]
+        grades = [grade_of.get((query_id, product_id), 0.0) for product_id in product_ids]
+        rows.append(PanelRow.of(texts[query_id], samples, grades))
+    return np.asarray(draw_panel(rows))
+
+
 def _tile(picture: Tensor | None, grade: float, caption: str, size: int) -> Image.Image:
-    """Gives the product's square, frame included."""
+    """Draws the square of a product, with its frame."""
     colour, width = (GREEN, 5) if grade >= 2 else (AMBER, 4) if grade >= 1 else (GREY, 1)
     if picture is None:
         tile = _card(caption, (size, size), CARD, max(9, size // 11))
     else:
-        # The largest frame is left free around every picture, so none is hidden by being right.
+        # Every picture leaves room for the widest frame, so no frame hides a picture's border.
         inner = ImageOps.contain(to_pil_image(picture), (size - 10, size - 10))
         tile = Image.new("RGB", (size, size), PAPER)
         tile.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
@@ -85,7 +114,7 @@ def _tile(picture: Tensor | None, grade: float, caption: str, size: int) -> Imag
 def _card(
     text: str, size: tuple[int, int], paper: tuple[int, int, int], letters: int
 ) -> Image.Image:
-    """Gives the text, broken into lines and cut with an ellipsis where it overflows, centred."""
+    """Draws a text, centred, in lines; it ends in an ellipsis where it does not fit."""
     card = Image.new("RGB", size, paper)
     font, margin = _font(letters), 8
     height = letters + 3
@@ -104,7 +133,7 @@ def _card(
 
 
 def _lines(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Breaks the text at spaces, and inside a word that is wider than a line by itself."""
+    """Breaks the text at spaces, and inside words that are wider than a line."""
     lines = [""]
     for word in text.split():
         candidate = f"{lines[-1]} {word}".strip()
@@ -124,27 +153,3 @@ def _lines(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 def _font(letters: int) -> ImageFont.FreeTypeFont:
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), letters)
-
-
-def panel_of(
-    catalogue: Catalogue, query_set: QuerySet, ranking: Ranking, queries: int = 8, top: int = 6
-) -> np.ndarray:
-    """Draws a few queries, spread over the split, with their top products: [height, width, 3]."""
-    judged = query_set.qrels.set_index(["query_id", "product_id"]).iloc[:, 0]
-    grades = {pair: float(grade) for pair, grade in judged.items()}
-    place = {product_id: number for number, product_id in enumerate(catalogue.product_ids)}
-    texts = query_set.queries.set_index("query_id")["query"]
-    rows = []
-    for number in np.linspace(0, len(ranking.query_ids) - 1, queries).astype(int):
-        query_id = ranking.query_ids[number]
-        found = ranking.product_ids[number][:top]
-        samples = [catalogue.products[place[product_id]] for product_id in found]
-        rows.append(
-            PanelRow(
-                query=texts[query_id] or "(a picture)",
-                pictures=[sample.image for sample in samples],
-                grades=[grades.get((query_id, product_id), 0.0) for product_id in found],
-                captions=[sample.text for sample in samples],
-            )
-        )
-    return np.asarray(draw_panel(rows))

@@ -1,4 +1,4 @@
-"""What is measured: queries with their judgments, and the pictures of the queries that have one."""
+"""The query set that is measured: queries, their judgments and their pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = ["query_id", "query", "kind", "product_id"]
 
 
 def no_picture(number: int) -> Tensor | None:
-    """Returns None: the picture of every query in a set of texts."""
+    """Returns None, the picture of every query where queries are texts."""
     return None
 
 
@@ -30,10 +30,10 @@ class QuerySet(NamedTuple):
     """Queries and their judgments.
 
     Attributes:
-        queries: query_id, query ("" where there is only a picture), kind, and product_id (the
-            product that the query itself is, or "").
+        queries: query_id, query ("" where there is only a picture), kind, and product_id (where
+            the query is itself a product, else "").
         qrels: query_id, product_id and the grade columns.
-        query_image: gives the picture of the number-th query, or None.
+        query_image: returns the picture of the number-th query, or None.
     """
 
     queries: pd.DataFrame
@@ -41,37 +41,33 @@ class QuerySet(NamedTuple):
     query_image: Callable[[int], Tensor | None] = no_picture
 
 
-def _product_picture(
-    products: Dataset[Sample], places: Sequence[int], number: int
-) -> Tensor | None:
-    return products[places[number]].image
-
-
 def with_triggers(catalogue: Catalogue, pairs: Path) -> QuerySet:
-    """Reads a JSONL of pairs as queries: each item 1 asks for its item 2s, which have grade 1.
+    """Reads a JSONL of pairs as queries: each item 1 is a query for its item 2s, of grade 1.
 
-    Both items must be products of the catalogue. A query's text is the title that the pairs give,
-    as in training; its picture is the catalogue's. Prints how many pairs are used, and how many
+    Both items must be products of the catalogue. A query's text is the title in the pairs, as in
+    training; its picture is the one in the catalogue. Prints how many pairs are used, and how many
     are left out because the catalogue lacks an item or because their line cannot be used.
 
     Raises:
         TableError: no pair is left.
     """
     rejects: list[Reject] = []
-    found, file = read_pairs(Path(pairs), rejects)
-    place = {product_id: number for number, product_id in enumerate(catalogue.product_ids)}
-    known = found[["item_id_1", "item_id_2"]].isin(catalogue.product_ids).all(axis=1)
+    frame, file = read_pairs(Path(pairs), rejects)
+    position = catalogue.positions
+    known = frame[["item_id_1", "item_id_2"]].isin(catalogue.product_ids).all(axis=1)
     reasons = Counter(reject.reason for reject in rejects)
     reasons["of products that the catalogue lacks"] = int((~known).sum())
-    lost = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-    counts = f"{pairs}: {known.sum()} of {file.rows} pairs used, left out: {lost or 'none'}"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    counts = f"{pairs}: {known.sum()} of {file.rows} pairs used, left out: {left_out or 'none'}"
     if not known.any():
-        raise TableError(f"{counts}; expected pairs of the {len(place)} products of the catalogue")
+        raise TableError(
+            f"{counts}; expected pairs of the {len(position)} products of the catalogue"
+        )
     print(counts)
-    found = found[known]
-    first = found.drop_duplicates("item_id_1")
-    places = [place[product_id] for product_id in first["item_id_1"]]
-    triggers = pd.DataFrame(
+    frame = frame[known]
+    first = frame.drop_duplicates("item_id_1")
+    positions = [position[product_id] for product_id in first["item_id_1"]]
+    queries = pd.DataFrame(
         {
             "query_id": first["item_id_1"].map(trigger_id),
             "query": first["item_title_1"],
@@ -81,13 +77,19 @@ def with_triggers(catalogue: Catalogue, pairs: Path) -> QuerySet:
     )
     qrels = pd.DataFrame(
         {
-            "query_id": found["item_id_1"].map(trigger_id),
-            "product_id": found["item_id_2"],
+            "query_id": frame["item_id_1"].map(trigger_id),
+            "product_id": frame["item_id_2"],
             "relevance": 1.0,
         }
     )
     return QuerySet(
-        triggers.reset_index(drop=True),
+        queries.reset_index(drop=True),
         qrels.reset_index(drop=True),
-        partial(_product_picture, catalogue.products, places),
+        partial(_product_picture, catalogue.products, positions),
     )
+
+
+def _product_picture(
+    products: Dataset[Sample], positions: Sequence[int], number: int
+) -> Tensor | None:
+    return products[positions[number]].image

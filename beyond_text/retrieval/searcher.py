@@ -1,4 +1,4 @@
-"""Searches one split's products with a run's model and an index that is made once."""
+"""Searches the products of a split with a run's model, by an index that is built once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from beyond_text.retrieval.run import load_run, split_for
 from beyond_text.shards.manifest import FILE, sha256_of
 from beyond_text.tables.pictures import decode_pixels, reduce_picture
 
+# Holds the digests of the weights and of the shards that an index was built from.
 MADE_OF = "made_of.txt"
 
 
 @dataclass(frozen=True)
 class Searcher:
-    """A model, a catalogue and an index of its products."""
+    """Encodes texts and a picture as queries, and finds the nearest products of a catalogue."""
 
     encoder: Encoder
     catalogue: Catalogue
@@ -33,9 +34,9 @@ class Searcher:
 
     @classmethod
     def open(cls, run: Path, shards: Path, split: str, kind: IndexKind = "exact") -> Searcher:
-        """Loads a run's model and the index of a split; builds the index where it is missing.
+        """Loads a run's model and the index of a split, which is built where it is missing.
 
-        An index made by other weights or of other shards is built again.
+        An index of other weights or other shards is built again.
 
         Raises:
             CheckpointError: no finished model in `run`.
@@ -45,24 +46,24 @@ class Searcher:
         encoder = load_run(run)
         catalogue, _ = split_for(encoder.model, shards, split)
         folder = run / "index" / f"{split}-{kind}"
-        files = (run / MODEL / WEIGHTS, shards / FILE)
-        made_of = " ".join(map(sha256_of, files))
-        mark = folder / MADE_OF
-        if mark.is_file() and mark.read_text() == made_of:
+        digests = " ".join(map(sha256_of, (run / MODEL / WEIGHTS, shards / FILE)))
+        made_of = folder / MADE_OF
+        if made_of.is_file() and made_of.read_text() == digests:
             return cls(encoder, catalogue, ProductIndex.load(folder))
         products = encode_products(encoder, catalogue)["product"]
         index = ProductIndex.build(*products, kind)
-        mark.unlink(missing_ok=True)
+        # Written last, so an index that is cut short is built again.
+        made_of.unlink(missing_ok=True)
         index.save(folder)
-        mark.write_text(made_of)
+        made_of.write_text(digests)
         return cls(encoder, catalogue, index)
 
     def search(self, texts: Sequence[str], picture: bytes | None, top: int) -> Ranking:
-        """Returns the `top` nearest products of each text; a picture joins every text."""
+        """Returns the `top` nearest products of each text; the picture is part of every query."""
         settings = self.encoder.model.settings
         image: Tensor | None = None
         if picture is not None:
-            # As the picture of a product is on its way into shards and out of them.
+            # Reduced as the pictures of products are, into shards and out of them.
             stored = reduce_picture(picture, settings.picture_size)
             image = decode_pixels(stored, reduce_to=settings.image_size)
         rows = [(str(number), text, "", "") for number, text in enumerate(texts)]
@@ -71,12 +72,11 @@ class Searcher:
         vectors = encode_queries(self.encoder, query_set)
         return self.index.search(vectors.vectors, vectors.ids, top)
 
-    def rows(self, texts: Sequence[str], found: Ranking) -> list[PanelRow]:
-        """Returns each query with its products, to be shown; their grades are not known."""
-        place = {product_id: row for row, product_id in enumerate(self.catalogue.product_ids)}
+    def rows(self, texts: Sequence[str], ranking: Ranking) -> list[PanelRow]:
+        """Returns a panel row for each query; grades are 0, as they are not known."""
+        position = self.catalogue.positions
         rows = []
-        for text, product_ids in zip(texts, found.product_ids, strict=True):
-            samples = [self.catalogue.products[place[product_id]] for product_id in product_ids]
-            pictures, captions = [s.image for s in samples], [s.text for s in samples]
-            rows.append(PanelRow(text or "(a picture)", pictures, [0.0] * len(samples), captions))
+        for text, product_ids in zip(texts, ranking.product_ids, strict=True):
+            samples = [self.catalogue.products[position[product_id]] for product_id in product_ids]
+            rows.append(PanelRow.of(text, samples, [0.0] * len(samples)))
         return rows

@@ -1,7 +1,7 @@
 """Reads the bytes of samples in WebDataset shards, which are plain local tar files, by offset.
 
 A sample is its members of one key, next to each other: `KEY.json` and, where there is a picture,
-`KEY.jpg`; only these are ever read. A shard that is anything but a whole tar of regular files is an
+`KEY.jpg`; only these are ever read. A shard that is not a complete tar of regular files is an
 error.
 """
 
@@ -25,7 +25,7 @@ MEMBER_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_.-]+)")
 
 
 class SampleError(ShardError):
-    """One sample that cannot be used; the others of its shard can."""
+    """One sample cannot be used; the others of its shard can."""
 
 
 class Member(NamedTuple):
@@ -67,10 +67,10 @@ def _walk(path: Path) -> Iterator[tuple[str, str, Member]]:
 
 
 def index_shard(path: Path) -> list[dict[str, Member]]:
-    """Members of each sample in order, by extension.
+    """Indexes the members of each sample by extension, in the order of the shard.
 
     Raises:
-        ShardError: not a whole tar of regular files, a sample without its json or with two of a
+        ShardError: not a complete tar of regular files, a sample without its json or with two of a
             kind, or interleaved samples.
     """
     samples: list[dict[str, Member]] = []
@@ -94,7 +94,7 @@ def index_shard(path: Path) -> list[dict[str, Member]]:
 
 
 class Shards:
-    """Samples of the shards that a manifest lists, by number."""
+    """Reads samples by number from the shards that a manifest lists."""
 
     def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
         self.folder = folder
@@ -107,13 +107,14 @@ class Shards:
         return int(self._starts[-1])
 
     def _members(self, shard: int) -> list[dict[str, Member]]:
+        """Indexes a shard when it is first read, and checks its number of samples."""
         if shard not in self._index:
             expected = self.entries[shard]["samples"]
             path = self.folder / self.entries[shard]["file"]
-            found = index_shard(path)
-            if len(found) != expected:
-                raise ShardError(f"{path}: {len(found)} samples, the manifest says {expected}")
-            self._index[shard] = found
+            samples = index_shard(path)
+            if len(samples) != expected:
+                raise ShardError(f"{path}: {len(samples)} samples, the manifest says {expected}")
+            self._index[shard] = samples
         return self._index[shard]
 
     def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:

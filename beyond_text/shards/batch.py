@@ -42,9 +42,9 @@ SELF_MATCH = -1.0
 
 
 class Judgment(NamedTuple):
-    """A query that names a product, and the product's gain for it by the first grade, up to 1.
+    """A query that is judged for a product, and the product's gain by the first grade, up to 1.
 
-    A gain of SELF_MATCH says that the query is this very product: neither a match nor a negative.
+    A gain of SELF_MATCH means that the query is the product itself: neither match nor negative.
     """
 
     query_id: str
@@ -56,8 +56,8 @@ class Judgment(NamedTuple):
 class Sample(NamedTuple):
     """One product as a shard holds it; `query` is the judgment drawn for this epoch, if any.
 
-    `query_image` is that query's picture; its text is then allowed to be empty. `losses` are those
-    that its source feeds.
+    `query_image` is the picture of that query, whose text may then be empty. `losses` are those
+    that the product's source supplies.
     """
 
     product_id: str
@@ -70,7 +70,7 @@ class Sample(NamedTuple):
     losses: tuple[str, ...] = ()
 
 
-# Stands where nothing could be read.
+# Fills the row of a sample that could not be read.
 EMPTY_SAMPLE = Sample("", "", None, [], None)
 
 
@@ -82,7 +82,7 @@ class Tokens(NamedTuple):
 
 
 class Qrels(NamedTuple):
-    """A batch's judgments with a gain, as columns: key of the query, row of the product, gain."""
+    """A batch's judgments of any gain but 0 as columns: query's key, product's row, gain."""
 
     query: Int[Tensor, " judgments"]
     product: Int[Tensor, " judgments"]
@@ -105,7 +105,7 @@ class Batch(NamedTuple):
     query_key: Int[Tensor, " rows"]
     image: UInt8[Tensor, "pictures 3 height width"]
     image_row: Int[Tensor, " rows"]
-    # Queries' pictures stand in `image` too.
+    # The pictures of queries are in `image` too.
     query_image_row: Int[Tensor, " rows"]
     qrels: Qrels
     losses: tuple[str, ...]
@@ -113,7 +113,7 @@ class Batch(NamedTuple):
 
     @property
     def rows(self) -> dict[View, Int[Tensor, " rows"]]:
-        """Where each row's view of one modality stands, -1 in a row without it."""
+        """Maps each view of one modality to its index in every row, -1 in a row without it."""
         return {
             "trigger_text": self.query_row,
             "trigger_image": self.query_image_row,

@@ -1,6 +1,6 @@
-"""Reads the samples of a training: each product with the queries drawn for it in this epoch.
+"""Reads the samples of a training run: each product with the queries drawn for it in an epoch.
 
-A sample that cannot be read is a line that says which and why; the collation counts it.
+A sample that cannot be read becomes a line that says which and why; the collation counts it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from beyond_text.shards.split import Split
 def draw_queries(judgments: list[Judgment], seed: Sequence[int], number: int = 1) -> list[Judgment]:
     """Draws distinct judgments: first a kind, all equally likely, then one in it by its gain.
 
-    Kinds alike, because machine-made queries outnumber those that people wrote. Never the product
-    itself. Fewer than `number` where there are no more.
+    All kinds are equally likely, because machine-made queries outnumber those that people wrote. A
+    query that is the product itself is never drawn. There are fewer than `number` where the product
+    has no more.
     """
     kinds: dict[str, list[Judgment]] = {}
     for judgment in judgments:
@@ -36,10 +37,10 @@ def draw_queries(judgments: list[Judgment], seed: Sequence[int], number: int = 1
     random = np.random.default_rng(list(seed))
     while kinds and len(drawn) < number:
         kind = sorted(kinds)[random.integers(len(kinds))]
-        # NumPy's own choice by weight takes many times as long for a few.
-        reached = list(accumulate(judgment.gain for judgment in kinds[kind]))
-        place = bisect_right(reached, random.random() * reached[-1], hi=len(reached) - 1)
-        drawn.append(kinds[kind].pop(place))
+        # NumPy's choice by weight takes many times as long for a few items.
+        cumulative = list(accumulate(judgment.gain for judgment in kinds[kind]))
+        chosen = bisect_right(cumulative, random.random() * cumulative[-1], hi=len(cumulative) - 1)
+        drawn.append(kinds[kind].pop(chosen))
         if not kinds[kind]:
             del kinds[kind]
     return drawn
@@ -50,8 +51,8 @@ def uses_queries(losses: Sequence[str]) -> bool:
     return any(not {"text", "image"}.issuperset(OBJECTIVE_VIEWS[name]) for name in losses)
 
 
-class _Read(NamedTuple):
-    """A sample as it was read, and the queries drawn for its slots with their pictures."""
+class _Product(NamedTuple):
+    """A product as it was read, and the queries drawn for its slots with their pictures."""
 
     fields: dict[str, Any]
     picture: Tensor | None
@@ -60,11 +61,11 @@ class _Read(NamedTuple):
 
 
 class Products(Dataset[Sample | str]):
-    """Samples of several splits, by SampleIndex; `picture` is as in `Split.read`, for queries too.
+    """Reads samples of several splits by SampleIndex.
 
-    `losses` are those that each split feeds; its queries are drawn where one of them has queries,
-    `queries_per_product` for each product. Each is a row of the batch; only the first reads the
-    sample.
+    `picture` is as in `Split.read`, for queries too. `losses` are those that each split supplies;
+    its queries are drawn where one of them has queries, `queries_per_product` for each product.
+    Each query takes a row of the batch; only the first row reads the sample.
     """
 
     def __init__(
@@ -79,57 +80,64 @@ class Products(Dataset[Sample | str]):
         self.seed = seed
         self.picture = picture
         self.losses = losses or [()] * len(sources)
-        # Nobody asks for the queries of what feeds text and picture alone.
-        self.asked = [not feeds or uses_queries(feeds) for feeds in self.losses]
+        # A source whose losses use text and picture alone needs no queries.
+        self.draws_queries = [not names or uses_queries(names) for names in self.losses]
         self.queries_per_product = queries_per_product or [1] * len(sources)
-        self._last: tuple[SampleIndex, _Read | str] | None = None
+        self._last: tuple[SampleIndex, _Product | str] | None = None
 
-    def _read(self, draw: SampleIndex) -> _Read | str:
+    def _product(self, index: SampleIndex) -> _Product | str:
         """Returns what all query slots of a product share: read by the first, kept for the next.
 
-        A line that says why where it cannot be read.
+        Where the product cannot be read it is a line that says why.
         """
-        first = draw._replace(slot=0)
+        first = index._replace(slot=0)
         if self._last is None or self._last[0] != first:
-            self._last = first, self._read_first(first)
+            self._last = first, self._read(first)
         return self._last[1]
 
-    def _read_first(self, draw: SampleIndex) -> _Read | str:
-        source = self.sources[draw.source]
+    def _read(self, index: SampleIndex) -> _Product | str:
+        """Reads a product, draws its queries and reads their pictures."""
+        source = self.sources[index.source]
         try:
-            fields, picture = source.read(draw.sample, self.picture)
+            fields, picture = source.read(index.sample, self.picture)
         except SampleError as error:
             return str(error)
-        judgments = source.judgments_of(fields) if self.asked[draw.source] else []
-        seed = (self.seed, draw.source, draw.sample, draw.epoch)
-        drawn = draw_queries(judgments, seed, self.queries_per_product[draw.source])
+        judgments = source.judgments_of(fields) if self.draws_queries[index.source] else []
+        seed = (self.seed, index.source, index.sample, index.epoch)
+        drawn = draw_queries(judgments, seed, self.queries_per_product[index.source])
         try:
             queries = [(query, self._query_picture(source, fields, query)) for query in drawn]
         except SampleError as error:
-            # The product goes with it: its first row stands for it among the candidates.
-            return f"{source.folder} sample {draw.sample}: {error}"
-        return _Read(fields, picture, judgments, queries)
+            # All rows of the product are skipped: its first row is the one among the candidates.
+            return f"{source.folder} sample {index.sample}: {error}"
+        return _Product(fields, picture, judgments, queries)
 
-    def __getitem__(self, draw: SampleIndex) -> Sample | str:
+    def __getitem__(self, index: SampleIndex) -> Sample | str:
         """Returns the sample, or where it cannot be read a line that says which and why.
 
         A product with fewer queries than slots has no query in the further ones. One that cannot be
         read is named in its first slot, and is empty in the further ones.
         """
-        source = self.sources[draw.source]
-        read = self._read(draw)
-        if isinstance(read, str):
-            return EMPTY_SAMPLE if draw.slot else read
-        fields, picture, judgments, queries = read
-        query, asked = queries[draw.slot] if draw.slot < len(queries) else (None, None)
-        text = source.text_of(fields)
-        feeds = self.losses[draw.source]
-        identity = fields["product_id"]
-        return Sample(identity, text, picture, judgments, query, draw.epoch, asked, feeds)
+        product = self._product(index)
+        if isinstance(product, str):
+            return EMPTY_SAMPLE if index.slot else product
+        fields, queries = product.fields, product.queries
+        query, query_image = queries[index.slot] if index.slot < len(queries) else (None, None)
+        return Sample(
+            fields["product_id"],
+            self.sources[index.source].text_of(fields),
+            product.picture,
+            product.judgments,
+            query,
+            index.epoch,
+            query_image,
+            self.losses[index.source],
+        )
 
     def _query_picture(
         self, source: Split, fields: Mapping[str, Any], query: Judgment
     ) -> Tensor | None:
+        """Reads the picture of a drawn query, or None where it has none or none is wanted."""
         if self.picture is None:
             return None
         entries = (item for item in fields["queries"] if item["query_id"] == query.query_id)

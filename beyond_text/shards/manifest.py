@@ -1,9 +1,9 @@
 """Reads the manifest of a folder of shards and checks the files against it.
 
-Sizes are checked whenever a split is opened, at the price of a look at each file. Checksums are
-checked once a run, by one process before the first step: hashing a shard costs about a hundredth of
-decoding its pictures once, so it need not be put off or left out however large the set is, and
-nobody learns after a week of training that a disk had lost a bit of it.
+Sizes are checked whenever a split is opened; that opens no file. Checksums are checked once a run,
+by one process before the first step. Hashing a shard costs about a hundredth of decoding its
+pictures once, so it need not be put off or left out however large the set is, and nobody learns
+after a week of training that a disk has lost a bit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from beyond_text.shards.schema import File, Manifest, SplitEntry, Versioned
 
 FILE = "manifest.json"
 VERSION = 1
-# A sample is a header and something in it, both in blocks of 512 bytes.
+# A sample is at least a header and some content, each in blocks of 512 bytes.
 SMALLEST_SAMPLE = 1024
 VERSIONED = msgspec.json.Decoder(Versioned)
 MANIFEST = msgspec.json.Decoder(Manifest)
@@ -86,7 +86,7 @@ def check_sizes(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     """
     for entry in entries:
         path = folder / entry["file"]
-        # A pipe in a file's place would be read for ever.
+        # Reading a pipe would never end.
         if not path.is_file():
             raise ShardError(f"{path}: no such file, the manifest lists it")
         size, least = path.stat().st_size, SMALLEST_SAMPLE * entry.get("samples", 0)
@@ -105,11 +105,11 @@ def check_sums(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     for entry in tqdm(entries, desc=f"checking {folder.name}", unit="file", disable=None):
         path = folder / entry["file"]
         try:
-            found = sha256_of(path)
+            digest = sha256_of(path)
         except OSError as error:
             raise ShardError(f"{path}: not readable: {error.strerror}") from error
-        if found != entry["sha256"]:
+        if digest != entry["sha256"]:
             raise ShardError(
-                f"{path}: damaged: SHA-256 {found}, the manifest says {entry['sha256']}; "
+                f"{path}: damaged: SHA-256 {digest}, the manifest says {entry['sha256']}; "
                 "fetch or build it again"
             )

@@ -18,7 +18,7 @@ from beyond_text.shards.batch import SampleIndex, key_of
 
 WINDOW = 16
 Numbers = Int64[np.ndarray, " samples"]
-# Shuffled numbers, and what is random, to the same numbers in another order.
+# Puts shuffled numbers into another order, with the random generator it is given.
 Reorder = Callable[[Numbers, np.random.Generator], Numbers]
 
 
@@ -33,23 +33,24 @@ def epoch_order(
     starts = np.cumsum([0, *sizes])
     shards = random.permutation(len(sizes))
     for first in range(0, len(shards), window):
-        found = [np.arange(starts[s], starts[s + 1]) for s in shards[first : first + window]]
-        numbers = random.permutation(np.concatenate(found))
+        ranges = [np.arange(starts[s], starts[s + 1]) for s in shards[first : first + window]]
+        numbers = random.permutation(np.concatenate(ranges))
         yield order(numbers, random) if order else numbers
 
 
 def group_by_category(category: Callable[[int], str], length: int) -> Reorder:
     """Returns an order in which up to `length` samples of one category stand together.
 
-    In batches of such runs a product meets others of its kind among the negatives, which is what
-    topic-aware sampling (Hofstaetter et al. 2021, arXiv 2104.06967) is for; there topics are
-    clusters of queries, here categories are given, and a batch holds many.
+    The runs themselves are in random order. In batches of them a product meets others of its
+    category among the negatives, which is the purpose of topic-aware sampling (Hofstaetter et al.
+    2021, arXiv 2104.06967). There topics are clusters of queries; here categories are given, and a
+    batch holds many.
     """
     known: dict[int, int] = {}
 
     def key(number: int) -> int:
         if number not in known:
-            # Without a category, it is like no other.
+            # A sample without a category is a group of its own.
             known[number] = key_of(category(number) or f"sample {number}")
         return known[number]
 
@@ -57,10 +58,10 @@ def group_by_category(category: Callable[[int], str], length: int) -> Reorder:
         _, label = np.unique([key(number) for number in numbers.tolist()], return_inverse=True)
         by_label = np.argsort(label, kind="stable")
         label = label[by_label]
-        place = np.arange(len(label)) - np.searchsorted(label, label)
-        _, run = np.unique(label * len(label) + place // length, return_inverse=True)
-        turn = random.permutation(len(numbers))[run]
-        return numbers[by_label[np.argsort(turn, kind="stable")]]
+        position = np.arange(len(label)) - np.searchsorted(label, label)
+        _, run = np.unique(label * len(label) + position // length, return_inverse=True)
+        rank_of_run = random.permutation(len(numbers))[run]
+        return numbers[by_label[np.argsort(rank_of_run, kind="stable")]]
 
     return order
 
@@ -72,7 +73,7 @@ class BatchSampler(Sampler[list[SampleIndex]]):
     pictures of a shop are all there or not. Every process takes an equal slice of every batch, so
     all take the same number of steps. A product stands in as many rows, one after the other, as
     `queries_per_product` says of its source; `orders` may put similar products side by side.
-    Starts at batch `start`, for a run that goes on.
+    Starts at batch `start`, for a run that is resumed.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class BatchSampler(Sampler[list[SampleIndex]]):
         return self.batches
 
     def _endless(self, source: int) -> Iterator[SampleIndex]:
+        """Yields the samples of a source, epoch after epoch."""
         epoch = 0
         while True:
             seed = (self.seed, source, epoch)
@@ -116,10 +118,10 @@ class BatchSampler(Sampler[list[SampleIndex]]):
         streams = [self._endless(source) for source in range(len(self.sizes))]
         for batch in range(self.batches):
             stream = streams[random.choice(len(streams), p=self.shares)]
-            draws = [next(stream) for _ in range(self.batch_size * self.world)]
+            indices = [next(stream) for _ in range(self.batch_size * self.world)]
             if batch >= self.start:
                 yield [
-                    draw._replace(slot=slot)
-                    for draw in draws[self.rank :: self.world]
-                    for slot in range(self.queries_per_product[draw.source])
+                    index._replace(slot=slot)
+                    for index in indices[self.rank :: self.world]
+                    for slot in range(self.queries_per_product[index.source])
                 ]

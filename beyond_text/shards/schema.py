@@ -1,6 +1,6 @@
 """Types of what the files of a folder of shards hold; msgspec decodes and checks them in one pass.
 
-A field that no type names is neither looked at nor kept.
+Fields that no type names are ignored.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Manifest(Versioned):
 
 
 class Category(TypedDict):
-    """What of a product's JSON says of which kind it is."""
+    """The category in a product's JSON."""
 
     category: NotRequired[str]
 
@@ -95,7 +95,7 @@ def judgment_row(highest: Mapping[str, float]) -> type:
 def sample_decoder(
     text_fields: tuple[str, ...], highest: tuple[tuple[str, float], ...]
 ) -> msgspec.json.Decoder[Any]:
-    """Decodes the JSON of a product, where grades go up to `highest`."""
+    """Makes the decoder of a product's JSON, where grades go up to `highest`."""
     query = {
         "query_id": Name,
         "query": str,
@@ -110,10 +110,12 @@ def sample_decoder(
 
 
 def _grades(highest: Mapping[str, float]) -> dict[str, Any]:
+    """Makes the types of grade columns."""
     return {name: Annotated[float, Meta(ge=0, le=high)] for name, high in highest.items()}
 
 
 def _object(fields: dict[str, Any]) -> type:
+    """Makes the type of a JSON object with the fields."""
     # Columns are known at run time only.
     make: Any = TypedDict
     return make("Object", fields)

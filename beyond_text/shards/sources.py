@@ -13,7 +13,7 @@ from beyond_text.config.views import OBJECTIVE_VIEWS, View
 from beyond_text.shards.dataset import uses_queries
 from beyond_text.shards.split import Split
 
-# What a shard's counts call the products that have a view.
+# The manifest's name for the number of products that have a view.
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
 
 
@@ -55,7 +55,7 @@ def _supply(
         return f"no {' and no '.join(lacking)} in it"
     if source.weight == 0 or len(split) == 0:
         return "weight 0 or empty"
-    # What no query asks for would only stand there several times.
+    # Without queries, further rows of a product would only repeat it.
     queries_per_product = source.queries_per_product or queries if uses_queries(losses) else 1
     return SourceSupply(split, source.weight, tuple(losses), queries_per_product)
 

@@ -29,7 +29,7 @@ def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 class Split:
-    """One split of one folder of shards: its products, and the pictures of its queries.
+    """Opens one split of a folder of shards: its products, and the pictures of its queries.
 
     Raises:
         ShardError: no such split, or shards that are not there or not of the manifest's sizes.
@@ -57,7 +57,7 @@ class Split:
 
     @property
     def checksums(self) -> list[str]:
-        """The SHA-256 of each of its files, as the manifest says."""
+        """The SHA-256 of each file of the split, as the manifest says."""
         return [entry["sha256"] for entry in self._files]
 
     def __len__(self) -> int:
@@ -74,8 +74,8 @@ class Split:
     def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Tensor | None]:
         """Reads the JSON of a sample and its picture (None where it has none or `picture` is None).
 
-        `picture` is the side in pixels that the decoder may reduce to. Texts, ids and grades are of
-        their types.
+        `picture` is the side in pixels that the decoder may reduce to. The types of texts,
+        ids and grades are checked.
 
         Raises:
             SampleError: the JSON is not that of a product, or the picture's bytes are no picture.
@@ -90,7 +90,8 @@ class Split:
             raise SampleError(f"{self.folder} sample {sample}: {error}") from error
 
     def _decode(self, data: bytes) -> dict[str, Any]:
-        # Not kept, so that a split can be sent to other processes.
+        """Decodes the JSON of a sample and checks its types."""
+        # Looked up, since a split that holds a decoder cannot be sent to other processes.
         decoder = sample_decoder(tuple(self.text_fields), tuple(self.highest.items()))
         fields = decoder.decode(data)
         for item in fields["queries"]:
@@ -117,23 +118,23 @@ class Split:
             SampleError: there is none of that number, or its bytes are no picture.
         """
         content = self.query_pictures.read(number, ("jpg",))
-        place = f"{self.folder} query picture {number}"
+        name = f"{self.folder} query picture {number}"
         if "jpg" not in content:
-            raise SampleError(f"{place}: expected a jpg, got none")
+            raise SampleError(f"{name}: expected a jpg, got none")
         try:
             return decode_pixels(content["jpg"], reduce_to=size)
         except PictureError as error:
-            raise SampleError(f"{place}: {error}") from error
+            raise SampleError(f"{name}: {error}") from error
 
     def text_of(self, fields: dict[str, Any]) -> str:
         """Returns the product text of a sample."""
         return product_text(fields, self.text_fields)
 
     def judgments_of(self, fields: dict[str, Any]) -> list[Judgment]:
-        """Returns the judgments with a gain, (2^grade - 1) / (2^max - 1), above 0.
+        """Returns the judgments whose first grade has a gain above 0: (2^grade - 1) / (2^max - 1).
 
-        The gain is the evaluation's, so a partial match weighs in training what it counts there. A
-        query that is the product itself is one too, of gain SELF_MATCH.
+        The gain is the evaluation's, so a partial match weighs in training what it counts there. It
+        is at most 1. A query that is the product itself is returned too, with gain SELF_MATCH.
         """
         name, highest = next(iter(self.highest.items()))
         # A column may be all zeros.

@@ -95,10 +95,26 @@ def check_queries(
         queries = row_filter.splits(queries)
     own = queries["product_id"]
     unknown = (own != "") & ~own.isin(products["product_id"])
-    # A query that is a product the shop no longer has is a query still.
+    # A query whose own product is gone from the shop stays a query.
     row_filter.note(queries, unknown, "unknown product", "product_id", "a product in use")
     kinds = queries["kind"]
     return queries.assign(product_id=own.mask(unknown, ""), kind=kinds.where(kinds != "", "query"))
+
+
+def check_judgments(
+    qrels: pd.DataFrame, products: pd.DataFrame, queries: pd.DataFrame, row_filter: RowFilter
+) -> pd.DataFrame:
+    """Returns the judgments of usable queries and products, each pair once."""
+    for column, known in (("query_id", queries), ("product_id", products)):
+        unknown = ~qrels[column].isin(known[column])
+        table = column.removesuffix("_id")
+        qrels = row_filter.drop(qrels, unknown, f"unknown {table}", column, f"a {table} in use")
+    own = queries.set_index("query_id")["product_id"]
+    itself = qrels["product_id"] == qrels["query_id"].map(own)
+    other = "another product than the query itself is"
+    qrels = row_filter.drop(qrels, itself, "judges itself", "product_id", other)
+    twice = qrels.duplicated(["query_id", "product_id"])
+    return row_filter.drop(qrels, twice, "duplicate judgment", "relevance", "one row for the pair")
 
 
 def _pictures(
@@ -118,24 +134,8 @@ def _pictures(
     return paths
 
 
-def check_judgments(
-    qrels: pd.DataFrame, products: pd.DataFrame, queries: pd.DataFrame, row_filter: RowFilter
-) -> pd.DataFrame:
-    """Returns the judgments of usable queries and products, each pair once."""
-    for column, known in (("query_id", queries), ("product_id", products)):
-        unknown = ~qrels[column].isin(known[column])
-        table = column.removesuffix("_id")
-        qrels = row_filter.drop(qrels, unknown, f"unknown {table}", column, f"a {table} in use")
-    own = queries.set_index("query_id")["product_id"]
-    itself = qrels["product_id"] == qrels["query_id"].map(own)
-    other = "another product than the query itself is"
-    qrels = row_filter.drop(qrels, itself, "judges itself", "product_id", other)
-    twice = qrels.duplicated(["query_id", "product_id"])
-    return row_filter.drop(qrels, twice, "duplicate judgment", "relevance", "one row for the pair")
-
-
 def _leaves_folder(image: str) -> bool:
-    """Says whether a path is absolute, goes up, is a URL, or is none on Windows or POSIX."""
+    """Says whether a path is absolute (POSIX or Windows), goes up, is a URL or holds a NUL."""
     windows = PureWindowsPath(image)
     return bool(
         PurePosixPath(image).is_absolute()

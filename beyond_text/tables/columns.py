@@ -24,12 +24,6 @@ FIRST_ROW = 2  # Row 1 is the header, as a spreadsheet shows it.
 csv.field_size_limit(16 * 2**20)
 
 
-def _missing(path: Path, column: str, found: list[str]) -> TableError:
-    nearest = get_close_matches(column, found, n=1, cutoff=0.0)
-    hint = f"; the nearest is '{nearest[0]}'" if nearest else ""
-    return TableError(f"{path}: expected a column '{column}', got {', '.join(found)}{hint}")
-
-
 def read_source(
     path: Path, source: Source, rejects: list[Reject]
 ) -> tuple[pd.DataFrame, TableFile]:
@@ -43,10 +37,10 @@ def read_source(
     else:
         theirs = _read_parquet(path, source)
         rows = len(theirs)
-    found = list(theirs.columns.drop("row"))
+    names = list(theirs.columns.drop("row"))
     for column, value in source.keep.items():
         if column not in theirs:
-            raise _missing(path, column, found)
+            raise _missing(path, column, names)
         theirs = theirs[theirs[column] == value]
     left_out = rows - len(theirs) if source.keep else 0
 
@@ -55,7 +49,7 @@ def read_source(
         fields = _fields(template)
         absent = [name for name in fields if name not in ours and name not in theirs]
         if absent and column not in source.optional:
-            raise _missing(path, absent[0], found)
+            raise _missing(path, absent[0], names)
         if not absent:
             values = {name: ours[name] if name in ours else theirs[name] for name in fields}
             ours[column] = _fill(template, values)
@@ -63,10 +57,10 @@ def read_source(
                 known = source.values[column]
                 ours[column] = [known.get(value, value) for value in ours[column]]
     if source.one_of and not any(column in ours for column in source.one_of):
-        raise _missing(path, " or ".join(source.one_of), found)
+        raise _missing(path, " or ".join(source.one_of), names)
     if source.further_grades:
         named = {name for template in source.columns.values() for name in _fields(template)}
-        for column in found:
+        for column in names:
             if column not in named | {"split"}:
                 ours[column] = theirs[column]
     if source.distinct:
@@ -74,12 +68,21 @@ def read_source(
     return ours.reset_index(drop=True), TableFile(path.name, rows - left_out, left_out)
 
 
+def _missing(path: Path, column: str, names: list[str]) -> TableError:
+    """Makes the error of a missing column; it names the nearest column that is there."""
+    nearest = get_close_matches(column, names, n=1, cutoff=0.0)
+    hint = f"; the nearest is '{nearest[0]}'" if nearest else ""
+    return TableError(f"{path}: expected a column '{column}', got {', '.join(names)}{hint}")
+
+
 def _fields(template: str | Join) -> list[str]:
+    """Lists the columns that a template names."""
     templates = template.templates if isinstance(template, Join) else (template,)
     return [name for each in templates for _, name, _, _ in Formatter().parse(each) if name]
 
 
 def _fill(template: str | Join, values: dict[str, pd.Series]) -> pd.Series | list[str]:
+    """Fills in a template for every row."""
     if isinstance(template, Join):
         columns = [
             _fill(each, {name: values[name] for name in _fields(each)})
@@ -152,6 +155,7 @@ def _read_text(path: Path) -> str:
 
 
 def _check_header(path: Path, names: list[str]) -> None:
+    """Raises TableError unless there are column names, all distinct."""
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if not any(names) or twice:
         got = f"twice {', '.join(twice)}" if twice else "none"
@@ -159,12 +163,13 @@ def _check_header(path: Path, names: list[str]) -> None:
 
 
 def _read_parquet(path: Path, source: Source) -> pd.DataFrame:
+    """Reads those columns of a Parquet file that the source names as stripped text, and `row`."""
     try:
         names = pq.read_schema(path).names
         _check_header(path, names)
         wanted = {name for template in source.columns.values() for name in _fields(template)}
         wanted |= set(source.keep)
-        # Columns nobody asks for may hold lists or structures, which are not text.
+        # Other columns may hold lists or structures, which are not text.
         columns = [name for name in names if source.further_grades or name in wanted]
         table = pq.read_table(path, columns=columns)
         values = {}
@@ -178,7 +183,7 @@ def _read_parquet(path: Path, source: Source) -> pd.DataFrame:
 
 
 def _with_rows(frame: pd.DataFrame, numbers: list[int]) -> pd.DataFrame:
-    """Puts the column `row` first, in the place of one that the file has."""
+    """Puts the column `row` first; it replaces a column of that name in the file."""
     if "row" in frame:
         frame = frame.drop(columns="row")
     frame.insert(0, "row", pd.Series(numbers, index=frame.index, dtype=int))

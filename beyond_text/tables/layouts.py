@@ -1,8 +1,7 @@
-"""A layout is data: which files hold products, queries and judgments, under which column names.
+"""Defines layouts: which files hold products, queries and judgments, under which column names.
 
-Our own layout is one `Layout` row; a public data set's is another, in `data_prep.adapters`. Files
-are read as text until a grade is parsed, so ids keep their leading zeros and a product called "NA"
-stays one; a row that is no row of its table is in `rejects`.
+A layout is data. Our own is one `Layout` row; those of public data sets are further rows, in
+`data_prep.adapters`.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ TEXT_COLUMNS = ("title", "description", "category")
 PRODUCT_COLUMNS = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 QUERY_COLUMNS = ("query_id", "query", "image", "product_id", "split", "kind")
 JUDGMENT_COLUMNS = ("query_id", "product_id", "relevance")
-# A split is part of a shard's file name, which must not be too long for a disk either.
+# A split is part of a shard's file name, whose length file systems limit.
 SPLIT_NAME = r"[A-Za-z0-9_-]{1,64}"
 # A gain is (2^grade - 1) / (2^highest - 1), which float32 must be able to tell from 0.
 HIGHEST_GRADE = 100.0
 
 
 class TableError(ValueError):
-    """A table that cannot be read at all; the message names the file."""
+    """A table cannot be read at all; the message names the file."""
 
 
 class Reject(NamedTuple):
@@ -37,7 +36,7 @@ class Reject(NamedTuple):
 
 
 class TableFile(NamedTuple):
-    """A file that was read: its data rows, and how many of them the layout does not want."""
+    """A file that was read: the number of its rows that the layout keeps, and of the others."""
 
     name: str
     rows: int
@@ -46,7 +45,7 @@ class TableFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Join:
-    """Templates filled in and joined, empty ones left out."""
+    """Templates that are filled in and joined; empty ones are left out."""
 
     separator: str
     templates: tuple[str, ...]
@@ -54,20 +53,20 @@ class Join:
 
 @dataclass(frozen=True)
 class Source:
-    """How one of our tables is found in somebody's file.
+    """Describes how one of our tables is read from a file.
 
     Attributes:
         file: name without its .csv or .parquet.
         columns: our column -> format template over their columns and over ours listed before,
             e.g. "{article_id:0>10}".
         optional: those of our columns that may be missing in the file.
-        one_of: of these columns of ours, one at least must be there.
+        one_of: columns of ours of which at least one must be there.
         values: our column -> their value -> ours; other values stay.
         keep: their column -> the only value wanted; other rows are counted as left out.
         overflow: their last column, where unquoted commas make surplus fields part of it.
-        distinct: several rows may say the same; one is taken.
-        further_grades: every column not named here is a grade too, but `split`, which a judgment
-            has from its query and product.
+        distinct: rows that repeat an earlier one are dropped.
+        further_grades: every column that is not named here is a grade too, except `split`, which
+            a judgment takes from its query and product.
     """
 
     file: str
@@ -83,10 +82,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a data set.
+    """Names the files of a data set.
 
-    `pairs` names a file of item-item pairs. `absent_pictures`: a picture without a file is no
-    rejection.
+    `pairs` is the name of a file of item-item pairs. With `absent_pictures`, a picture whose file
+    is missing is not listed as a reject.
     """
 
     products: Source | None = None
@@ -98,6 +97,7 @@ class Layout:
 
 
 def _same(names: tuple[str, ...]) -> dict[str, str | Join]:
+    """Makes templates that read each column under our own name."""
     return {name: f"{{{name}}}" for name in names}
 
 

@@ -1,7 +1,7 @@
-"""Item-item pairs in the layout of M-BEER, the benchmark of UniECS (arXiv 2508.13843).
+"""Reads item-item pairs in the layout of M-BEER, the benchmark of UniECS (arXiv 2508.13843).
 
-One JSON object a line; a line is used or is in `rejects` with its number. Item 1 is the trigger,
-item 2 the product recalled for it. Ours adds the optional field `split`.
+The file holds one JSON object a line; a line is used, or is in `rejects` with its number. Item 1 is
+the trigger, item 2 the product recalled for it. Ours adds the optional field `split`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NUMERIC: dict[str, tuple[type, ...]] = {
 
 
 class _LineError(ValueError):
-    """A line that is no pair: (reason, detail)."""
+    """A line is not a usable pair; the arguments are reason and detail."""
 
 
 def trigger_id(product_id: str) -> str:
@@ -60,7 +60,7 @@ def read_pairs(path: Path, rejects: list[Reject]) -> tuple[pd.DataFrame, TableFi
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise TableError(f"{path}: not readable: {error.strerror}") from error
-    kept: list[dict[str, str | int]] = []
+    records: list[dict[str, str | int]] = []
     items: dict[str, tuple[str, str]] = {}
     seen: set[tuple[str, str]] = set()
     total = 0
@@ -76,23 +76,24 @@ def read_pairs(path: Path, rejects: list[Reject]) -> tuple[pd.DataFrame, TableFi
             identity = f"{pair['item_id_1']} {pair['item_id_2']}" if pair else ""
             rejects.append(Reject(path.name, row, identity, *error.args))
             continue
-        kept.append({"row": row, **pair})
+        records.append({"row": row, **pair})
     columns = ["row", *ITEM_FIELDS, *OPTIONAL_FIELDS]
-    pairs = pd.DataFrame(kept, columns=columns).astype({"row": int})
+    pairs = pd.DataFrame(records, columns=columns).astype({"row": int})
     pairs["design"] = designs_of(pairs)
     return _one_split_a_design(pairs, path.name, rejects), TableFile(path.name, total, 0)
 
 
 def _parse(line: bytes) -> dict[str, str]:
+    """Parses one line and checks its fields."""
     try:
-        given = msgspec.json.decode(line, type=dict[str, Any])
+        fields = msgspec.json.decode(line, type=dict[str, Any])
     except MALFORMED as error:
         raise _LineError("malformed row", f"expected a JSON object in UTF-8: {error}") from error
-    missing = [name for name in ITEM_FIELDS if name not in given]
+    missing = [name for name in ITEM_FIELDS if name not in fields]
     if missing:
-        detail = f"expected {', '.join(missing)}, got {', '.join(given)}"[:500]
+        detail = f"expected {', '.join(missing)}, got {', '.join(fields)}"[:500]
         raise _LineError("missing field", detail)
-    pair = {name: _text(name, given.get(name)) for name in (*ITEM_FIELDS, *OPTIONAL_FIELDS)}
+    pair = {name: _text(name, fields.get(name)) for name in (*ITEM_FIELDS, *OPTIONAL_FIELDS)}
     for name in ("item_id_1", "item_id_2"):
         if not pair[name]:
             raise _LineError("empty id", f"{name} is empty")
@@ -104,6 +105,7 @@ def _parse(line: bytes) -> dict[str, str]:
 
 
 def _text(name: str, value: object) -> str:
+    """Returns the value of a field as stripped text."""
     if value is None:
         return ""
     if isinstance(value, NUMERIC.get(name, ())) and not isinstance(value, bool):
@@ -116,19 +118,19 @@ def _text(name: str, value: object) -> str:
 def _check_new(
     pair: dict[str, str], items: dict[str, tuple[str, str]], seen: set[tuple[str, str]]
 ) -> None:
-    """Remembers the pair and its items, or raises _LineError and remembers nothing."""
+    """Records the pair and its items; raises _LineError, and records neither, on a conflict."""
     ids = pair["item_id_1"], pair["item_id_2"]
     if ids in seen:
         raise _LineError("duplicate pair", "expected one line for the pair")
-    found = {
+    contents = {
         identity: (pair[f"item_title_{side}"], pair[f"item_image_{side}"])
         for side, identity in enumerate(ids, 1)
     }
-    for identity, content in found.items():
+    for identity, content in contents.items():
         if items.get(identity, content) != content:
             detail = f"title and picture {content}, expected {items[identity]} as before"
             raise _LineError("conflicting item", f"item {identity!r}: {detail}")
-    items |= found
+    items |= contents
     seen.add(ids)
 
 
@@ -138,8 +140,8 @@ def designs_of(pairs: pd.DataFrame) -> list[str]:
         return []
     # Sorted, so the first item met in a component is its smallest.
     ids = np.array(sorted({*pairs["item_id_1"], *pairs["item_id_2"]}), dtype=object)
-    place = {identity: number for number, identity in enumerate(ids)}
-    one, two = (pairs[name].map(place).to_numpy() for name in ("item_id_1", "item_id_2"))
+    index = {identity: number for number, identity in enumerate(ids)}
+    one, two = (pairs[name].map(index).to_numpy() for name in ("item_id_1", "item_id_2"))
     graph = coo_array((np.ones(len(pairs), dtype=bool), (one, two)), shape=(len(ids), len(ids)))
     _, component = connected_components(graph, directed=False)
     _, first = np.unique(component, return_index=True)
@@ -147,6 +149,7 @@ def designs_of(pairs: pd.DataFrame) -> list[str]:
 
 
 def _one_split_a_design(pairs: pd.DataFrame, file: str, rejects: list[Reject]) -> pd.DataFrame:
+    """Gives a design the split of its first line that states one; rejects lines of another."""
     stated = pairs[pairs["split"] != ""].drop_duplicates("design").set_index("design")["split"]
     split = pairs["design"].map(stated).fillna("").astype(str)
     crosses = (pairs["split"] != "") & (pairs["split"] != split)

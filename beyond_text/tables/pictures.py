@@ -1,7 +1,7 @@
-"""A picture's bytes become upright RGB pixels, or a PictureError that says why not.
+"""Decodes the bytes of a picture to upright RGB pixels, or raises a PictureError that says why not.
 
-Notable: the formats are an allow-list and the pixel count is read from the header, so neither a
-rare decoder nor a decompression bomb is reached by a file that merely claims to be a picture.
+The formats are an allow-list, and the number of pixels is read from the header: a file that merely
+claims to be a picture reaches neither a rare decoder nor, as a decompression bomb, the memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
-# As many pixels of eight bytes each: no picture in use is larger.
+# MAX_PIXELS of eight bytes each: no picture in use is larger.
 MAX_BYTES = 8 * MAX_PIXELS
 JPEG_QUALITY = 90
 
 
 class PictureError(ValueError):
-    """A picture that cannot be used: `reason` is a short name to count by, `detail` explains."""
+    """A picture cannot be used: `reason` is a short name to count by, `detail` explains."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -46,7 +46,7 @@ def read_picture(path: Path) -> bytes:
         PictureError: "picture missing", "picture too large" or "picture unreadable".
     """
     try:
-        # A pipe or a device in a picture's place would be read for ever.
+        # Reading a pipe or a device would never end.
         if not path.is_file():
             raise PictureError("picture missing", "expected a file, found none")
         size = path.stat().st_size
@@ -83,7 +83,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise PictureError("picture too large", str(error)) from error
     except UnidentifiedImageError as error:
-        # Its own message holds a place in memory, another one in each run.
+        # Pillow's message holds a memory address, which differs in each run.
         expected = f"expected {', '.join(FORMATS)}, got none of these"
         raise PictureError("picture unreadable", expected) from error
     except Exception as error:
@@ -124,7 +124,7 @@ def decode_pixels(
     Raises:
         PictureError: as `decode_picture`.
     """
-    # What simplejpeg finds fault with is Pillow's to judge.
+    # Where simplejpeg fails, Pillow decides.
     with suppress(ValueError):
         if _plain_jpeg(data, max_pixels, reduce_to):
             return torch.from_numpy(decode_jpeg(data)).permute(2, 0, 1)
@@ -135,13 +135,13 @@ def _plain_jpeg(data: bytes, max_pixels: int, reduce_to: int | None) -> bool:
     """Says whether the bytes are a colour JPEG, upright, that is decoded at full size.
 
     Raises:
-        ValueError: no JPEG.
+        ValueError: the bytes are not a JPEG.
     """
     height, width, colours, _ = decode_jpeg_header(data)
-    whole = reduce_to is None or min(height, width) < 2 * reduce_to
-    # Its orientation stands in Exif or in XMP.
+    full_size = reduce_to is None or min(height, width) < 2 * reduce_to
+    # Exif or XMP may hold an orientation.
     turned = b"Exif" in data or b"Orientation" in data
-    return colours == "YCbCr" and height * width <= max_pixels and whole and not turned
+    return colours == "YCbCr" and height * width <= max_pixels and full_size and not turned
 
 
 def reduce_picture(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -174,13 +174,15 @@ def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turns a picture by its EXIF orientation and converts it to RGB."""
     image.load()
-    # Without the question Pillow copies what it need not turn.
+    # Pillow copies even pictures that it need not turn.
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     return _to_rgb(ImageOps.exif_transpose(image) if turned else image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts a picture of any mode to RGB, with transparency over white."""
     if image.mode == "F":
         raise PictureError("picture unreadable", "floating point pixels have no known range")
     if image.mode == "I" or image.mode.startswith("I;16"):

@@ -93,10 +93,11 @@ def read_tables(
     log_path = find_table(path, layout.log)
     if layout.log is not None and log_path is not None:
         return _read_log(path, log_path, layout.log, dev_share)
-    raise _nothing_to_read(path, layout)
+    raise _no_table(path, layout)
 
 
-def _nothing_to_read(folder: Path, layout: Layout) -> TableError:
+def _no_table(folder: Path, layout: Layout) -> TableError:
+    """Makes the error of a folder that holds none of the layout's tables."""
     wanted = [source.file for source in (layout.products, layout.log) if source is not None]
     return TableError(
         f"{folder}: expected {' or '.join(wanted)} as .csv or .parquet"

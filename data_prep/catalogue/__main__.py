@@ -1,4 +1,4 @@
-"""`python -m data_prep.catalogue OUT` writes the built-in catalogue as tables and pictures."""
+"""Writes the built-in catalogue as tables and pictures: `python -m data_prep.catalogue OUT`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the built-in catalogue as a folder of tables and pictures, whole or not at all.
+"""Writes the built-in catalogue as a folder of tables and pictures, completely or not at all.
 
 The same arguments give the same bytes. A folder that this module did not make is never replaced.
 """
@@ -68,7 +68,7 @@ def build_catalogue(
 def contact_sheet(
     path: Path, products: int, seed: int, columns: int = 11, rows: int = 5, tile: int = 96
 ) -> None:
-    """Writes a PNG of `columns` x `rows` pictures, all kinds in turn, looks mixed."""
+    """Writes a PNG of `columns` x `rows` pictures: kinds in turn, colours and patterns mixed."""
     shelf: dict[str, list[Product]] = {}
     for product in make_products(products, seed):
         if product.has_image:
@@ -77,26 +77,28 @@ def contact_sheet(
     step = tile + gap
     sheet = Image.new("RGB", (columns * step + gap, rows * step + gap), "white")
     kinds = list(shelf)
-    shown: Counter[str] = Counter()
-    for place in range(columns * rows):
+    uses: Counter[str] = Counter()
+    for cell in range(columns * rows):
         product = min(
-            shelf[kinds[place % len(kinds)]],
-            key=lambda p: shown[p.colour] + shown[p.pattern] + shown[p.design.group_id],
+            shelf[kinds[cell % len(kinds)]],
+            key=lambda p: uses[p.colour] + uses[p.pattern] + uses[p.design.group_id],
         )
-        shown.update((product.colour, product.pattern, product.design.group_id))
+        uses.update((product.colour, product.pattern, product.design.group_id))
         picture = draw_product(product, seed, tile)
-        row, column = divmod(place, columns)
+        row, column = divmod(cell, columns)
         sheet.paste(picture, (gap + column * step, gap + row * step))
     sheet.save(path, optimize=True)
 
 
 def _draw_one(product: Product, folder: Path, seed: int, size: int) -> None:
+    """Draws the picture of one product into the folder."""
     draw_product(product, seed, size).save(folder / product.image, quality=88)
 
 
 def _draw_all(
     folder: Path, products: Sequence[Product], seed: int, size: int, workers: int | None
 ) -> None:
+    """Draws the pictures of all products, in several processes."""
     for product in products:
         (folder / product.image).parent.mkdir(parents=True, exist_ok=True)
     draw = partial(_draw_one, folder=folder, seed=seed, size=size)
@@ -113,6 +115,7 @@ def _draw_all(
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes one table as CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -120,4 +123,5 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def _is_catalogue(folder: Path) -> bool:
+    """Says whether a folder is a catalogue that this module made."""
     return (folder / MARK).is_file()

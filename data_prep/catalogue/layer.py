@@ -1,4 +1,4 @@
-"""A transparent square on which an object is painted part by part: outline, surface, light.
+"""Paints an object part by part on a transparent square: outline, surface, light.
 
 Outlines are polygons in unit coordinates, x to the right and y down, both in [-1, 1]. Light comes
 from the upper left. All arithmetic is float32 on whole arrays, cropped to the part's bounding
@@ -175,6 +175,8 @@ class Layer:
     def _mask(
         self, outline: Outline, holes: Sequence[Outline]
     ) -> tuple[Field, tuple[slice, slice]]:
+        """Draws an outline without its holes, cropped to its bounding box, which it returns too."""
+
         def corners(polygon: Outline) -> Outline:
             return (polygon + 1) * (self.pixels / 2)
 
@@ -192,10 +194,11 @@ class Layer:
         return np.asarray(canvas, np.float32) / 255, window
 
     def _weight(self, u: Field, v: Field, repeat: float) -> Field:
+        """Returns how much of the accent the pattern puts at each point."""
         look = self.look
         scale = look.repeat / repeat
         sine, cosine = np.sin(look.turn), np.cos(look.turn)
-        # Parts are cut from different places of the cloth, so that their seams show.
+        # Parts take different places of the pattern, so that their seams show.
         a = scale * (cosine * u + sine * v) + self._phase[0] + 0.37 * self._parts
         b = scale * (cosine * v - sine * u) + self._phase[1] + 0.23 * self._parts
         return WEIGHTS[look.pattern](a.astype(np.float32), b.astype(np.float32))
@@ -226,7 +229,7 @@ def _across(mask: Field) -> Field:
 
 
 def _light(form: Form, mask: Field, across: Field, x: Field, pixels: int) -> Field:
-    """Brightness factor from the form: 1 faces the light."""
+    """Returns the brightness factor of a form: 1 faces the light."""
     if form == "turned":
         facing = -0.42 * across + 0.91 * np.sqrt(1 - across**2)
         return np.asarray(0.58 + 0.46 * np.clip(facing, 0, 1))

@@ -1,4 +1,4 @@
-"""Colours of parts that are not the product's own, and where an object stands."""
+"""Colours of parts that are not in the product's own, and the height at which objects stand."""
 
 from __future__ import annotations
 

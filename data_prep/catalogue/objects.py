@@ -1,4 +1,4 @@
-"""The twenty kinds of object: each a function that paints itself in its shape on a layer.
+"""Paints the twenty kinds of object, each by a function of a layer and a shape.
 
 An object fills about [-0.9, 0.9]; what stands has its foot at y = FOOT. Parts without a colour
 take the product's own colour, pattern and material, and make up most of what is seen. `DRAW`

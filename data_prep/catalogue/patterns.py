@@ -1,4 +1,4 @@
-"""Patterns as functions of surface coordinates: how much of the second colour is where.
+"""Computes patterns from surface coordinates: how much of the second colour is where.
 
 Every pattern maps coordinates (u, v), in units of the pattern's repeat, to a weight in [0, 1] of
 the same shape: 0 is the product's own colour and always covers the larger part, so that a striped
@@ -25,7 +25,7 @@ def _below(value: Field, threshold: float | Field, soft: float = _SOFT) -> Field
 
 
 def _cells(u: Field, v: Field) -> tuple[Field, Field, Field]:
-    """Offsets from the centre of a staggered grid's cell, turned by an angle of the cell's own."""
+    """Returns offsets from the centre of a staggered grid's cell, turned by its angle, and that."""
     row = np.floor(v)
     shifted = u + 0.5 * (row % 2)
     column = np.floor(shifted)

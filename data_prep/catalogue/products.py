@@ -1,4 +1,4 @@
-"""The products of the built-in catalogue: designs, their variants, and the text they share.
+"""Makes the products of the built-in catalogue: designs, their variants, and their common text.
 
 A design (`group_id`) is a brand's series in one kind, shape and material. Its variants differ in
 what only the picture shows, colour and pattern, and carry the very same title and description; so
@@ -77,10 +77,10 @@ def make_products(count: int, seed: int) -> list[Product]:
 
 
 def _sizes(rng: np.random.Generator, count: int, designs: int) -> list[int]:
-    """Variants per design that sum to `count`, each within VARIANTS where `count` allows."""
+    """Draws each design's number of variants, within VARIANTS if possible; the sum is `count`."""
     low, high = VARIANTS
     sizes = rng.integers(low, high + 1, designs)
-    # Walk to the exact total one variant at a time; a catalogue of fewer products has one design.
+    # Reach the exact total one variant at a time; a catalogue of fewer products has one design.
     while (gap := count - int(sizes.sum())) != 0:
         free = np.flatnonzero(sizes < high) if gap > 0 else np.flatnonzero(sizes > 1)
         sizes[rng.choice(free)] += np.sign(gap)
@@ -88,6 +88,7 @@ def _sizes(rng: np.random.Generator, count: int, designs: int) -> list[int]:
 
 
 def _bare_designs(rng: np.random.Generator, sizes: list[int]) -> set[int]:
+    """Draws the designs that have no description."""
     target = SHARE_WITHOUT_DESCRIPTION * sum(sizes)
     bare: set[int] = set()
     for number in rng.permutation(len(sizes)).tolist():
@@ -105,6 +106,7 @@ def _looks(rng: np.random.Generator, size: int) -> list[tuple[str, str]]:
 
 
 def _designs(rng: np.random.Generator, count: int) -> list[Design]:
+    """Makes the designs of `count` products."""
     wanted = max(1, round(count / (sum(VARIANTS) / 2)))
     owners = [(brand, series) for brand, names in BRANDS.items() for series in names]
     kinds = rng.permutation(list(KINDS)).tolist()
@@ -115,19 +117,20 @@ def _designs(rng: np.random.Generator, count: int) -> list[Design]:
         raise ValueError(f"products: expected 1 to {most}, got {count}")
     designs = []
     for number in range(wanted):
-        place, turn = number % len(kinds), number // len(kinds)
-        brand, series = owners[orders[kinds[place]][turn % len(owners)]]
+        column, row = number % len(kinds), number // len(kinds)
+        brand, series = owners[orders[kinds[column]][row % len(owners)]]
         # A second pass over the series takes another shape, so no design comes twice.
-        shift = turn // len(owners)
+        shift = row // len(owners)
         # A Latin square: each kind has a fifth of its designs in dev, whatever the size.
-        split = "dev" if (place + turn) % 5 == 0 else "train"
-        designs.append(_design(rng, kinds[place], brand, series, shift, split))
+        split = "dev" if (column + row) % 5 == 0 else "train"
+        designs.append(_design(rng, kinds[column], brand, series, shift, split))
     return designs
 
 
 def _design(
     rng: np.random.Generator, name: str, brand: str, series: str, shift: int, split: str
 ) -> Design:
+    """Makes one design and its text."""
     kind = KINDS[name]
     # The first shape follows from the series alone, for shifts to stay distinct.
     shape = kind.shapes[(len(series) + ord(series[0]) + shift) % len(kind.shapes)]

@@ -1,4 +1,4 @@
-"""Shopper-like queries and their graded judgments, which are known by construction.
+"""Makes shopper-like queries and their graded judgments, which are known by construction.
 
 A query asks for a kind, for at least one of colour and pattern, and often for a brand, a material
 or a feature. It is worded from what one product, its seed, has: that product has a picture and a
@@ -40,7 +40,7 @@ _TEXT_SHARES = (0.22, 0.28, 0.25, 0.15, 0.10)
 
 
 class Asked(NamedTuple):
-    """The attributes a query asks for; None: it does not mind."""
+    """The attributes that a query asks for; None where it accepts any."""
 
     kind: str
     colour: str | None = None
@@ -106,7 +106,7 @@ def make_queries(products: list[Product], seed: int) -> list[Query]:
 
 
 def judge(queries: list[Query], products: list[Product]) -> list[tuple[str, str, int]]:
-    """Yields (query_id, product_id, grade) of every pair within a split whose grade is not 0."""
+    """Lists (query_id, product_id, grade) of every pair within a split whose grade is not 0."""
     shelves: dict[tuple[str, str], list[Product]] = {}
     for product in products:
         shelves.setdefault((product.design.split, product.design.kind), []).append(product)
@@ -119,6 +119,7 @@ def judge(queries: list[Query], products: list[Product]) -> list[tuple[str, str,
 
 
 def _ask(rng: np.random.Generator, product: Product) -> Asked:
+    """Draws what a query that the product answers asks for."""
     design = product.design
     text = f"{design.title} {design.description}"
     picture = _PICTURE_MIX[rng.choice(len(_PICTURE_MIX), p=_PICTURE_SHARES)]
@@ -134,10 +135,12 @@ def _ask(rng: np.random.Generator, product: Product) -> Asked:
 
 
 def _any(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    """Draws one of the words."""
     return words[int(rng.integers(len(words)))]
 
 
 def _terse(rng: np.random.Generator, asked: Asked) -> str:
+    """Words a query of kind `attribute`."""
     kind = KINDS[asked.kind]
     looks = [
         _any(rng, COLOURS[asked.colour].names[:2]) if asked.colour else "",
@@ -155,6 +158,7 @@ def _terse(rng: np.random.Generator, asked: Asked) -> str:
 
 
 def _phrase(rng: np.random.Generator, asked: Asked) -> str:
+    """Words a query of kind `phrase`."""
     kind = KINDS[asked.kind]
     colour = _any(rng, COLOURS[asked.colour].names) if asked.colour else ""
     adjective = after = ""

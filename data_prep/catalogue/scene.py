@@ -1,4 +1,4 @@
-"""A product's photograph: its object, posed, lit and set before a background.
+"""Draws a product's photograph: its object, posed, lit and set before a background.
 
 The picture of a product depends on nothing but the product, the seed and the size: each product
 draws from a generator of its own. Backgrounds are pale and hardly coloured, so that the colour of
@@ -50,6 +50,7 @@ def draw_product(product: Product, seed: int, size: int) -> Image.Image:
 
 
 def _look(product: Product, rng: np.random.Generator) -> Look:
+    """Draws the shade, accent and pattern of a product's surface."""
     shade = np.asarray(COLOURS[product.colour].rgb, float) / 255
     shade = np.clip(shade * rng.uniform(0.95, 1.04) + rng.uniform(-0.014, 0.014, 3), 0.03, 0.97)
     # The second colour is a tint or a shade of the first: it must not suggest another colour name.
@@ -79,7 +80,7 @@ def _rgb(values: np.ndarray) -> Rgb:
 def _pose(
     rng: np.random.Generator, kind: str, place: Place, scale: float, pixels: int
 ) -> tuple[float, ...]:
-    """Coefficients that map a pixel of the picture to one of the layer (Pillow's AFFINE)."""
+    """Returns coefficients that map pixels of the picture to the layer (Pillow's AFFINE)."""
     angle = np.radians(rng.uniform(-_TILT[place], _TILT[place]))
     cosine, sine = np.cos(angle), np.sin(angle)
     forward = scale * np.array([[cosine, -sine], [sine, cosine]])
@@ -162,5 +163,6 @@ def _shadow(placed: Image.Image, place: Place, scale: float, pixels: int) -> Fie
 
 
 def _moved(alpha: Image.Image, matrix: tuple[float, ...]) -> Field:
+    """Maps the coverage of an object by a matrix (Pillow's AFFINE)."""
     moved = alpha.transform(alpha.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     return np.asarray(moved, np.float32) / 255

@@ -1,4 +1,4 @@
-"""Turned objects and their kin: vases, pots, bowls, plates, mugs, candles, baskets."""
+"""Paints turned objects and the like: vases, pots, bowls, plates, mugs, candles, baskets."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ def mug(layer: Layer, shape: str) -> None:
 
 
 def _flame(layer: Layer, x: float, y: float) -> None:
+    """Paints a burning wick with its foot at (x, y)."""
     layer.paint(bar(x, y, x, y - 0.08, 0.02), colour=IRON)
     layer.paint(spline([(x, y - 0.3), (x + 0.06, y - 0.12), (x, y - 0.05), (x - 0.06, y - 0.12)]),
                 colour=(1.0, 0.76, 0.3))  # fmt: skip

@@ -1,4 +1,4 @@
-"""A configuration says no to what it does not know, by name, and survives a round trip."""
+"""Tests that a configuration refuses unknown settings by name and reads back as it was saved."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests import RECIPES
 RECIPE_FILES = sorted(
     path.relative_to(RECIPES).as_posix()
     for path in RECIPES.rglob("*.yaml")
-    # These name recipes, and are none.
+    # These files list recipes and are not recipes themselves.
     if path.parent.name != "ladder"
 )
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_no_mapping_of_settings_is_an_error_that_names_it(
 
 @pytest.mark.parametrize("name", RECIPE_FILES)
 def test_every_recipe_loads_on_top_of_base(name: str) -> None:
-    # The shop's own shards are named by the command line, as the Makefile does.
+    # The shop's own shards are given on the command line, as the Makefile does.
     shards = "data.sources.tables.path=shards"
     config = load_config([RECIPES / "base.yaml", RECIPES / name], [shards])
     if name.startswith(("stage", "uniecs")):

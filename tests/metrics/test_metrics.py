@@ -1,4 +1,4 @@
-"""The metrics equal a brute-force reading of their definitions, and no query vanishes."""
+"""Tests the metrics against their definitions, the TREC files and the significance tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ranking(*product_ids: list[str], query_ids: str) -> Ranking:
 
 
 def brute_force(scored: list[tuple[str, float]], grades: dict[str, int]) -> dict[str, float]:
-    """Each measure of one query from its definition, with no library."""
+    """Computes each measure of one query by its definition, without a library."""
     by_id = sorted(scored, key=lambda item: item[0], reverse=True)
     order = [product_id for product_id, _ in sorted(by_id, key=lambda item: -item[1])]
     relevant = {product_id for product_id, grade in grades.items() if grade >= 1}
@@ -58,7 +58,7 @@ def test_every_measure_equals_brute_force_with_ties_and_missing_queries(seed: in
     random = np.random.default_rng(seed)
     products = [f"p{number}" for number in range(150)]
     query_ids = [f"q{number}" for number in range(12)]
-    # Few different scores, so that most of the order is decided by the rule for ties.
+    # There are few different scores, so the rule for ties decides most of the order.
     scores = -np.sort(-random.integers(0, 8, (10, 120)).astype(np.float32) / 7)
     found = [random.permutation(products)[:120].tolist() for _ in range(10)]
     run = Ranking(query_ids[:10], found, scores)
@@ -249,7 +249,7 @@ def test_interval_has_the_width_of_the_normal_theory() -> None:
 
 def test_sign_flip_p_is_exact_for_few_queries() -> None:
     a = np.array([0.9, 0.8, 0.7, 0.6])
-    # Of the 16 sign patterns only all plus and all minus are as far from 0.
+    # Of the 16 sign patterns, only all plus and all minus have a mean as far from 0.
     assert compare_paired(a, a - np.array([0.1, 0.2, 0.3, 0.4])).p == pytest.approx(2 / 16)
 
 
@@ -271,7 +271,7 @@ def test_repeating_queries_in_other_words_makes_nothing_surer() -> None:
     assert interval(values.repeat(7), groups) == pytest.approx(interval(values), rel=1e-12)
     repeated = compare_paired(values.repeat(7), others.repeat(7), groups)
     assert repeated == pytest.approx(compare_paired(values, others), rel=1e-12)
-    # Of as many words or not, the width is that of 30 needs and not of 300 queries.
+    # With groups of different sizes too, the width is that of 30 needs, not of 300 queries.
     groups = np.repeat(np.arange(30), words)
     mean, low, high = interval(values.repeat(words), groups)
     assert mean == pytest.approx(np.average(values, weights=words))

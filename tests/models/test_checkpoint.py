@@ -1,6 +1,6 @@
-"""A model on disk: restored from its folder alone, refused when cut short or of other shape.
+"""Tests that models are restored from their folders alone, and that damaged ones are refused.
 
-A checkpoint on disk: whole or not there, whatever happens to the process or the disk.
+Also that checkpoints survive a killed process and a full disk.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VIEWS: tuple[View, ...] = ("query", "text", "image", "product")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Encoders that a test may delete."""
+    """Saves encoders that a test may delete."""
     folder = tmp_path / "encoders"
     for name in ("bert", "clip", "siglip", "vit", "timm_resnet"):
         save_tiny(name, folder)
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _moved(model: TwoTower) -> TwoTower:
-    """The model with every weight and every running statistic off its start."""
+    """Moves every weight and every running statistic of the model off its start."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if value.is_floating_point() and name.rsplit(".")[-1] != "running_var":
@@ -257,7 +257,7 @@ def test_the_newest_checkpoint_is_found_with_its_origin_and_the_one_before_stays
     assert newest_checkpoint(tmp_path) == (tmp_path / "last.ckpt", ORIGIN)
     assert [step_of(tmp_path / f"{name}.ckpt") for name in ("last", "previous")] == [3, 2]
     assert len(list(tmp_path.iterdir())) == 2
-    # As a kill between the two renames leaves it.
+    # A kill between the two renames leaves this state.
     (tmp_path / "last.ckpt").unlink()
     assert newest_checkpoint(tmp_path) == (tmp_path / "previous.ckpt", ORIGIN)
 
@@ -294,7 +294,7 @@ def test_a_file_that_is_no_checkpoint_of_a_run_is_refused_by_name(tmp_path: Path
 
 
 def in_child(action: Callable[[], None]) -> int | None:
-    """The exit code of a process that can write no file beyond 8 KiB."""
+    """Runs an action in a process that can write no file beyond 8 KiB; returns its exit code."""
 
     def starved() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -311,7 +311,7 @@ def test_a_process_killed_in_the_middle_of_writing_leaves_the_checkpoints_before
     tmp_path: Path,
 ) -> None:
     def killed() -> None:
-        # Beyond the limit the kernel kills, as it does where nothing handles the signal.
+        # Beyond the limit the kernel sends this signal, which kills where nothing handles it.
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         write(3, tmp_path)
 

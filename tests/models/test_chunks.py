@@ -1,4 +1,4 @@
-"""Chunked equals whole: vectors, every loss's gradients, what is drawn, and moving statistics."""
+"""Tests that chunks change no vector, gradient of a loss, random draw or running statistic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def gradients(
     training: bool = False,
     **weights: float,
 ) -> dict[str, Tensor]:
-    """Of every parameter that has one, after a step's losses of `weights`, by its name."""
+    """Returns the gradients of a step's losses, weighted by `weights`, by parameter name."""
     module = some_module(
         folder, chunk_size=chunk_size, fusion=fusion, loss=loss, losses=Losses(**weights)
     )
@@ -63,11 +63,11 @@ def test_gradients_of_chunks_are_those_of_the_whole(
     chunked = gradients(folder, 3, fusion, loss, **weights)
     assert whole.keys() == chunked.keys()
     assert any("log_temperature" in name for name in whole) or set(weights) == {"clal"}
-    # The root that `block` takes of products is as steep as you like near zero.
+    # Near zero, the root in `block` is steep, and so enlarges rounding errors.
     limit = (1e-4 if fusion == "block" else 1e-5) * length(whole)
     for name, gradient in whole.items():
         assert (chunked[name] - gradient).norm() < limit, name
-    # Small beside the encoders' gradients, so held against themselves.
+    # These are small beside the encoders' gradients, so each has a tolerance of its own.
     for name in filter(lambda name: "temperature" in name, whole):
         torch.testing.assert_close(chunked[name], whole[name], rtol=1e-4, atol=1e-6)
 
@@ -79,7 +79,7 @@ def test_in_bfloat16_gradients_of_chunks_are_those_of_the_whole_to_half_a_per_ce
     whole = gradients(folder, 0, bf16=True, **weights)
     chunked = gradients(folder, 3, bf16=True, **weights)
     gap = length({name: chunked[name] - whole[name] for name in whole})
-    # Not 0: sums of other sizes round otherwise. Float32 is five times further away.
+    # Not 0, as sums of other sizes round differently. Float32 is five times further away.
     assert 0 < gap < 0.005 * length(whole)
 
 
@@ -98,12 +98,12 @@ def test_in_training_gradients_are_those_of_the_chunks_kept_in_memory(
     kept = gradients(folder, 3, fusion, bf16=bf16, training=True, **weights)
     gap = length({name: found[name] - kept[name] for name in kept})
     assert gap < 1e-5 * length(kept)
-    # Dropout is on, and draws otherwise for the whole.
+    # Dropout is on, and draws different numbers without chunks.
     assert length({name: found[name] - other[name] for name in kept}) > 0.01 * length(kept)
 
 
 def drawn_network() -> nn.Sequential:
-    """A network that draws, and that counts what it has seen."""
+    """Returns a network with dropout and batch normalisation."""
     torch.manual_seed(0)
     layers = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 2)
     return nn.Sequential(*layers).train()
@@ -125,12 +125,12 @@ def test_dropout_is_replayed_and_moving_statistics_count_each_row_once() -> None
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(chunked.get_buffer(name), buffer, rtol=0, atol=0)
     assert chunked[1].momentum == plain[1].momentum
-    # What is drawn next does not depend on the repetition.
+    # The repetition leaves the random state as it was.
     torch.testing.assert_close(torch.rand(1), after, rtol=0, atol=0)
 
 
 class Watched(nn.Module):
-    """Multiplies by a weight twice and remembers the tensor between, weakly."""
+    """Multiplies by a weight twice, and keeps a weak reference to the tensor between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,5 +155,5 @@ def test_activations_of_one_chunk_at_a_time_are_alive() -> None:
     found.sum().backward()
     assert len(network.between) == 8
     assert network.most == 1
-    # w x squared times w: the gradient at w = 1 is 3 x^2.
+    # The output is (w x)^2 w, whose gradient at w = 1 is 3 x^2.
     assert network.weight.grad == 3 * torch.arange(12.0).square().sum()

@@ -1,4 +1,4 @@
-"""Every fusion starts as the sum, keeps to its formula, and does not see what is missing."""
+"""Tests that fusions start as the sum, equal their formulas, and ignore what is missing."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from beyond_text.models.fusion import (
 from beyond_text.models.layers import Chunkwise, signed_root
 
 DIM, RANK, ROWS = 6, 5, 8
-# Both, text only, image only, in turn.
+# Rows have both modalities, only text, or only an image, in turn.
 HAS_TEXT = torch.tensor([True, True, False] * 3)[:ROWS]
 HAS_IMAGE = torch.tensor([True, False, True] * 3)[:ROWS]
 ALL = torch.ones(ROWS, dtype=torch.bool)
-# Those that take vectors; what takes tokens has tests of its own.
+# Fusions of vectors; the fusion of tokens has tests of its own.
 POOLED = [name for name, fusion in FUSIONS.items() if not fusion.tokens]
 LEARNED = [name for name in POOLED if list(FUSIONS[name](DIM, RANK).parameters())]
 TWO_MODALITIES = [*LEARNED, "sum"]
-# Those whose product is zero, bias and all, where a modality is missing.
+# Fusions whose whole term, bias included, is zero where a modality is missing.
 MASKED_PRODUCTS = ("bilinear", "mutan", "block")
 
 
@@ -47,7 +47,7 @@ TEXT, IMAGE = unit_vectors(1), unit_vectors(2)
 
 
 def made(name: str, moved: bool = True) -> Fusion:
-    """A block of the given name; `moved` gives it the random weights of one in mid-training."""
+    """Builds the block of a name; `moved` gives it random weights, as in mid-training."""
     torch.manual_seed(0)
     fusion = FUSIONS[name](DIM, RANK)
     if moved:
@@ -72,7 +72,7 @@ def test_every_variant_of_two_modalities_starts_as_their_sum(name: str) -> None:
         dim=1,
     )
     if name == "gated":
-        # tanh bends large entries, so only the direction agrees, and not to the last digit.
+        # tanh reduces large entries, so the directions agree only roughly.
         assert F.cosine_similarity(fused, expected).min() > 0.98
     else:
         torch.testing.assert_close(fused, expected)
@@ -114,7 +114,7 @@ def test_a_product_fuses_alike_alone_and_in_any_batch(name: str) -> None:
 
 
 def linear(layer: torch.nn.Module, vector: list[float]) -> list[float]:
-    """W v + b by hand."""
+    """Computes W v + b by hand."""
     assert isinstance(layer, torch.nn.Linear)
     bias = layer.bias.tolist() if layer.bias is not None else [0.0] * layer.out_features
     return [
@@ -140,7 +140,7 @@ def multiplied(a: list[float], b: list[float]) -> list[float]:
 
 
 def skips(block: ResidualFusion, x: list[float], y: list[float], term: list[float]) -> Tensor:
-    """W_t x + W_v y + term / sqrt(dim)."""
+    """Computes W_t x + W_v y + term / sqrt(dim)."""
     terms = linear(block.text, x), linear(block.image, y), term
     return torch.tensor([a + b + c / DIM**0.5 for a, b, c in zip(*terms, strict=True)])
 
@@ -163,7 +163,7 @@ def slow_gated(block: GatedFusion, x: list[float], y: list[float], flags: list[f
 
 
 def slow_product(block: BilinearFusion, x: list[float], y: list[float]) -> list[float]:
-    """tanh(U x) o tanh(V y), of inputs times sqrt(dim)."""
+    """Computes tanh(U x) o tanh(V y), of inputs times sqrt(dim)."""
     left = tanh(linear(block.text_factor, times(DIM**0.5, x)))
     right = tanh(linear(block.image_factor, times(DIM**0.5, y)))
     return multiplied(left, right)
@@ -178,7 +178,7 @@ def slow_bilinear(
 
 
 def slow_moe(block: MoeFusion, x: list[float], y: list[float], flags: list[float]) -> Tensor:
-    """Experts one after the other; the product is absent unless both modalities are there."""
+    """Runs one expert after another; the product is zero unless both modalities exist."""
     sx, sy = times(DIM**0.5, x), times(DIM**0.5, y)
     scores = linear(block.router, [*sx, *sy, *multiplied(sx, sy), *flags])
     shares = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
@@ -193,7 +193,7 @@ def slow_moe(block: MoeFusion, x: list[float], y: list[float], flags: list[float
 
 
 def slow_mutan(block: MutanFusion, x: list[float], y: list[float], flags: list[float]) -> Tensor:
-    """The rows of the factors, RANK at a time, are M_1, M_2 and N_1, N_2."""
+    """Splits the rows of the factors, RANK at a time, into M_1, M_2 and N_1, N_2."""
     if flags != [1.0, 1.0]:
         return skips(block, x, y, [0.0] * DIM)
     first, second = torch.tensor(slow_product(block, x, y)).split(RANK)
@@ -201,7 +201,7 @@ def slow_mutan(block: MutanFusion, x: list[float], y: list[float], flags: list[f
 
 
 def slow_chunk_maps(factor: torch.nn.Module, vector: list[float]) -> dict[tuple[int, int], Tensor]:
-    """M_cr x_c by (chunk, term)."""
+    """Computes M_cr x_c, by (chunk, term)."""
     assert isinstance(factor, torch.nn.Sequential)
     projection, maps = factor
     assert isinstance(maps, Chunkwise)
@@ -231,7 +231,7 @@ def slow_block(block: BlockFusion, x: list[float], y: list[float], flags: list[f
 
 
 def slow_lmf(block: LmfFusion, x: list[float], y: list[float], flags: list[float]) -> Tensor:
-    """[x; 1] and [y; 1] against factors whose last column is what meets the 1."""
+    """Multiplies [x; 1] and [y; 1] by factors whose last column belongs to the 1."""
     x1, y1 = [*times(DIM**0.5, x), 1.0], [*times(DIM**0.5, y), 1.0]
     fused = [0.0] * DIM
     for factor in range(4):
@@ -315,7 +315,7 @@ def test_what_a_block_does_with_one_modality_never_shows_in_a_product_of_the_oth
     before = fusion(TEXT, IMAGE, HAS_TEXT, HAS_IMAGE)
     with torch.no_grad():
         for parameter_name, parameter in fusion.named_parameters():
-            # What a missing modality leaves of LMF is the 1 appended to it, hence these biases.
+            # In LMF a missing modality still has its appended 1, and so these biases.
             kept = name == "lmf" and parameter_name.endswith("bias")
             if parameter_name.startswith(other) and not kept:
                 parameter.add_(torch.randn_like(parameter))

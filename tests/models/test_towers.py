@@ -1,4 +1,4 @@
-"""Every supported class of encoder, tiny and random: vectors, tokens, buckets, LoRA, statistics."""
+"""Tests the towers on a tiny random encoder of every supported class."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _image(folder: Path, name: str) -> ImageTower:
 
 
 def _pixels(pictures: Tensor) -> Tensor:
-    """What the tower of `_image` makes of uint8 pictures."""
+    """Normalises uint8 pictures as the tower of `_image` does."""
     mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
     return ((pictures.permute(0, 2, 3, 1) / 255 - mean) / std).permute(0, 3, 1, 2)
 
@@ -73,7 +73,7 @@ def test_the_text_vector_is_the_models_own_feature_or_the_mean_over_real_tokens(
         expected = _mean(model(ids, mask).last_hidden_state, mask)
     elif name == "clip":
         expected = model.text_projection(model.text_model(ids, mask).pooler_output)
-    else:  # SigLIP was trained with padding in sight: no mask.
+    else:  # SigLIP was trained without a mask.
         expected = model.text_model(ids).pooler_output
     assert expected.std(dim=0).min() > 1e-4  # The texts differ.
     torch.testing.assert_close(_text(folder, name)(ids, mask), expected)
@@ -122,7 +122,7 @@ def test_text_tokens_are_the_last_hidden_states_and_the_real_ones_are_named(
     ids, mask = some_tokens(5)
     model = _reference(str(folder / name))
     text_model = model if "bert" in name else model.text_model
-    # SigLIP's padding counts.
+    # SigLIP's padding tokens count as real.
     padded = name.startswith("siglip")
     expected = text_model(ids) if padded else text_model(ids, mask)
     tokens, real = _text(folder, name).tokens(ids, mask)
@@ -220,7 +220,7 @@ def test_buckets_cut_texts_to_the_longest_of_each(folder: Path) -> None:
 
 
 def _padded(folder: Path, name: str) -> TextTower:
-    """A tower that reads the padding too: packing needs the attention that it replaces."""
+    """Loads a tower that reads padding too: without PyTorch's attention nothing is packed."""
     tower = _text(folder, name)
     tower.encoder.set_attn_implementation("eager")  # type: ignore[operator]
     return tower
@@ -237,7 +237,7 @@ def test_packed_texts_have_the_vectors_and_gradients_of_padded_ones(
     for tower in (_text(folder, name, buckets=4), _padded(folder, name)):
         for module in tower.double().train().modules():
             if isinstance(module, nn.Dropout):
-                # Of all or nothing, so that it leaves nothing to chance: attention's in the end.
+                # Rates are 0 or 1, so nothing is random; attention's rate is set below.
                 module.p = 0.0
         for layer in tower.encoder.encoder.layer:
             layer.attention.self.dropout.p = dropout
@@ -284,7 +284,7 @@ def test_padding_may_stand_on_either_side_of_packed_texts(folder: Path) -> None:
 def test_a_compiled_encoder_gives_the_same_vectors_by_the_same_weights(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Traced as for any other backend, without a compiler's minutes.
+    # Traces as for any other backend, without the minutes that a compiler takes.
     counter = CompileCounter()
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=counter))
     make, inputs = (_text, some_tokens()) if name in TEXT_MODELS else (_image, (some_pictures(),))
@@ -294,7 +294,7 @@ def test_a_compiled_encoder_gives_the_same_vectors_by_the_same_weights(
     assert counter.op_count > 10
     compiled(*(tensor[:-1] for tensor in inputs))
     if name in TEXT_MODELS:
-        # Not compiled again for other sizes.
+        # It is not compiled again for other sizes.
         assert counter.frame_count == 1
     assert compiled.state_dict().keys() == plain.state_dict().keys()
 
@@ -333,7 +333,7 @@ def test_lora_trains_adapters_only_and_merges_to_the_same_vectors(
     if targets:
         assert {key.split(".lora_")[0].split(".")[-1] for key in moving} == set(targets)
     with torch.no_grad():
-        torch.testing.assert_close(tower(*inputs), plain(*inputs))  # Adapters start at nothing.
+        torch.testing.assert_close(tower(*inputs), plain(*inputs))  # Adapters start at zero.
         for key, value in tower.named_parameters():
             if "lora_B" in key:
                 value.normal_(std=0.3)
@@ -341,7 +341,7 @@ def test_lora_trains_adapters_only_and_merges_to_the_same_vectors(
         assert (before - plain(*inputs)).abs().max() > 1e-2
         merged = tower.merged_encoder()
         assert merged.state_dict().keys() == plain.encoder.state_dict().keys()
-        # Training goes on with adapters.
+        # The tower itself still has its adapters.
         assert {key for key, value in tower.named_parameters() if value.requires_grad} == moving
         torch.testing.assert_close(tower(*inputs), before)
         plain.encoder.load_state_dict(merged.state_dict())

@@ -1,4 +1,4 @@
-"""Two towers and a fusion: views, query pictures, missing modalities, what is run, groups."""
+"""Tests the views of queries and products, which towers they run, and the parameter groups."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SETTINGS = ModelSettings(
 
 
 def tiny_model(folder: Path, text: str, image: str, **changes: object) -> TwoTower:
-    """A model over saved tiny encoders, its fusion and projections moved off their start."""
+    """Builds a model on saved tiny encoders, with fusion and projections moved off their start."""
     settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
     torch.manual_seed(3)
     model = build_model(settings, str(folder / text), str(folder / image), pretrained=True)
@@ -55,9 +55,9 @@ def tiny_model(folder: Path, text: str, image: str, **changes: object) -> TwoTow
 
 
 def some_batch() -> Batch:
-    """Four products: with both, without picture, without text, and a pair's second of one text.
+    """Returns four products: with both, without picture, without text, with the first one's text.
 
-    The third has no query. Texts 0, 1 and pictures 0..2 stand once.
+    The third has no query. The batch holds texts 0, 1 and pictures 0 to 2 once each.
     """
     ids, mask = some_tokens(4)
     key = torch.arange(4)
@@ -80,7 +80,7 @@ def some_batch() -> Batch:
 
 
 def batch_with_query_pictures() -> Batch:
-    """The same products; the queries are a text, text and picture, a picture, and none."""
+    """Returns the same products; queries are a text, a text with picture, a picture, and none."""
     return some_batch()._replace(
         query_row=torch.tensor([1, 0, -1, -1]),
         image=some_pictures(5),
@@ -89,7 +89,7 @@ def batch_with_query_pictures() -> Batch:
 
 
 def narrow_clip() -> nn.Module:
-    """A CLIP with vectors of another width than its tokens."""
+    """Returns a CLIP whose vectors have another width than its tokens."""
     return hf.CLIPModel(
         hf.CLIPConfig(
             text_config={**TEXT, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
@@ -100,13 +100,13 @@ def narrow_clip() -> nn.Module:
 
 
 def _inputs(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[str, list[int]]:
-    """How many inputs each encoder got in each of its runs for the views."""
+    """Returns the number of inputs of each encoder in each of its runs for the views."""
     inputs: dict[str, list[int]] = {"text_tower": [], "image_tower": []}
     handles = []
     for name, sizes in inputs.items():
 
         def note(_: object, __: object, given: dict, sizes: list[int] = sizes) -> None:
-            # A text begins wherever a token is the first.
+            # Packed texts stand in one row: each has one token at position 0.
             if "position_ids" in given:
                 sizes.append(int((given["position_ids"] == 0).sum()))
             else:
@@ -121,7 +121,7 @@ def _inputs(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[str,
 
 
 def _calls(model: TwoTower, batch: Batch, views: Collection[View]) -> dict[str, int]:
-    """How often each tower ran for the views."""
+    """Returns how often each tower ran for the views."""
     return {name: len(sizes) for name, sizes in _inputs(model, batch, views).items()}
 
 
@@ -253,7 +253,7 @@ def test_a_query_with_a_picture_is_fused_and_one_without_is_its_texts_vector(
         "trigger_image": [False, True, True, False],
         "query": [True, True, True, False],
     }
-    # The products are those of a batch without such queries.
+    # Query pictures change no product.
     before = model.embed(some_batch(), PRODUCT)
     for view in PRODUCT:
         torch.testing.assert_close(embeddings.vectors[view], before.vectors[view])
@@ -326,7 +326,7 @@ def test_a_fusion_of_tokens_encodes_each_row_from_its_own_tokens(
             return torch.zeros(1, 1, 16), torch.zeros(1, 1, dtype=torch.bool)
         hidden, mask = tower.tokens(*(part[[row]] for part in tokens))
         states = model.text_projection(hidden / hidden.norm(dim=2, keepdim=True))
-        # Without what is not there, rather than masked.
+        # Padding is cut off here, not masked.
         return states[:, mask[0]], mask[:, mask[0]]
 
     def picture(row: int) -> tuple[Tensor, Tensor]:

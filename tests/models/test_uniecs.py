@@ -1,4 +1,4 @@
-"""The gated encoder against a loop over existing tokens; what is missing or masked is not there."""
+"""Tests the gated encoder against a loop over the tokens that exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from beyond_text.models.uniecs import (
 )
 
 DIM, HEADS, HIDDEN = 8, 2, 6
-# Two rows with both, one with the text, one with the picture, one with neither, a third with both.
+# Rows have: both, both, only a text, only a picture, neither, both.
 WORDS = [4, 2, 3, 0, 0, 1]
 PLACES = [3, 5, 0, 2, 0, 1]
 BOTH, TEXT_ONLY, IMAGE_ONLY, NEITHER = [0, 1, 5], 2, 3, 4
@@ -44,7 +44,7 @@ TEXT_MASK, IMAGE_MASK = mask_of(WORDS, 4), mask_of(PLACES, 5)
 
 
 def made(moved: bool = True) -> GatedEncoder:
-    """An encoder as it starts, or with the random weights of one in mid-training."""
+    """Builds an encoder; `moved` gives it random weights, as in mid-training."""
     torch.manual_seed(0)
     encoder = GatedEncoder(DIM, HEADS, HIDDEN)
     if moved:
@@ -59,7 +59,7 @@ def encoded(encoder: GatedEncoder, rows: slice | list[int] = slice(None)) -> Vie
 
 
 def score(views: Sequence[Tensor]) -> Tensor:
-    """A number that depends on every entry of the views."""
+    """Returns a number that depends on every entry of the views."""
     targets = [random(len(WORDS), DIM, seed=seed) for seed in (7, 8, 9)]
     return torch.stack([(v * t).sum() for v, t in zip(views, targets, strict=True)]).sum()
 
@@ -81,7 +81,7 @@ def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def slow_attention(layer: Attention, x: list[Tensor], seen: list[Tensor]) -> list[Tensor]:
-    """softmax(q k / sqrt(part)) v per head, token by token."""
+    """Computes softmax(q k / sqrt(part)) v per head, token by token."""
     size = DIM // HEADS
     found = []
     for token in x:
@@ -125,8 +125,8 @@ def slow_cross(
     )
 
 
-def slow_reader(reader: PooledBlocks, x: list[Tensor]) -> Tensor:
-    for block in reader.blocks:
+def slow_pooled_blocks(pooled: PooledBlocks, x: list[Tensor]) -> Tensor:
+    for block in pooled.blocks:
         assert isinstance(block, Block)
         x = slow_block(block, x)
     return sum(x[1:], x[0]) / len(x)
@@ -139,14 +139,16 @@ def unit(x: Tensor) -> Tensor:
 def slow_encoder(
     encoder: GatedEncoder, text: list[Tensor], image: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Text, image and product vector of one sample, from the tokens it has; zeros where none."""
+    """Returns a sample's text, image and product vectors from its own tokens; 0 without any."""
     root, nothing = math.sqrt(DIM), torch.zeros(DIM, dtype=torch.float64)
     text, image = [root * token for token in text], [root * token for token in image]
 
     def read(text: list[Tensor], image: list[Tensor]) -> tuple[Tensor, Tensor]:
         return (
-            unit(slow_mlp(encoder.text_head, slow_reader(encoder.text, text))) if text else nothing,
-            unit(slow_mlp(encoder.image_head, slow_reader(encoder.image, image)))
+            unit(slow_mlp(encoder.text_head, slow_pooled_blocks(encoder.text, text)))
+            if text
+            else nothing,
+            unit(slow_mlp(encoder.image_head, slow_pooled_blocks(encoder.image, image)))
             if image
             else nothing,
         )
@@ -159,7 +161,7 @@ def slow_encoder(
     met = read(text, image)
     maps = (encoder.text_map, met[0], text), (encoder.image_map, met[1], image)
     tokens = [linear(layer, root * vector) for layer, vector, there in maps if there]
-    return *alone, unit(slow_reader(encoder.joint, tokens)) if tokens else nothing
+    return *alone, unit(slow_pooled_blocks(encoder.joint, tokens)) if tokens else nothing
 
 
 def test_each_sample_equals_a_slow_loop_over_the_tokens_it_has_gradients_included() -> None:
@@ -224,7 +226,7 @@ def test_a_missing_modality_equals_its_never_having_existed() -> None:
     nothing = torch.zeros(len(BOTH), 1, DIM), torch.zeros(len(BOTH), 1, dtype=torch.bool)
     whole = encoded(encoder, BOTH)
     text, text_mask, image, image_mask = (x[BOTH] for x in (TEXT, TEXT_MASK, IMAGE, IMAGE_MASK))
-    # The picture of the first row alone is lost; its values still stand there.
+    # Only the first row loses its picture; the values stay in the tensor.
     lost = image_mask.clone()
     lost[0] = False
     never = encoder(text, text_mask, *nothing)
@@ -318,7 +320,7 @@ def test_the_first_step_can_move_every_zero_layer_and_the_gates() -> None:
         for layer in encoder.modules()
         if isinstance(layer, nn.Linear) and not layer.weight.any()
     ]
-    assert len(zeros) == 4 * 3 + 2 * 7 + 2  # Of cross layers, blocks, heads.
+    assert len(zeros) == 4 * 3 + 2 * 7 + 2  # In cross layers, blocks and heads.
     for layer in zeros:
         assert layer.weight.grad is not None
         assert layer.weight.grad.any()

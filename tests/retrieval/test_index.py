@@ -1,4 +1,4 @@
-"""Exact search is exact, ties included; an index file is read only when it is the one saved."""
+"""Tests that search equals brute force, ties included, and that damaged indexes are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_search_equals_brute_force(products: int, k: int) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 10, 33, 64])
 def test_equal_scores_come_by_product_id_descending_also_at_the_cut(k: int) -> None:
-    # Whole numbers, so that equal inner products are equal to the last bit.
+    # Whole numbers, so equal inner products are equal to the last bit.
     random = np.random.default_rng(k)
     vectors = random.integers(0, 2, (64, 3)).astype(np.float32)
     names = [f"p{number:02}" for number in random.permutation(64)]
@@ -63,7 +63,7 @@ def test_every_kind_of_index_has_a_name() -> None:
 
 
 def test_an_approximate_index_finds_nearly_all_of_the_best_with_their_scores() -> None:
-    # 128 lists, a quarter of which are read.
+    # There are 128 lists; a search reads a quarter of them.
     names = [f"p{number}" for number in range(39 * 128)]
     products, queries = directions(len(names), 16, 0), directions(50, 16, 1)
     index = ProductIndex.build(names, products, "approximate")
@@ -79,7 +79,7 @@ def test_an_approximate_index_finds_nearly_all_of_the_best_with_their_scores() -
 
 
 def test_an_approximate_index_gives_as_many_products_as_asked_for() -> None:
-    # The 32 lists of 64 that are read hold about half of the products.
+    # A search reads 32 of 64 lists, which hold about half of the products.
     names = [f"p{number:04}" for number in range(39 * 64)]
     index = ProductIndex.build(names, directions(len(names), 4, 0), "approximate")
     ranking = index.search(directions(5, 4, 1), list("abcde"), 2000)
@@ -91,7 +91,7 @@ def test_an_approximate_index_gives_as_many_products_as_asked_for() -> None:
 @pytest.mark.parametrize("products", [1, 2, 39, 200])
 def test_an_approximate_index_of_few_products_is_exhaustive(products: int) -> None:
     names = [f"p{number:03}" for number in range(products)]
-    # Multiples of an eighth, so that float16 holds them exactly.
+    # Multiples of an eighth, which float16 holds exactly.
     vectors = np.random.default_rng(products).integers(-8, 9, (products, 8)) / 8
     queries = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
     ranking = ProductIndex.build(names, vectors, "approximate").search(queries, list("abcdef"), 5)
@@ -103,7 +103,7 @@ def test_an_approximate_index_holds_two_bytes_a_dimension_and_an_exact_one_four(
     names, vectors = [f"p{number}" for number in range(2000)], directions(2000, 64, 0)
     exact, approximate = (ProductIndex.build(names, vectors, kind).nbytes for kind in KINDS)
     assert exact == pytest.approx(2000 * 64 * 4, rel=0.01)
-    # Beside the vectors, their positions and the centroids.
+    # An approximate index also holds positions (8 bytes each) and centroids.
     assert 2000 * (64 * 2 + 8) < approximate < exact
 
 

@@ -1,4 +1,4 @@
-"""Every product of a row is seen in its place, framed by its grade."""
+"""Tests that a panel shows every product in its place, with the frame of its grade."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def tile(panel: Image.Image, row: int, column: int) -> Image.Image:
 
 
 def frame(picture: Image.Image) -> tuple[object, int]:
-    """The colour of the frame, and how many pixels wide it is at the middle of the left side."""
+    """Returns the frame's colour, and its width in pixels at the middle of the left side."""
     colour = picture.getpixel((0, 0))
     widths = [picture.getpixel((x, SIZE // 2)) == colour for x in range(SIZE)]
     return colour, widths.index(False)
 
 
 def ink(picture: Image.Image) -> int:
-    """How many dark pixels there are."""
+    """Counts the dark pixels."""
     return int((np.asarray(picture.convert("L")) < 100).sum())
 
 

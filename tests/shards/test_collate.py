@@ -1,4 +1,4 @@
-"""A batch encodes what stands twice once, keeps its rows, and repeats by its seed."""
+"""Tests that a batch encodes a repeated text or picture once, keeps its rows, follows its seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 8
 
 
 def gradient(width: int = 40, height: int = 30) -> UInt8[Tensor, "3 height width"]:
-    """Red grows from left to right, green from top to bottom, blue is nowhere."""
+    """A picture whose red grows from left to right and green from top to bottom; blue is 0."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0] = np.linspace(0, 240, width).astype(np.uint8)
     pixels[..., 1] = np.linspace(0, 240, height).astype(np.uint8)[:, None]
@@ -102,7 +102,7 @@ def test_judgments_are_flat_columns_of_key_row_and_gain() -> None:
 
 
 def asking(product_id: str, query_id: str, text: str, picture: bool = True) -> Sample:
-    """A product without a picture, asked for by a query with one."""
+    """A product without a picture, with a drawn query that has one."""
     query = Judgment(query_id, text, "pair", 1.0)
     image = gradient(30, 40) if picture else None
     return Sample(product_id, "rug", None, [query], query, 0, image)
@@ -130,7 +130,7 @@ def test_a_product_in_several_rows_has_its_text_and_picture_encoded_once() -> No
     ]  # fmt: skip
     batch = collate(augment_seed=0)(found)
     assert batch.text_row.tolist() == [0, 0, 1, 0]
-    # Another epoch shows another part of the picture.
+    # Another epoch crops the picture differently.
     assert batch.image_row.tolist() == [0, 0, 1, 2]
     assert len(batch.image) == 3
     assert batch.query_row.tolist() == [0, 1, 2, 1]
@@ -150,7 +150,7 @@ def test_a_query_picture_is_augmented_by_its_query_and_not_by_the_product() -> N
 
     assert picture("1", "q1") == picture("2", "q1")
     assert len({picture("1", "q1"), picture("1", "q3"), picture("1", "q1", None)}) == 3
-    # As a product of that id would be.
+    # It is augmented like a product of that id.
     own = Sample("q1", "", gradient(30, 40), [], None)
     assert picture("1", "q1") == collate(0)([own]).image[0].numpy().tobytes()
 
@@ -239,7 +239,7 @@ def test_augmentation_keeps_a_share_of_each_side_and_mirrors_half(share: float) 
         mirrored += bool(red[0, 0] > red[0, -1])
         assert green[0, 0] < green[-1, 0]
         for channel, axis in ((red, 1), (green, 0)):
-            # Ends of the axis are half a pixel of the result inside the crop.
+            # The ends of the axis lie half a pixel of the result inside the crop.
             ends = channel.amax(dim=axis) - channel.amin(dim=axis)
             kept.append(float(ends.min()) / (240 * (1 - 1 / SIZE)))
     assert share - 8 / (240 * (1 - 1 / SIZE)) <= min(kept) < share + 0.1

@@ -1,4 +1,4 @@
-"""The reader's order is decided by seed and epoch alone; a damaged folder is named, never read."""
+"""Tests that seed and epoch decide the order of samples, and that damaged folders are named."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_samples_of_a_category_stand_together_in_short_runs_in_an_order_of_the_s
         again = np.concatenate(list(epoch_order([12, 12], (seed,), order=order))).tolist()
         assert again == found
         runs = Counter((kind, len(list(run))) for kind, run in groupby(found, kinds.__getitem__))
-        # Eight of one category are two runs of four, which may come to stand side by side.
+        # Eight of one category are two runs of four, which may end up side by side.
         assert runs["v", 4] * 4 + runs["v", 8] * 8 == 8
         assert runs["r", 3] == runs["l", 1] == 1
         orders.append(tuple(found))
@@ -238,7 +238,7 @@ def test_several_queries_of_a_product_are_different_ones_and_begin_with_the_sing
     assert sorted(draw_queries(judgments, (0,), 9)) == judgments
 
 
-def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
+def test_the_query_slots_of_a_product_share_what_is_read_and_differ_in_the_query(
     tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = Split(tiny_shards, "train", FIELDS)
@@ -256,7 +256,7 @@ def test_the_turns_of_a_product_share_what_is_read_and_differ_in_the_query(
         for start in range(0, 24, 4):
             group = samples[start : start + 4]
             assert all(sample.image is group[0].image for sample in group)
-            # A tiny product is of a kind, which is asked for in three colours.
+            # Queries ask for the kind of a tiny product in three colours.
             assert len({sample.query.query_id for sample in group[:3]}) == 3
             assert group[3].query is None
             assert group[0].query == Products([split], 0, 32)[draws[start]].query
@@ -340,14 +340,14 @@ def test_damaged_query_pictures_are_errors_that_name_their_shard(
     assert found
     said = re.compile(rf"{folder} sample \d+: {folder} query picture 7: picture unreadable: ")
     assert all(said.match(line) for line in found)
-    # Whichever of a product's queries it is, all rows of the product are skipped, and one says so.
+    # Whichever query it is, all rows of the product are skipped, and one line says so.
     products = Products([split], seed=0, picture=32, queries_per_product=[2])
     pairs = [[products[SampleIndex(0, n, 0, slot)] for slot in (0, 1)] for n in range(len(split))]
     lost = [(line, further) for line, further in pairs if isinstance(line, str)]
     assert lost
     assert all(said.match(line) and further == EMPTY_SAMPLE for line, further in lost)
     assert sum(isinstance(entry, str) for pair in pairs for entry in pair) == len(lost)
-    # A source of one turn beside it reads one query's picture, and misses what it does not draw.
+    # A source of one query per product beside it fails on the queries that it draws, no others.
     one, beside = (
         Products([split], 0, 32),
         Products([split, split], 0, 32, queries_per_product=[1, 4]),

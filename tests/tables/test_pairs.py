@@ -1,4 +1,4 @@
-"""Item-item pairs are made, read, stored and asked with, and none is lost without a reason."""
+"""Tests that pairs are made, read, stored and used as queries; none is lost without a reason."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_designs_are_what_pairs_connect_in_any_order_of_lines(tmp_path: Path) ->
     random = np.random.default_rng(0)
     edges = [(f"p{a}", f"p{b}") for a, b in random.integers(0, 60, (45, 2)) if a != b]
     edges = list(dict.fromkeys(edges))
-    # Slowly: join the sets of every edge until nothing changes.
+    # Brute force: join the sets of every edge until nothing changes.
     groups = {item: {item} for edge in edges for item in edge}
     for one, two in edges * len(edges):
         groups[one] = groups[two] = groups[one] | groups[two]
@@ -198,8 +198,8 @@ def test_items_of_nothing_take_their_judgments_along(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def item(name: str, look: str = "") -> Item:
-    return Item(name, name, "", "", look or name)
+def item(name: str) -> Item:
+    return Item(name, name, "", "", duplicate_key=name)
 
 
 @pytest.mark.parametrize("count", range(1, 12))
@@ -344,8 +344,9 @@ def test_shards_and_tables_give_the_same_products_and_query_pictures(
     tiny_pairs: Path, tmp_path: Path
 ) -> None:
     build_shards(tiny_pairs, tmp_path / "out", picture_size=40, workers=1)
+    folders = (tiny_pairs, tmp_path / "out")
     (products, tables), (stored, shards) = (
-        read_split(path, "dev", FIELDS, 32, stored=40) for path in (tiny_pairs, tmp_path / "out")
+        read_split(folder, "dev", FIELDS, 32, stored_size=40) for folder in folders
     )
     assert sorted(products.product_ids) == sorted(stored.product_ids)
     columns = ["query_id", "query", "kind", "product_id"]
@@ -371,7 +372,7 @@ def test_a_query_set_of_texts_has_no_query_pictures_and_no_own_products(
 def test_triggers_are_products_that_ask_for_their_partners(
     tiny_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    catalogue, _ = read_split(tiny_pairs.parent, "dev", FIELDS, 32, stored=40)
+    catalogue, _ = read_split(tiny_pairs.parent, "dev", FIELDS, 32, stored_size=40)
     asked = with_triggers(catalogue, tiny_pairs)
     assert "48 of 96 pairs used, left out: 48 of products that the catalogue lacks" in (
         capsys.readouterr().out

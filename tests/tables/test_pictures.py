@@ -1,4 +1,4 @@
-"""Pictures of every allowed kind come out upright, RGB and reduced; all else says why not."""
+"""Tests that pictures of allowed formats come out upright, RGB and reduced; others say why not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A few bytes of PNG whose header announces width x height."""
+    """Makes a few bytes of PNG whose header announces width x height."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return (
@@ -117,7 +117,7 @@ def test_exif_orientation_six_turns_the_left_column_to_the_top() -> None:
 
 def test_alpha_is_composed_on_white() -> None:
     image = decode_picture(encode(Image.new("RGBA", (2, 2), (255, 0, 0, 51))))
-    # 0.2 red over 0.8 white
+    # 0.2 of red over 0.8 of white.
     assert image.getpixel((0, 0)) == (255, 204, 204)
 
 

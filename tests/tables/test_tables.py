@@ -1,4 +1,4 @@
-"""Every row of a table is used or rejected with its line and a reason; splits never cross."""
+"""Tests that a row is used or rejected with its number and a reason; splits never cross."""
 
 from __future__ import annotations
 

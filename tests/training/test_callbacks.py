@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from beyond_text import train as command
 from beyond_text.config.load import load_config
-from beyond_text.metrics.history import read_history, report, save_history
+from beyond_text.metrics.history import print_history, read_history, save_history
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.checkpoint import load_model
 from beyond_text.retrieval.panel import AMBER, GREEN, GREY, panel_of
@@ -101,7 +101,7 @@ def test_kinds_without_judgments_and_products_without_pictures_do_not_stop_a_run
     assert 0 < metrics["attribute"]["ndcg@10"] <= 1
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert set(history["run"]) == {"product", "text"}
-    report(tmp_path / "run")
+    print_history(tmp_path / "run")
     human = [line for line in capsys.readouterr().out.splitlines() if "human" in line]
     assert len(human) == 2
     assert all(line.split().count("-") == 2 for line in human)

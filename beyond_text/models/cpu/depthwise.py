@@ -1,9 +1,9 @@
-"""Depthwise convolutions under autocast on a CPU, with gradients taken where oneDNN is fast.
+"""Computes slow gradients of depthwise convolutions in float32, under autocast on a CPU.
 
-In bfloat16 two gradients of a depthwise convolution are slow there: the input's, up to thirty
-times slower than in float32 where the stride is above 1, and the weights', four times where the
-kernel is larger than 3 x 3 (measured on the shapes of EfficientNet-Lite0, whose backward pass took
-half of its time in them). These are taken in float32; all else stays in autocast's precision.
+In bfloat16 oneDNN is slow at two gradients of a depthwise convolution: the input's, up to thirty
+times slower than in float32 where the stride is above 1, and the weights', four times slower where
+the kernel is larger than 3 x 3 (measured on the shapes of EfficientNet-Lite0, whose backward pass
+spent half of its time in them). All else stays in autocast's precision.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ aten = torch.ops.aten
 
 
 class _Convolution(torch.autograd.Function):
-    """A depthwise convolution in the input's precision; its weights keep their own."""
+    """Computes a depthwise convolution in the input's precision; the weights keep their own."""
 
     @staticmethod
     def forward(
@@ -36,36 +36,36 @@ class _Convolution(torch.autograd.Function):
         dilation: tuple[int, int],
     ) -> Float[Tensor, "pictures filters _ _"]:
         ctx.save_for_backward(x, weight)
-        ctx.how = (stride, padding, dilation)
+        ctx.geometry = (stride, padding, dilation)
         weight = weight.to(x.dtype)
         return functional.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # Asked for once: a checkpoint (chunk_size) gives them out no second time.
+        # Read only once: under a checkpoint (chunk_size) a second read fails.
         saved = x, weight = ctx.saved_tensors
-        exact = (max(ctx.how[0]) > 1, weight[0, 0].numel() > 9)
-        kinds = [torch.float32 if slow else x.dtype for slow in exact]
-        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-        # Both in one call where they are of one precision.
-        for kind in dict.fromkeys(kinds):
-            wanted = [n for n in (0, 1) if ctx.needs_input_grad[n] and kinds[n] == kind]
+        is_slow = (max(ctx.geometry[0]) > 1, weight[0, 0].numel() > 9)
+        dtypes = [torch.float32 if slow else x.dtype for slow in is_slow]
+        result: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        # One call computes both gradients where they have one precision.
+        for dtype in dict.fromkeys(dtypes):
+            wanted = [n for n in (0, 1) if ctx.needs_input_grad[n] and dtypes[n] == dtype]
             if wanted:
                 gradients = aten.convolution_backward(
-                    gradient.to(kind),
-                    x.to(kind),
-                    weight.to(kind),
+                    gradient.to(dtype),
+                    x.to(dtype),
+                    weight.to(dtype),
                     None,
-                    *ctx.how,
+                    *ctx.geometry,
                     False,
                     [0, 0],
                     x.shape[1],
                     [n in wanted for n in range(3)],
                 )
                 for n in wanted:
-                    found[n] = gradients[n].to(saved[n].dtype)
-        return tuple(found)
+                    result[n] = gradients[n].to(saved[n].dtype)
+        return tuple(result)
 
 
 def _conv2d(
@@ -82,12 +82,12 @@ def _conv2d(
     if not (depthwise and torch.is_autocast_enabled("cpu")):
         return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
     x = x.to(torch.get_autocast_dtype("cpu"))
-    found = _Convolution.apply(x, weight, _pair(stride), _pair(padding), _pair(dilation))
-    return found if bias is None else found + bias.to(found.dtype).view(-1, 1, 1)
+    y = _Convolution.apply(x, weight, _pair(stride), _pair(padding), _pair(dilation))
+    return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
 
 
 class FastDepthwise(Replaced):
-    """Within, every depthwise convolution of a CPU under autocast is one of the above."""
+    """Replaces depthwise convolutions under CPU autocast by the one above, while it is entered."""
 
     def __init__(self) -> None:
         super().__init__({torch.conv2d: _conv2d})

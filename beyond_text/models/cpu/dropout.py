@@ -1,6 +1,6 @@
-"""Dropout on a CPU, three times as fast: one random number decides on four values.
+"""Computes dropout on a CPU three times as fast: one random number decides on four values.
 
-PyTorch draws a number for every value there, one after another, which took a fifth of a text
+On a CPU, PyTorch draws a number for every value, one after another. That took a fifth of a text
 encoder's training step.
 """
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from beyond_text.models.cpu.replaced import Replaced
 
-# Values of a 16-bit integer, of which a 64-bit number holds four.
+# Number of values of a 16-bit integer; a 64-bit random number holds four such integers.
 LEVELS = 2**16
 
 
@@ -32,7 +32,7 @@ def dropout(
 
 
 class FastDropout(Replaced):
-    """Within, every dropout is the one above."""
+    """Replaces `torch.nn.functional.dropout` by the one above, while it is entered."""
 
     def __init__(self) -> None:
         super().__init__({functional.dropout: dropout})

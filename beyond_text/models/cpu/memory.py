@@ -1,25 +1,25 @@
-"""How a process that trains on a CPU asks the system for memory."""
+"""Controls how a process that trains on a CPU takes memory from the system and returns it."""
 
 from __future__ import annotations
 
 import ctypes
 
-# Of <malloc.h>.
+# Parameters of mallopt, from <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
     """Tells the C library to keep the memory that this process frees, for later allocations.
 
-    A step's activations are large: by default glibc gives each back to the system and takes it
-    anew, page by page, in the next step, which was a third of the image tower's time on a CPU. The
-    peak of memory is as high, but is held until it is given back.
+    A step's activations are large. By default glibc returns each one to the system, and takes it
+    again, page by page, in the next step, which was a third of the image tower's time on a CPU. The
+    peak of memory is as high, but is held until `give_back_freed_memory`.
 
     Returns:
-        Whether the C library is one that can be told so, which is glibc.
+        Whether the C library can be told so, as glibc can.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # Nothing from mmap, whose pages go back as soon as they are freed; no end of the heap cut off.
+    # No mmap, whose pages return to the system once they are freed; no trimming of the heap.
     return bool(mallopt and mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 

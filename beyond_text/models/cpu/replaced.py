@@ -1,4 +1,4 @@
-"""PyTorch functions that stand for others for a while, inside models that we did not write."""
+"""Replaces PyTorch functions for a while, inside models that are not ours to edit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Function = Callable[..., Any]
 
 
 class Replaced(TorchFunctionMode):
-    """Within, calls of the functions named go to those given for them, with the same arguments."""
+    """Replaces functions by others that take the same arguments, while it is entered."""
 
     def __init__(self, functions: Mapping[Function, Function]) -> None:
         super().__init__()

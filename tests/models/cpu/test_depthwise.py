@@ -1,4 +1,4 @@
-"""Depthwise convolutions under autocast have PyTorch's own values and gradients."""
+"""Tests that depthwise convolutions under autocast have PyTorch's values and gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from beyond_text.models.cpu import depthwise
 from beyond_text.models.cpu.depthwise import FastDepthwise
 
 CHANNELS = 8
-# Kernel, stride, padding, dilation, filters a channel, bias.
+# Kernel, stride, padding, dilation, filters per channel, bias.
 SHAPES = [
     (3, 1, 1, 1, 1, False),
     (5, 1, 2, 1, 1, True),
@@ -32,7 +32,7 @@ def _convolution(kernel: int, *how: Any, groups: int = CHANNELS) -> nn.Conv2d:
 
 
 def _found(convolution: nn.Conv2d, fast: bool, autocast: bool = True) -> list[Tensor]:
-    """Output, gradient of the input, gradients of the weights."""
+    """Returns the output, the gradient of the input and those of the weights."""
     torch.manual_seed(1)
     x = torch.randn(4, CHANNELS, 12, 12, requires_grad=True)
     convolution.zero_grad()
@@ -56,7 +56,7 @@ def test_a_depthwise_convolution_is_pytorchs_to_within_bfloat16(shape: tuple) ->
     assert found[0].dtype == own[0].dtype == torch.bfloat16
     assert [f.dtype for f in found[1:]] == [torch.float32] * len(found[1:])
     for fast, plain, true in zip(found, own, exact, strict=True):
-        # Not further from float32's than PyTorch's, but for the luck of rounding.
+        # As close to float32's as PyTorch's values are, apart from chance in rounding.
         assert (fast - true).norm() < 1.5 * (plain - true).norm() < 0.01 * true.norm()
 
 
@@ -74,7 +74,7 @@ def test_without_autocast_nothing_changes(shape: tuple) -> None:
 def test_the_slow_gradients_are_taken_in_float32(
     monkeypatch: pytest.MonkeyPatch, shape: tuple, of: int
 ) -> None:
-    """The input's where there is a stride, the weights' where the kernel is large; no others."""
+    """The input's gradient is slow with a stride, the weights' with a large kernel."""
     kinds: dict[int, torch.dtype] = {}
     plain = torch.ops.aten.convolution_backward
 

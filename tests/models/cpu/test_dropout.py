@@ -1,4 +1,4 @@
-"""Dropout by few random numbers is dropout: its share, its scale, its gradient, its seed."""
+"""Tests the share, scale, gradient and seed of dropout by few random numbers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def test_a_share_of_p_is_dropped_and_the_rest_scaled(p: float, kind: torch.dtype
     y = dropout(x, p)
     least, kept = y.unique().tolist()
     assert least == 0
-    # In bfloat16 to three digits.
+    # bfloat16 has three digits.
     assert kept == pytest.approx(1 / (1 - p), rel=1e-4 if kind == torch.float32 else 5e-3)
-    # Four standard deviations of a share of n draws.
+    # Four standard deviations of the share in n draws.
     error = 4 * (p * (1 - p) / x.numel()) ** 0.5
     assert (y == 0).double().mean().item() == pytest.approx(p, abs=error)
     y.sum().backward()

@@ -1,4 +1,4 @@
-"""What a training process frees, it keeps for its next step."""
+"""Tests that a training process keeps freed memory for its next step, and can give it back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def printed(code: str) -> int:
 
 
 def pages_of_a_step(call: str) -> int:
-    """New pages of the last of eight steps that each take 256 MB and free them."""
+    """Counts the new pages of the last of eight steps that each take and free 256 MB."""
     return printed(PAGES.format(call=call))
 
 
