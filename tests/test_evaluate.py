@@ -24,6 +24,8 @@ from beyond_text.tables.layouts import TableError
 from beyond_text.train import train
 from tests.hostile import sign
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:

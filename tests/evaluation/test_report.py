@@ -33,6 +33,8 @@ from beyond_text.metrics.significance import compare_paired, interval
 from beyond_text.metrics.trec import write_trec
 from beyond_text.training.resume import differences, write_inputs
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(0)
 # The rank of the one relevant product of each query.
 RANKS = {
