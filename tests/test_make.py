@@ -25,8 +25,12 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 # As many tests at a time as there are cores.
 TOGETHER = ["-n", "auto", "--dist", "worksteal"]
 
+# By way of a shell, since the path of an interpreter after #! must have no space.
 SHAM = """\
-#!{python} -IS
+#!/bin/sh
+''':'
+exec "{python}" -IS "$0" "$@"
+'''
 import sys
 
 LACKS = {lacks}

@@ -23,7 +23,11 @@ from pathlib import Path
 from tests import ROOT
 
 # Sends its arguments, folder, environment and standard streams, and ends with the command's status.
-CLIENT = """#!{python} -SE
+# By way of a shell, since the path of an interpreter after #! must have no space.
+CLIENT = """#!/bin/sh
+''':'
+exec "{python}" -SE "$0" "$@"
+'''
 import array, json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})

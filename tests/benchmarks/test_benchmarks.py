@@ -20,7 +20,16 @@ import torch
 from beyond_text.shards.split import Split
 from beyond_text.shards.transform import to_square
 from beyond_text.tables.pictures import decode_pixels
-from tests.benchmarks import large_batch, measure, peers, quality, recipe, search, throughput
+from tests.benchmarks import (
+    large_batch,
+    measure,
+    peers,
+    pictures,
+    quality,
+    recipe,
+    search,
+    throughput,
+)
 from tests.benchmarks.measure import in_turn, rate, rate_of_batches, step_ends
 from tests.benchmarks.quality import Point
 from tests.benchmarks.recipe import Setting
@@ -386,3 +395,11 @@ def test_quality_asks_the_peers_for_their_vectors(
     for part, contenders in quality.CONTENDERS.items():
         assert result[part]["seconds"].keys() == contenders.keys()
         assert all(seconds >= 0 for seconds in result[part]["seconds"].values())
+
+
+def test_pictures_are_decoded_and_resized_to_the_same_bits(
+    tiny_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures.main([str(tiny_shards), "--pictures", "3"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "True" in line]
+    assert len(rows) == 4
