@@ -25,13 +25,9 @@ from beyond_text.training.build import build
 from beyond_text.training.callbacks import Retrieval, Throughput
 from beyond_text.training.datamodule import ShardData
 from beyond_text.training.finish import finish
+from beyond_text.training.inputs import write_inputs
 from beyond_text.training.module import ContrastiveModule, TrainingError
-from beyond_text.training.resume import (
-    begin_or_resume,
-    check_processes,
-    finished_metrics,
-    write_inputs,
-)
+from beyond_text.training.resume import begin_or_resume, check_processes, finished_metrics
 from beyond_text.training.trainer import explain_killed_workers, make_trainer
 
 

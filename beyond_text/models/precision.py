@@ -24,3 +24,8 @@ def precision_of(setting: str) -> str:
         return setting
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return "bf16-mixed" if bf16_is_fast(device) else "32-true"
+
+
+def uses_bf16(setting: str) -> bool:
+    """Returns whether a precision setting means bfloat16 autocast on this machine."""
+    return precision_of(setting) == "bf16-mixed"

@@ -9,7 +9,7 @@ import torch
 
 from beyond_text.config.load import load_config
 from beyond_text.models.checkpoint import load_model
-from beyond_text.models.precision import precision_of
+from beyond_text.models.precision import uses_bf16
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder
@@ -30,7 +30,7 @@ def load_run(run: Path) -> Encoder:
     config_file = run / "config.yaml"
     setting = load_config([config_file]).precision if config_file.is_file() else "auto"
     workers = max(1, (os.cpu_count() or 1) - 1)
-    return Encoder(model, tokenizer, precision_of(setting) == "bf16-mixed", workers)
+    return Encoder(model, tokenizer, uses_bf16(setting), workers)
 
 
 def split_for(model: TwoTower, tables: Path, split: str) -> tuple[Catalogue, QuerySet]:

@@ -20,7 +20,7 @@ Tokenizer = Callable[..., Mapping[str, Tensor]]
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, fixed: bool) -> Tokens:
-    """Tokens of distinct texts, padded to the longest, or to max_length where `fixed`."""
+    """Tokenizes distinct texts, padded to the longest, or to max_length where `fixed`."""
     if not texts:
         empty = torch.zeros(0, 1, dtype=torch.long)
         return Tokens(empty, empty)
@@ -39,8 +39,8 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, fixed:
 
 def _distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
     """Returns distinct non-empty texts, and each text's row among them (-1 for an empty one)."""
-    place = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
-    return list(place), torch.tensor([place.get(text, -1) for text in texts])
+    index = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
+    return list(index), torch.tensor([index.get(text, -1) for text in texts])
 
 
 class Collate:
@@ -69,19 +69,24 @@ class Collate:
         return to_square(picture, self.picture_size, seed, self.smallest_crop)
 
     def _pictures(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Stacks the pictures of distinct products, then of queries, with every row's places."""
-        shown = [(sample.image, sample.epoch, sample.product_id) for sample in samples]
-        asked = [(s.query_image, s.epoch, s.query.query_id if s.query else "") for s in samples]
+        """Stacks the pictures of distinct products, then of distinct queries.
+
+        Returns:
+            The pictures [pictures, 3, size, size], and for every row the index of its product's
+            and of its query's picture, -1 where there is none.
+        """
+        products = [(s.image, s.epoch, s.product_id) for s in samples]
+        queries = [(s.query_image, s.epoch, s.query.query_id if s.query else "") for s in samples]
         pictures: list[Tensor] = []
         rows: list[Tensor] = []
-        for views in (shown, asked):
-            place: dict[tuple[int, str], int] = {}
+        for entries in (products, queries):
+            index: dict[tuple[int, str], int] = {}
             row = []
-            for picture, epoch, identity in views:
-                if picture is not None and (epoch, identity) not in place:
-                    place[epoch, identity] = len(pictures)
+            for picture, epoch, identity in entries:
+                if picture is not None and (epoch, identity) not in index:
+                    index[epoch, identity] = len(pictures)
                     pictures.append(self._picture(picture, epoch, identity))
-                row.append(-1 if picture is None else place[epoch, identity])
+                row.append(-1 if picture is None else index[epoch, identity])
             rows.append(torch.tensor(row))
         image_row, query_row = rows
         size = self.picture_size
@@ -96,10 +101,10 @@ class Collate:
         distinct, row = _distinct(texts)
         return tokenize(self.tokenizer, distinct, self.max_length, self.fixed_length), row
 
-    def __call__(self, found: Sequence[Sample | str]) -> Batch:
-        """Makes a batch of as many rows as `found` has entries."""
-        skipped = [entry for entry in found if isinstance(entry, str)]
-        samples = [EMPTY_SAMPLE if isinstance(entry, str) else entry for entry in found]
+    def __call__(self, entries: Sequence[Sample | str]) -> Batch:
+        """Makes a batch with a row per entry: a sample, or a line that says why there is none."""
+        skipped = [entry for entry in entries if isinstance(entry, str)]
+        samples = [EMPTY_SAMPLE if isinstance(entry, str) else entry for entry in entries]
         text, text_row = self._tokens([sample.text for sample in samples])
         query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
         image, image_row, query_image_row = self._pictures(samples)

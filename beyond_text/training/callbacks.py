@@ -15,7 +15,7 @@ from beyond_text.config.views import View
 from beyond_text.metrics.history import save_history
 from beyond_text.metrics.ranking import Ranking, retrieval_metrics
 from beyond_text.models.cpu.memory import give_back_freed_memory
-from beyond_text.models.precision import precision_of
+from beyond_text.models.precision import uses_bf16
 from beyond_text.models.settings import ModelSettings
 from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder
@@ -94,7 +94,7 @@ class Retrieval(pl.Callback):
         catalogue, query_set = read_split(
             Path(config.data.dev), config.data.dev_split, settings.text_fields, settings.image_size
         )
-        bf16 = precision_of(config.precision) == "bf16-mixed"
+        bf16 = uses_bf16(config.precision)
         return cls(catalogue, query_set, tokenizer, config.evaluate_every, bf16)
 
     def measure(self, module: ContrastiveModule) -> tuple[dict[View, Any], dict[View, Ranking]]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from beyond_text.config.settings import Config
 from beyond_text.files import atomic_write
-from beyond_text.models.precision import precision_of
+from beyond_text.models.precision import precision_of, uses_bf16
 from beyond_text.models.towers import Tower
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.encode import collate_for, device_of, evaluating, to_device
@@ -124,7 +124,7 @@ def _fill(model: TwoTower, config: Config, tokenizer: Any, cache_files: _CacheFi
     if not missing:
         return
     device = device_of(model)
-    bf16 = precision_of(config.precision) == "bf16-mixed"
+    bf16 = uses_bf16(config.precision)
     loader: DataLoader[Sample] = DataLoader(
         _TowerInputs(split, picture),
         batch_size=BATCH,

@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from beyond_text.config.compare import flatten
 from beyond_text.config.settings import Config
 from beyond_text.config.views import View
 from beyond_text.metrics.history import read_history, save_history
@@ -20,7 +21,6 @@ from beyond_text.models.two_tower import TwoTower
 from beyond_text.training.callbacks import Retrieval
 from beyond_text.training.checkpoints import CHECKPOINTS
 from beyond_text.training.module import ContrastiveModule
-from beyond_text.training.resume import flatten
 
 
 def finish(

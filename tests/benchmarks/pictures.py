@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +25,7 @@ from torchvision import io
 
 from beyond_text.shards.split import Split
 from beyond_text.shards.transform import to_square
+from tests.benchmarks.measure import in_turn
 
 SIZE, ROUNDS = 160, 15
 
@@ -47,26 +48,13 @@ def by_recipe(pixels: Tensor) -> Tensor:
     return to_square(pixels, SIZE)
 
 
-def compare(
-    contenders: dict[str, Callable[[Any], Tensor]], inputs: Sequence[Any]
-) -> dict[str, tuple[float, float, bool]]:
-    """Microseconds an input, the ratio to the first contender, and whether bits are equal."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
-        for name, contender in contenders.items():
-            start = time.perf_counter()
-            for each in inputs:
-                contender(each)
-            seconds[name].append(time.perf_counter() - start)
-    first, *_ = contenders
-    return {
-        name: (
-            1e6 * median(seconds[name]) / len(inputs),
-            median(a / b for a, b in zip(seconds[name], seconds[first], strict=True)),
-            all(torch.equal(contender(each), contenders[first](each)) for each in inputs),
-        )
-        for name, contender in contenders.items()
-    }
+def rates(contender: Callable[[Any], Tensor], inputs: Sequence[Any]) -> Iterator[float]:
+    """Pictures a second, a round each time."""
+    while True:
+        start = time.perf_counter()
+        for each in inputs:
+            contender(each)
+        yield len(inputs) / (time.perf_counter() - start)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -82,12 +70,17 @@ def main(words: Sequence[str] | None = None) -> None:
     contents = (products.read(number, ("jpg",)) for number in range(len(products)))
     data = [content["jpg"] for content in contents if "jpg" in content][: arguments.pictures]
     table = Table("contender", "microseconds", "ratio", "equal bits")
-    for contenders, inputs in (
+    pairs: tuple[tuple[dict[str, Callable[[Any], Tensor]], list[Any]], ...] = (
         ({"simplejpeg": by_simplejpeg, "torchvision.io": by_torchvision}, data),
         ({"interpolate": bare, "to_square": by_recipe}, [by_simplejpeg(each) for each in data]),
-    ):
-        for name, (cost, ratio, equal) in compare(contenders, inputs).items():  # type: ignore[arg-type]
-            table.add_row(name, f"{cost:.1f}", f"{ratio:.3f}", str(equal))
+    )
+    for contenders, inputs in pairs:
+        measured, _ = in_turn({n: rates(c, inputs) for n, c in contenders.items()}, ROUNDS)
+        first, *_ = contenders
+        for name, contender in contenders.items():
+            ratio = median(measured[first]) / median(measured[name])
+            equal = all(torch.equal(contender(each), contenders[first](each)) for each in inputs)
+            table.add_row(name, f"{1e6 / median(measured[name]):.1f}", f"{ratio:.3f}", str(equal))
     Console().print(table)
 
 

@@ -28,7 +28,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from beyond_text.config.views import View
 from beyond_text.files import write_json
 from beyond_text.metrics.ranking import retrieval_metrics
-from beyond_text.models.precision import precision_of
+from beyond_text.models.precision import uses_bf16
 from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_queries
 from beyond_text.retrieval.query_set import QuerySet
@@ -64,7 +64,7 @@ def of_recipe(setting: Setting, stage: str, view: View) -> Contender:
     config = replace(setting.config(stage), steps=steps, checkpoint_every=steps)
     prepared = recipe.prepare(config)
     module = prepared.module
-    bf16 = precision_of(config.precision) == "bf16-mixed"
+    bf16 = uses_bf16(config.precision)
     encoder = Encoder(module.model, prepared.tokenizer, bf16, workers=1)
 
     def encode(catalogue: Catalogue, query_set: QuerySet) -> tuple[Vectors, Vectors]:

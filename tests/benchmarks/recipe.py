@@ -32,7 +32,7 @@ from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config
 from beyond_text.config.views import PAIRS, View
 from beyond_text.models.cpu.memory import keep_freed_memory
-from beyond_text.models.precision import precision_of
+from beyond_text.models.precision import uses_bf16
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.encode import to_device
 from beyond_text.shards.batch import Batch, Sample, rows_of
@@ -228,7 +228,7 @@ class _Bare(NamedTuple):
 
     @property
     def bf16(self) -> bool:
-        return precision_of(self.config.precision) == "bf16-mixed"
+        return uses_bf16(self.config.precision)
 
     def loss(self, batch: Batch) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

@@ -31,7 +31,7 @@ from beyond_text.config.load import load_config
 from beyond_text.files import write_json
 from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.checkpoint import load_model
-from beyond_text.models.precision import precision_of
+from beyond_text.models.precision import uses_bf16
 from beyond_text.retrieval.encode import Encoder, encode_products, encode_queries
 from beyond_text.retrieval.index import KINDS, ProductIndex
 from beyond_text.retrieval.read_split import read_split
@@ -147,7 +147,7 @@ def encoded(run: Path, shards: Path | None) -> tuple[Rows, Rows, dict[str, float
         settings.text_fields,
         settings.image_size,
     )
-    bf16 = precision_of(config.precision) == "bf16-mixed"
+    bf16 = uses_bf16(config.precision)
     encoder = Encoder(model, tokenizer, bf16, workers=1)
     began = time.perf_counter()
     products = encode_products(encoder, catalogue)["product"].vectors

@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from beyond_text.config.compare import differences
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.settings import (
     Config,
@@ -24,7 +25,6 @@ from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, View
 from beyond_text.models.fusion import FUSIONS
 from beyond_text.tables.layouts import TEXT_COLUMNS
 from beyond_text.training.losses import LOSSES
-from beyond_text.training.resume import differences
 from beyond_text.training.uniecs_losses import OBJECTIVES
 from tests import RECIPES
 

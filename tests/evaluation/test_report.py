@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from beyond_text.ablate import ladders_of, main, parse
+from beyond_text.config.compare import differences
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.settings import Config, active_losses
 from beyond_text.config.views import OBJECTIVE_VIEWS
@@ -31,7 +32,7 @@ from beyond_text.evaluation.report import Cell, chart, markdown, summarise, verd
 from beyond_text.metrics.ranking import Ranking, retrieval_metrics
 from beyond_text.metrics.significance import compare_paired, interval
 from beyond_text.metrics.trec import write_trec
-from beyond_text.training.resume import differences, write_inputs
+from beyond_text.training.inputs import write_inputs
 
 pytestmark = pytest.mark.slow
 

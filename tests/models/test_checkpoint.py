@@ -1,16 +1,8 @@
-"""Tests that models are restored from their folders alone, and that damaged ones are refused.
-
-Also that checkpoints survive a killed process and a full disk.
-"""
+"""Tests that models are restored from their folders alone, and that damaged ones are refused."""
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import shutil
-import signal
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +16,6 @@ from beyond_text.config.views import View
 from beyond_text.models.checkpoint import CheckpointError, load_model, save_model, warm_start
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.shards.batch import Embeddings
-from beyond_text.training.checkpoints import (
-    Origin,
-    newest_checkpoint,
-    read_origin,
-    write_checkpoint,
-)
 from tests.conftest import tiny_tokenizer
 from tests.models.test_two_tower import SETTINGS, narrow_clip, some_batch, tiny_model
 from tests.tiny import save_tiny
@@ -60,7 +46,7 @@ def _vectors(model: TwoTower) -> Embeddings:
     return model.embed(some_batch(), VIEWS)
 
 
-def _assert_same(model: TwoTower, other: TwoTower, tolerance: float = 0.0) -> None:
+def assert_same(model: TwoTower, other: TwoTower, tolerance: float = 0.0) -> None:
     found, expected = _vectors(model), _vectors(other)
     for view in VIEWS:
         torch.testing.assert_close(
@@ -88,7 +74,7 @@ def test_a_model_comes_back_from_its_folder_alone(
     restored, tokenizer = load_model(tmp_path / "elsewhere")
     assert not restored.training
     assert restored.settings == model.settings
-    _assert_same(restored, model)
+    assert_same(restored, model)
     phrase = "a red cushion"
     assert tokenizer(phrase)["input_ids"] == tiny_tokenizer()(phrase)["input_ids"]
 
@@ -111,7 +97,7 @@ def test_adapters_are_merged_on_disk_and_give_the_vectors_they_gave(
     shutil.rmtree(folder)
     assert set(load_file(tmp_path / "model" / "model.safetensors")) == names
     restored, _ = load_model(tmp_path)
-    _assert_same(restored, model, tolerance=1e-5)
+    assert_same(restored, model, tolerance=1e-5)
 
 
 def test_saving_again_replaces_and_a_failed_save_leaves_the_old_model(
@@ -123,9 +109,9 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old_model(
     save_model(first, tiny_tokenizer(), tmp_path)
     with pytest.raises(AttributeError):
         save_model(second, object(), tmp_path)  # type: ignore[arg-type]
-    _assert_same(load_model(tmp_path)[0], first)
+    assert_same(load_model(tmp_path)[0], first)
     save_model(second, tiny_tokenizer(), tmp_path)
-    _assert_same(load_model(tmp_path)[0], second)
+    assert_same(load_model(tmp_path)[0], second)
     assert [path.name for path in tmp_path.glob("model*")] == ["model"]
 
 
@@ -167,7 +153,7 @@ def test_a_warm_start_takes_every_weight_over(folder: Path, tmp_path: Path) -> N
     save_model(before, tiny_tokenizer(), tmp_path)
     model = tiny_model(folder, "bert", "timm_resnet")
     assert warm_start(model, tmp_path) == []
-    _assert_same(model, before)
+    assert_same(model, before)
 
 
 @pytest.mark.parametrize(
@@ -234,112 +220,3 @@ def test_a_warm_start_from_another_backbone_is_refused_by_name(
 def test_the_tokenizer_folder_is_one_that_transformers_reads(folder: Path, tmp_path: Path) -> None:
     saved = save_model(tiny_model(folder, "bert", "vit"), tiny_tokenizer(), tmp_path)
     assert AutoTokenizer.from_pretrained(saved / "text_encoder").pad_token == "[PAD]"
-
-
-ORIGIN = Origin({"steps": 3, "lr": {"fusion": 0.1}}, 2)
-
-
-def write(step: int, folder: Path) -> None:
-    content = {"global_step": step, "weights": torch.full((4096,), float(step))}
-    write_checkpoint(content, ORIGIN, folder / "last.ckpt")
-
-
-def step_of(path: Path) -> int:
-    return torch.load(path, weights_only=True)["global_step"]
-
-
-def test_the_newest_checkpoint_is_found_with_its_origin_and_the_one_before_stays(
-    tmp_path: Path,
-) -> None:
-    assert newest_checkpoint(tmp_path) is None
-    for step in (1, 2, 3):
-        write(step, tmp_path)
-    assert newest_checkpoint(tmp_path) == (tmp_path / "last.ckpt", ORIGIN)
-    assert [step_of(tmp_path / f"{name}.ckpt") for name in ("last", "previous")] == [3, 2]
-    assert len(list(tmp_path.iterdir())) == 2
-    # A kill between the two renames leaves this state.
-    (tmp_path / "last.ckpt").unlink()
-    assert newest_checkpoint(tmp_path) == (tmp_path / "previous.ckpt", ORIGIN)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:-1],
-        lambda content: content.replace(torch.full((1,), 3.0).numpy().tobytes() * 2, b"1234" * 2),
-        lambda content: bytes(len(content)),
-    ],
-    ids=["empty", "half", "a byte short", "other weights", "zeros"],
-)
-def test_a_damaged_checkpoint_is_refused_by_name(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
-) -> None:
-    write(3, tmp_path)
-    path = tmp_path / "last.ckpt"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: not whole \(.+\)$"):
-        read_origin(path)
-
-
-def test_a_file_that_is_no_checkpoint_of_a_run_is_refused_by_name(tmp_path: Path) -> None:
-    torch.save({"global_step": 3}, tmp_path / "old.ckpt")
-    with pytest.raises(CheckpointError, match=r"old\.ckpt: does not say whose it is"):
-        read_origin(tmp_path / "old.ckpt")
-    with zipfile.ZipFile(tmp_path / "foreign.ckpt", "w") as archive:
-        archive.writestr("readme", "a zip")
-    with pytest.raises(CheckpointError, match=r"foreign\.ckpt: not whole"):
-        read_origin(tmp_path / "foreign.ckpt")
-
-
-def in_child(action: Callable[[], None]) -> int | None:
-    """Runs an action in a process that can write no file beyond 8 KiB; returns its exit code."""
-
-    def starved() -> None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**13, 2**13))
-        action()
-
-    child = multiprocessing.get_context("fork").Process(target=starved)
-    child.start()
-    child.join()
-    return child.exitcode
-
-
-def test_a_process_killed_in_the_middle_of_writing_leaves_the_checkpoints_before(
-    tmp_path: Path,
-) -> None:
-    def killed() -> None:
-        # Beyond the limit the kernel sends this signal, which kills where nothing handles it.
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        write(3, tmp_path)
-
-    write(1, tmp_path)
-    write(2, tmp_path)
-    assert in_child(killed) == -signal.SIGXFSZ
-    assert (tmp_path / "last.partial").stat().st_size == 2**13
-    assert [step_of(tmp_path / f"{name}.ckpt") for name in ("last", "previous")] == [2, 1]
-    write(3, tmp_path)
-    assert [step_of(tmp_path / f"{name}.ckpt") for name in ("last", "previous")] == [3, 2]
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_disk_that_fills_while_a_checkpoint_or_a_model_is_written_costs_nothing(
-    folder: Path, tmp_path: Path
-) -> None:
-    model = tiny_model(folder, "bert", "vit")
-
-    def refused() -> None:
-        with pytest.raises(CheckpointError, match=r"last\.ckpt: could not be written \(.*File too"):
-            write(3, tmp_path)
-        with pytest.raises(CheckpointError, match=r"safetensors: could not be written \("):
-            save_model(model, tiny_tokenizer(), tmp_path)
-
-    save_model(model, tiny_tokenizer(), tmp_path)
-    write(1, tmp_path)
-    write(2, tmp_path)
-    assert in_child(refused) == 0
-    assert not (tmp_path / "last.partial").exists()
-    assert [step_of(tmp_path / f"{name}.ckpt") for name in ("last", "previous")] == [2, 1]
-    _assert_same(load_model(tmp_path)[0], model.eval())

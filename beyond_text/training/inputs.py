@@ -1,0 +1,60 @@
+"""Records what a run was made of besides its settings, and compares that with what is there now.
+
+    inputs.json    SHA-256 of each source's manifest, of dev's, and of the start's metrics
+
+A manifest holds the checksums of all shards, and metrics the seconds that training took, so these
+tell any two data sets and any two trainings apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from beyond_text.config.settings import Config, ConfigError
+from beyond_text.files import MALFORMED, write_json
+from beyond_text.metrics.results import METRICS
+from beyond_text.shards.manifest import FILE, sha256_of
+
+INPUTS = "inputs.json"
+
+
+def write_inputs(config: Config) -> None:
+    """Records in the run's folder the inputs that it begins with."""
+    write_json(Path(config.run) / INPUTS, _digests(config))
+
+
+def check_inputs(config: Config) -> None:
+    """Refuses a run that was begun with other data or weights than are there now.
+
+    Data that is missing is left to whoever reads it: a finished run needs none.
+
+    Raises:
+        ConfigError: names the settings whose folders hold something else, or a damaged record.
+    """
+    path = Path(config.run) / INPUTS
+    if not path.is_file():
+        return
+    now = _digests(config)
+    try:
+        begun = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except MALFORMED as error:
+        raise ConfigError(f"{path}: not what a run began with: {error}") from error
+    changed = {name for name, _ in begun.items() ^ now.items() if name in now or name == "start"}
+    if changed:
+        raise ConfigError(
+            f"{config.run}: what {', '.join(sorted(changed))} held when the run began is "
+            "not what is there now; take another run folder, delete this one, or say resume=never "
+            "to begin again"
+        )
+
+
+def _digests(config: Config) -> dict[str, str]:
+    """Returns the digest of each input that exists, by the setting that names its folder."""
+    data = config.data
+    files = {f"data.sources.{name}": Path(s.path) / FILE for name, s in data.sources.items()}
+    files["data.dev"] = Path(data.dev) / FILE
+    if config.start:
+        files["start"] = Path(config.start) / METRICS
+    return {name: sha256_of(path) for name, path in files.items() if path.is_file()}
