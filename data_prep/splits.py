@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import compress
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +19,13 @@ import pandas as pd
 from tqdm import tqdm
 from webdataset import TarWriter
 
+from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.manifest import sha256_of
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
+from beyond_text.tables.near import near_picture
 from beyond_text.tables.pictures import PictureError, digest_of
-from beyond_text.tables.read import Tables
+from beyond_text.tables.tables import Tables
+from data_prep.crossing import count_crossing
 from data_prep.reduce import Picture, picture_reader
 from data_prep.rejects import BuildError, Rejects
 
@@ -44,7 +47,7 @@ QUERIES = _Table("queries", "query_id", ("query",), "empty query", False)
 
 
 class _Build(NamedTuple):
-    """What every step of a build needs."""
+    """What every step of a build needs; `digests` are of each split's pictures."""
 
     tables: Tables
     out: Path
@@ -52,18 +55,20 @@ class _Build(NamedTuple):
     samples_per_shard: int
     read_pictures: Callable[[list[str]], Iterable[Picture]]
     progress: tqdm
+    digests: dict[str, set[bytes]]
 
 
 class _Written(NamedTuple):
-    """The shards of a table: manifest entries, rows used, and whether each row has a picture.
+    """The shards of a table: manifest entries, rows used, and the number of pictures of each.
 
-    `unused` are the ids of the other rows.
+    `unused` are the ids of the other rows, and `digests` are of the pictures as they are stored.
     """
 
     shards: list[dict[str, Any]]
     records: list[dict[str, Any]]
-    pictured: list[bool]
+    pictures: list[int]
     unused: set[str]
+    digests: set[bytes]
 
 
 def write_splits(
@@ -75,11 +80,11 @@ def write_splits(
     seed: int,
     picture_size: int,
     max_pixels: int,
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, int]]]:
     """Writes every split's files; the arguments are those of `build_shards`.
 
     Returns:
-        The manifest's entry of each split.
+        The manifest's entry of each split, and what of each split is in train too.
 
     Raises:
         BuildError: a split of a reserved name, or too much is rejected.
@@ -93,10 +98,10 @@ def write_splits(
         picture_reader(workers, picture_size, max_pixels) as read_pictures,
         tqdm(total=rows, unit="row", disable=None) as progress,
     ):
-        build = _Build(tables, out, rejects, samples_per_shard, read_pictures, progress)
+        build = _Build(tables, out, rejects, samples_per_shard, read_pictures, progress, {})
         entries = {split: _write_split(split, seed, build) for split in splits}
     rejects.check()
-    return entries
+    return entries, count_crossing(tables, build.digests)
 
 
 def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
@@ -119,21 +124,27 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     qrels = _drop_judgments(qrels, written.unused, PRODUCTS, build)
     tables: list[dict[str, Any]] = []
     if split != "train" and len(queries):
-        further = [name for name in ("image", "product_id") if (queries[name] != "").any()]
+        further = [name for name in ("image", "product_id", "seen") if (queries[name] != "").any()]
         columns = ["query_id", "query", "kind", *further]
         queries.to_csv(build.out / f"queries-{split}.csv", columns=columns, index=False)
         columns = ["query_id", "product_id", *grades]
         qrels.to_csv(build.out / f"qrels-{split}.csv", columns=columns, index=False)
         tables = [_file_entry(build.out / f"{name}-{split}.csv") for name in ("queries", "qrels")]
+    build.digests[split] = written.digests
     entry = {
         "products": len(written.records),
-        "pictures": sum(written.pictured),
+        "pictures": sum(count > 0 for count in written.pictures),
         "texts": sum(_has_text(record, PRODUCTS) for record in written.records),
         "queries": len(queries),
         "judged_pairs": int((qrels[grades] > 0).any(axis=1).sum()),
         "shards": written.shards,
     }
-    optional = {"query_shards": query_pictures.shards, "tables": tables}
+    further_pictures = sum(max(0, count - 1) for count in written.pictures)
+    optional = {
+        "query_shards": query_pictures.shards,
+        "tables": tables,
+        "further_pictures": further_pictures,
+    }
     return entry | {name: files for name, files in optional.items() if files}
 
 
@@ -141,14 +152,15 @@ def _write_query_pictures(
     split: str, queries: pd.DataFrame, build: _Build
 ) -> tuple[pd.DataFrame, _Written]:
     """Stores the queries' pictures; their column `image` becomes the picture's number, or ""."""
+    pictured = queries[queries["image"] != ""].to_dict("records")
     written = _write_rows(
         f"queries-{split}",
-        queries[queries["image"] != ""].to_dict("records"),
+        [record | {"images": [record["image"]]} for record in pictured],
         QUERIES,
         lambda record: json.dumps({"query_id": record["query_id"]}, ensure_ascii=False).encode(),
         build,
     )
-    stored = compress(written.records, written.pictured)
+    stored = compress(written.records, written.pictures)
     numbers = {record["query_id"]: number for number, record in enumerate(stored)}
     queries = queries[~queries["query_id"].isin(written.unused)]
     return queries.assign(image=[numbers.get(each, "") for each in queries["query_id"]]), written
@@ -162,23 +174,25 @@ def _write_rows(
     build: _Build,
 ) -> _Written:
     """Writes shards NAME-00000.tar ... of the usable rows; `metadata` makes a sample's JSON."""
-    written = _Written([], [], [], set())
+    written = _Written([], [], [], set(), set())
     first_key = 0
     for start in range(0, len(records), build.samples_per_shard):
         part = records[start : start + build.samples_per_shard]
         # One shard at a time, to bound the memory of the finished pictures.
-        pictures = list(build.read_pictures([record["image"] for record in part]))
-        build.progress.update(len(part))
+        paths = list(chain.from_iterable(record["images"] for record in part))
+        pictures = iter(build.read_pictures(paths))
         usable = list(_usable_rows(part, pictures, table, build))
+        build.progress.update(len(part))
         build.rejects.check()
         written.records.extend(record for record, _ in usable)
-        written.pictured.extend(jpeg is not None for _, jpeg in usable)
+        written.pictures.extend(len(jpegs) for _, jpegs in usable)
+        written.digests.update(
+            hashlib.sha256(jpeg).digest()[:16] for _, jpegs in usable for jpeg in jpegs[:1]
+        )
         written.unused.update(record[table.id] for record in part)
         written.unused.difference_update(record[table.id] for record, _ in usable)
         samples = [
-            (metadata(record), jpeg)
-            for record, jpeg in usable
-            if table.stores_text or jpeg is not None
+            (metadata(record), jpegs) for record, jpegs in usable if table.stores_text or jpegs
         ]
         if samples:
             path = build.out / f"{name}-{len(written.shards):05d}.tar"
@@ -198,14 +212,28 @@ def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
 
 
 def _usable_rows(
-    records: list[dict[str, Any]], pictures: list[Picture], table: _Table, build: _Build
-) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """Yields the rows that have a text or a picture, with the picture; lists what failed."""
-    for record, picture in zip(records, pictures, strict=True):
-        if picture.failure is not None:
-            build.rejects.add(_reject(build.tables, table, record, *picture.failure))
-        if picture.jpeg is not None or _has_text(record, table):
-            yield record, picture.jpeg
+    records: list[dict[str, Any]], pictures: Iterator[Picture], table: _Table, build: _Build
+) -> Iterator[tuple[dict[str, Any], list[bytes]]]:
+    """Yields the rows that have a text or a picture, with the pictures; lists what failed.
+
+    `pictures` are those of all rows, one after the other.
+    """
+    root = build.tables.pictures.resolve()
+    for record in records:
+        jpegs = []
+        own = islice(pictures, len(record["images"]))
+        for path, picture in zip(record["images"], own, strict=True):
+            if picture.jpeg is not None:
+                jpegs.append(picture.jpeg)
+            if picture.failure is not None:
+                reason, detail = picture.failure
+                written = path.removeprefix(f"{root}/")
+                near = near_picture(root, written) if reason == "picture missing" else ""
+                hint = f"; there is {near!r}" if near else ""
+                detail = f"image {written[:500]!r}: {detail}{hint}"
+                build.rejects.add(_reject(build.tables, table, record, reason, detail))
+        if jpegs or _has_text(record, table):
+            yield record, jpegs
         else:
             detail = "expected a text or a picture, got neither"
             build.rejects.add(_reject(build.tables, table, record, table.empty, detail))
@@ -280,14 +308,15 @@ def _drop_judgments(
     name = table.id.removesuffix("_id")
     for record in qrels[orphaned].to_dict("records"):
         identity = f"{record['query_id']} {record['product_id']}"
-        file = build.tables.files["qrels"].name
         detail = f"expected a {name} that was not rejected"
-        build.rejects.add(Reject(file, int(record["row"]), identity, f"unknown {name}", detail))
+        build.rejects.add(
+            Reject(record["file"], int(record["row"]), identity, f"unknown {name}", detail)
+        )
     return qrels[~orphaned]
 
 
 def _write_shard(
-    path: Path, first_key: int, samples: Iterable[tuple[bytes, bytes | None]]
+    path: Path, first_key: int, samples: Iterable[tuple[bytes, list[bytes]]]
 ) -> dict[str, Any]:
     """Writes one shard; returns its entry in the manifest."""
     count = 0
@@ -307,10 +336,10 @@ def _file_entry(path: Path) -> dict[str, Any]:
 
 
 def _members(
-    first_key: int, samples: Iterable[tuple[bytes, bytes | None]]
+    first_key: int, samples: Iterable[tuple[bytes, list[bytes]]]
 ) -> Iterator[dict[str, Any]]:
     """Yields samples as webdataset writes them, keyed by number."""
-    for key, (metadata, jpeg) in enumerate(samples, first_key):
+    for key, (metadata, jpegs) in enumerate(samples, first_key):
         # Product ids hold dots and slashes, which a member's name cannot.
         sample: dict[str, Any] = {"__key__": f"{key:08d}", "json": metadata}
-        yield sample if jpeg is None else sample | {"jpg": jpeg}
+        yield sample | dict(zip(PICTURES, jpegs, strict=False))
