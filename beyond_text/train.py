@@ -21,6 +21,9 @@ from beyond_text.config.settings import Config
 from beyond_text.files import errors_name
 from beyond_text.metrics.history import print_history
 from beyond_text.models.cpu.memory import keep_freed_memory
+from beyond_text.models.precision import uses_bf16
+from beyond_text.retrieval.encode import Encoder
+from beyond_text.training.alignment import align_pictures
 from beyond_text.training.build import build
 from beyond_text.training.callbacks import Retrieval, Throughput
 from beyond_text.training.datamodule import ShardData
@@ -56,6 +59,9 @@ def _train(config: Config) -> dict[str, Any]:
     module = ContrastiveModule(model, config)
     data = ShardData(config, model.settings, tokenizer, model.text_tower.fixed_length)
     retrieval = Retrieval.from_config(config, model.settings, tokenizer)
+    if checkpoint is None and not config.start:
+        encoder = Encoder(model, tokenizer, uses_bf16(config.precision), config.data.workers)
+        align_pictures(encoder, [source.split for source in data.sources.values()], config)
     if checkpoint is None:
         # Only now, when every input has been read.
         write_inputs(config)

@@ -31,7 +31,7 @@ from beyond_text.config.settings import (
     Source,
     TextField,
 )
-from beyond_text.config.views import OBJECTIVE_VIEWS
+from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss": get_args(LossName),
@@ -45,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # (setting, smallest, largest); bounds included, infinity not.
 RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**32 - 1),
+    ("align_pairs", 0, float("inf")),
     ("steps", 1, float("inf")),
     ("budget", 1e-3, float("inf")),
     ("batch_size", 2, float("inf")),
@@ -53,6 +54,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("accumulate", 1, float("inf")),
     ("dim", 1, float("inf")),
     ("fusion_rank", 1, float("inf")),
+    ("negative_weight", 1e-3, 1e3),
     ("temperature", 1e-3, 1.0),
     ("temperature_min", 1e-3, 1.0),
     ("weight_decay", 0.0, 1.0),
@@ -71,6 +73,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("image_encoder.lora.dropout", 0.0, 1.0),
     ("data.modality_dropout", 0.0, 1.0),
     ("data.smallest_crop", 0.1, 1.0),
+    ("data.negatives", 0.0, 0.9),
     ("data.queries_per_product", 1, float("inf")),
     ("data.same_category", 1, float("inf")),
     ("data.max_skipped", 0.0, 1.0),
@@ -187,13 +190,17 @@ def check(config: Config) -> None:
     weights = [(f"losses.{f.name}", 0.0, float("inf")) for f in dataclasses.fields(Losses)]
     for name, low, high in (*RANGES, *rates, *weights):
         value = attrgetter(name)(config)
+        # Left open.
+        if value is None:
+            continue
         if not (low <= value <= high and math.isfinite(value)):
             raise ConfigError(f"{name}: expected a value from {low:g} to {high:g}, got {value:g}")
-    if config.temperature < config.temperature_min:
+    if config.temperature is not None and config.temperature < config.temperature_min:
         raise ConfigError(
             f"temperature: {config.temperature:g} lies below temperature_min "
             f"{config.temperature_min:g}"
         )
+    _check_unused(config)
     if config.loss_weighting == "learned" and config.rates.temperature == 0:
         raise ConfigError(
             "loss_weighting=learned: weights learn at the rate of lr.temperature, which is 0"
@@ -218,6 +225,28 @@ def check(config: Config) -> None:
     known, fields = get_args(TextField), config.data.text_fields
     if not fields or not set(fields) <= set(known):
         raise ConfigError(f"data.text_fields: expected some of {', '.join(known)}, got {fields}")
+
+
+def _check_unused(config: Config) -> None:
+    """Refuses settings that would have no effect beside the others."""
+    if 0 < config.memory_size < config.batch_size:
+        raise ConfigError(
+            f"memory_size: {config.memory_size} products hold no batch of {config.batch_size} "
+            "(batch_size); expected 0, or at least as many"
+        )
+    contrasts = any(getattr(config.losses, name) for name in PAIRS)
+    for name, unused in (("memory_size", 0), ("negative_weight", 1)):
+        if getattr(config, name) != unused and not contrasts:
+            raise ConfigError(
+                f"{name}: only contrasts of two views use it; expected {unused}, or a weight for "
+                f"one of {', '.join(PAIRS)} in losses"
+            )
+    if any(weight < 0 for weight in config.data.grades.values()) or (
+        config.data.grades and not sum(config.data.grades.values())
+    ):
+        raise ConfigError(
+            f"data.grades: expected weights of at least 0, not all 0, got {config.data.grades}"
+        )
 
 
 def to_yaml(config: Config) -> str:

@@ -97,6 +97,9 @@ class Source:
     path: str = ""
     weight: float = 1.0
     losses: list[str] = field(default_factory=list)
+    # Product ids are those of one shop; sources of the same shop share its name. Empty: the
+    # source's own name.
+    namespace: str = ""
     # 0 takes data.queries_per_product. Queries with pictures of their own are the expensive ones.
     queries_per_product: int = 0
 
@@ -111,6 +114,11 @@ class Data:
     text_fields: list[str] = field(default_factory=lambda: ["title", "category", "description"])
     # Rows of a product in a batch, a query each; its text and picture are encoded once.
     queries_per_product: int = 1
+    # Weights of the columns of grades in a judgment's gain; empty: the first column alone.
+    grades: dict[str, float] = field(default_factory=dict)
+    # Largest share of a batch for products that are negatives only: first those judged 0 for a
+    # query of the batch, then those without the views of the losses.
+    negatives: float = 0.25
     # Products of one category that stand together in a batch: each other's hard negatives.
     same_category: int = 1
     # Random resized crop and mirror image in training.
@@ -132,6 +140,9 @@ class Config:
     # Run folder whose weights this one starts from; empty means the untouched encoders.
     start: str = ""
     seed: int = 0
+    # Pairs of product text and picture that fit the image projection in closed form before the
+    # first step, where it maps to another width; 0: it starts random.
+    align_pairs: int = 8192
     # Optimizer steps, and a factor on them: `budget=3` gives every stage three times its steps.
     steps: int = 100
     budget: float = 1.0
@@ -154,9 +165,12 @@ class Config:
     fusion_rank: int = 512
     share_text_encoder: bool = True
     loss: str = "info_nce"
+    # How often a product that is judged 0 for a query counts among its negatives; others once.
+    negative_weight: float = 1.0
     # `learned` weighs the objectives by their uncertainty, on top of the weights in `losses`.
     loss_weighting: str = "fixed"
-    temperature: float = 0.05
+    # At the start of the run; null goes on with that of `start`, or takes 0.05 without one.
+    temperature: float | None = None
     temperature_min: float = 0.01
     weight_decay: float = 0.05
     warmup: float = 0.1

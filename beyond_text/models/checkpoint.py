@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -82,11 +83,19 @@ def load_model(run: Path | str) -> tuple[TwoTower, Any]:
     return model.eval(), AutoTokenizer.from_pretrained(text)
 
 
-def warm_start(model: TwoTower, run: Path | str) -> list[str]:
-    """Loads the weights of another run into `model`; returns the names of those that stay new.
+class WarmStart(NamedTuple):
+    """Names of the weights that start new, and of saved ones that are not in the model."""
+
+    new: list[str]
+    lost: list[str]
+
+
+def warm_start(model: TwoTower, run: Path | str) -> WarmStart:
+    """Loads the weights of another run into `model`; returns what is not that run's.
 
     Only the fusion block may differ: a stage may start another block from the same towers. The
-    block's weights are loaded if every name and shape agrees, and otherwise none of them is.
+    block's weights are loaded if every name and shape agrees, and otherwise none of them is. Where
+    one tensor has two names in this model, the last of the saved ones is taken.
 
     Raises:
         CheckpointError: the towers or projections of the two models do not match.
@@ -98,7 +107,9 @@ def warm_start(model: TwoTower, run: Path | str) -> list[str]:
     fits = {n: v.shape for n, v in own.items()} == {n: v.shape for n, v in saved.items()}
     others = {name: value for name, value in state.items() if name not in saved}
     _load_state(model, others | (saved if fits else own), folder)
-    return [] if fits else list(own)
+    taken = model.state_dict()
+    lost = [name for name, value in others.items() if not torch.equal(taken[name].cpu(), value)]
+    return WarmStart([] if fits else list(own), lost)
 
 
 def _folder_of(run: Path) -> Path:
@@ -112,9 +123,11 @@ def _folder_of(run: Path) -> Path:
 def _weights(folder: Path) -> dict[str, Tensor]:
     """Reads the weights of a model folder; refuses a file that is cut short."""
     try:
-        return load_file(folder / WEIGHTS)
+        state = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS}: not whole: {error}") from error
+    # Models from before pictures had a weight gave them 1.
+    return {"image_weight": torch.ones(())} | state
 
 
 def _load_state(model: TwoTower, state: dict[str, Tensor], folder: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from beyond_text.config.settings import Config
 from beyond_text.models.encoders import encoder_picture_size, picture_statistics
 
+DEFAULT_TEMPERATURE = 0.05
+
 
 @dataclass
 class ModelSettings:
@@ -52,6 +54,6 @@ def settings_of(config: Config, picture_size: int) -> ModelSettings:
         std=list(std),
         text_fields=list(config.data.text_fields),
         loss=config.loss,
-        temperature=config.temperature,
+        temperature=DEFAULT_TEMPERATURE if config.temperature is None else config.temperature,
         temperature_min=config.temperature_min,
     )

@@ -25,6 +25,11 @@ class Temperature(nn.Module):
         return self.log_temperature.exp()
 
     @torch.no_grad()
+    def restart(self, value: float) -> None:
+        """Goes on from another temperature."""
+        self.log_temperature.copy_(torch.tensor(value).log())
+
+    @torch.no_grad()
     def clamp(self) -> None:
         """Keeps the temperature between its smallest value and 1."""
         low = torch.tensor(self.smallest).log().item()

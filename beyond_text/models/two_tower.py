@@ -72,6 +72,9 @@ class TwoTower(nn.Module):
             self.query_projection if fusion.tokens else _projection(text_width, settings.dim)
         )
         self.image_projection = _projection(image_width, settings.dim)
+        # How much a picture counts in a fusion of vectors, beside a text's 1.
+        self.image_weight: Tensor
+        self.register_buffer("image_weight", torch.ones(()))
         self.fusion = fusion(settings.dim, settings.fusion_rank)
         self.temperatures = nn.ModuleDict(
             {name: Temperature(settings.temperature, settings.temperature_min) for name in PAIRS}
@@ -134,6 +137,12 @@ class TwoTower(nn.Module):
             groups[owners.get(name.split(".")[0], "projections")].append((name, parameter))
         return groups
 
+    def set_temperature(self, value: float) -> None:
+        """Gives every pair of views the same temperature."""
+        for temperature in self.temperatures.values():
+            assert isinstance(temperature, Temperature)
+            temperature.restart(value)
+
     def encode_text(self, tokens: Tokens) -> Float[Tensor, "texts dim"]:
         """Returns unit vectors of product texts."""
         return self._vectors(self.text_tower, self.text_projection, tokens)
@@ -145,6 +154,16 @@ class TwoTower(nn.Module):
     def encode_image(self, image: Tensor) -> Float[Tensor, "pictures dim"]:
         """Returns unit vectors of uint8 pictures [pictures, 3, size, size]."""
         return self._vectors(self.image_tower, self.image_projection, (image,))
+
+    def image_features(self, image: Tensor) -> Float[Tensor, "pictures features"]:
+        """Returns what the image projection maps, of uint8 pictures [pictures, 3, size, size].
+
+        A fusion of tokens has each token projected; here their mean stands for them.
+        """
+        if self.fusion.tokens:
+            tokens, _ = self.image_tower.tokens(image)
+            return F.normalize(tokens.float(), dim=2).mean(dim=1)
+        return self.image_tower(image)
 
     def _vectors(self, tower: Tower, projection: nn.Linear, inputs: tuple[Tensor, ...]) -> Tensor:
         """Returns unit vectors of a tower's inputs [inputs, dim]."""
@@ -238,7 +257,7 @@ class TwoTower(nn.Module):
             if side.fused in wanted:
                 vectors[side.fused] = fuse(
                     vectors.get(side.text, zeros),
-                    vectors.get(side.image, zeros),
+                    self.image_weight * vectors.get(side.image, zeros),
                     rows[side.text] >= 0,
                     rows[side.image] >= 0,
                 )

@@ -121,6 +121,21 @@ class Shards:
             self._index[shard] = samples
         return self._index[shard]
 
+    def members(self, sample: int) -> dict[str, Member]:
+        """Returns the members of a sample by extension.
+
+        Raises:
+            SampleError, ShardError: as for `read`.
+        """
+        return self._find(sample)[1]
+
+    def _find(self, sample: int) -> tuple[int, dict[str, Member]]:
+        """Returns the number of a sample's shard, and its members by extension."""
+        if not 0 <= sample < len(self):
+            raise SampleError(f"{self.folder}: expected a sample below {len(self)}, got {sample}")
+        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        return shard, self._members(shard)[sample - int(self._starts[shard])]
+
     def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
         """Reads the bytes of a sample's members that exist, by extension.
 
@@ -128,10 +143,7 @@ class Shards:
             SampleError: the shards hold no such sample.
             ShardError: its shard is damaged, or no longer there.
         """
-        if not 0 <= sample < len(self):
-            raise SampleError(f"{self.folder}: expected a sample below {len(self)}, got {sample}")
-        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
-        members = self._members(shard)[sample - int(self._starts[shard])]
+        shard, members = self._find(sample)
         path = self.folder / self.entries[shard]["file"]
         content = {}
         try:

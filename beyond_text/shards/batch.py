@@ -9,6 +9,7 @@ there: a zero vector never means missing.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,13 +17,23 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from beyond_text.config.views import View
+from beyond_text.config.views import PAIRS, View
 
 
 @lru_cache(maxsize=2**16)
 def key_of(text: str) -> int:
     """Hashes a text to a 64-bit key, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+@lru_cache(maxsize=2**16)
+def query_text_key(text: str) -> int:
+    """Hashes the words of a query: case, blanks and compatibility forms make no difference.
+
+    0 stands for a query without text.
+    """
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return key_of(f"query {words}") if words else 0
 
 
 class SampleIndex(NamedTuple):
@@ -42,22 +53,25 @@ SELF_MATCH = -1.0
 
 
 class Judgment(NamedTuple):
-    """A query that is judged for a product, and the product's gain by the first grade, up to 1.
+    """A query that is judged for a product, and the product's gain for it, from 0 to 1.
 
     A gain of SELF_MATCH means that the query is the product itself: neither match nor negative.
+    `picture` is the number of the query's picture in its split, if it has one.
     """
 
     query_id: str
     query: str
     kind: str
     gain: float = 0.0
+    picture: int | None = None
 
 
 class Sample(NamedTuple):
     """One product as a shard holds it; `query` is the judgment drawn for this epoch, if any.
 
     `query_image` is the picture of that query, whose text may then be empty. `losses` are those
-    that the product's source supplies.
+    that the product's source supplies. Product ids are those of one `namespace`, and numbers of
+    query pictures those of one `source`.
     """
 
     product_id: str
@@ -68,6 +82,8 @@ class Sample(NamedTuple):
     epoch: int = 0
     query_image: UInt8[Tensor, "3 height width"] | None = None
     losses: tuple[str, ...] = ()
+    namespace: str = ""
+    source: int = 0
 
 
 # Fills the row of a sample that could not be read.
@@ -81,10 +97,21 @@ class Tokens(NamedTuple):
     attention_mask: Int[Tensor, "texts length"]
 
 
-class Qrels(NamedTuple):
-    """A batch's judgments of any gain but 0 as columns: query's key, product's row, gain."""
+class QueryKeys(NamedTuple):
+    """64-bit keys of what queries are: their text, their picture, and both together.
 
-    query: Int[Tensor, " judgments"]
+    Queries of equal content have equal keys, whatever their ids. 0 stands for what is not there.
+    """
+
+    trigger_text: Int[Tensor, " queries"]
+    trigger_image: Int[Tensor, " queries"]
+    query: Int[Tensor, " queries"]
+
+
+class Qrels(NamedTuple):
+    """A batch's judgments as columns: query's keys, product's row, gain."""
+
+    query: QueryKeys
     product: Int[Tensor, " judgments"]
     gain: Float[Tensor, " judgments"]
 
@@ -92,7 +119,7 @@ class Qrels(NamedTuple):
 class Batch(NamedTuple):
     """`rows` products. Distinct texts, queries and pictures stand once; `*_row` points at them.
 
-    Keys are 64-bit hashes of ids and texts, equal on every process for equal strings.
+    Keys are 64-bit hashes of ids and contents, equal on every process for equal ones.
     """
 
     product_ids: list[str]
@@ -102,7 +129,7 @@ class Batch(NamedTuple):
     text_key: Int[Tensor, " rows"]
     query: Tokens
     query_row: Int[Tensor, " rows"]
-    query_key: Int[Tensor, " rows"]
+    query_keys: QueryKeys
     image: UInt8[Tensor, "pictures 3 height width"]
     image_row: Int[Tensor, " rows"]
     # The pictures of queries are in `image` too.
@@ -120,6 +147,23 @@ class Batch(NamedTuple):
             "text": self.text_row,
             "image": self.image_row,
         }
+
+
+def anchors_of(batch: Batch) -> int:
+    """Returns how many products of a batch have the views of one of its losses."""
+    has_query = (batch.query_row >= 0) | (batch.query_image_row >= 0)
+    has_product = (batch.text_row >= 0) | (batch.image_row >= 0)
+    has: dict[View, Tensor] = {
+        "query": has_query,
+        "text": batch.text_row >= 0,
+        "image": batch.image_row >= 0,
+        "product": has_product,
+    }
+    is_anchor = torch.zeros_like(has_query)
+    for name in batch.losses:
+        pair = PAIRS.get(name, ("query", "product"))
+        is_anchor |= has[pair[0]] & has[pair[1]]
+    return int(batch.product_key[is_anchor].unique().numel())
 
 
 class Embeddings(NamedTuple):

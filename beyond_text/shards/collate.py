@@ -12,7 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from beyond_text.shards.batch import EMPTY_SAMPLE, Batch, Qrels, Sample, Tokens, key_of
+from beyond_text.shards.batch import (
+    EMPTY_SAMPLE,
+    Batch,
+    Judgment,
+    Qrels,
+    QueryKeys,
+    Sample,
+    Tokens,
+    key_of,
+    query_text_key,
+)
 from beyond_text.shards.transform import to_square
 
 # A Hugging Face tokenizer, as far as it is used here.
@@ -41,6 +51,20 @@ def _distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
     """Returns distinct non-empty texts, and each text's row among them (-1 for an empty one)."""
     index = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
     return list(index), torch.tensor([index.get(text, -1) for text in texts])
+
+
+def _query_keys(queries: Sequence[tuple[Judgment | None, int]]) -> QueryKeys:
+    """Returns the keys of queries, each given with the number of its source; 0 where it is None."""
+    texts = [query_text_key(query.query) if query else 0 for query, _ in queries]
+    pictures = [
+        key_of(f"picture {source}/{query.picture}") if query and query.picture is not None else 0
+        for query, source in queries
+    ]
+    both = [
+        key_of(f"{text}+{picture}") if text and picture else text or picture
+        for text, picture in zip(texts, pictures, strict=True)
+    ]
+    return QueryKeys(*(torch.tensor(keys, dtype=torch.long) for keys in (texts, pictures, both)))
 
 
 class Collate:
@@ -109,27 +133,26 @@ class Collate:
         query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
         image, image_row, query_image_row = self._pictures(samples)
         judged = [
-            (key_of(judgment.query_id), row, judgment.gain)
+            (judgment, sample.source, row)
             for row, sample in enumerate(samples)
             for judgment in sample.judgments
         ]
-        keys, rows, gains = zip(*judged, strict=True) if judged else ((), (), ())
         return Batch(
             product_ids=[sample.product_id for sample in samples],
-            product_key=torch.tensor([key_of(sample.product_id) for sample in samples]),
+            product_key=torch.tensor([key_of(f"{s.namespace}/{s.product_id}") for s in samples]),
             text=text,
             text_row=text_row,
             text_key=torch.tensor([key_of(sample.text) for sample in samples]),
             query=query,
             query_row=query_row,
-            query_key=torch.tensor([key_of(s.query.query_id) if s.query else 0 for s in samples]),
+            query_keys=_query_keys([(sample.query, sample.source) for sample in samples]),
             image=image,
             image_row=image_row,
             query_image_row=query_image_row,
             qrels=Qrels(
-                torch.tensor(keys, dtype=torch.long),
-                torch.tensor(rows, dtype=torch.long),
-                torch.tensor(gains, dtype=torch.float32),
+                _query_keys([(judgment, source) for judgment, source, _ in judged]),
+                torch.tensor([row for _, _, row in judged], dtype=torch.long),
+                torch.tensor([judgment.gain for judgment, _, _ in judged]),
             ),
             # A batch is of one source; where nothing of it could be read, it feeds nothing.
             losses=next((sample.losses for sample in samples if sample.losses), ()),

@@ -6,7 +6,7 @@ A sample that cannot be read becomes a line that says which and why; the collati
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from beyond_text.config.views import OBJECTIVE_VIEWS
 from beyond_text.shards.archive import SampleError
-from beyond_text.shards.batch import EMPTY_SAMPLE, SELF_MATCH, Judgment, Sample, SampleIndex
+from beyond_text.shards.batch import EMPTY_SAMPLE, Judgment, Sample, SampleIndex
 from beyond_text.shards.split import Split
 
 
@@ -24,12 +24,12 @@ def draw_queries(judgments: list[Judgment], seed: Sequence[int], number: int = 1
     """Draws distinct judgments: first a kind, all equally likely, then one in it by its gain.
 
     All kinds are equally likely, because machine-made queries outnumber those that people wrote. A
-    query that is the product itself is never drawn. There are fewer than `number` where the product
-    has no more.
+    query that is the product itself, or for which it is judged 0, is never drawn. There are fewer
+    than `number` where the product has no more.
     """
     kinds: dict[str, list[Judgment]] = {}
     for judgment in judgments:
-        if judgment.gain != SELF_MATCH:
+        if judgment.gain > 0:
             kinds.setdefault(judgment.kind, []).append(judgment)
     drawn: list[Judgment] = []
     if not kinds:
@@ -65,7 +65,8 @@ class Products(Dataset[Sample | str]):
 
     `picture` is as in `Split.read`, for queries too. `losses` are those that each split supplies;
     its queries are drawn where one of them has queries, `queries_per_product` for each product.
-    Each query takes a row of the batch; only the first row reads the sample.
+    Each query takes a row of the batch; only the first row reads the sample. Product ids of
+    different `namespaces`, one for each split, are different products.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Products(Dataset[Sample | str]):
         picture: int | None,
         losses: Sequence[tuple[str, ...]] = (),
         queries_per_product: Sequence[int] = (),
+        namespaces: Sequence[str] = (),
     ) -> None:
         self.sources = list(sources)
         self.seed = seed
@@ -83,6 +85,7 @@ class Products(Dataset[Sample | str]):
         # A source whose losses use text and picture alone needs no queries.
         self.draws_queries = [not names or uses_queries(names) for names in self.losses]
         self.queries_per_product = queries_per_product or [1] * len(sources)
+        self.namespaces = namespaces or [""] * len(sources)
         self._last: tuple[SampleIndex, _Product | str] | None = None
 
     def _product(self, index: SampleIndex) -> _Product | str:
@@ -106,7 +109,7 @@ class Products(Dataset[Sample | str]):
         seed = (self.seed, index.source, index.sample, index.epoch)
         drawn = draw_queries(judgments, seed, self.queries_per_product[index.source])
         try:
-            queries = [(query, self._query_picture(source, fields, query)) for query in drawn]
+            queries = [(query, self._query_picture(source, query)) for query in drawn]
         except SampleError as error:
             # All rows of the product are skipped: its first row is the one among the candidates.
             return f"{source.folder} sample {index.sample}: {error}"
@@ -132,14 +135,12 @@ class Products(Dataset[Sample | str]):
             index.epoch,
             query_image,
             self.losses[index.source],
+            self.namespaces[index.source],
+            index.source,
         )
 
-    def _query_picture(
-        self, source: Split, fields: Mapping[str, Any], query: Judgment
-    ) -> Tensor | None:
+    def _query_picture(self, source: Split, query: Judgment) -> Tensor | None:
         """Reads the picture of a drawn query, or None where it has none or none is wanted."""
-        if self.picture is None:
+        if self.picture is None or query.picture is None:
             return None
-        entries = (item for item in fields["queries"] if item["query_id"] == query.query_id)
-        number = next(entries).get("picture")
-        return None if number is None else source.read_query_picture(number, self.picture)
+        return source.read_query_picture(query.picture, self.picture)

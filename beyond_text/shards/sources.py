@@ -20,13 +20,15 @@ COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "
 class SourceSupply(NamedTuple):
     """What a source supplies to a stage: products, a share of the batches, and its losses.
 
-    `queries_per_product` are the rows of a product in a batch.
+    `queries_per_product` are the rows of a product in a batch. Product ids are those of one
+    `namespace`.
     """
 
     split: Split
     weight: float
     losses: tuple[str, ...]
     queries_per_product: int
+    namespace: str
 
 
 def _needed(losses: Iterable[str]) -> list[View]:
@@ -42,13 +44,13 @@ def _needed(losses: Iterable[str]) -> list[View]:
 
 
 def _supply(
-    source: Source, split: Split, stage: Collection[str], queries: int
+    name: str, source: Source, split: Split, stage: Collection[str], queries: int
 ) -> SourceSupply | str:
     """Returns what a source supplies to a stage's losses, or why it cannot.
 
     `queries` of a product are drawn for a batch where the source does not say.
     """
-    losses = [name for name in stage if name in (source.losses or stage)]
+    losses = [loss for loss in stage if loss in (source.losses or stage)]
     if not losses:
         return f"not meant for {' and '.join(stage)}"
     if lacking := [view for view in _needed(losses) if not split.counts[COUNTED[view]]]:
@@ -57,7 +59,8 @@ def _supply(
         return "weight 0 or empty"
     # Without queries, further rows of a product would only repeat it.
     queries_per_product = source.queries_per_product or queries if uses_queries(losses) else 1
-    return SourceSupply(split, source.weight, tuple(losses), queries_per_product)
+    namespace = source.namespace or name
+    return SourceSupply(split, source.weight, tuple(losses), queries_per_product, namespace)
 
 
 def _supplies(config: Config) -> dict[str, SourceSupply | str]:
@@ -65,8 +68,9 @@ def _supplies(config: Config) -> dict[str, SourceSupply | str]:
     stage, data = active_losses(config), config.data
     return {
         name: _supply(
+            name,
             source,
-            Split(Path(source.path), "train", data.text_fields),
+            Split(Path(source.path), "train", data.text_fields, data.grades),
             stage,
             data.queries_per_product,
         )
@@ -104,13 +108,18 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
     console = Console(stderr=True)
     for name, supply in _supplies(config).items():
         if isinstance(supply, str):
-            console.print(f"source {name} sits this stage out: {supply}")
+            console.print(f"source {name} sits this stage out: {supply}", markup=False)
             continue
         part = f", for {' and '.join(supply.losses)}" if len(supply.losses) < len(stage) else ""
         console.print(
-            f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}"
+            f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}",
+            markup=False,
         )
         usable[name] = supply
+    grades = {grade for supply in usable.values() for grade in supply.split.highest}
+    if unknown := config.data.grades.keys() - grades:
+        had = ", ".join(sorted(grades)) or "none"
+        raise ConfigError(f"data.grades: no source has {min(unknown)!r}; they have {had}")
     fed = {loss for supply in usable.values() for loss in supply.losses}
     if starved := [loss for loss in stage if loss not in fed]:
         known = ", ".join(config.data.sources) or "none given"

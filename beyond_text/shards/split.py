@@ -31,11 +31,21 @@ def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 class Split:
     """Opens one split of a folder of shards: its products, and the pictures of its queries.
 
+    A judgment's gain is the mean over those of `grades` that the folder has, by their weights;
+    without any, the first grade's.
+
     Raises:
-        ShardError: no such split, or shards that are not there or not of the manifest's sizes.
+        ShardError: no such split, none of the grades, or shards that are not there or not of the
+            manifest's sizes.
     """
 
-    def __init__(self, folder: Path | str, split: str, text_fields: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        split: str,
+        text_fields: Sequence[str],
+        grades: Mapping[str, float] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         manifest = read_manifest(self.folder)
         if split not in manifest["splits"]:
@@ -44,6 +54,11 @@ class Split:
         entry = manifest["splits"][split]
         self.counts: Mapping[str, Any] = entry
         self.highest = {name: column["max"] for name, column in manifest["grades"].items()}
+        wanted = grades or dict.fromkeys(list(self.highest)[:1], 1.0)
+        self.weights = {name: wanted[name] for name in wanted if name in self.highest}
+        if entry["judged_pairs"] and not sum(self.weights.values()):
+            asked, known = ", ".join(wanted), ", ".join(self.highest) or "none"
+            raise ShardError(f"{self.folder}: expected one of the grades {asked}, it has {known}")
         self.text_fields = list(text_fields)
         self.products = Shards(self.folder, entry["shards"])
         self.query_pictures = Shards(self.folder, entry.get("query_shards", []))
@@ -113,6 +128,10 @@ class Split:
                 raise ValidationError(f"query {item['query_id']!r:.200}: expected grades, got none")
         return fields
 
+    def has_picture(self, sample: int) -> bool:
+        """Says whether a sample has a picture, without reading it."""
+        return "jpg" in self.products.members(sample)
+
     def category(self, sample: int) -> str:
         """Reads the last level of a sample's category, such as Dress of `Women > Dress`.
 
@@ -145,17 +164,26 @@ class Split:
         return product_text(fields, self.text_fields)
 
     def judgments_of(self, fields: dict[str, Any]) -> list[Judgment]:
-        """Returns the judgments whose first grade has a gain above 0: (2^grade - 1) / (2^max - 1).
+        """Returns the judgments; a grade's gain is (2^grade - 1) / (2^max - 1), at most 1.
 
-        The gain is the evaluation's, so a partial match weighs in training what it counts there. It
-        is at most 1. A query that is the product itself is returned too, with gain SELF_MATCH.
+        The gain is the evaluation's, so a partial match weighs in training what it counts there. A
+        query that is the product itself has gain SELF_MATCH.
         """
-        name, highest = next(iter(self.highest.items()))
-        # A column may be all zeros.
-        best = 2 ** (highest or 1) - 1
-        judgments = []
-        for item in fields["queries"]:
-            gain = SELF_MATCH if item.get("own") else (2 ** item["grades"][name] - 1) / best
-            if gain != 0:
-                judgments.append(Judgment(item["query_id"], item["query"], item["kind"], gain))
-        return judgments
+        return [
+            Judgment(
+                item["query_id"],
+                item["query"],
+                item["kind"],
+                SELF_MATCH if item.get("own") else self._gain(item["grades"]),
+                item.get("picture"),
+            )
+            for item in fields["queries"]
+        ]
+
+    def _gain(self, grades: Mapping[str, float]) -> float:
+        """Returns the gain of a judgment: the mean of its grades' gains, by their weights."""
+        total = 0.0
+        for name, weight in self.weights.items():
+            # A column may be all zeros.
+            total += weight * (2 ** grades[name] - 1) / (2 ** (self.highest[name] or 1) - 1)
+        return total / sum(self.weights.values())

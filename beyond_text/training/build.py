@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from rich.console import Console
 from transformers import AutoTokenizer
 
 from beyond_text.config.settings import Config
-from beyond_text.models.checkpoint import warm_start
+from beyond_text.models.checkpoint import WarmStart, warm_start
 from beyond_text.models.settings import settings_of
 from beyond_text.models.towers import ImageTower
 from beyond_text.models.two_tower import TwoTower, build_model
@@ -33,10 +34,23 @@ def build(config: Config) -> tuple[TwoTower, Any]:
         drop_path=config.image_encoder.drop_path,
     )
     if config.start:
-        warm_start(model, config.start)
+        _say_untaken(config, warm_start(model, config.start))
+        if config.temperature is not None:
+            model.set_temperature(config.temperature)
     for tower in model.towers.values():
         is_image = isinstance(tower, ImageTower)
         tower.add_lora(config.image_encoder.lora if is_image else config.text_encoder.lora)
         if config.compile:
             tower.compile_encoder()
     return model, AutoTokenizer.from_pretrained(config.text_encoder.path)
+
+
+def _say_untaken(config: Config, untaken: WarmStart) -> None:
+    """Prints which weights of `start` did not end up in the model, and which are new."""
+    console = Console(stderr=True)
+    if untaken.new:
+        line = f"its fusion is not {config.fusion} of rank {config.fusion_rank}, which starts new"
+        console.print(f"start={config.start}: {line}", markup=False)
+    for name in untaken.lost:
+        line = f"{name} is not taken: {config.fusion} shares its tensor with another weight"
+        console.print(f"start={config.start}: {line}", markup=False)

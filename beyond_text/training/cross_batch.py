@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from beyond_text.config.views import PRODUCT, View
-from beyond_text.shards.batch import Batch, Embeddings, Qrels
+from beyond_text.shards.batch import Batch, Embeddings, Qrels, QueryKeys
 
 
 class Candidates(NamedTuple):
@@ -57,7 +57,11 @@ def candidates_of(
 def first_slot_qrels(qrels: Qrels, queries_per_product: int) -> Qrels:
     """Returns the judgments of `candidates_of`'s products: those of each product's first row."""
     first = qrels.product % queries_per_product == 0
-    return Qrels(qrels.query[first], qrels.product[first] // queries_per_product, qrels.gain[first])
+    return Qrels(
+        QueryKeys(*(key[first] for key in qrels.query)),
+        qrels.product[first] // queries_per_product,
+        qrels.gain[first],
+    )
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
@@ -107,7 +111,7 @@ class CrossBatchMemory:
         sizes = [len(part.product_key) for part in parts]
         products = [one.product + sum(sizes[:number]) for number, one in enumerate(qrels)]
         return concatenate(parts), Qrels(
-            torch.cat([one.query for one in qrels]),
+            QueryKeys(*map(torch.cat, zip(*(one.query for one in qrels), strict=True))),
             torch.cat(products),
             torch.cat([one.gain for one in qrels]),
         )
@@ -115,14 +119,23 @@ class CrossBatchMemory:
     def to(self, device: torch.device) -> None:
         """Moves all remembered tensors to a device."""
         self._kept = deque(
-            (candidates.map(lambda rows: rows.to(device)), Qrels(*(c.to(device) for c in qrels)))
+            (
+                candidates.map(lambda rows: rows.to(device)),
+                Qrels(
+                    QueryKeys(*(key.to(device) for key in qrels.query)),
+                    qrels.product.to(device),
+                    qrels.gain.to(device),
+                ),
+            )
             for candidates, qrels in self._kept
         )
 
     def state(self) -> list[Any]:
         """Returns what goes into a checkpoint: tensors in plain tuples and dictionaries."""
-        return [(*candidates, *qrels) for candidates, qrels in self._kept]
+        return [(*candidates, *qrels.query, *qrels[1:]) for candidates, qrels in self._kept]
 
     def load(self, state: Sequence[Any]) -> None:
         """Restores what `state` returned."""
-        self._kept = deque((Candidates(*entry[:4]), Qrels(*entry[4:])) for entry in state)
+        self._kept = deque(
+            (Candidates(*entry[:4]), Qrels(QueryKeys(*entry[4:7]), *entry[7:])) for entry in state
+        )

@@ -10,6 +10,7 @@ import gc
 from typing import Any
 
 import pytorch_lightning as pl
+from rich.console import Console
 from torch.utils.data import DataLoader
 
 from beyond_text.config.settings import Config, ConfigError, views_of
@@ -18,6 +19,7 @@ from beyond_text.models.settings import ModelSettings
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import Products
+from beyond_text.shards.roles import Roles, roles_of
 from beyond_text.shards.sampler import BatchSampler, group_by_category
 from beyond_text.shards.sources import supplies_of
 
@@ -45,6 +47,9 @@ class ShardData(pl.LightningDataModule):
             config.data.smallest_crop,
         )
         self.sources = supplies_of(config)
+        self.roles = {
+            name: roles_of(source.split, source.losses) for name, source in self.sources.items()
+        }
         views = views_of(config)
         # A query's vector is made of its text and its picture.
         has_query_pictures = any(len(s.split.query_pictures) for s in self.sources.values())
@@ -57,6 +62,8 @@ class ShardData(pl.LightningDataModule):
             ConfigError: names the source, its products, and the batch that they must fill.
         """
         batch = self.config.batch_size * processes
+        for name, roles in self.roles.items():
+            self._say_few_anchors(name, roles, batch)
         for name, source in self.sources.items():
             if len(source.split) < batch:
                 raise ConfigError(
@@ -65,6 +72,22 @@ class ShardData(pl.LightningDataModule):
                     f"(batch_size={self.config.batch_size} on {processes} processes); "
                     "take a smaller batch_size, or weight 0"
                 )
+
+    def _say_few_anchors(self, name: str, roles: Roles, batch: int) -> None:
+        """Prints how many of a batch's products are anchors, where they are fewer than half.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        losses = " and ".join(self.sources[name].losses)
+        found = int(roles.anchor.sum())
+        anchors = roles.anchors_in(batch, self.config.data.negatives)
+        line = f"{found:,} of {len(roles.anchor):,} products have what {losses} needs"
+        if not found:
+            raise ConfigError(f"data.sources.{name}: {line}")
+        if 2 * anchors < batch:
+            few = f"source {name}: {line}: only {anchors} of a batch's {batch} products are anchors"
+            Console(stderr=True).print(few, markup=False)
 
     def prepare_data(self) -> None:
         """Compares every shard with its checksum, once a machine, before the first step.
@@ -84,6 +107,7 @@ class ShardData(pl.LightningDataModule):
             self.collate.picture_size if self.sees_pictures else None,
             [source.losses for source in self.sources.values()],
             [source.queries_per_product for source in self.sources.values()],
+            [source.namespace for source in self.sources.values()],
         )
         assert self.trainer is not None
         return DataLoader(
@@ -113,6 +137,8 @@ class ShardData(pl.LightningDataModule):
             orders=[group_by_category(source.split.category, run_length) for source in sources]
             if run_length > 1
             else (),
+            roles=list(self.roles.values()),
+            negatives=config.data.negatives,
         )
 
 

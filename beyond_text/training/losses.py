@@ -65,21 +65,26 @@ def _one_direction(
     has_anchor: Bool[Tensor, " anchors"],
     has_candidate: Bool[Tensor, " candidates"],
     temperature: Float[Tensor, ""],
+    negative_weight: Matrix | None,
     cross_entropy: CrossEntropy,
     adjust: Adjustment,
 ) -> Float[Tensor, ""]:
     """Returns the mean cross-entropy of the positives; anchors are weighted by their best gain."""
 
-    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
+    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor, *weight: Tensor) -> Sums:
         contrasted = contrasted_pairs(relevance, has_anchor, has_candidate)
         relevance = relevance * contrasted
         similarity, kept = adjust(cosines(anchors, candidates), relevance, contrasted)
+        logits = similarity / temperature
+        for factor in weight:
+            logits = logits + factor.log() * (relevance == 0)
         share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        loss = (share * cross_entropy(similarity / temperature, relevance, kept)).sum(dim=1)
+        loss = (share * cross_entropy(logits, relevance, kept)).sum(dim=1)
         best = relevance.amax(dim=1)
         return (best * loss).sum(), best.sum()
 
-    return mean_over_blocks(sums, anchors, relevance, has_anchor)
+    weights = [] if negative_weight is None else [negative_weight]
+    return mean_over_blocks(sums, anchors, relevance, has_anchor, *weights)
 
 
 def info_nce(
@@ -91,6 +96,7 @@ def info_nce(
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""] | None = None,
     fresh: int | None = None,
+    negative_weight: Matrix | None = None,
     cross_entropy: CrossEntropy = _cross_entropy_over_all,
     adjust: Adjustment = _unchanged,
 ) -> Float[Tensor, ""]:
@@ -105,15 +111,27 @@ def info_nce(
     The first `fresh` candidates (None: all) are of this batch and are the anchors of the second
     direction. Those after them are remembered from earlier batches: they are positives and
     negatives of the first direction only.
+
+    With `negative_weight` u_ik > 0, a negative k counts u_ik times: u_ik exp s_ik stands in the
+    sum. None: all count 1.
     """
     options: Any = {"temperature": temperature, "cross_entropy": cross_entropy, "adjust": adjust}
-    forward = _one_direction(anchors, candidates, relevance, has_anchor, has_candidate, **options)
+    forward = _one_direction(
+        anchors,
+        candidates,
+        relevance,
+        has_anchor,
+        has_candidate,
+        negative_weight=negative_weight,
+        **options,
+    )
     backward = _one_direction(
         candidates[:fresh],
         anchors,
         relevance[:, :fresh].T,
         has_candidate[:fresh],
         has_anchor,
+        negative_weight=None if negative_weight is None else negative_weight[:, :fresh].T,
         **options,
     )
     return (forward + backward) / 2
@@ -132,23 +150,25 @@ def sigmoid(
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""],
     fresh: int | None = None,
+    negative_weight: Matrix | None = None,
 ) -> Float[Tensor, ""]:
     """Returns SigLIP's pairwise loss with graded positives, in nats.
 
     Zhai et al. 2023 (arXiv 2303.15343, algorithm 1):
     -sum_ij w_ij log sigmoid(z_ij (cosine_ij / temperature + bias)) / anchors, with z = 1 for
-    positives and -1 for the rest. Ours is graded: w is the gain for positives and 1 for the rest.
-    The loss has one direction, so `fresh` has no effect.
+    positives and -1 for the rest. Ours is graded: w is the gain for positives, and for the rest
+    `negative_weight`, or 1 without it. The loss has one direction, so `fresh` has no effect.
     """
 
-    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
+    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor, *factors: Tensor) -> Sums:
         logits = cosines(anchors, candidates) / temperature + bias
         sign = torch.where(relevance > 0, 1.0, -1.0)
-        weight = torch.where(relevance > 0, relevance, 1.0)
+        weight = torch.where(relevance > 0, relevance, factors[0] if factors else 1.0)
         weight = weight * contrasted_pairs(relevance, has_anchor, has_candidate)
         return -(weight * F.logsigmoid(sign * logits)).sum(), has_anchor.float().sum()
 
-    return mean_over_blocks(sums, anchors, relevance, has_anchor)
+    weights = [] if negative_weight is None else [negative_weight]
+    return mean_over_blocks(sums, anchors, relevance, has_anchor, *weights)
 
 
 def chance_level(anchors: int, candidates: int) -> float:

@@ -8,7 +8,7 @@ and process, so a resumed run ends with the weights of one that never stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.config.settings import Config, active_losses, views_of
-from beyond_text.config.views import PAIRS, View
+from beyond_text.config.views import PAIRS, QUERY, View
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.shards.batch import Batch, Embeddings, Qrels
+from beyond_text.shards.batch import Batch, Embeddings, Qrels, QueryKeys, anchors_of
 from beyond_text.training.cross_batch import (
     Candidates,
     CrossBatchMemory,
@@ -33,7 +33,13 @@ from beyond_text.training.loss_weights import LossWeights
 from beyond_text.training.losses import LOSSES, chance_level
 from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.optim import adamw, freeze, frozen_towers, warmup_cosine
-from beyond_text.training.relevance import Keys, equal, relevance_matrix, share_between_equals
+from beyond_text.training.relevance import (
+    Keys,
+    equal,
+    judged_zero,
+    relevance_matrix,
+    share_between_equals,
+)
 from beyond_text.training.uniecs_losses import OBJECTIVES
 
 
@@ -124,21 +130,28 @@ class ContrastiveModule(pl.LightningModule):
         views = sorted(embeddings.vectors)
         vectors = {v: self._gathered(embeddings.vectors[v], gradients=True) for v in views}
         present = {v: self._gathered(embeddings.present[v]) for v in views}
-        own = Keys(batch.query_key, batch.product_key, batch.text_key)
-        keys = Keys(*(self._gathered(key) for key in own))
+        keys = Keys(
+            QueryKeys(*map(self._gathered, batch.query_keys)),
+            self._gathered(batch.product_key),
+            self._gathered(batch.text_key),
+        )
         # A product has a row for each of its queries, but is a candidate once.
         queries_per_product = self._queries_per_product(batch)
         products = candidates_of(vectors, present, keys.product, keys.text, queries_per_product)
         qrels = first_slot_qrels(batch.qrels, queries_per_product)
-        relevance = self._relevance(
-            keys.query, qrels, len(batch.product_ids) // queries_per_product
-        )
-        contrasted = self._with_remembered(keys.query, products, relevance)
         rows = Embeddings(vectors, present)
-        pairs = [name for name in self.weights.fixed if name in PAIRS]
-        losses = {name: self._pair_loss(name, rows, products, *contrasted) for name in pairs}
+        losses = {}
+        if pairs := [name for name in self.weights.fixed if name in PAIRS]:
+            contrasted = self._contrasted(keys.query, products, qrels)
+            losses = {name: self._pair_loss(name, rows, products, *contrasted) for name in pairs}
         if objectives := [name for name in self.weights.fixed if name in OBJECTIVES]:
-            relevance = relevance.repeat_interleave(queries_per_product, dim=1)
+            number = len(batch.product_ids) // queries_per_product
+            relevance = {
+                view: self._judged(
+                    relevance_matrix, keys.query, qrels, number, view
+                ).repeat_interleave(queries_per_product, dim=1)
+                for view in QUERY
+            }
             for name in objectives:
                 temperature = self._temperature(name).value
                 losses[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
@@ -153,17 +166,18 @@ class ContrastiveModule(pl.LightningModule):
         products: Candidates,
         candidates: Candidates,
         relevance: Tensor,
+        negative_weight: Tensor | None,
     ) -> Tensor:
         """Contrasts two views, with the pair's own temperature.
 
         Anchors are the rows' queries; for text_image, the batch's products. Candidates, and the
-        columns of `relevance`, are the batch's products followed by the remembered ones.
+        columns of the matrices, are the batch's products followed by the remembered ones.
         """
         anchor, candidate = PAIRS[pair]
         anchors: Mapping[View, Tensor] = rows.vectors
         has_anchor: Mapping[View, Tensor] = rows.present
         if pair == "text_image":
-            anchors, has_anchor = products.vectors, products.present
+            anchors, has_anchor, negative_weight = products.vectors, products.present, None
             # Products of one text are each other's positives: the text fits either picture.
             relevance = equal(
                 (products.product_key, candidates.product_key),
@@ -181,22 +195,43 @@ class ContrastiveModule(pl.LightningModule):
             temperature.value,
             temperature.bias,
             fresh=len(products.product_key),
+            negative_weight=negative_weight,
         )
 
-    def _with_remembered(
-        self, query_key: Tensor, candidates: Candidates, relevance: Tensor
-    ) -> tuple[Candidates, Tensor]:
-        """Appends the products of earlier batches to the candidates and to the relevance."""
-        if not self.memory.rows:
-            return candidates, relevance
-        older, qrels = self.memory.all()
-        gains = self._relevance(query_key, qrels, self.memory.rows)
-        parts = [candidates, older.map(self._gathered)]
-        return concatenate(parts), torch.cat([relevance, gains], dim=1)
+    def _contrasted(
+        self, keys: QueryKeys, products: Candidates, qrels: Qrels
+    ) -> tuple[Candidates, Tensor, Tensor | None]:
+        """Returns the batch's and the remembered products, and two matrices [queries, products].
 
-    def _relevance(self, query_key: Tensor, qrels: Qrels, products: int) -> Tensor:
-        """Returns each product's gain for each query [queries, products] over all processes."""
-        own_columns = relevance_matrix(query_key, qrels, products)
+        These are the products' relevance for the queries, and their weight as negatives (None: all
+        count 1).
+        """
+        parts, own = [products], len(products.product_key) // self.trainer.world_size
+        judged = [(qrels, own)]
+        if self.memory.rows:
+            older, remembered = self.memory.all()
+            parts.append(older.map(self._gathered))
+            judged.append((remembered, self.memory.rows))
+        relevance = [self._judged(relevance_matrix, keys, *part) for part in judged]
+        weight = None
+        if self.config.negative_weight != 1:
+            zeros = torch.cat([self._judged(judged_zero, keys, *part) for part in judged], dim=1)
+            weight = 1 + (self.config.negative_weight - 1) * zeros
+        return concatenate(parts), torch.cat(relevance, dim=1), weight
+
+    def _judged(
+        self,
+        matrix: Callable[..., Tensor],
+        keys: QueryKeys,
+        qrels: Qrels,
+        products: int,
+        view: View = "query",
+    ) -> Tensor:
+        """Returns a matrix [queries, products] of judgments over all processes.
+
+        `qrels` are those of the `products` of this process.
+        """
+        own_columns = matrix(keys, qrels, products, view)
         return self._gathered(own_columns.T.contiguous()).T
 
     def _gathered(self, tensor: Tensor, gradients: bool = False) -> Tensor:
@@ -246,6 +281,7 @@ class ContrastiveModule(pl.LightningModule):
             self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
         for name, weight in self.weights.learned().items():
             self.log(f"loss_weight/{name}", weight, batch_size=rows)
+        self.log("data/anchors", float(anchors_of(batch)), batch_size=rows)
         products, processes = rows // self._queries_per_product(batch), self.trainer.world_size
         candidates = (products + self.memory.rows) * processes
         chance = chance_level(rows * processes, candidates)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from beyond_text.shards.batch import Qrels
+from beyond_text.config.views import View
+from beyond_text.shards.batch import Qrels, QueryKeys
 
 Matrix = Float[Tensor, "anchors candidates"]
 Mask = Bool[Tensor, "anchors candidates"]
@@ -21,21 +22,36 @@ Mask = Bool[Tensor, "anchors candidates"]
 class Keys(NamedTuple):
     """64-bit keys of each row's query, product and product text; equal keys mean equal content."""
 
-    query: Int[Tensor, " rows"]
+    query: QueryKeys
     product: Int[Tensor, " rows"]
     text: Int[Tensor, " rows"]
 
 
 def relevance_matrix(
-    query_key: Int[Tensor, " queries"], qrels: Qrels, rows: int
+    keys: QueryKeys, qrels: Qrels, rows: int, view: View = "query"
 ) -> Float[Tensor, "queries rows"]:
-    """Returns [i, j]: the gain of product row j for query i, 0 where not judged, or SELF_MATCH."""
-    distinct, position = torch.unique(query_key, return_inverse=True)
-    row = torch.searchsorted(distinct, qrels.query).clamp(max=len(distinct) - 1)
-    in_batch = distinct[row] == qrels.query
-    table = torch.zeros(len(distinct), rows, device=query_key.device)
-    table[row[in_batch], qrels.product[in_batch]] = qrels.gain[in_batch]
-    return table[position]
+    """Returns [i, j]: the gain of product row j for query i, 0 where not judged, or SELF_MATCH.
+
+    Queries are matched by what they are in a `view`: their text, their picture or both. Where
+    several judgments meet, as of one wording under two ids, the best gain above 0 holds.
+    """
+    key, judged = getattr(keys, view), getattr(qrels.query, view)
+    distinct, position = torch.unique(key, return_inverse=True)
+    row = torch.searchsorted(distinct, judged).clamp(max=len(distinct) - 1)
+    in_batch = (distinct[row] == judged) & (judged != 0)
+    cell = row[in_batch] * rows + qrels.product[in_batch]
+    empty = torch.zeros(len(distinct) * rows, device=key.device)
+    best, least = (
+        empty.scatter_reduce(0, cell, qrels.gain[in_batch], extreme) for extreme in ("amax", "amin")
+    )
+    return torch.where(best > 0, best, least).view(len(distinct), rows)[position]
+
+
+def judged_zero(
+    keys: QueryKeys, qrels: Qrels, rows: int, view: View = "query"
+) -> Float[Tensor, "queries rows"]:
+    """Returns 1 where a product row is judged 0 for a query, else 0."""
+    return relevance_matrix(keys, qrels._replace(gain=(qrels.gain == 0).float()), rows, view)
 
 
 def share_between_equals(relevance: Matrix, key: Int[Tensor, " candidates"]) -> Matrix:

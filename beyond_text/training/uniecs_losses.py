@@ -2,8 +2,8 @@
 
 UniECS states them without usable equations, so each docstring gives the formula that we use. All
 three take the vectors of six views and which rows have them, the relevance [queries, rows] of every
-row's product for every row's query, the keys of the rows, and a temperature. A "trigger" is
-UniECS's word for a query that may be a text, a picture or both.
+row's product for every row's query by each view of it, the keys of the rows, and a temperature. A
+"trigger" is UniECS's word for a query that may be a text, a picture or both.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ POSITIVE_MARGIN = 0.2
 # A [rows, dim] matrix of unit vectors for each view, and which rows have the view.
 Vectors = Mapping[View, Tensor]
 Present = Mapping[View, Tensor]
-Objective = Callable[[Vectors, Present, Tensor, Keys, Tensor], Tensor]
+# A matrix [queries, rows] for each view of a query: what is relevant for its text, its picture or
+# both together.
+Relevance = Mapping[View, Tensor]
+Objective = Callable[[Vectors, Present, Relevance, Keys, Tensor], Tensor]
 
 
 def cmal(
     vectors: Vectors,
     present: Present,
-    relevance: Float[Tensor, "queries rows"],
+    relevance: Relevance,
     keys: Keys,
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
@@ -59,16 +62,20 @@ def cmal(
             relu(0.3 - a_i.product_j + a_i.product_k)
 
     with every weight 1. An item with one modality has nothing to align. Positives of InfoNCE are
-    the rows of one product (trigger); where a text takes part, rows of an equal product text are
-    positives too. The margin is a difference of cosines, before any temperature.
+    the rows of one product (trigger); where a text takes part, rows of an equal text are positives
+    too, and where a trigger's picture meets the fused vector, triggers of an equal picture. The
+    margin is a difference of cosines, before any temperature.
     """
-    same_query, same_product = (equal((key, key)) for key in (keys.query, keys.product))
-    same_text = equal((keys.product, keys.product), (keys.text, keys.text))
-    total = _alignment(vectors, present, PRODUCT, same_text, same_product, temperature)
-    total = total + _alignment(vectors, present, QUERY, same_query, same_query, temperature)
+    total = torch.zeros_like(temperature)
+    for side, item, text, image in (
+        (PRODUCT, keys.product, keys.text, keys.product),
+        (QUERY, keys.query.query, keys.query.trigger_text, keys.query.trigger_image),
+    ):
+        same_text, same_image = (equal((item, item), (part, part)) for part in (text, image))
+        total = total + _alignment(vectors, present, side, same_text, same_image, temperature)
     for view in QUERY:
         total = total + _margin_ranking(
-            vectors[view], vectors["product"], relevance, present[view], present["product"]
+            vectors[view], vectors["product"], relevance[view], present[view], present["product"]
         )
     return total
 
@@ -78,7 +85,7 @@ def _alignment(
     present: Present,
     views: Side,
     same_text: Float[Tensor, "rows rows"],
-    same_item: Float[Tensor, "rows rows"],
+    same_image: Float[Tensor, "rows rows"],
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
     """Returns the InfoNCE and cosine terms of one side, over items that have both modalities."""
@@ -86,9 +93,10 @@ def _alignment(
     both = present[text] & present[image]
     total = torch.zeros_like(temperature)
     for one, other, same in (
-        (text, image, same_text),
+        # A text fits the pictures of an equal text, and a picture the texts of an equal picture.
+        (text, image, torch.maximum(same_text, same_image)),
         (text, fused, same_text),
-        (image, fused, same_item),
+        (image, fused, same_image),
     ):
         total = total + info_nce(vectors[one], vectors[other], same, both, both, temperature)
     for alone in (text, image):
@@ -131,7 +139,7 @@ def _margin_ranking(
 def clal(
     vectors: Vectors,
     present: Present,
-    relevance: Float[Tensor, "queries rows"],
+    relevance: Relevance,
     keys: Keys,
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
@@ -147,11 +155,11 @@ def clal(
     product is not its own neighbour. Keys and temperature have no effect.
     """
 
-    def sums(relevance: Tensor, *triggers: Tensor) -> Sums:
+    def sums(judged: Tensor, *triggers: Tensor) -> Sums:
         scores, exists = [], []
         for trigger, has_trigger, product in zip(triggers[:3], triggers[3:], PRODUCT, strict=True):
             scores.append(cosines(trigger, vectors[product]))
-            exists.append(contrasted_pairs(relevance, has_trigger, present[product]))
+            exists.append(contrasted_pairs(judged, has_trigger, present[product]))
         ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)
         neighbours = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
         scores = [score.gather(1, neighbours) for score in scores]
@@ -167,13 +175,13 @@ def clal(
 
     triggers = [vectors[view] for view in QUERY]
     has_triggers = [present[view] for view in QUERY]
-    return mean_over_blocks(sums, relevance, *triggers, *has_triggers).sum()
+    return mean_over_blocks(sums, relevance["query"], *triggers, *has_triggers).sum()
 
 
 def imcl(
     vectors: Vectors,
     present: Present,
-    relevance: Float[Tensor, "queries rows"],
+    relevance: Relevance,
     keys: Keys,
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
@@ -188,7 +196,7 @@ def imcl(
     text = info_nce(
         vectors["trigger_text"],
         vectors["text"],
-        share_between_equals(relevance, keys.text),
+        share_between_equals(relevance["trigger_text"], keys.text),
         present["trigger_text"],
         present["text"],
         temperature,
@@ -196,7 +204,7 @@ def imcl(
     image = info_nce(
         vectors["trigger_image"],
         vectors["image"],
-        relevance,
+        relevance["trigger_image"],
         present["trigger_image"],
         present["image"],
         temperature,

@@ -152,7 +152,7 @@ def test_a_warm_start_takes_every_weight_over(folder: Path, tmp_path: Path) -> N
     before = _moved(tiny_model(folder, "bert", "timm_resnet"))
     save_model(before, tiny_tokenizer(), tmp_path)
     model = tiny_model(folder, "bert", "timm_resnet")
-    assert warm_start(model, tmp_path) == []
+    assert warm_start(model, tmp_path) == ([], [])
     assert_same(model, before)
 
 
@@ -166,7 +166,7 @@ def test_a_warm_start_begins_another_fusion_block_anew(
     save_model(_moved(tiny_model(folder, "bert", "vit")), tiny_tokenizer(), tmp_path)
     model = tiny_model(folder, "bert", "vit", **changes)
     untouched = {name: value.clone() for name, value in model.fusion.state_dict().items()}
-    assert warm_start(model, tmp_path) == [f"fusion.{name}" for name in untouched]
+    assert warm_start(model, tmp_path).new == [f"fusion.{name}" for name in untouched]
     for name, value in model.fusion.state_dict().items():
         assert value.equal(untouched[name])
     restored, _ = load_model(tmp_path)
@@ -180,7 +180,10 @@ def test_uniecs_starts_from_a_two_tower_run_with_its_product_sides_projection(
     assert not before.query_projection.weight.equal(before.text_projection.weight)
     save_model(before, tiny_tokenizer(), tmp_path)
     model = tiny_model(folder, "bert", "vit", fusion="uniecs")
-    assert warm_start(model, tmp_path) == [f"fusion.{n}" for n in model.fusion.state_dict()]
+    untaken = warm_start(model, tmp_path)
+    assert untaken.new == [f"fusion.{n}" for n in model.fusion.state_dict()]
+    # One tensor has both names: what is lost is named.
+    assert untaken.lost == ["query_projection.weight"]
     assert model.query_projection is model.text_projection
     for name, weight in model.state_dict().items():
         if not name.startswith(("fusion", "query_projection")):

@@ -19,7 +19,7 @@ from beyond_text.models.settings import ModelSettings, settings_of
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.towers import TextTower
 from beyond_text.models.two_tower import TwoTower, build_model
-from beyond_text.shards.batch import Batch, Qrels, Tokens
+from beyond_text.shards.batch import Batch, Qrels, QueryKeys, Tokens
 from tests.tiny import PICTURE, SIZE, TEXT, some_pictures, some_tokens
 
 ALL_VIEWS: tuple[View, ...] = (*QUERY, *PRODUCT)
@@ -69,11 +69,11 @@ def some_batch() -> Batch:
         text_key=key,
         query=Tokens(ids[2:], mask[2:]),
         query_row=torch.tensor([1, 0, -1, 1]),
-        query_key=key,
+        query_keys=QueryKeys(key, key, key),
         image=some_pictures(3),
         image_row=torch.tensor([0, -1, 1, 2]),
         query_image_row=torch.full((4,), -1),
-        qrels=Qrels(key[:0], key[:0], torch.zeros(0)),
+        qrels=Qrels(QueryKeys(*(key[:0],) * 3), key[:0], torch.zeros(0)),
         losses=(),
         skipped=[],
     )

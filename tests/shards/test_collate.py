@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from beyond_text.shards.batch import SELF_MATCH, Judgment, Sample, key_of, rows_of
+from beyond_text.shards.batch import SELF_MATCH, Judgment, Sample, key_of, query_text_key, rows_of
 from beyond_text.shards.collate import Collate, tokenize
 from beyond_text.shards.transform import to_square
 from tests.conftest import tiny_tokenizer
@@ -83,11 +83,12 @@ def test_a_skipped_sample_keeps_its_row_empty_and_is_named() -> None:
 
 def test_keys_are_equal_for_equal_ids_and_texts_alone() -> None:
     batch = collate()(SAMPLES)
-    assert batch.product_key.tolist() == [key_of(name) for name in batch.product_ids]
+    assert batch.product_key.tolist() == [key_of(f"/{name}") for name in batch.product_ids]
     assert batch.text_key[0] == batch.text_key[3] == key_of("red vase")
-    assert batch.query_key.tolist() == [
-        key_of("id of the red vase"), 0, 0, key_of("id of the red vase"), key_of("id of a lamp"),
-    ]  # fmt: skip
+    the_red_vase, a_lamp = query_text_key("the red vase"), query_text_key("a lamp")
+    assert batch.query_keys.query.tolist() == [the_red_vase, 0, 0, the_red_vase, a_lamp]
+    assert batch.query_keys.trigger_text.tolist() == batch.query_keys.query.tolist()
+    assert batch.query_keys.trigger_image.tolist() == [0] * 5
     assert len(set(batch.product_key.tolist())) == 5
 
 
@@ -95,7 +96,7 @@ def test_judgments_are_flat_columns_of_key_row_and_gain() -> None:
     both = sample("1", "red vase", "the red vase")
     both.judgments.append(Judgment("q2", "vase", "human", 1.0))
     qrels = collate()([sample("0", "a rug"), both]).qrels
-    assert qrels.query.tolist() == [key_of("id of the red vase"), key_of("q2")]
+    assert qrels.query.query.tolist() == [query_text_key("the red vase"), query_text_key("vase")]
     assert qrels.product.tolist() == [1, 1]
     assert qrels.gain.tolist() == [0.5, 1.0]
     assert qrels.gain.dtype == torch.float32
@@ -103,7 +104,7 @@ def test_judgments_are_flat_columns_of_key_row_and_gain() -> None:
 
 def asking(product_id: str, query_id: str, text: str, picture: bool = True) -> Sample:
     """A product without a picture, with a drawn query that has one."""
-    query = Judgment(query_id, text, "pair", 1.0)
+    query = Judgment(query_id, text, "pair", 1.0, int(query_id[1:]) if picture else None)
     image = gradient(30, 40) if picture else None
     return Sample(product_id, "rug", None, [query], query, 0, image)
 
@@ -120,7 +121,9 @@ def test_query_pictures_stand_once_behind_the_products() -> None:
     assert batch.image.shape == (4, 3, SIZE, SIZE)
     torch.testing.assert_close(batch.image[2], to_square(gradient(30, 40), SIZE))
     # A query without text is still the same query to every row.
-    assert batch.query_key[0] == batch.query_key[4] == key_of("q1")
+    keys = batch.query_keys.query.tolist()
+    assert keys[0] == keys[4] == batch.query_keys.trigger_image[0] != 0
+    assert len(set(keys)) == 4
 
 
 def test_a_product_in_several_rows_has_its_text_and_picture_encoded_once() -> None:
@@ -134,7 +137,7 @@ def test_a_product_in_several_rows_has_its_text_and_picture_encoded_once() -> No
     assert batch.image_row.tolist() == [0, 0, 1, 2]
     assert len(batch.image) == 3
     assert batch.query_row.tolist() == [0, 1, 2, 1]
-    assert batch.product_key[0] == batch.product_key[1] == key_of("1")
+    assert batch.product_key[0] == batch.product_key[1] == key_of("/1")
 
 
 def test_a_batch_without_query_pictures_points_at_none() -> None:
@@ -158,7 +161,7 @@ def test_a_query_picture_is_augmented_by_its_query_and_not_by_the_product() -> N
 def test_the_query_that_is_the_product_is_judged_with_its_own_mark() -> None:
     own = Judgment("trigger/1", "rug", "pair", SELF_MATCH)
     qrels = collate()([Sample("1", "rug", None, [own], None)]).qrels
-    assert qrels.query.tolist() == [key_of("trigger/1")]
+    assert qrels.query.query.tolist() == [query_text_key("rug")]
     assert qrels.gain.tolist() == [-1.0]
 
 
@@ -172,7 +175,8 @@ def test_a_batch_of_nothing_has_its_rows_and_no_vectors(found: list[Sample | str
         assert row.dtype == torch.long
     assert batch.image.shape == (0, 3, SIZE, SIZE)
     assert batch.image.dtype == torch.uint8
-    assert [len(column) for column in batch.qrels] == [0, 0, 0]
+    qrels = batch.qrels
+    assert [len(column) for column in (*qrels.query, *qrels[1:])] == [0] * 5
     assert rows_of(torch.zeros(0, 4), batch.text_row).tolist() == [[0.0] * 4] * 2
 
 

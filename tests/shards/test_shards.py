@@ -380,9 +380,12 @@ def test_judgments_hold_the_gain_of_their_grade_relative_to_the_columns_highest(
         (copied / "manifest.json").write_text(json.dumps(manifest))
         return Split(copied, "train", FIELDS).judgments_of({"queries": queries})
 
-    assert judgments(4.0, given) == [judgment("a", "human", 1.0), judgment("b", "human", 1 / 15)]
+    no = judgment("no", "human", 0.0)
+    assert judgments(4.0, given) == [
+        judgment("a", "human", 1.0), judgment("b", "human", 1 / 15), no,
+    ]  # fmt: skip
     # A column may be all zeros.
-    assert judgments(0.0, given[2:]) == []
+    assert judgments(0.0, given[2:]) == [no]
 
 
 def test_an_unknown_split_names_those_that_are_there(tiny_shards: Path) -> None:

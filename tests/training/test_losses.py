@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, get_args
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.views import View
-from beyond_text.shards.batch import SELF_MATCH, Qrels
+from beyond_text.shards.batch import SELF_MATCH, Qrels, QueryKeys
 from beyond_text.training import blocks
 from beyond_text.training.loss_weights import LossWeights
 from beyond_text.training.losses import LOSSES, chance_level, info_nce, ranked_nce, sigmoid
@@ -336,10 +336,15 @@ def test_the_bias_moves_only_the_sigmoid() -> None:
     assert sigmoid(*case._replace(bias=torch.tensor(5.0))) != sigmoid(*case)
 
 
+def query_keys(keys: Sequence[int]) -> QueryKeys:
+    """Gives queries one key for every view."""
+    return QueryKeys(*(torch.tensor(keys, dtype=torch.long),) * 3)
+
+
 def judged_from(entries: list[tuple[int, int, float]]) -> Qrels:
     keys, rows, grades = zip(*entries, strict=True) if entries else ((), (), ())
     return Qrels(
-        torch.tensor(keys, dtype=torch.long),
+        query_keys(keys),
         torch.tensor(rows, dtype=torch.long),
         torch.tensor(grades, dtype=torch.float32),
     )
@@ -359,8 +364,11 @@ def test_relevance_matrix_is_the_lookup_of_query_and_row(
     query_key: list[int], judgments: dict[tuple[int, int], float]
 ) -> None:
     judged = judged_from([(key, row, grade) for (key, row), grade in judgments.items()])
-    expected = [[judgments.get((key, row), 0.0) for row in range(6)] for key in query_key]
-    found = relevance_matrix(torch.tensor(query_key), judged, 6)
+    # A query of key 0 has nothing of the view.
+    expected = [
+        [judgments.get((key, row), 0.0) if key else 0.0 for row in range(6)] for key in query_key
+    ]
+    found = relevance_matrix(query_keys(query_key), judged, 6)
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
@@ -414,7 +422,7 @@ class Scene(NamedTuple):
 
     vectors: dict[View, Tensor]
     present: dict[View, Tensor]
-    relevance: Tensor
+    relevance: dict[View, Tensor]
     keys: Keys
     temperature: Tensor
 
@@ -426,7 +434,7 @@ class Scene(NamedTuple):
 
     def without(self, *views: View) -> Scene:
         """Returns the scene where no row has these views."""
-        none = torch.zeros(len(self.relevance), dtype=torch.bool)
+        none = torch.zeros(len(self.keys.product), dtype=torch.bool)
         return self._replace(present=self.present | dict.fromkeys(views, none))
 
 
@@ -439,7 +447,8 @@ ITEMS: tuple[tuple[View, View, View], ...] = (
 def some_scene(seed: int, rows: int = 13) -> Scene:
     """Returns more products than clal's neighbours; rows without a view hold random vectors.
 
-    Rows 2, 3 show one product, 4, 5 have one text, 6, 7 one trigger; rows 0, 1, 8 have all views.
+    Rows 2, 3 show one product, 4, 5 have one text, 6, 7 one trigger, 9, 10 a trigger's text, 11, 12
+    a trigger's picture; rows 0, 1, 8 have all views.
     """
     random = torch.Generator().manual_seed(seed)
     vectors: dict[View, Tensor] = {
@@ -452,13 +461,17 @@ def some_scene(seed: int, rows: int = 13) -> Scene:
             present[view] = torch.rand(rows, generator=random) < 0.8
             present[view][[0, 1, 8]] = True
         present[fused] = present[text] | present[image]
-    relevance = torch.rand(rows, rows, generator=random)
-    relevance[torch.rand(rows, rows, generator=random) < 0.7] = 0
-    relevance[torch.rand(rows, rows, generator=random) < 0.1] = SELF_MATCH
-    relevance[0, :3] = torch.tensor([1.0, 0.0, SELF_MATCH])
+    relevance: dict[View, Tensor] = {}
+    for view in ITEMS[1]:
+        relevance[view] = torch.rand(rows, rows, generator=random)
+        relevance[view][torch.rand(rows, rows, generator=random) < 0.7] = 0
+        relevance[view][torch.rand(rows, rows, generator=random) < 0.1] = SELF_MATCH
+        relevance[view][0, :3] = torch.tensor([1.0, 0.0, SELF_MATCH])
     product, text, query = (torch.arange(rows) for _ in range(3))
     product[3], text[3], text[5], query[7] = 2, 2, 4, 6
-    return Scene(vectors, present, relevance, Keys(query, product, text), torch.tensor(0.3))
+    queries = QueryKeys(query.clone(), query.clone(), query)
+    queries.trigger_text[10], queries.trigger_image[12] = 9, 11
+    return Scene(vectors, present, relevance, Keys(queries, product, text), torch.tensor(0.3))
 
 
 Table = list[list[Tensor]]
@@ -519,7 +532,7 @@ def slow_ranking(scene: Scene, view: View) -> Tensor:
     for i in those(scene.present[view]):
         products = those(scene.present["product"])
         (row,) = cosine_table(scene, view, "product", [i], products)
-        grades = [float(scene.relevance[i, j]) for j in products]
+        grades = [float(scene.relevance[view][i, j]) for j in products]
         for match, gain in zip(row, grades, strict=True):
             for other, grade in zip(row, grades, strict=True):
                 if gain > 0 and grade == 0:
@@ -529,14 +542,18 @@ def slow_ranking(scene: Scene, view: View) -> Tensor:
 
 def slow_cmal(scene: Scene) -> Tensor:
     keys, total = scene.keys, torch.tensor(0.0)
-    of_text = [keys.product, keys.text]
-    for views, text_keys, item_keys in (
-        (ITEMS[0], of_text, of_text[:1]),
-        (ITEMS[1], [keys.query], [keys.query]),
+    asked = keys.query
+    for views, item, of_text, of_image in (
+        (ITEMS[0], keys.product, keys.text, keys.product),
+        (ITEMS[1], asked.query, asked.trigger_text, asked.trigger_image),
     ):
         text, image, fused = views
         both = those(scene.present[text] & scene.present[image])
-        pairs = ((text, image, text_keys), (text, fused, text_keys), (image, fused, item_keys))
+        pairs = (
+            (text, image, [item, of_text, of_image]),
+            (text, fused, [item, of_text]),
+            (image, fused, [item, of_image]),
+        )
         for one, other, equals in pairs:
             grades = [[float(any(k[i] == k[j] for k in equals)) for j in both] for i in both]
             table = cosine_table(scene, one, other, both, both)
@@ -550,7 +567,8 @@ def slow_cmal(scene: Scene) -> Tensor:
 def slow_clal(scene: Scene) -> Tensor:
     found: dict[tuple[View, View], list[tuple[float, Tensor]]] = {}
     for i in those(scene.present["query"]):
-        allowed = [j for j in those(scene.present["product"]) if scene.relevance[i, j] >= 0]
+        judged = scene.relevance["query"]
+        allowed = [j for j in those(scene.present["product"]) if judged[i, j] >= 0]
         (fused,) = cosine_table(scene, "query", "product", [i], allowed)
         order = sorted(range(len(allowed)), key=lambda place: -fused[place].item())
         for j in [allowed[place] for place in order[:10]]:
@@ -570,11 +588,11 @@ def slow_clal(scene: Scene) -> Tensor:
 
 
 def slow_imcl(scene: Scene) -> Tensor:
-    total, grades = torch.tensor(0.0), scene.relevance.tolist()
-    shared = slow_sharing(grades, scene.keys.text.tolist())
+    total, grades = torch.tensor(0.0), scene.relevance
+    shared = slow_sharing(grades["trigger_text"].tolist(), scene.keys.text.tolist())
     for trigger, product, relevance, hard in (
         ("trigger_text", "text", shared, False),
-        ("trigger_image", "image", grades, True),
+        ("trigger_image", "image", grades["trigger_image"].tolist(), True),
     ):
         rows, columns = those(scene.present[trigger]), those(scene.present[product])
         table = cosine_table(scene, trigger, product, rows, columns)
@@ -666,7 +684,7 @@ def test_an_objective_without_a_view_is_that_of_what_is_left(
 def test_text_only_triggers_leave_the_image_part_of_imcl_at_zero() -> None:
     scene = some_scene(3)
     value, gradients = objective_and_gradients(imcl, scene.without("trigger_image"))
-    relevance = share_between_equals(scene.relevance, scene.keys.text)
+    relevance = share_between_equals(scene.relevance["trigger_text"], scene.keys.text)
     has = scene.present["trigger_text"], scene.present["text"]
     vectors = scene.vectors["trigger_text"], scene.vectors["text"]
     torch.testing.assert_close(value, info_nce(*vectors, relevance, *has, scene.temperature))
@@ -685,7 +703,9 @@ def test_an_objective_of_nothing_is_zero_and_its_gradients_are_finite(
     taken = {"triggers": ITEMS[1], "products": ITEMS[0], "views": (*ITEMS[0], *ITEMS[1])}
     scene = scene.without(*taken.get(absent, ()))
     if absent == "judgments":
-        scene = scene._replace(relevance=torch.full_like(scene.relevance, SELF_MATCH))
+        scene = scene._replace(
+            relevance={v: torch.full_like(m, SELF_MATCH) for v, m in scene.relevance.items()}
+        )
     value, gradients = objective_and_gradients(OBJECTIVES[name], scene)
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     # cmal aligns items that have both modalities, whatever the queries and judgments.
@@ -701,8 +721,12 @@ def test_the_order_of_rows_does_not_matter_to_an_objective(name: str) -> None:
     shuffled = Scene(
         {view: vectors[order] for view, vectors in scene.vectors.items()},
         {view: present[order] for view, present in scene.present.items()},
-        scene.relevance[order][:, order],
-        Keys(*(key[order] for key in scene.keys)),
+        {view: matrix[order][:, order] for view, matrix in scene.relevance.items()},
+        Keys(
+            QueryKeys(*(key[order] for key in scene.keys.query)),
+            scene.keys.product[order],
+            scene.keys.text[order],
+        ),
         scene.temperature,
     )
     torch.testing.assert_close(OBJECTIVES[name](*shuffled), OBJECTIVES[name](*scene))
@@ -720,8 +744,10 @@ def one_trigger(**views: Tensor) -> Scene:
     present: dict[View, Tensor] = {v: torch.full((3,), v in views) for v in get_args(View)}
     for view in ITEMS[1]:
         present[view] = present[view] & (rows == 0)
-    relevance = torch.tensor([[1.0, 0.0, 0.0], [0.0] * 3, [0.0] * 3])
-    return Scene(vectors, present, relevance, Keys(rows, rows, rows), torch.tensor(0.5))
+    judged = torch.tensor([[1.0, 0.0, 0.0], [0.0] * 3, [0.0] * 3])
+    relevance: dict[View, Tensor] = dict.fromkeys(ITEMS[1], judged)
+    keys = Keys(QueryKeys(rows, rows, rows), rows, rows)
+    return Scene(vectors, present, relevance, keys, torch.tensor(0.5))
 
 
 def test_imcl_lessens_the_positive_cosine_and_drops_the_easy_half() -> None:
@@ -739,7 +765,8 @@ def test_clal_is_the_square_of_what_goes_beyond_the_slack() -> None:
         query=same, product=at(0.9, 0.8, 0.5), trigger_text=same, text=at(0.6, 0.8, 0.54)
     )
     assert clal(*scene).item() == pytest.approx((0.3 - 0.05) ** 2 / 3, rel=1e-5)
-    own = scene._replace(relevance=torch.tensor([[SELF_MATCH, 0.0, 0.0], [0.0] * 3, [0.0] * 3]))
+    judged = torch.tensor([[SELF_MATCH, 0.0, 0.0], [0.0] * 3, [0.0] * 3])
+    own = scene._replace(relevance={"query": judged})
     assert clal(*own).item() == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.settings import Config, Data, LearningRates, Losses
-from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, View
-from beyond_text.shards.batch import SELF_MATCH, Batch, Embeddings, Qrels, Tokens
+from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, QUERY, View
+from beyond_text.shards.batch import SELF_MATCH, Batch, Embeddings, Qrels, QueryKeys, Tokens
 from beyond_text.training.losses import LOSSES
 from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.module import ContrastiveModule
@@ -24,12 +25,12 @@ from tests.tiny import some_pictures, some_tokens
 
 ROWS = 8
 # Rows 2 and 3 show one product, 4 and 5 have one text, 6 and 7 have one query.
-QUERY_KEY = [0, 1, 2, 3, 4, 5, 6, 6]
+QUERY_KEY = [7, 1, 2, 3, 4, 5, 6, 6]
 PRODUCT_KEY = [10, 11, 12, 12, 14, 15, 16, 17]
 TEXT_KEY = [20, 21, 22, 22, 24, 24, 26, 27]
 GAINS = {
-    (0, 0): 1.0,
-    (0, 3): 0.5,
+    (7, 0): 1.0,
+    (7, 3): 0.5,
     (1, 4): 0.25,
     (2, 0): SELF_MATCH,
     (3, 5): SELF_MATCH,
@@ -54,6 +55,11 @@ def some_module(folder: Path, **settings: object) -> ContrastiveModule:
     return module
 
 
+def query_keys(keys: Sequence[int]) -> QueryKeys:
+    """Gives queries one key for every view."""
+    return QueryKeys(*(torch.tensor(keys),) * 3)
+
+
 def some_batch(query_pictures: bool = True) -> Batch:
     """Returns rows with text, picture or both; their queries have one of them, both or neither."""
     (ids, mask), every = some_tokens(ROWS), torch.arange(ROWS)
@@ -68,11 +74,11 @@ def some_batch(query_pictures: bool = True) -> Batch:
         text_key=torch.tensor(TEXT_KEY),
         query=Tokens(ids.flip(0), mask.flip(0)),
         query_row=asked,
-        query_key=torch.tensor(QUERY_KEY),
+        query_keys=query_keys(QUERY_KEY),
         image=some_pictures(11),
         image_row=torch.where(every == 2, -1, every),
         query_image_row=shown if query_pictures else torch.full((ROWS,), -1),
-        qrels=Qrels(torch.tensor(keys), torch.tensor(rows), torch.tensor(gains)),
+        qrels=Qrels(query_keys(keys), torch.tensor(rows), torch.tensor(gains)),
         losses=tuple(OBJECTIVE_VIEWS),
         skipped=[],
     )
@@ -131,10 +137,11 @@ def test_every_objective_gets_vectors_relevance_by_id_and_its_own_temperature(
             torch.tensor(0.0),
         )
         torch.testing.assert_close(found[name], expected)
-    keys = Keys(*map(torch.tensor, (QUERY_KEY, PRODUCT_KEY, TEXT_KEY)))
+    keys = Keys(query_keys(QUERY_KEY), torch.tensor(PRODUCT_KEY), torch.tensor(TEXT_KEY))
     for name, objective in OBJECTIVES.items():
         shared = torch.tensor(-1.0).exp()
-        expected = objective(vectors, present, by_hand(equal_texts=False), keys, shared)
+        judged = dict.fromkeys(QUERY, by_hand(equal_texts=False))
+        expected = objective(vectors, present, judged, keys, shared)
         torch.testing.assert_close(found[name], expected)
         assert found[name] > 0
 
@@ -190,11 +197,12 @@ def test_a_product_with_several_rows_is_a_candidate_once(folder: Path) -> None:
             module.model.temperatures[name].value,
         )
         torch.testing.assert_close(found[name], expected)
-    keys = Keys(*map(torch.tensor, (QUERY_KEY, PRODUCT_KEY, TEXT_KEY)))
+    keys = Keys(query_keys(QUERY_KEY), torch.tensor(PRODUCT_KEY), torch.tensor(TEXT_KEY))
     by_row = by_hand(equal_texts=False)[:, ::2].repeat_interleave(2, dim=1)
     for name, objective in OBJECTIVES.items():
         temperature = module.model.temperatures["text_image"].value
-        expected = objective(vectors, present, by_row, keys, temperature)
+        judged = dict.fromkeys(QUERY, by_row)
+        expected = objective(vectors, present, judged, keys, temperature)
         torch.testing.assert_close(found[name], expected)
 
 

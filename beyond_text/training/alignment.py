@@ -1,0 +1,167 @@
+"""Fits the image projection in closed form, so that a run starts with pictures beside their texts.
+
+A projection between other widths would else start random, and an untrained picture would be noise
+on the text. No judgment is used: only a product's own text and picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from beyond_text.config.settings import Config
+from beyond_text.retrieval.encode import Encoder, collate_for, device_of, evaluating, to_device
+from beyond_text.shards.archive import SampleError
+from beyond_text.shards.batch import EMPTY_SAMPLE, Sample
+from beyond_text.shards.split import Split
+
+BATCH = 128
+# Fewer pairs say nothing about a space of hundreds of dimensions.
+FEWEST = 32
+# Every fifth pair is left out of a first fit, and tells how much of a text its picture predicts.
+HELD_OUT = 5
+# A product that has only a picture must not have a zero vector.
+SMALLEST_WEIGHT = 0.1
+
+
+def align_pictures(encoder: Encoder, splits: Sequence[Split], config: Config) -> None:
+    """Gives a new model's image projection the map that fits its pictures to their texts.
+
+    In the fused vector a picture counts as much as the share of the texts' variance that the map
+    explains, where a text counts 1.
+    A projection between equal widths stays the identity: such encoders were trained together.
+    """
+    model = encoder.model
+    projection = model.image_projection
+    if config.align_pairs == 0 or projection.in_features == projection.out_features:
+        return
+    fit = fit_image_projection(encoder, splits, config.align_pairs, config.seed)
+    if fit is None:
+        line = f"not fitted: fewer than {FEWEST} products have both text and picture"
+    else:
+        with torch.no_grad():
+            projection.weight.copy_(fit.weight)
+            # What a picture does not say of its text is noise on the text.
+            model.image_weight.fill_(max(fit.explained, SMALLEST_WEIGHT))
+        line = (
+            f"fitted to {fit.pairs:,} pairs of text and picture; explains {fit.explained:.0%} of "
+            "the texts' variance among those left out of the fit"
+        )
+    Console(stderr=True).print(f"image projection: {line}")
+
+
+class Fit(NamedTuple):
+    """A map from picture features to text vectors, and the share of variance it explains."""
+
+    weight: Float[Tensor, "dim features"]
+    explained: float
+    pairs: int
+
+
+@torch.inference_mode()
+def fit_image_projection(
+    encoder: Encoder, splits: Sequence[Split], most: int, seed: int
+) -> Fit | None:
+    """Fits the map from picture features to the unit vectors of the products' texts, by ridge.
+
+    At most `most` products are drawn, by `seed`. Returns None where fewer than 32 of them have
+    both.
+    """
+    products = _Products(splits, most, encoder.model.settings.image_size, seed)
+    features, texts = _pairs(encoder, products, len(products))
+    if len(texts) < FEWEST:
+        return None
+    held_out = torch.arange(len(texts)) % HELD_OUT == 0
+    part = ridge(features[~held_out], texts[~held_out])
+    explained = _explained(part, features, texts, held_out)
+    return Fit(ridge(features, texts), explained, len(texts))
+
+
+def ridge(
+    features: Float[Tensor, "pairs features"], targets: Float[Tensor, "pairs dim"]
+) -> Float[Tensor, "dim features"]:
+    """Returns the map of ridge regression, without its constant.
+
+    With features z standardised and targets y centred, W = argmin mean |y - W z|^2 + |W|^2 (Hoerl
+    and Kennard 1970): the penalty is one standardised feature's variance. The map takes the
+    features as they are. It is scaled to the norm of an orthogonal one, for only directions of its
+    outputs count, and learning rates are set for that norm.
+    """
+    x, y = features.double(), targets.double()
+    scale = x.std(dim=0, correction=0)
+    # A feature that never varies gets no weight.
+    scale = torch.where(scale > 1e-9 * scale.max(), scale, float("inf"))
+    z = (x - x.mean(dim=0)) / scale
+    covariance = z.T @ z / len(z) + torch.eye(z.shape[1], dtype=z.dtype)
+    weight = torch.linalg.solve(covariance, z.T @ (y - y.mean(dim=0)) / len(z)).T / scale
+    return (weight * min(weight.shape) ** 0.5 / weight.norm().clamp(min=1e-12)).float()
+
+
+def _explained(weight: Tensor, features: Tensor, texts: Tensor, held_out: Tensor) -> float:
+    """Returns the share of the held-out texts' variance that the best scale of a map explains."""
+    predicted = (features[held_out] - features[~held_out].mean(dim=0)) @ weight.T
+    target = texts[held_out] - texts[~held_out].mean(dim=0)
+    covariance = (predicted * target).sum()
+    norms = predicted.square().sum() * target.square().sum()
+    return float(covariance.clamp(min=0).square() / norms.clamp(min=1e-12))
+
+
+def _pairs(encoder: Encoder, products: Dataset[Sample], number: int) -> tuple[Tensor, Tensor]:
+    """Returns the picture features and the text vectors of the products that have both."""
+    model = encoder.model
+    device = device_of(model)
+    loader: DataLoader[Sample] = DataLoader(
+        products,
+        sampler=range(number),
+        batch_size=BATCH,
+        num_workers=min(encoder.workers, number // BATCH),
+        collate_fn=collate_for(model, encoder.tokenizer),
+    )
+    features, texts = [], []
+    for batch in tqdm(loader, desc="fitting the image projection", leave=False, disable=None):
+        batch = to_device(device, batch)
+        both = (batch.text_row >= 0) & (batch.image_row >= 0)
+        if not both.any():
+            continue
+        with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=encoder.bf16):
+            vectors = model.encode_text(batch.text)[batch.text_row[both]]
+            pictures = model.image_features(batch.image)[batch.image_row[both]]
+        texts.append(vectors.float().cpu())
+        features.append(pictures.float().cpu())
+    return (torch.cat(features), torch.cat(texts)) if texts else (torch.zeros(0, 1),) * 2
+
+
+class _Products(Dataset[Sample]):
+    """Reads products of several splits, drawn from all alike, by seed.
+
+    One that cannot be read is empty here: training meets and counts it.
+    """
+
+    def __init__(self, splits: Sequence[Split], most: int, picture_size: int, seed: int) -> None:
+        self.splits = splits
+        self.picture_size = picture_size
+        numbers = [range(len(split)) for split in splits]
+        every = [(which, number) for which, part in enumerate(numbers) for number in part]
+        drawn = np.random.default_rng(seed).permutation(len(every))[:most]
+        self.numbers = [every[position] for position in sorted(drawn)]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, position: int) -> Sample:
+        """Returns the product at a position."""
+        which, number = self.numbers[position]
+        split = self.splits[which]
+        try:
+            fields, picture = split.read(number, self.picture_size)
+        except SampleError:
+            return EMPTY_SAMPLE
+        return Sample(f"{which}/{fields['product_id']}", split.text_of(fields), picture, [], None)
