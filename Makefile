@@ -42,7 +42,7 @@ TRAIN = $(PY) -m beyond_text.train recipes/base.yaml $(OVERLAYS) recipes/$@.yaml
         data.sources.tables.path=$(shards) data.dev=$(shards)
 # One query a product: each brings a picture of its own.
 WITH_PAIRS = data.sources.pairs.path=$(runs)/pairs data.sources.pairs.weight=0.5 \
-             data.sources.pairs.queries_per_product=1
+             data.sources.pairs.queries_per_product=1 data.sources.pairs.namespace=tables
 
 # As many tests at a time as there are cores.
 TOGETHER := -n auto --dist worksteal

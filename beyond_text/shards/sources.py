@@ -15,6 +15,11 @@ from beyond_text.shards.split import Split
 
 # The manifest's name for the number of products that have a view.
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
+NEEDED: dict[View, str] = {
+    "query": "queries with judgments",
+    "text": "texts",
+    "image": "pictures",
+}
 
 
 class SourceSupply(NamedTuple):
@@ -106,7 +111,8 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
     stage = active_losses(config)
     usable: dict[str, SourceSupply] = {}
     console = Console(stderr=True)
-    for name, supply in _supplies(config).items():
+    supplies = _supplies(config)
+    for name, supply in supplies.items():
         if isinstance(supply, str):
             console.print(f"source {name} sits this stage out: {supply}", markup=False)
             continue
@@ -122,9 +128,13 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
         raise ConfigError(f"data.grades: no source has {min(unknown)!r}; they have {had}")
     fed = {loss for supply in usable.values() for loss in supply.losses}
     if starved := [loss for loss in stage if loss not in fed]:
-        known = ", ".join(config.data.sources) or "none given"
+        reasons = "; ".join(
+            f"{name}: {supply if isinstance(supply, str) else f'not meant for {starved[0]}'}"
+            for name, supply in supplies.items()
+        )
         raise ConfigError(
-            f"data.sources: none can feed the losses {', '.join(starved)} (sources: {known}); "
-            f"each needs {' and '.join(_needed(starved))}"
+            f"data.sources: no source can feed the loss {starved[0]}, which needs "
+            f"{' and '.join(NEEDED[view] for view in _needed(starved[:1]))} "
+            f"({reasons or 'there is none'})"
         )
     return usable

@@ -11,20 +11,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from beyond_text.config.settings import Config
-from beyond_text.config.views import View
 from beyond_text.metrics.history import save_history
-from beyond_text.metrics.ranking import Ranking, retrieval_metrics
 from beyond_text.models.cpu.memory import give_back_freed_memory
 from beyond_text.models.precision import uses_bf16
 from beyond_text.models.settings import ModelSettings
-from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.panel import panel_of
-from beyond_text.retrieval.query_set import QuerySet
-from beyond_text.retrieval.ranking import rank
-from beyond_text.retrieval.read_split import read_split
 from beyond_text.shards.batch import Batch
 from beyond_text.training.averaging import averaged
+from beyond_text.training.dev import DevSet, Measured, read_dev
 from beyond_text.training.module import ContrastiveModule
 
 
@@ -68,21 +63,11 @@ class Retrieval(pl.Callback):
     A run that starts from untouched encoders is also measured before its first step.
     """
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        query_set: QuerySet,
-        tokenizer: Any,
-        every: int,
-        bf16: bool,
-        views: tuple[View, ...] = ("product", "text", "image"),
-    ) -> None:
-        self.catalogue = catalogue
-        self.query_set = query_set
+    def __init__(self, dev: DevSet, tokenizer: Any, every: int, bf16: bool) -> None:
+        self.dev = dev
         self.tokenizer = tokenizer
         self.every = every
         self.bf16 = bf16
-        self.views = views
 
     @classmethod
     def from_config(cls, config: Config, settings: ModelSettings, tokenizer: Any) -> Retrieval:
@@ -91,50 +76,39 @@ class Retrieval(pl.Callback):
         Raises:
             TableError, ShardError: no such split, or none that can be measured.
         """
-        catalogue, query_set = read_split(
-            Path(config.data.dev), config.data.dev_split, settings.text_fields, settings.image_size
-        )
-        bf16 = uses_bf16(config.precision)
-        return cls(catalogue, query_set, tokenizer, config.evaluate_every, bf16)
+        dev = read_dev(config, settings)
+        return cls(dev, tokenizer, config.evaluate_every, uses_bf16(config.precision))
 
-    def measure(self, module: ContrastiveModule) -> tuple[dict[View, Any], dict[View, Ranking]]:
-        """Returns the metrics and rankings of each view."""
+    def measure(self, module: ContrastiveModule) -> Measured:
+        """Returns the metrics of each view, and the ranking that stands for the run."""
         # A training step holds many times what a ranking takes; both at once may be too much.
         give_back_freed_memory()
         workers = min(1, module.config.data.workers)
-        encoder = Encoder(module.model, self.tokenizer, self.bf16, workers)
-        rankings = rank(encoder, self.catalogue, self.query_set, self.views)
-        metrics = {
-            view: retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels)
-            for view, ranking in rankings.items()
-        }
-        return metrics, rankings
+        return self.dev.measure(Encoder(module.model, self.tokenizer, self.bf16, workers))
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measures the untouched encoders, where the run starts from them."""
         assert isinstance(module, ContrastiveModule)
         if trainer.global_step == 0 and not module.config.start:
-            metrics, _ = self.measure_and_log(trainer, module)
-            save_history(Path(module.config.run), {"step 0": metrics})
+            measured = self.measure_and_log(trainer, module)
+            save_history(Path(module.config.run), {"step 0": measured.by_view})
 
-    def measure_and_log(
-        self, trainer: pl.Trainer, module: ContrastiveModule
-    ) -> tuple[dict[View, Any], dict[View, Ranking]]:
+    def measure_and_log(self, trainer: pl.Trainer, module: ContrastiveModule) -> Measured:
         """Measures each view, and writes metrics and a picture panel to TensorBoard."""
         with averaged(trainer, module):
-            metrics, rankings = self.measure(module)
+            measured = self.measure(module)
         if isinstance(trainer.logger, TensorBoardLogger):
             board = trainer.logger.experiment
-            for view, kinds in metrics.items():
+            for view, kinds in measured.by_view.items():
                 for kind, block in kinds.items():
                     for measure in ("ndcg@10", "recall@10"):
                         if measure in block:
                             tag = f"dev_{measure}/{view}/{kind}"
                             board.add_scalar(tag, block[measure], trainer.global_step)
-            picture = panel_of(self.catalogue, self.query_set, rankings["product"])
+            picture = panel_of(self.dev.catalogue, self.dev.query_set, measured.ranking)
             board.add_image("dev queries", picture, trainer.global_step, dataformats="HWC")
-        return metrics, rankings
+        return measured
 
     def on_train_batch_end(
         self,

@@ -26,7 +26,7 @@ from beyond_text.training.module import ContrastiveModule
 def finish(
     trainer: pl.Trainer, module: ContrastiveModule, retrieval: Retrieval, seconds: float
 ) -> dict[str, Any]:
-    """Saves and measures a trained model; writes and returns the metrics of the product view.
+    """Saves and measures a trained model; writes and returns its metrics.
 
     `seconds` is the time that the training took. Checkpoints are deleted at the end.
     """
@@ -35,13 +35,13 @@ def finish(
     save_model(module.model, retrieval.tokenizer, run)
     # Lightning leaves the model on the CPU.
     module.to(trainer.strategy.root_device)
-    by_view, rankings = retrieval.measure_and_log(trainer, module)
-    _add_to_history(run, config.start, by_view)
+    measured = retrieval.measure_and_log(trainer, module)
+    _add_to_history(run, config.start, measured.by_view)
     training = _facts(config, module.model, seconds)
-    _log_final(trainer, config, by_view["product"])
-    metrics = {**by_view["product"], "training": training}
-    query_set = retrieval.query_set
-    write_results(run, metrics, rankings["product"], query_set.queries, query_set.qrels)
+    _log_final(trainer, config, measured.metrics)
+    metrics = {**measured.metrics, "training": training}
+    query_set = retrieval.dev.query_set
+    write_results(run, metrics, measured.ranking, query_set.queries, query_set.qrels)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     return metrics
 

@@ -52,7 +52,9 @@ def test_queries_of_text_alone_feed_the_objectives_of_triggers(
     config = settings(sources, "shop pairs bare", f"losses.{name}=1")
     assert list(supplies_of(config)) == ["shop", "pairs"]
     assert "bare sits this stage out: no query in it" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match=f"losses {name} .* each needs image and query and text"):
+    with pytest.raises(
+        ConfigError, match=f"loss {name}, which needs pictures and queries .* and texts"
+    ):
         supplies_of(settings(sources, "bare", f"losses.{name}=1"))
 
 
@@ -106,7 +108,7 @@ def test_a_loss_that_no_source_is_meant_for_is_an_error(sources: dict[str, Path]
         "losses.text_image=1", "losses.query_text=1",
     )  # fmt: skip
     with pytest.raises(
-        ConfigError, match=r"losses query_text \(sources: shop\); each needs query "
+        ConfigError, match=r"loss query_text, .* \(shop: not meant for query_text\)"
     ):
         supplies_of(config)
 

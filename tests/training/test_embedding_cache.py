@@ -24,7 +24,13 @@ from tests.tiny import some_pictures, some_tokens
 
 pytestmark = pytest.mark.slow
 
-FROZEN = ["losses.query_product=1", "lr.text_encoder=0", "lr.image_encoder=0", "lr.fusion=0.003"]
+FROZEN = [
+    "align_pairs=0",
+    "losses.query_product=1",
+    "lr.text_encoder=0",
+    "lr.image_encoder=0",
+    "lr.fusion=0.003",
+]
 
 
 def test_a_text_has_one_key_however_it_is_padded() -> None:

@@ -1,0 +1,169 @@
+"""Measures retrieval on a run's dev split: by its queries, or without any by texts and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from beyond_text.config.settings import Config
+from beyond_text.config.views import View
+from beyond_text.metrics.ranking import Ranking, retrieval_metrics
+from beyond_text.metrics.results import Metrics
+from beyond_text.models.settings import ModelSettings
+from beyond_text.retrieval.catalogue import Catalogue, ShardProducts
+from beyond_text.retrieval.encode import Encoder, Vectors, encode_products
+from beyond_text.retrieval.query_set import QuerySet
+from beyond_text.retrieval.ranking import rank, search
+from beyond_text.retrieval.read_split import read_split
+from beyond_text.shards.batch import Sample
+from beyond_text.shards.manifest import read_manifest
+from beyond_text.shards.split import Split
+
+# Texts, and pictures, that search for each other at most: a ranking of all would grow as a square.
+MOST_PAIRS = 2000
+DEPTH = 100
+
+
+class Measured(NamedTuple):
+    """The metrics of each view by kind of query, and those that stand for the run.
+
+    `ranking` is what `metrics` measure.
+    """
+
+    by_view: dict[View, Metrics]
+    metrics: Metrics
+    ranking: Ranking
+
+
+class QueryRetrieval(NamedTuple):
+    """Measures the dev queries, by each vector of a product; the fused one stands for the run."""
+
+    catalogue: Catalogue
+    query_set: QuerySet
+    views: tuple[View, ...] = ("product", "text", "image")
+
+    def measure(self, encoder: Encoder) -> Measured:
+        """Ranks the products for every query, and measures."""
+        rankings = rank(encoder, self.catalogue, self.query_set, self.views)
+        by_view: dict[View, Metrics] = {
+            view: retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels)
+            for view, ranking in rankings.items()
+        }
+        return Measured(by_view, by_view["product"], rankings["product"])
+
+
+class PairRetrieval:
+    """Measures a catalogue without queries: texts find their pictures, pictures their texts.
+
+    A product's text is relevant for its picture and for every equal one, and the other way round.
+    Both are the product's own vectors, so this needs no judgment. Of more than 2,000 products that
+    have both, 2,000 are drawn to search; all are searched.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        samples = [catalogue.products[number] for number in range(len(catalogue.product_ids))]
+        texts = [sample.text for sample in samples]
+        pictures = [_digest(sample.image) for sample in samples]
+        both = [
+            n
+            for n, (text, picture) in enumerate(zip(texts, pictures, strict=True))
+            if text and picture
+        ]
+        self.drawn = sorted(both, key=lambda n: _digest(catalogue.product_ids[n]))[:MOST_PAIRS]
+        ids = catalogue.product_ids
+        equal: dict[str, set[int]] = {}
+        for number in both:
+            equal.setdefault(f"text {texts[number]}", set()).add(number)
+            equal.setdefault(f"picture {pictures[number]}", set()).add(number)
+        queries, qrels = [], []
+        for number in self.drawn:
+            twins = equal[f"text {texts[number]}"] | equal[f"picture {pictures[number]}"]
+            for side, query in (("text", texts[number]), ("image", "")):
+                query_id = f"{side}/{ids[number]}"
+                kind = "text_to_image" if side == "text" else "image_to_text"
+                queries.append((query_id, query, kind, ""))
+                qrels += [(query_id, ids[twin], 1.0) for twin in sorted(twins)]
+        self.query_set = QuerySet(
+            pd.DataFrame(queries, columns=["query_id", "query", "kind", "product_id"]),
+            pd.DataFrame(qrels, columns=["query_id", "product_id", "relevance"]),
+            partial(_picture_of_query, catalogue.products, self.drawn),
+        )
+
+    def measure(self, encoder: Encoder) -> Measured:
+        """Ranks pictures for every text and texts for every picture, and measures."""
+        found = encode_products(encoder, self.catalogue, ("text", "image"))
+        wanted = {self.catalogue.product_ids[number] for number in self.drawn}
+        # One file holds both rankings, so they are equally deep.
+        depth = min(DEPTH, *(len(vectors.ids) for vectors in found.values()))
+        by_view: dict[View, Metrics] = {}
+        rankings = []
+        queries = self.query_set.queries
+        sides: tuple[tuple[View, View], ...] = (("text", "image"), ("image", "text"))
+        for asked, searched in sides:
+            vectors = _as_queries(found[asked], asked, wanted)
+            ranking = search(vectors, found[searched], {}, depth)
+            of_side = queries[queries["query_id"].str.startswith(f"{asked}/")]
+            metrics = retrieval_metrics(ranking, of_side, self.query_set.qrels)
+            metrics.pop("all")
+            by_view[searched] = metrics
+            rankings.append(ranking)
+        one, other = rankings
+        both = Ranking(
+            one.query_ids + other.query_ids,
+            one.product_ids + other.product_ids,
+            np.concatenate([one.scores, other.scores]),
+        )
+        return Measured(by_view, by_view["image"] | by_view["text"], both)
+
+
+# Products that are searched, and queries whose rankings are measured.
+DevSet = QueryRetrieval | PairRetrieval
+
+
+def read_dev(config: Config, settings: ModelSettings) -> DevSet:
+    """Reads the dev split of a run.
+
+    Raises:
+        TableError, ShardError: no such split, or none that can be measured.
+    """
+    folder, split, size = Path(config.data.dev), config.data.dev_split, settings.image_size
+    entry = read_manifest(folder)["splits"].get(split)
+    if entry is None or entry["queries"]:
+        return QueryRetrieval(*read_split(folder, split, settings.text_fields, size))
+    shards = Split(folder, split, settings.text_fields)
+    shards.verify()
+    ids = [shards.read(number, None)[0]["product_id"] for number in range(len(shards))]
+    return PairRetrieval(Catalogue(ShardProducts(shards, size), ids))
+
+
+def _digest(content: str | Tensor | None) -> str:
+    """Returns a digest of a text, or of a picture's shape and pixels; "" for none."""
+    if content is None:
+        return ""
+    if isinstance(content, Tensor):
+        data = str(tuple(content.shape)).encode() + content.contiguous().numpy().tobytes()
+    else:
+        data = content.encode()
+    return hashlib.sha256(data).hexdigest()
+
+
+def _as_queries(vectors: Vectors, side: View, wanted: set[str]) -> Vectors:
+    """Returns the wanted products' vectors under the ids of their queries."""
+    rows = [row for row, product_id in enumerate(vectors.ids) if product_id in wanted]
+    return Vectors([f"{side}/{vectors.ids[row]}" for row in rows], vectors.vectors[rows])
+
+
+def _picture_of_query(
+    products: Dataset[Sample], drawn: Sequence[int], number: int
+) -> Tensor | None:
+    """Returns the picture of the number-th query: every second query is one."""
+    return products[drawn[number // 2]].image if number % 2 else None
