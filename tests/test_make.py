@@ -169,7 +169,12 @@ def trained(runs: str, stage: str, *more: str) -> list[str]:
 
 def with_pairs(runs: str) -> tuple[str, ...]:
     key = "data.sources.pairs"
-    return (f"{key}.path={runs}/pairs", f"{key}.weight=0.5", f"{key}.queries_per_product=1")
+    return (
+        f"{key}.path={runs}/pairs",
+        f"{key}.weight=0.5",
+        f"{key}.queries_per_product=1",
+        f"{key}.namespace=tables",
+    )
 
 
 def write_shop(clone: Clone, name: str) -> Path:

@@ -1,6 +1,6 @@
 """The built-in catalogue: home decor drawn and described by a seeded program.
 
-It gives a fresh machine something to learn from: about 2,000 products of twenty kinds whose text
+It gives a fresh machine something to learn from: about 2,400 products of twenty kinds whose text
 names kind, brand and use and whose picture alone shows colour and pattern, with queries that ask
 for both and judgments known by construction.
 """

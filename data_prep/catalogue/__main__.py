@@ -12,7 +12,7 @@ def main() -> None:
     """Parses the command line and builds; a bad argument ends with a message and status 2."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.catalogue", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write; replaced if it is a catalogue")
-    parser.add_argument("--products", type=int, default=2000, help="how many (default: 2000)")
+    parser.add_argument("--products", type=int, default=2400, help="how many (default: 2400)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
     parser.add_argument("--size", type=int, default=192, help="pixels a side (default: 192)")
     parser.add_argument("--workers", type=int, help="drawing processes (default: all cores)")

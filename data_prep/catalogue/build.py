@@ -27,7 +27,7 @@ MARK = "catalogue.json"
 
 
 def build_catalogue(
-    out: Path, products: int = 2000, seed: int = 0, size: int = 192, workers: int | None = None
+    out: Path, products: int = 2400, seed: int = 0, size: int = 192, workers: int | None = None
 ) -> dict[str, int]:
     """Builds the catalogue in `out`; returns the counts that it also writes to catalogue.json.
 

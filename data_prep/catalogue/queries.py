@@ -32,7 +32,7 @@ from data_prep.catalogue.vocabulary import (
     PATTERNS,
 )
 
-QUERIES_PER_PRODUCT = {"dev": 1.25, "train": 1.56}
+QUERIES_PER_PRODUCT = {"dev": 1.25, "train": 1.56, "test": 1.25}
 _PICTURE_MIX = (("colour", "pattern"), ("colour",), ("pattern",))
 _PICTURE_SHARES = (0.6, 0.25, 0.15)
 _TEXT_MIX = ((), ("brand",), ("feature",), ("material",), ("brand", "feature"))
@@ -82,7 +82,7 @@ def grade(asked: Asked, product: Product) -> int:
 
 
 def make_queries(products: list[Product], seed: int) -> list[Query]:
-    """Makes distinct queries, about 1.56 a train and 1.25 a dev product, half of either kind."""
+    """Makes distinct queries, about 1.56 a train and 1.25 another product, half of either kind."""
     rng = np.random.default_rng([seed, 0x0E41])
     queries: list[Query] = []
     texts: set[str] = set()

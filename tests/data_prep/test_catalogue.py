@@ -38,7 +38,7 @@ from data_prep.catalogue.vocabulary import (
 
 @pytest.fixture(scope="module")
 def products() -> list[Product]:
-    return make_products(2000, seed=0)
+    return make_products(2400, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,13 @@ def test_counts_and_shares_are_those_asked_for(count: int) -> None:
 
 def test_splits_share_brands_and_kinds_but_no_design(products: list[Product]) -> None:
     groups = {s: {p.design.group_id for p in products if p.design.split == s}
-              for s in ("train", "dev")}  # fmt: skip
-    assert not groups["train"] & groups["dev"]
-    dev = [p for p in products if p.design.split == "dev"]
-    assert 0.17 <= len(dev) / len(products) <= 0.23
-    assert {p.design.brand for p in dev} == set(BRANDS)
-    assert {p.design.kind for p in dev} == set(KINDS)
+              for s in ("train", "dev", "test")}  # fmt: skip
+    assert sum(map(len, groups.values())) == len({p.design.group_id for p in products})
+    for split in ("dev", "test"):
+        part = [p for p in products if p.design.split == split]
+        assert 0.14 <= len(part) / len(products) <= 0.19
+        assert {p.design.brand for p in part} == set(BRANDS)
+        assert {p.design.kind for p in part} == set(KINDS)
 
 
 def test_variants_of_a_design_share_their_text_and_differ_in_their_look(
@@ -157,6 +158,7 @@ def test_query_counts_and_kinds(queries: list[Query]) -> None:
     splits = Counter(query.split for query in queries)
     assert 2300 <= splits["train"] <= 2700
     assert 430 <= splits["dev"] <= 600
+    assert 430 <= splits["test"] <= 600
     for split in splits:
         kinds = Counter(query.kind for query in queries if query.split == split)
         assert set(kinds) == {"attribute", "phrase"}
