@@ -127,7 +127,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS}: not whole: {error}") from error
     # Models from before pictures had a weight gave them 1.
-    return {"image_weight": torch.ones(())} | state
+    return {"image_log_weight": torch.zeros(())} | state
 
 
 def _load_state(model: TwoTower, state: dict[str, Tensor], folder: Path) -> None:

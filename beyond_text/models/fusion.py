@@ -89,12 +89,16 @@ class ResidualFusion(Fusion):
 
     The skips W_t x and W_v y keep what a product of the two would lose: it is zero when a modality
     is missing.
+
+    Attributes:
+        term_share: mean length of the term over that of the skips' sum, in the last training step.
     """
 
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__(dim, rank)
         self.text = identity_linear(dim)
         self.image = identity_linear(dim)
+        self.term_share: Tensor | None = None
 
     def term(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """Returns the term that is added to the skips; x, y and it have entries of about one."""
@@ -103,8 +107,11 @@ class ResidualFusion(Fusion):
     def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """Adds the term to the skips."""
         scale = self.dim**0.5
-        term = self.term(x * scale, y * scale, has_text, has_image)
-        return self.text(x) + self.image(y) + term / scale
+        term = self.term(x * scale, y * scale, has_text, has_image) / scale
+        skips = self.text(x) + self.image(y)
+        if self.training:
+            self.term_share = term.detach().norm(dim=1).mean() / skips.detach().norm(dim=1).mean()
+        return skips + term
 
 
 class ConcatFusion(ResidualFusion):

@@ -72,9 +72,8 @@ class TwoTower(nn.Module):
             self.query_projection if fusion.tokens else _projection(text_width, settings.dim)
         )
         self.image_projection = _projection(image_width, settings.dim)
-        # How much a picture counts in a fusion of vectors, beside a text's 1.
-        self.image_weight: Tensor
-        self.register_buffer("image_weight", torch.ones(()))
+        # How much a picture counts in a fusion of vectors, beside a text's 1: its logarithm.
+        self.image_log_weight = nn.Parameter(torch.zeros(()))
         self.fusion = fusion(settings.dim, settings.fusion_rank)
         self.temperatures = nn.ModuleDict(
             {name: Temperature(settings.temperature, settings.temperature_min) for name in PAIRS}
@@ -129,6 +128,7 @@ class TwoTower(nn.Module):
             "image_tower": "image_encoder",
             "fusion": "fusion",
             "temperatures": "temperature",
+            "image_log_weight": "temperature",
         }
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {
             name: [] for name in (*owners.values(), "projections")
@@ -257,7 +257,7 @@ class TwoTower(nn.Module):
             if side.fused in wanted:
                 vectors[side.fused] = fuse(
                     vectors.get(side.text, zeros),
-                    self.image_weight * vectors.get(side.image, zeros),
+                    self.image_log_weight.exp() * vectors.get(side.image, zeros),
                     rows[side.text] >= 0,
                     rows[side.image] >= 0,
                 )

@@ -6,6 +6,7 @@ on the text. No judgment is used: only a product's own text and picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ def align_pictures(encoder: Encoder, splits: Sequence[Split], config: Config) ->
         with torch.no_grad():
             projection.weight.copy_(fit.weight)
             # What a picture does not say of its text is noise on the text.
-            model.image_weight.fill_(max(fit.explained, SMALLEST_WEIGHT))
+            model.image_log_weight.fill_(math.log(max(fit.explained, SMALLEST_WEIGHT)))
         line = (
             f"fitted to {fit.pairs:,} pairs of text and picture; explains {fit.explained:.0%} of "
             "the texts' variance among those left out of the fit"

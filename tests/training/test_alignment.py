@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,8 @@ def test_a_run_begins_with_the_fit_and_pictures_weigh_what_they_explain(
     projection = encoder.model.image_projection.weight
     assert projection.equal(fit.weight)
     assert not projection.equal(before)
-    assert encoder.model.image_weight.item() == pytest.approx(max(fit.explained, 0.1))
+    weight = encoder.model.image_log_weight.exp().item()
+    assert weight == pytest.approx(max(fit.explained, 0.1))
     assert f"fitted to {fit.pairs} pairs of text and picture" in " ".join(
         capsys.readouterr().err.split()
     )
@@ -77,7 +80,7 @@ def test_nothing_is_fitted_where_it_is_not_wanted_or_pairs_are_few(
         before = encoder.model.image_projection.weight.detach().clone()
         align_pictures(encoder, splits, config)
         assert encoder.model.image_projection.weight.equal(before)
-        assert encoder.model.image_weight.item() == 1.0
+        assert encoder.model.image_log_weight.item() == 0.0
         assert said in " ".join(capsys.readouterr().err.split())
 
 
@@ -87,7 +90,7 @@ def test_a_picture_weighs_less_in_the_fused_vector_but_not_where_it_stands_alone
     encoder, splits, _ = begin(tiny_settings, "losses.text_image=1", "fusion=sum")
     ids = [str(number) for number in range(len(splits[0]))]
     catalogue = Catalogue(ShardProducts(splits[0], 32), ids)
-    encoder.model.image_weight.fill_(0.3)
+    encoder.model.image_log_weight.data.fill_(math.log(0.3))
     found = encode_products(encoder, catalogue, ("text", "image", "product"))
     vectors = {view: dict(zip(*part, strict=True)) for view, part in found.items()}
     for product_id, fused in vectors["product"].items():
