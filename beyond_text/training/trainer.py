@@ -33,6 +33,8 @@ NOISE = (
 )
 # Arguments of Lightning's Trainer that would end a run early or repeat its batches.
 SHORTENING = {"limit_train_batches", "overfit_batches", "fast_dev_run", "max_epochs", "max_time"}
+# Those that the module does itself, by `clip_norm`.
+OURS = {"gradient_clip_val", "gradient_clip_algorithm"}
 
 
 def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
@@ -54,7 +56,7 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         "callbacks": _callbacks(config, callbacks),
         "logger": TensorBoardLogger(config.run, name="", version="", default_hp_metric=False),
     }
-    if taken := (fixed.keys() | SHORTENING) & config.trainer.keys():
+    if taken := (fixed.keys() | SHORTENING | OURS) & config.trainer.keys():
         raise ConfigError(f"trainer.{min(taken)}: the run's own settings decide this")
     free = {"log_every_n_steps": 5, "enable_model_summary": False} | config.trainer
     if free.get("enable_progress_bar", True):
