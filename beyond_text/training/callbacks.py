@@ -60,7 +60,7 @@ class Throughput(pl.Callback):
 class Retrieval(pl.Callback):
     """Measures retrieval on the dev split every `every` steps, and draws a picture panel; 0: never.
 
-    A run that starts from untouched encoders is also measured before its first step.
+    A run is also measured before its first step.
     """
 
     def __init__(self, dev: DevSet, tokenizer: Any, every: int, bf16: bool) -> None:
@@ -88,11 +88,12 @@ class Retrieval(pl.Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Measures the untouched encoders, where the run starts from them."""
+        """Measures before the first step, so that what cannot be measured stops the run at once."""
         assert isinstance(module, ContrastiveModule)
-        if trainer.global_step == 0 and not module.config.start:
+        if trainer.global_step == 0:
             measured = self.measure_and_log(trainer, module)
-            save_history(Path(module.config.run), {"step 0": measured.by_view})
+            if not module.config.start:
+                save_history(Path(module.config.run), {"step 0": measured.by_view})
 
     def measure_and_log(self, trainer: pl.Trainer, module: ContrastiveModule) -> Measured:
         """Measures each view, and writes metrics and a picture panel to TensorBoard."""

@@ -37,6 +37,23 @@ def test_history_is_read_back_in_order_and_empty_where_there_is_none(tmp_path: P
     assert read_history(tmp_path) == history
 
 
+def test_the_history_is_printed_beside_the_best_that_there_was_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def view(value: float) -> dict[str, Any]:
+        return {"all": {"ndcg@10": value, "recall@10": 0.5}}
+
+    before = {"product": view(0.25), "text": view(0.356), "image": view(0.01)}
+    after = {"product": view(0.9), "text": view(0.4), "image": view(0.8)}
+    save_history(tmp_path, {"step 0": before, "stage1": after})
+    print_history(tmp_path)
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [line[3].strip() for line in lines] == ["0.356 text"] * 3
+    save_history(tmp_path, {"stage1": after})
+    print_history(tmp_path)
+    assert "best before" not in capsys.readouterr().out
+
+
 def test_panel_frames_right_products_by_grade(tiny_shards: Path) -> None:
     catalogue, query_set = read_split(tiny_shards, "dev", ["title"], 32)
     first = query_set.queries["query_id"].iloc[0]
@@ -104,7 +121,7 @@ def test_kinds_without_judgments_and_products_without_pictures_do_not_stop_a_run
     print_history(tmp_path / "run")
     human = [line for line in capsys.readouterr().out.splitlines() if "human" in line]
     assert len(human) == 2
-    assert all(line.split().count("-") == 2 for line in human)
+    assert all(line.split().count("-") == 3 for line in human)
 
 
 class Walk(pl.LightningModule):
