@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-from beyond_text.tables.layouts import Reject
-from beyond_text.tables.read import Tables
+from beyond_text.tables.layouts import Reject, TableFile
 
 
 class BuildError(ValueError):
@@ -20,13 +20,19 @@ class Rejects:
     `list_path` is where the list is written if the build stops.
     """
 
-    def __init__(self, tables: Tables, max_share: float, list_path: Path) -> None:
-        self.rejects = dict.fromkeys(tables.rejects)
-        self.files = sorted(set(tables.files.values()))
+    def __init__(
+        self,
+        rejects: Iterable[Reject],
+        files: Iterable[TableFile],
+        max_share: float,
+        list_path: Path,
+    ) -> None:
+        self.rejects = dict.fromkeys(rejects)
+        self.files = sorted(set(files))
         self.bad_rows = {file.name: set[int]() for file in self.files}
         self.max_share = max_share
         self.list_path = list_path
-        for reject in tables.rejects:
+        for reject in self.rejects:
             self.bad_rows[reject.file].add(reject.row)
 
     def add(self, reject: Reject) -> None:

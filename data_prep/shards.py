@@ -74,7 +74,7 @@ def build_shards(
     (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
     with _as_build_error(out), atomic_folder(out, _is_build) as folder:
         tables = read_tables(tables_path, layout, dev_share, pictures)
-        rejects = Rejects(tables, max_rejected, left_rejects)
+        rejects = Rejects(tables.rejects, tables.files.values(), max_rejected, left_rejects)
         rejects.check()
         splits = write_splits(
             tables, folder, rejects, workers, samples_per_shard, seed, picture_size, max_pixels
