@@ -27,7 +27,7 @@ from data_prep.reduce import Picture, picture_reader
 from data_prep.rejects import BuildError, Rejects
 
 
-class _Table(NamedTuple):
+class StoredTable(NamedTuple):
     """How the rows of a table, products or queries, are written to shards."""
 
     name: str
@@ -39,8 +39,8 @@ class _Table(NamedTuple):
     stores_text: bool
 
 
-PRODUCTS = _Table("products", "product_id", TEXT_COLUMNS, "no text and no picture", True)
-QUERIES = _Table("queries", "query_id", ("query",), "empty query", False)
+PRODUCTS = StoredTable("products", "product_id", TEXT_COLUMNS, "no text and no picture", True)
+QUERIES = StoredTable("queries", "query_id", ("query",), "empty query", False)
 
 
 class _Build(NamedTuple):
@@ -107,7 +107,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     )
     grades = build.tables.grades
     queries, query_pictures = _write_query_pictures(split, queries, build)
-    qrels = _drop_judgments(qrels, query_pictures.unused, QUERIES, build)
+    qrels = drop_judgments(qrels, query_pictures.unused, QUERIES, build.tables, build.rejects)
     queries_of = _queries_of_products(queries, qrels, grades, _twins(products, queries))
     written = _write_rows(
         split,
@@ -116,7 +116,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
         lambda record: _metadata(record, queries_of.get(record["product_id"], [])),
         build,
     )
-    qrels = _drop_judgments(qrels, written.unused, PRODUCTS, build)
+    qrels = drop_judgments(qrels, written.unused, PRODUCTS, build.tables, build.rejects)
     tables: list[dict[str, Any]] = []
     if split != "train" and len(queries):
         further = [name for name in ("image", "product_id") if (queries[name] != "").any()]
@@ -128,7 +128,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     entry = {
         "products": len(written.records),
         "pictures": sum(written.pictured),
-        "texts": sum(_has_text(record, PRODUCTS) for record in written.records),
+        "texts": sum(has_text(record, PRODUCTS) for record in written.records),
         "queries": len(queries),
         "judged_pairs": int((qrels[grades] > 0).any(axis=1).sum()),
         "shards": written.shards,
@@ -157,7 +157,7 @@ def _write_query_pictures(
 def _write_rows(
     name: str,
     records: list[Any],
-    table: _Table,
+    table: StoredTable,
     metadata: Callable[[dict[str, Any]], bytes],
     build: _Build,
 ) -> _Written:
@@ -169,7 +169,7 @@ def _write_rows(
         # One shard at a time, to bound the memory of the finished pictures.
         pictures = list(build.read_pictures([record["image"] for record in part]))
         build.progress.update(len(part))
-        usable = list(_usable_rows(part, pictures, table, build))
+        usable = list(usable_rows(part, pictures, table, build.tables, build.rejects))
         build.rejects.check()
         written.records.extend(record for record, _ in usable)
         written.pictured.extend(jpeg is not None for _, jpeg in usable)
@@ -197,21 +197,25 @@ def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     return sorted(records, key=digest)
 
 
-def _usable_rows(
-    records: list[dict[str, Any]], pictures: list[Picture], table: _Table, build: _Build
+def usable_rows(
+    records: list[dict[str, Any]],
+    pictures: list[Picture],
+    table: StoredTable,
+    tables: Tables,
+    rejects: Rejects,
 ) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     """Yields the rows that have a text or a picture, with the picture; lists what failed."""
     for record, picture in zip(records, pictures, strict=True):
         if picture.failure is not None:
-            build.rejects.add(_reject(build.tables, table, record, *picture.failure))
-        if picture.jpeg is not None or _has_text(record, table):
+            rejects.add(_reject(tables, table, record, *picture.failure))
+        if picture.jpeg is not None or has_text(record, table):
             yield record, picture.jpeg
         else:
             detail = "expected a text or a picture, got neither"
-            build.rejects.add(_reject(build.tables, table, record, table.empty, detail))
+            rejects.add(_reject(tables, table, record, table.empty, detail))
 
 
-def _has_text(record: dict[str, Any], table: _Table) -> bool:
+def has_text(record: dict[str, Any], table: StoredTable) -> bool:
     """Says whether one of a row's texts is not empty."""
     return any(record[column] for column in table.text)
 
@@ -264,7 +268,7 @@ def _metadata(record: dict[str, Any], queries: list[dict[str, Any]]) -> bytes:
 
 
 def _reject(
-    tables: Tables, table: _Table, record: dict[str, Any], reason: str, detail: str
+    tables: Tables, table: StoredTable, record: dict[str, Any], reason: str, detail: str
 ) -> Reject:
     """Makes the reject of a row."""
     return Reject(
@@ -272,17 +276,17 @@ def _reject(
     )
 
 
-def _drop_judgments(
-    qrels: pd.DataFrame, unused: set[str], table: _Table, build: _Build
+def drop_judgments(
+    qrels: pd.DataFrame, unused: set[str], table: StoredTable, tables: Tables, rejects: Rejects
 ) -> pd.DataFrame:
     """Returns the judgments whose product or query is used; lists the others as rejects."""
     orphaned = qrels[table.id].isin(unused)
     name = table.id.removesuffix("_id")
     for record in qrels[orphaned].to_dict("records"):
         identity = f"{record['query_id']} {record['product_id']}"
-        file = build.tables.files["qrels"].name
+        file = tables.files["qrels"].name
         detail = f"expected a {name} that was not rejected"
-        build.rejects.add(Reject(file, int(record["row"]), identity, f"unknown {name}", detail))
+        rejects.add(Reject(file, int(record["row"]), identity, f"unknown {name}", detail))
     return qrels[~orphaned]
 
 
