@@ -102,6 +102,9 @@ async def _sent(
     except (httpcore.ProtocolError, httpx.ProtocolError, httpx.InvalidURL) as error:
         # A redirect to what is no URL is one of these.
         raise FetchError("bad response", str(error)) from error
+    except (ValueError, LookupError, OverflowError) as error:
+        # What a host makes a library stumble over concerns this picture alone.
+        raise FetchError("bad response", f"{type(error).__name__}: {error}") from error
 
 
 async def _body(response: httpx.Response, max_bytes: int) -> bytes:
@@ -138,7 +141,7 @@ def _seconds(retry_after: str) -> float | None:
         return float(retry_after)
     try:
         until = parsedate_to_datetime(retry_after)
-    except ValueError:
+        until = until if until.tzinfo else until.replace(tzinfo=UTC)
+        return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return None
-    now = datetime.now(UTC)
-    return max(0.0, ((until if until.tzinfo else until.replace(tzinfo=UTC)) - now).total_seconds())

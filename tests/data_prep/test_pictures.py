@@ -269,6 +269,15 @@ def test_few_requests_go_to_a_host_at_a_time(host: Host, tmp_path: Path) -> None
     assert host.most_held == 3
 
 
+def test_few_requests_go_to_a_host_that_others_redirect_to(host: Host, tmp_path: Path) -> None:
+    port = host.server_address[1]
+    held = [f"{host.url}/held/{number}" for number in range(6)]
+    names = ("localhost", "127.1", "127.0.1")
+    tables = shop(tmp_path, *(f"http://{names[n % 3]}:{port}/to?{held[n]}" for n in range(6)))
+    fetched = fetch(tables, tmp_path / "out", per_host=2)
+    assert (fetched.fetched, host.most_held) == (6, 2)
+
+
 def test_few_requests_go_out_at_a_time_whatever_the_hosts(host: Host, tmp_path: Path) -> None:
     """Three names of one host are three hosts to us."""
     port = host.server_address[1]

@@ -131,6 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(200, {}, PNG)
         elif path.startswith("/endless/"):
             self.answer(302, {"Location": f"/endless/{int(path.split('/')[-1]) + 1}"}, b"")
+        elif path.startswith("/raw/"):
+            self.wfile.write(bytes.fromhex(path.removeprefix("/raw/")))
+            self.close_connection = True
         elif path.startswith("/to?"):
             self.answer(302, {"Location": path.removeprefix("/to?")}, b"")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import httpx
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.fetch.addresses import CheckedTransport
-from data_prep.fetch.download import HEADERS, download
+from data_prep.fetch.download import HEADERS, _seconds, download
 from data_prep.fetch.errors import FetchError
 from tests.data_prep.fetch.server import JPEG, PNG, Host, picture_host
 
@@ -156,6 +156,44 @@ def test_any_text_for_a_url_is_an_error_of_ours(urls: list[tuple[str, str]]) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", nobody)
         asyncio.run(run())
+
+
+NAMES = ("Location", "Content-Encoding", "Content-Length", "Retry-After", "Transfer-Encoding", "A")
+HEADER = st.builds(
+    lambda name, value: f"{name}: ".encode() + value + b"\r\n",
+    st.sampled_from(NAMES),
+    st.binary(max_size=20)
+    | st.sampled_from(
+        [b"gzip", b"chunked", b"9" * 5000, b"Mon, 01 Jan 0001 00:00:00 +9999", b"//"]
+    ),
+)
+
+
+@given(st.sampled_from([200, 204, 302, 429, 503, 999]), st.lists(HEADER, max_size=3), st.binary())
+@settings(deadline=None, max_examples=60)
+def test_any_answer_is_a_body_or_an_error_of_ours(
+    host: Host, status: int, headers: list[bytes], body: bytes
+) -> None:
+    answer = b"HTTP/1.1 %d X\r\n" % status + b"".join(headers) + b"\r\n" + body
+    with suppress(FetchError):
+        get(f"{host.url}/raw/{answer.hex()}", timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("header", "wait"),
+    [
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("9" * 5000, float("inf")),
+        ("-1", None),
+        ("soon", None),
+        ("", None),
+        ("Mon, 01 Jan 0001 00:00:00 +9999", None),
+        ("Mon, 01 Jan 2024 00:00:00 GMT", 0.0),
+    ],
+)
+def test_a_wait_is_seconds_or_a_date(header: str, wait: float | None) -> None:
+    assert _seconds(header) == wait
 
 
 def test_what_a_host_says_of_waiting_is_passed_on(host: Host) -> None:
