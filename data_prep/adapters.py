@@ -1,16 +1,125 @@
-"""Lists public data sets as rows of file and column names, which `beyond_text.tables` reads.
+"""Lists public data sets and shops' exports as rows of file and column names.
 
-No adapter has code of its own. To read another data set, add a row.
+`beyond_text.tables` reads them; no adapter has code of its own. To read another, add a row.
 """
 
 from __future__ import annotations
 
-from beyond_text.tables.layouts import Join, Layout, Source
+from typing import Any
 
-ADAPTERS: dict[str, Layout] = {
+from beyond_text.tables.layouts import CLICKS, DEFAULT_LAYOUT, Layout, Source
+from beyond_text.tables.templates import First, Join, Pictures
+
+# Beside an export of products, judgments come as in our own tables, or as a log of clicks.
+JUDGED: dict[str, Any] = {
+    "queries": DEFAULT_LAYOUT.queries,
+    "qrels": DEFAULT_LAYOUT.qrels,
+    "images": DEFAULT_LAYOUT.images,
+    "clicks": CLICKS,
+}
+LAYOUTS = (
+    # Our own products, and a log of clicks for queries and judgments.
+    Layout(
+        "clicks",
+        products=DEFAULT_LAYOUT.products,
+        images=DEFAULT_LAYOUT.images,
+        clicks=CLICKS,
+    ),
+    # Shopify's export of products. A product is a row for each variant, and one for each further
+    # picture. The names of columns changed in 2024.
+    Layout(
+        "shopify",
+        products=Source(
+            "products*",
+            {
+                "product_id": "{Handle}",
+                "title": "{Title}",
+                "description": "{Body (HTML)}",
+                "category": First(("{Product Category}", "{Type}")),
+                "image": Pictures(("{Image Src}", "{Variant Image}")),
+                "group_id": "{Handle}",
+                "position": "{Image Position}",
+            },
+            optional=frozenset({"description", "category", "image", "position"}),
+            other_names={
+                "Handle": ("URL handle",),
+                "Body (HTML)": ("Description", "Body HTML"),
+                "Product Category": ("Standard Product Type", "Standardized Product Type"),
+                "Type": ("Custom Product Type",),
+                "Image Src": ("Product image URL",),
+                "Variant Image": ("Variant image URL",),
+            },
+            merge="product_id",
+        ),
+        **JUDGED,
+    ),
+    # WooCommerce's export of products. Rows of variations name the SKU of their product, or its
+    # number (id:7) where it has none.
+    Layout(
+        "woocommerce",
+        products=Source(
+            "*product*",
+            {
+                "product_id": First(("{Parent}", "{SKU}", "id:{ID}")),
+                "title": "{Name}",
+                "description": Join(" ", ("{Short description}", "{Description}")),
+                "category": "{Categories}",
+                "image": Pictures(("{Images}",), commas=True),
+                "group_id": "{product_id}",
+            },
+            optional=frozenset({"description", "category", "image"}),
+            merge="product_id",
+            last={"Type": "variation"},
+        ),
+        **JUDGED,
+    ),
+    # Google Merchant Center's feed: tabs, RSS 2.0 or Atom. Variants share item_group_id.
+    Layout(
+        "google_merchant",
+        products=Source(
+            "*",
+            {
+                "product_id": "{id}",
+                "title": "{title}",
+                "description": "{description}",
+                "category": First(("{product_type}", "{google_product_category}")),
+                "image": Pictures(("{image_link}", "{additional_image_link}"), commas=True),
+                "group_id": "{item_group_id}",
+            },
+            endings=(".tsv", ".txt", ".csv", ".xml"),
+            optional=frozenset({"description", "category", "image", "group_id"}),
+            other_names={"description": ("summary", "content")},
+        ),
+    ),
+    # Folders of BEIR and MTEB. The name of a file of judgments is a split.
+    Layout(
+        "beir",
+        products=Source(
+            "corpus",
+            {"product_id": "{_id}", "title": "{title}", "description": "{text}"},
+            endings=(".jsonl",),
+            optional=frozenset({"title", "description"}),
+            one_of=("title", "description"),
+            other_names={"_id": ("id", "corpus-id")},
+        ),
+        queries=Source(
+            "queries",
+            {"query_id": "{_id}", "query": "{text}"},
+            endings=(".jsonl",),
+            other_names={"_id": ("id", "query-id")},
+        ),
+        qrels=Source(
+            "qrels/*",
+            {"query_id": "{query-id}", "product_id": "{corpus-id}", "relevance": "{score}"},
+            endings=(".tsv", ".jsonl", ".csv"),
+            grades=("relevance",),
+            split_by_file=True,
+        ),
+    ),
     # Kaggle "H&M Personalized Fashion Recommendations": articles.csv and images/. Readers that
     # take article_id for a number lose its leading zero; the picture's path needs it.
-    "hm_articles": Layout(
+    Layout(
+        "hm_articles",
         products=Source(
             "articles",
             {
@@ -23,10 +132,11 @@ ADAPTERS: dict[str, Layout] = {
                 "image": "images/{product_id:.3}/{product_id}.jpg",
                 "group_id": "{product_code}",
             },
-        )
+        ),
     ),
     # Kaggle "Fashion Product Images": styles.csv and images/. Its last column holds bare commas.
-    "fashion_product_images": Layout(
+    Layout(
+        "fashion_product_images",
         products=Source(
             "styles",
             {
@@ -39,10 +149,12 @@ ADAPTERS: dict[str, Layout] = {
                 "image": "images/{product_id}.jpg",
             },
             overflow="productDisplayName",
-        )
+        ),
     ),
-    # Amazon's Shopping Queries Data Set (ESCI), in English; SQID adds pictures for a part of it.
-    "esci": Layout(
+    # Amazon's Shopping Queries Data Set (ESCI), in English. SQID's files, put beside it, name URLs
+    # of pictures for a part of it; pictures of files that are there come first.
+    Layout(
+        "esci",
         products=Source(
             "shopping_queries_dataset_products",
             {
@@ -67,9 +179,21 @@ ADAPTERS: dict[str, Layout] = {
                 "product_id": "{product_id}",
                 "relevance": "{esci_label}",
             },
-            values={"relevance": {"E": "3", "S": "2", "C": "1", "I": "0"}},
+            values={
+                "relevance": {
+                    "E": "3", "S": "2", "C": "1", "I": "0",
+                    "exact": "3", "substitute": "2", "complement": "1", "irrelevant": "0",
+                },
+            },
             keep={"product_locale": "us"},
+            grades=("relevance",),
+        ),
+        images=Source(
+            "*product_image_urls",
+            {"product_id": "{product_id}", "image": "{image_url}"},
+            merge="product_id",
         ),
         absent_pictures=True,
     ),
-}
+)  # fmt: skip
+ADAPTERS: dict[str, Layout] = {layout.name: layout for layout in LAYOUTS}

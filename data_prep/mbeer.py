@@ -53,18 +53,22 @@ class Counts(NamedTuple):
 
 
 def read_designs(
-    folder: Path, layout: Layout = DEFAULT_LAYOUT
+    folder: Path,
+    layout: Layout = DEFAULT_LAYOUT,
+    dev_share: float = 0.1,
+    test_share: float = 0.0,
 ) -> tuple[list[Design], Counter[str]]:
     """Reads the designs of several products, by split and group_id, and counts what is left out.
 
     A product of several splits belongs to one that is not train, and a design with products in
     another split has none in train, so that nothing that is evaluated is trained on. A product
-    whose picture is missing is paired by its title; one without a title too is left out.
+    whose picture is missing is paired by its title; one without a title too is left out. The shares
+    are those of `read_tables`.
 
     Raises:
         TableError: the tables cannot be read.
     """
-    tables = read_tables(folder, layout)
+    tables = read_tables(folder, layout, dev_share, test_share=test_share)
     products = tables.products.assign(train=tables.products["split"] == "train")
     products = products.sort_values(["product_id", "train", "split"]).drop_duplicates("product_id")
     groups = products[products.duplicated(["split", "group_id"], keep=False)]
@@ -76,7 +80,7 @@ def read_designs(
     designs = []
     with tqdm(total=len(groups), desc="hashing", unit="product", disable=None) as progress:
         for (split, _), group in groups.groupby(["split", "group_id"]):
-            items = [_item(record, tables.folder) for record in group.to_dict("records")]
+            items = [_item(record, tables.pictures) for record in group.to_dict("records")]
             left_out["picture missing"] += sum(
                 bool(path) > bool(item.image)
                 for path, item in zip(group["image"], items, strict=True)
@@ -159,10 +163,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--max-per-design", type=_at_least_two, default=8, help="most pairs a product starts"
     )
+    parser.add_argument("--dev-share", type=float, default=0.1, help="as of the shards")
+    parser.add_argument("--test-share", type=float, default=0.0, help="as of the shards")
     arguments = parser.parse_args(argv)
     try:
         layout = ADAPTERS[arguments.layout] if arguments.layout else DEFAULT_LAYOUT
-        designs, left_out = read_designs(arguments.tables, layout)
+        shares = arguments.dev_share, arguments.test_share
+        designs, left_out = read_designs(arguments.tables, layout, *shares)
         counts = write_pairs(designs, arguments.out, arguments.max_per_design)
     except (TableError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ import fcntl
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, Reject, TableError
 from beyond_text.tables.pictures import MAX_BYTES
+from beyond_text.tables.read import with_grades
 from data_prep.adapters import ADAPTERS
 from data_prep.fetch.content import EXTENSIONS
 from data_prep.fetch.fetcher import FetchSettings, fetch_all, file_stem
@@ -60,18 +61,20 @@ def fetch_pictures(
     settings: FetchSettings | None = None,
     retry_failed: bool = False,
     max_rejected: float = 0.05,
+    grades: Sequence[str] | None = None,
 ) -> Fetched:
     """Fetches every URL of the columns `image` once, then writes the tables that name the files.
 
     A row whose picture was not fetched keeps its other columns; OUT/rejects.csv lists it.
 
     Args:
-        tables_path: folder of tables.
+        tables_path: folder of tables, or the file of products in it.
         out: folder to make, or one that this function made.
         layout: whose files and column names the tables have.
         settings: of the requests.
         retry_failed: tries again what failed in an earlier run.
         max_rejected: share of any one file's rows, 0 to 1, that may be no rows.
+        grades: columns of judgments that are grades; None for the layout's.
 
     Raises:
         BuildError: a setting is out of range, `out` is something else or in use, or too many rows
@@ -82,22 +85,21 @@ def fetch_pictures(
     settings = settings or FetchSettings()
     _check_settings(settings)
     rejects: list[Reject] = []
-    tables = read_shop(tables_path, layout, rejects)
-    urls = list(dict.fromkeys(url for table in tables for url in table.urls()))
-    with _locked(out, tables_path):
-        files = [table.file for table in tables]
+    shop = read_shop(tables_path, with_grades(layout, grades), rejects)
+    urls = list(dict.fromkeys(url for table in shop.tables for url in table.urls()))
+    with _locked(out, shop.folder):
         (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
-        listed = Rejects(rejects, files, max_rejected, left_rejects)
+        listed = Rejects(rejects, shop.files, max_rejected, left_rejects)
         listed.check()
         before = _outcomes_before(out, urls)
         settled = {FETCHED} if retry_failed else {FETCHED, FAILED}
         pending = [url for url in urls if url not in before or before[url].status not in settled]
         outcomes = before | _fetch(pending, out, settings, before)
         rows = {}
-        for table in tables:
+        for table in shop.tables:
             failures: list[Reject] = []
             absent = layout.absent_pictures
-            frame = with_files(table, outcomes, tables_path, out, absent, failures)
+            frame = with_files(table, outcomes, shop.folder, out, absent, failures)
             for reject in failures:
                 listed.add(reject)
             write_table(out, table.name, frame)
@@ -246,10 +248,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("tables", type=Path, help="folder of tables")
+    parser.add_argument("tables", type=Path, help="folder of tables, or an export's file")
     parser.add_argument("out", type=Path, help="folder to make, or to go on with")
     parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    parser.add_argument("--grades", help="columns of qrels, as in relevance,desirability")
     parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
     words = {
         "concurrency": "most pictures at a time",
@@ -281,6 +284,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(_parser().parse_args(argv))
     names = [setting.name for setting in fields(FetchSettings)]
     settings = FetchSettings(**{name: arguments.pop(name) for name in names})
+    if arguments["grades"] is not None:
+        arguments["grades"] = [grade.strip() for grade in arguments["grades"].split(",")]
     name = arguments.pop("layout")
     layout = ADAPTERS[name] if name else DEFAULT_LAYOUT
     tables, out = arguments.pop("tables"), arguments.pop("out")

@@ -46,11 +46,10 @@ def _read_picture(path: str, size: int, max_pixels: int) -> Picture:
     """Reads and reduces one picture; a path of "" gives none."""
     if not path:
         return Picture(None, None)
-    name = Path(path).name
     try:
         return Picture(reduce_picture(read_picture(Path(path)), size, max_pixels), None)
     except PictureError as error:
-        return Picture(None, (error.reason, f"{name}: {error.detail}"))
+        return Picture(None, (error.reason, error.detail))
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,14 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from beyond_text.tables.checks import URL_PICTURE
 from beyond_text.tables.layouts import Reject, TableFile
+
+# What to do about rows that are rejected for one reason.
+ADVICE = {
+    URL_PICTURE: "{count} pictures are URLs: fetch them first with `python -m data_prep.pictures "
+    "TABLES OUT{layout}` and use OUT, or give --absent-pictures to go on by the texts",
+}
 
 
 class BuildError(ValueError):
@@ -17,7 +24,9 @@ class BuildError(ValueError):
 class Rejects:
     """All rejects of a build, and the largest share of a file's rows that it may reject.
 
-    `list_path` is where the list is written if the build stops.
+    The first of `files` is checked first: what is wrong there may be the cause of the rest.
+    `list_path` is where the list is written if the build stops, and `layout` the name of the one
+    that was given.
     """
 
     def __init__(
@@ -26,12 +35,14 @@ class Rejects:
         files: Iterable[TableFile],
         max_share: float,
         list_path: Path,
+        layout: str = "",
     ) -> None:
         self.rejects = dict.fromkeys(rejects)
-        self.files = sorted(set(files))
+        self.files = list(dict.fromkeys(files))
         self.bad_rows = {file.name: set[int]() for file in self.files}
         self.max_share = max_share
         self.list_path = list_path
+        self.layout = layout
         for reject in self.rejects:
             self.bad_rows[reject.file].add(reject.row)
 
@@ -61,8 +72,18 @@ class Rejects:
                 f"{file.name}: {bad} of {file.rows} rows rejected, expected at most a share of "
                 f"{self.max_share:g}: "
                 + ", ".join(f"{count} {reason}" for reason, count in counts)
-                + f"; all are listed in {self.list_path}; the first:{examples}"
+                + f"; all are listed in {self.list_path}; the first:{examples}{self._advice()}"
             )
+
+    def _advice(self) -> str:
+        """Says what to do about the reasons for which there is advice."""
+        counts = self.by_reason()
+        layout = f" --layout {self.layout}" if self.layout else ""
+        return "".join(
+            "\n" + advice.format(count=counts[reason], layout=layout)
+            for reason, advice in ADVICE.items()
+            if reason in counts
+        )
 
     def write(self, path: Path) -> None:
         """Writes rejects.csv."""

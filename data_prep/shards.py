@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from beyond_text.files import atomic_folder
 from beyond_text.shards.manifest import FILE, VERSION, ShardError, read_manifest
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
-from beyond_text.tables.read import Tables, read_tables
+from beyond_text.tables.read import read_tables
+from beyond_text.tables.tables import Tables
 from data_prep.adapters import ADAPTERS
 from data_prep.rejects import BuildError, Rejects
 from data_prep.splits import write_splits
@@ -42,6 +44,8 @@ def build_shards(
     dev_share: float = 0.1,
     seed: int = 0,
     pictures: Path | None = None,
+    test_share: float = 0.0,
+    grades: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Writes `out`: shards of every split, queries and judgments of all but train, a manifest.
 
@@ -59,6 +63,8 @@ def build_shards(
         dev_share: share put into dev where the tables name no splits.
         seed: of the order of the samples within a split.
         pictures: folder in which the pictures lie; None for that of the tables.
+        test_share: share put into test where the tables name no splits.
+        grades: columns of judgments that are grades; None for the layout's.
 
     Returns:
         The manifest, as written to manifest.json.
@@ -73,13 +79,15 @@ def build_shards(
         raise BuildError("samples_per_shard and picture_size must be at least 1")
     (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
     with _as_build_error(out), atomic_folder(out, _is_build) as folder:
-        tables = read_tables(tables_path, layout, dev_share, pictures)
-        rejects = Rejects(tables.rejects, tables.files.values(), max_rejected, left_rejects)
+        tables = read_tables(tables_path, layout, dev_share, pictures, test_share, grades)
+        files = tables.files.values()
+        rejects = Rejects(tables.rejects, files, max_rejected, left_rejects, layout.name)
         rejects.check()
-        splits = write_splits(
+        splits, crossing = write_splits(
             tables, folder, rejects, workers, samples_per_shard, seed, picture_size, max_pixels
         )
-        return _write_manifest(folder, tables_path, tables, rejects, splits, picture_size)
+        manifest = {"picture_size": picture_size, "splits": splits, "crossing": crossing}
+        return _write_manifest(folder, tables_path, tables, rejects, manifest)
 
 
 @contextmanager
@@ -99,10 +107,11 @@ def _write_manifest(
     tables_path: Path,
     tables: Tables,
     rejects: Rejects,
-    splits: dict[str, dict[str, Any]],
-    picture_size: int,
+    written: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes rejects.csv, then manifest.json, and returns the manifest.
+
+    `written` are its entries picture_size, splits and crossing.
 
     An empty file of pairs gives an empty train split, for there may be shops without designs.
 
@@ -111,15 +120,16 @@ def _write_manifest(
     """
     file = tables.files["products"]
     without_pairs = file.name.endswith(".jsonl") and not file.rows
-    if not without_pairs and not any(entry["products"] for entry in splits.values()):
+    if not without_pairs and not any(entry["products"] for entry in written["splits"].values()):
         raise BuildError(f"{tables_path}: no product is left to write")
     highest = tables.qrels[tables.grades].max() if len(tables.qrels) else {}
     manifest = {
         "version": VERSION,
         "source": tables_path.name,
-        "picture_size": picture_size,
+        "picture_size": written["picture_size"],
         "grades": {name: {"max": float(highest.get(name, 0.0))} for name in tables.grades},
-        "splits": splits,
+        "splits": written["splits"],
+        "crossing": written["crossing"],
         "rejects": rejects.by_reason(),
         "left_out": {file.name: file.left_out for file in rejects.files if file.left_out},
     }
@@ -139,27 +149,49 @@ def _is_build(folder: Path) -> bool:
     return True
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Builds from the command line; prints the counts, or prints the error and returns 1."""
+def _parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.shards", description=__doc__)
-    parser.add_argument("tables", type=Path, help="folder of tables, a log or pairs")
+    parser.add_argument("tables", type=Path, help="folder of tables, an export, a log or pairs")
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
+    parser.add_argument("--grades", help="columns of qrels, as in relevance,desirability")
     parser.add_argument("--picture-size", type=int, default=256, help="longest side, in pixels")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--samples-per-shard", type=int, default=1000)
     parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
     parser.add_argument("--workers", type=int, help="default: one per core")
     parser.add_argument("--dev-share", type=float, default=0.1)
+    parser.add_argument("--test-share", type=float, default=0.0)
     parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
-    arguments = vars(parser.parse_args(argv))
+    parser.add_argument(
+        "--absent-pictures",
+        action="store_true",
+        help="pictures that are URLs or missing are no rejects",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Builds from the command line; prints the counts, or prints the error and returns 1."""
+    arguments = vars(_parser().parse_args(argv))
     name = arguments.pop("layout")
     layout = ADAPTERS[name] if name else DEFAULT_LAYOUT
+    if arguments.pop("absent_pictures"):
+        layout = replace(layout, absent_pictures=True)
+    if arguments["grades"] is not None:
+        arguments["grades"] = [grade.strip() for grade in arguments["grades"].split(",")]
     try:
         manifest = build_shards(arguments.pop("tables"), arguments.pop("out"), layout, **arguments)
     except (BuildError, TableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    _print_counts(manifest)
+    return 0
+
+
+def _print_counts(manifest: dict[str, Any]) -> None:
+    """Prints what each split holds, what train holds too, and what was rejected."""
     for split, entry in manifest["splits"].items():
         counts = {**entry, "shards": len(entry["shards"])}
         counts.pop("tables", None)
@@ -167,9 +199,11 @@ def main(argv: list[str] | None = None) -> int:
         counts |= {"query_pictures": query_pictures} if query_pictures else {}
         line = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
         print(f"{split}: {line}")
+    for split, counts in manifest["crossing"].items():
+        shared = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        print(f"{split} and train share: {shared or 'nothing'}")
     rejected = ", ".join(f"{count} {reason}" for reason, count in manifest["rejects"].items())
     print(f"rejected: {rejected or 'nothing'}")
-    return 0
 
 
 if __name__ == "__main__":

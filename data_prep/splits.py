@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,32 +19,19 @@ import pandas as pd
 from tqdm import tqdm
 from webdataset import TarWriter
 
+from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.manifest import sha256_of
-from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
+from beyond_text.tables.layouts import TEXT_COLUMNS
 from beyond_text.tables.pictures import PictureError, digest_of
-from beyond_text.tables.read import Tables
+from beyond_text.tables.tables import Tables
+from data_prep.crossing import count_crossing
 from data_prep.reduce import Picture, picture_reader
 from data_prep.rejects import BuildError, Rejects
-
-
-class StoredTable(NamedTuple):
-    """How the rows of a table, products or queries, are written to shards."""
-
-    name: str
-    id: str
-    text: tuple[str, ...]
-    # The reason for rejecting a row that has neither text nor picture.
-    empty: str
-    # Whether rows without a picture are samples too.
-    stores_text: bool
-
-
-PRODUCTS = StoredTable("products", "product_id", TEXT_COLUMNS, "no text and no picture", True)
-QUERIES = StoredTable("queries", "query_id", ("query",), "empty query", False)
+from data_prep.rows import PRODUCTS, QUERIES, StoredTable, drop_judgments, has_text, usable_rows
 
 
 class _Build(NamedTuple):
-    """What every step of a build needs."""
+    """What every step of a build needs; `digests` are of each split's pictures."""
 
     tables: Tables
     out: Path
@@ -52,18 +39,20 @@ class _Build(NamedTuple):
     samples_per_shard: int
     read_pictures: Callable[[list[str]], Iterable[Picture]]
     progress: tqdm
+    digests: dict[str, set[bytes]]
 
 
 class _Written(NamedTuple):
-    """The shards of a table: manifest entries, rows used, and whether each row has a picture.
+    """The shards of a table: manifest entries, rows used, and the number of pictures of each.
 
-    `unused` are the ids of the other rows.
+    `unused` are the ids of the other rows, and `digests` are of the pictures as they are stored.
     """
 
     shards: list[dict[str, Any]]
     records: list[dict[str, Any]]
-    pictured: list[bool]
+    pictures: list[int]
     unused: set[str]
+    digests: set[bytes]
 
 
 def write_splits(
@@ -75,11 +64,11 @@ def write_splits(
     seed: int,
     picture_size: int,
     max_pixels: int,
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, int]]]:
     """Writes every split's files; the arguments are those of `build_shards`.
 
     Returns:
-        The manifest's entry of each split.
+        The manifest's entry of each split, and what of each split is in train too.
 
     Raises:
         BuildError: a split of a reserved name, or too much is rejected.
@@ -93,10 +82,10 @@ def write_splits(
         picture_reader(workers, picture_size, max_pixels) as read_pictures,
         tqdm(total=rows, unit="row", disable=None) as progress,
     ):
-        build = _Build(tables, out, rejects, samples_per_shard, read_pictures, progress)
+        build = _Build(tables, out, rejects, samples_per_shard, read_pictures, progress, {})
         entries = {split: _write_split(split, seed, build) for split in splits}
     rejects.check()
-    return entries
+    return entries, count_crossing(tables, build.digests)
 
 
 def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
@@ -107,7 +96,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     )
     grades = build.tables.grades
     queries, query_pictures = _write_query_pictures(split, queries, build)
-    qrels = drop_judgments(qrels, query_pictures.unused, QUERIES, build.tables, build.rejects)
+    qrels = drop_judgments(qrels, query_pictures.unused, QUERIES, build.rejects)
     queries_of = _queries_of_products(queries, qrels, grades, _twins(products, queries))
     written = _write_rows(
         split,
@@ -116,24 +105,30 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
         lambda record: _metadata(record, queries_of.get(record["product_id"], [])),
         build,
     )
-    qrels = drop_judgments(qrels, written.unused, PRODUCTS, build.tables, build.rejects)
+    qrels = drop_judgments(qrels, written.unused, PRODUCTS, build.rejects)
     tables: list[dict[str, Any]] = []
     if split != "train" and len(queries):
-        further = [name for name in ("image", "product_id") if (queries[name] != "").any()]
+        further = [name for name in ("image", "product_id", "seen") if (queries[name] != "").any()]
         columns = ["query_id", "query", "kind", *further]
         queries.to_csv(build.out / f"queries-{split}.csv", columns=columns, index=False)
         columns = ["query_id", "product_id", *grades]
         qrels.to_csv(build.out / f"qrels-{split}.csv", columns=columns, index=False)
         tables = [_file_entry(build.out / f"{name}-{split}.csv") for name in ("queries", "qrels")]
+    build.digests[split] = written.digests
     entry = {
         "products": len(written.records),
-        "pictures": sum(written.pictured),
+        "pictures": sum(count > 0 for count in written.pictures),
         "texts": sum(has_text(record, PRODUCTS) for record in written.records),
         "queries": len(queries),
         "judged_pairs": int((qrels[grades] > 0).any(axis=1).sum()),
         "shards": written.shards,
     }
-    optional = {"query_shards": query_pictures.shards, "tables": tables}
+    further_pictures = sum(max(0, count - 1) for count in written.pictures)
+    optional = {
+        "query_shards": query_pictures.shards,
+        "tables": tables,
+        "further_pictures": further_pictures,
+    }
     return entry | {name: files for name, files in optional.items() if files}
 
 
@@ -141,14 +136,15 @@ def _write_query_pictures(
     split: str, queries: pd.DataFrame, build: _Build
 ) -> tuple[pd.DataFrame, _Written]:
     """Stores the queries' pictures; their column `image` becomes the picture's number, or ""."""
+    pictured = queries[queries["image"] != ""].to_dict("records")
     written = _write_rows(
         f"queries-{split}",
-        queries[queries["image"] != ""].to_dict("records"),
+        [record | {"images": [record["image"]]} for record in pictured],
         QUERIES,
         lambda record: json.dumps({"query_id": record["query_id"]}, ensure_ascii=False).encode(),
         build,
     )
-    stored = compress(written.records, written.pictured)
+    stored = compress(written.records, written.pictures)
     numbers = {record["query_id"]: number for number, record in enumerate(stored)}
     queries = queries[~queries["query_id"].isin(written.unused)]
     return queries.assign(image=[numbers.get(each, "") for each in queries["query_id"]]), written
@@ -162,23 +158,25 @@ def _write_rows(
     build: _Build,
 ) -> _Written:
     """Writes shards NAME-00000.tar ... of the usable rows; `metadata` makes a sample's JSON."""
-    written = _Written([], [], [], set())
+    written = _Written([], [], [], set(), set())
     first_key = 0
     for start in range(0, len(records), build.samples_per_shard):
         part = records[start : start + build.samples_per_shard]
         # One shard at a time, to bound the memory of the finished pictures.
-        pictures = list(build.read_pictures([record["image"] for record in part]))
-        build.progress.update(len(part))
+        paths = list(chain.from_iterable(record["images"] for record in part))
+        pictures = iter(build.read_pictures(paths))
         usable = list(usable_rows(part, pictures, table, build.tables, build.rejects))
+        build.progress.update(len(part))
         build.rejects.check()
         written.records.extend(record for record, _ in usable)
-        written.pictured.extend(jpeg is not None for _, jpeg in usable)
+        written.pictures.extend(len(jpegs) for _, jpegs in usable)
+        written.digests.update(
+            hashlib.sha256(jpeg).digest()[:16] for _, jpegs in usable for jpeg in jpegs[:1]
+        )
         written.unused.update(record[table.id] for record in part)
         written.unused.difference_update(record[table.id] for record, _ in usable)
         samples = [
-            (metadata(record), jpeg)
-            for record, jpeg in usable
-            if table.stores_text or jpeg is not None
+            (metadata(record), jpegs) for record, jpegs in usable if table.stores_text or jpegs
         ]
         if samples:
             path = build.out / f"{name}-{len(written.shards):05d}.tar"
@@ -195,29 +193,6 @@ def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
         return hashlib.sha256(f"{seed}/{record['product_id']}".encode()).digest()
 
     return sorted(records, key=digest)
-
-
-def usable_rows(
-    records: list[dict[str, Any]],
-    pictures: list[Picture],
-    table: StoredTable,
-    tables: Tables,
-    rejects: Rejects,
-) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """Yields the rows that have a text or a picture, with the picture; lists what failed."""
-    for record, picture in zip(records, pictures, strict=True):
-        if picture.failure is not None:
-            rejects.add(_reject(tables, table, record, *picture.failure))
-        if picture.jpeg is not None or has_text(record, table):
-            yield record, picture.jpeg
-        else:
-            detail = "expected a text or a picture, got neither"
-            rejects.add(_reject(tables, table, record, table.empty, detail))
-
-
-def has_text(record: dict[str, Any], table: StoredTable) -> bool:
-    """Says whether one of a row's texts is not empty."""
-    return any(record[column] for column in table.text)
 
 
 def _queries_of_products(
@@ -267,31 +242,8 @@ def _metadata(record: dict[str, Any], queries: list[dict[str, Any]]) -> bytes:
     return json.dumps(content, ensure_ascii=False).encode()
 
 
-def _reject(
-    tables: Tables, table: StoredTable, record: dict[str, Any], reason: str, detail: str
-) -> Reject:
-    """Makes the reject of a row."""
-    return Reject(
-        tables.files[table.name].name, int(record["row"]), record[table.id], reason, detail
-    )
-
-
-def drop_judgments(
-    qrels: pd.DataFrame, unused: set[str], table: StoredTable, tables: Tables, rejects: Rejects
-) -> pd.DataFrame:
-    """Returns the judgments whose product or query is used; lists the others as rejects."""
-    orphaned = qrels[table.id].isin(unused)
-    name = table.id.removesuffix("_id")
-    for record in qrels[orphaned].to_dict("records"):
-        identity = f"{record['query_id']} {record['product_id']}"
-        file = tables.files["qrels"].name
-        detail = f"expected a {name} that was not rejected"
-        rejects.add(Reject(file, int(record["row"]), identity, f"unknown {name}", detail))
-    return qrels[~orphaned]
-
-
 def _write_shard(
-    path: Path, first_key: int, samples: Iterable[tuple[bytes, bytes | None]]
+    path: Path, first_key: int, samples: Iterable[tuple[bytes, list[bytes]]]
 ) -> dict[str, Any]:
     """Writes one shard; returns its entry in the manifest."""
     count = 0
@@ -311,10 +263,10 @@ def _file_entry(path: Path) -> dict[str, Any]:
 
 
 def _members(
-    first_key: int, samples: Iterable[tuple[bytes, bytes | None]]
+    first_key: int, samples: Iterable[tuple[bytes, list[bytes]]]
 ) -> Iterator[dict[str, Any]]:
     """Yields samples as webdataset writes them, keyed by number."""
-    for key, (metadata, jpeg) in enumerate(samples, first_key):
+    for key, (metadata, jpegs) in enumerate(samples, first_key):
         # Product ids hold dots and slashes, which a member's name cannot.
         sample: dict[str, Any] = {"__key__": f"{key:08d}", "json": metadata}
-        yield sample if jpeg is None else sample | {"jpg": jpeg}
+        yield sample | dict(zip(PICTURES, jpegs, strict=False))

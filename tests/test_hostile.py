@@ -317,7 +317,16 @@ TABLES: dict[str, tuple[dict[str, bytes], str]] = {
         {"products.csv": b'product_id,title\n1,"' + b"a\n" * (17 * 2**19) + b'"\n'},
         "row 2: a quote opened on line 2 does not end: field larger",
     ),
-    "UTF-16": ({"products.csv": "product_id,title\n1,a\n".encode("utf-16")}, "expected UTF-8"),
+    "UTF-16 without its mark": (
+        {"products.csv": "product_id,title\n1,a\n".encode("utf-16-le")},
+        "expected UTF-8, got UTF-16 without its mark",
+    ),
+    "a cut file of UTF-16": (
+        {"products.csv": "product_id,title\n1,a\n".encode("utf-16")[:-1]},
+        "expected UTF-16",
+    ),
+    "an Excel workbook": ({"products.csv": b"PK\x03\x04"}, "save the sheet as CSV UTF-8"),
+    "a compressed table": ({"products.csv": b"\x1f\x8b"}, "compressed: unpack it"),
     "a picture for a table": ({"products.parquet": GOOD_PICTURE}, "expected Parquet columns"),
 }
 

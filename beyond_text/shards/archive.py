@@ -1,8 +1,8 @@
 """Reads the bytes of samples in WebDataset shards, which are plain local tar files, by offset.
 
-A sample is its members of one key, next to each other: `KEY.json` and, where there is a picture,
-`KEY.jpg`; only these are ever read. A shard that is not a complete tar of regular files is an
-error.
+A sample is its members of one key, next to each other: `KEY.json` and, where there are pictures,
+`KEY.jpg`, `KEY.1.jpg`, `KEY.2.jpg` ...; only these are ever read. A shard that is not a complete
+tar of regular files is an error.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beyond_text.shards.manifest import ShardError
+from beyond_text.tables.layouts import MAX_PICTURES
 from beyond_text.tables.pictures import MAX_BYTES
 
 BLOCK = tarfile.BLOCKSIZE
+# The extensions of a sample's pictures, the main one first.
+PICTURES = ("jpg", *(f"{number}.jpg" for number in range(1, MAX_PICTURES)))
+READ = frozenset(("json", *PICTURES))
 # A key and an extension, never a path.
 MEMBER_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_.-]+)")
 
@@ -85,7 +89,7 @@ def index_shard(path: Path) -> list[dict[str, Member]]:
             last = key
         if extension in seen[key]:
             raise ShardError(f"{path}: sample {key} has two members {extension}")
-        if extension in ("json", "jpg"):
+        if extension in READ:
             seen[key][extension] = member
     for key, members in seen.items():
         if "json" not in members:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -55,15 +55,18 @@ class SplitEntry(TypedDict):
     judged_pairs: Count
     shards: list[Shard]
     query_shards: NotRequired[list[Shard]]
+    # Pictures of products beside the main one of each.
+    further_pictures: NotRequired[Count]
     tables: NotRequired[list[File]]
 
 
 class Manifest(Versioned):
-    """manifest.json."""
+    """manifest.json; `crossing` counts for other splits what train has too."""
 
     picture_size: Positive
     grades: dict[str, Grade]
     splits: dict[str, SplitEntry]
+    crossing: NotRequired[dict[str, dict[str, Count]]]
 
 
 class Category(TypedDict):
@@ -84,6 +87,8 @@ class QueryRow(TypedDict):
     # The number of its picture.
     image: NotRequired[Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z")]]
     product_id: NotRequired[str]
+    # "1" where a train query has its words or its picture.
+    seen: NotRequired[Literal["", "1"]]
 
 
 def judgment_row(highest: Mapping[str, float]) -> type:

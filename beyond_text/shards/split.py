@@ -16,7 +16,7 @@ from msgspec import ValidationError
 from torch import Tensor
 
 from beyond_text.files import MALFORMED
-from beyond_text.shards.archive import SampleError, Shards
+from beyond_text.shards.archive import PICTURES, SampleError, Shards
 from beyond_text.shards.batch import SELF_MATCH, Judgment
 from beyond_text.shards.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
 from beyond_text.shards.schema import CATEGORY, sample_decoder
@@ -80,12 +80,26 @@ class Split:
         Raises:
             SampleError: the JSON is not that of a product, or the picture's bytes are no picture.
         """
-        content = self.products.read(sample, ("json",) if picture is None else ("json", "jpg"))
+        fields, pictures = self._read(sample, () if picture is None else ("jpg",), picture)
+        return fields, pictures[0] if pictures else None
+
+    def read_pictures(self, sample: int, picture: int) -> tuple[dict[str, Any], list[Tensor]]:
+        """Reads the JSON of a sample and all its pictures, the main one first.
+
+        Raises:
+            SampleError: as for `read`.
+        """
+        return self._read(sample, PICTURES, picture)
+
+    def _read(
+        self, sample: int, names: Sequence[str], picture: int | None
+    ) -> tuple[dict[str, Any], list[Tensor]]:
+        """Reads the JSON of a sample, and those of the named pictures that it has."""
+        content = self.products.read(sample, ("json", *names))
         try:
             fields = self._decode(content["json"])
-            if "jpg" not in content:
-                return fields, None
-            return fields, decode_pixels(content["jpg"], reduce_to=picture)
+            jpegs = [content[name] for name in names if name in content]
+            return fields, [decode_pixels(jpeg, reduce_to=picture) for jpeg in jpegs]
         except (*MALFORMED, PictureError) as error:
             raise SampleError(f"{self.folder} sample {sample}: {error}") from error
 

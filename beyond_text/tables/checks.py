@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
-from beyond_text.tables.layouts import HIGHEST_GRADE, SPLIT_NAME, TEXT_COLUMNS, Reject
+from beyond_text.tables.cells import is_url, picture_cell, picture_names
+from beyond_text.tables.layouts import (
+    HIGHEST_GRADE,
+    MAX_PICTURES,
+    SPLIT_NAME,
+    TEXT_COLUMNS,
+    Layout,
+    Reject,
+)
+from beyond_text.tables.near import near_ids
+
+URL_PICTURE = "picture is a URL"
 
 
 class RowFilter:
@@ -24,9 +36,12 @@ class RowFilter:
     ) -> None:
         """Lists the unfit rows as rejects; `column` holds the value that is wrong."""
         for record in frame[unfit].to_dict("records"):
-            identity = " ".join(str(record[key]) for key in self.keys)
-            detail = f"{column} {str(record[column])[:200]!r}, expected {expected}"
-            self.rejects.append(Reject(self.file, int(record["row"]), identity, reason, detail))
+            self.add(record, reason, f"{column} {str(record[column])[:200]!r}, expected {expected}")
+
+    def add(self, record: dict, reason: str, detail: str) -> None:
+        """Lists one row as a reject."""
+        identity = " ".join(str(record[key]) for key in self.keys)
+        self.rejects.append(Reject(self.file, int(record["row"]), identity, reason, detail))
 
     def drop(
         self, frame: pd.DataFrame, unfit: pd.Series, reason: str, column: str, expected: str
@@ -45,26 +60,56 @@ class RowFilter:
         unfit = ~frame["split"].str.fullmatch(SPLIT_NAME).astype(bool)
         return self.drop(frame, unfit, "bad split", "split", "a name of letters, digits, - or _")
 
-    def grades(self, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    def grades(self, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         """Parses grades as floats; drops rows where one is not a number from 0 to HIGHEST_GRADE."""
-        expected = f"a number from 0 to {HIGHEST_GRADE:g}"
+        return self.numbers(frame, columns, HIGHEST_GRADE, "bad grade")
+
+    def numbers(
+        self, frame: pd.DataFrame, columns: Sequence[str], highest: float, reason: str
+    ) -> pd.DataFrame:
+        """Parses columns as floats; drops rows where one is not a number from 0 to `highest`."""
         for column in columns:
             numbers = pd.to_numeric(frame[column], errors="coerce").astype(float)
-            unfit = ~numbers.between(0, HIGHEST_GRADE)
-            frame = self.drop(frame, unfit, "bad grade", column, expected)
+            unfit = ~numbers.between(0, highest)
+            expected = f"a number from 0 to {highest:g}"
+            frame = self.drop(frame, unfit, reason, column, expected)
             frame[column] = numbers[~unfit].to_numpy()
         return frame
 
+    def known(
+        self, frame: pd.DataFrame, column: str, known: pd.Series, rejected: dict[str, Reject]
+    ) -> pd.DataFrame:
+        """Drops rows whose id is not one of the known ones, and says why: the first cause.
+
+        `rejected` are rows of that other table which are not used, by id.
+        """
+        unknown = ~frame[column].isin(known)
+        table = column.removesuffix("_id")
+        near = near_ids(frame.loc[unknown, column], set(known)) if unknown.any() else {}
+        for record in frame[unknown].to_dict("records"):
+            identity = record[column]
+            hint = f"; there is {near[identity]!r}" if identity in near else ""
+            if identity in rejected:
+                cause = rejected[identity]
+                hint = f"; {cause.file} row {cause.row} was rejected: {cause.reason}"
+            detail = f"{column} {identity[:200]!r}, expected a {table} in use{hint}"
+            self.add(record, f"unknown {table}", detail)
+        return frame[~unknown].reset_index(drop=True)
+
 
 def check_products(
-    products: pd.DataFrame, folder: Path, absent_pictures: bool, row_filter: RowFilter
+    products: pd.DataFrame, folder: Path, layout: Layout, row_filter: RowFilter
 ) -> pd.DataFrame:
-    """Returns the usable products with every column; `image` is an absolute path or ""."""
+    """Returns the usable products with every column.
+
+    `images` is a list of absolute paths, and `image` the first of them or "".
+    """
     for column in (*TEXT_COLUMNS, "image", "group_id"):
         if column not in products:
             products[column] = ""
     products = row_filter.ids(products, "product_id")
-    products["image"] = _pictures(products, folder, absent_pictures, row_filter)
+    products["images"] = _pictures(products, folder, layout.absent_pictures, row_filter)
+    products["image"] = [paths[0] if paths else "" for paths in products["images"]]
     empty = (products[[*TEXT_COLUMNS, "image"]] == "").all(axis=1)
     reason = "no text and no picture"
     products = row_filter.drop(products, empty, reason, "title", "a text or a picture")
@@ -80,7 +125,7 @@ def check_queries(
     queries: pd.DataFrame,
     products: pd.DataFrame,
     folder: Path,
-    absent_pictures: bool,
+    layout: Layout,
     row_filter: RowFilter,
 ) -> pd.DataFrame:
     """Returns the usable queries with every column; `image` is an absolute path or ""."""
@@ -88,7 +133,10 @@ def check_queries(
         if column not in queries:
             queries[column] = ""
     queries = row_filter.ids(queries, "query_id")
-    queries["image"] = _pictures(queries, folder, absent_pictures, row_filter)
+    pictures = _pictures(queries, folder, layout.absent_pictures, row_filter)
+    several = pd.Series([len(paths) > 1 for paths in pictures], index=queries.index, dtype=bool)
+    row_filter.note(queries, several, "further pictures", "image", "one picture for a query")
+    queries["image"] = [paths[0] if paths else "" for paths in pictures]
     empty = (queries[["query", "image"]] == "").all(axis=1)
     queries = row_filter.drop(queries, empty, "empty query", "query", "a text or a picture")
     if "split" in queries:
@@ -102,13 +150,19 @@ def check_queries(
 
 
 def check_judgments(
-    qrels: pd.DataFrame, products: pd.DataFrame, queries: pd.DataFrame, row_filter: RowFilter
+    qrels: pd.DataFrame,
+    products: pd.DataFrame,
+    queries: pd.DataFrame,
+    row_filter: RowFilter,
+    rejected: Mapping[str, dict[str, Reject]],
 ) -> pd.DataFrame:
-    """Returns the judgments of usable queries and products, each pair once."""
-    for column, known in (("query_id", queries), ("product_id", products)):
-        unknown = ~qrels[column].isin(known[column])
-        table = column.removesuffix("_id")
-        qrels = row_filter.drop(qrels, unknown, f"unknown {table}", column, f"a {table} in use")
+    """Returns the judgments of usable queries and products, each pair once.
+
+    `rejected` are rows of "queries" and of "products" that are not used, by id.
+    """
+    qrels = row_filter.known(qrels, "query_id", queries["query_id"], rejected.get("queries", {}))
+    causes = rejected.get("products", {})
+    qrels = row_filter.known(qrels, "product_id", products["product_id"], causes)
     own = queries.set_index("query_id")["product_id"]
     itself = qrels["product_id"] == qrels["query_id"].map(own)
     other = "another product than the query itself is"
@@ -117,24 +171,53 @@ def check_judgments(
     return row_filter.drop(qrels, twice, "duplicate judgment", "relevance", "one row for the pair")
 
 
+def rejected_rows(rejects: Sequence[Reject], file: str) -> dict[str, Reject]:
+    """Returns the last reject of each id of a file, which is about the whole row."""
+    return {each.id: each for each in rejects if each.file == file and each.id}
+
+
+def add_images(products: pd.DataFrame, images: pd.DataFrame, row_filter: RowFilter) -> pd.DataFrame:
+    """Adds the pictures of the table `images` to the cells of the products."""
+    images = row_filter.known(images, "product_id", products["product_id"], {})
+    further = dict(zip(images["product_id"], images["image"], strict=True))
+    own = products["image"] if "image" in products else [""] * len(products)
+    cells = [
+        [*picture_names(cell), *picture_names(further.get(identity, ""))]
+        for identity, cell in zip(products["product_id"], own, strict=True)
+    ]
+    return products.assign(image=[picture_cell(names) for names in cells])
+
+
 def _pictures(
     frame: pd.DataFrame, folder: Path, absent_pictures: bool, row_filter: RowFilter
-) -> list[str]:
-    """Returns absolute paths of the pictures, or ""; lists those outside the folder as rejects."""
-    leaves = frame["image"].map(_leaves_folder).astype(bool)
-    row_filter.note(frame, leaves, "picture outside folder", "image", "a path inside the folder")
+) -> list[list[str]]:
+    """Returns absolute paths of each row's pictures; those that are no file's path are rejects."""
     root = folder.resolve()
-    paths = [
-        str(root / image) if image and not outside else ""
-        for image, outside in zip(frame["image"], leaves, strict=True)
-    ]
-    if absent_pictures:
-        # Not by Path: it raises where a name is too long for the disk.
-        return [path if os.path.isfile(path) else "" for path in paths]
-    return paths
+    pictures = []
+    for record in frame.to_dict("records"):
+        cell = record["image"]
+        # A name may hold what parts names elsewhere.
+        whole = "|" in cell and not is_url(cell) and not leaves_folder(cell)
+        names = [cell] if whole and os.path.isfile(root / cell) else picture_names(cell)
+        paths = []
+        for name in names:
+            if is_url(name):
+                if not absent_pictures:
+                    row_filter.add(record, URL_PICTURE, f"image {name[:200]!r}, expected a file")
+            elif leaves_folder(name):
+                detail = f"image {name[:200]!r}, expected a path inside the folder"
+                row_filter.add(record, "picture outside folder", detail)
+            # Not by Path: it raises where a name is too long for the disk.
+            elif not absent_pictures or os.path.isfile(root / name):
+                paths.append(str(root / name))
+        if len(paths) > MAX_PICTURES:
+            detail = f"{len(paths)} pictures, expected at most {MAX_PICTURES}: the first are used"
+            row_filter.add(record, "too many pictures", detail)
+        pictures.append(paths[:MAX_PICTURES])
+    return pictures
 
 
-def _leaves_folder(image: str) -> bool:
+def leaves_folder(image: str) -> bool:
     """Says whether a path is absolute (POSIX or Windows), goes up, is a URL or holds a NUL."""
     windows = PureWindowsPath(image)
     return bool(

@@ -1,190 +1,160 @@
-"""Reads one file of a shop, CSV or Parquet, as our columns of text.
-
-Files are read as text until a grade is parsed, so ids keep their leading zeros and a product called
-"NA" stays one. A row that is no row of its table is rejected with its number.
-"""
+"""Reads one file of a shop as our columns of text."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from io import StringIO
-from itertools import count
 from pathlib import Path
-from string import Formatter
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from beyond_text.tables.layouts import Join, Reject, Source, TableError, TableFile
+from beyond_text.files import MALFORMED
+from beyond_text.tables.cells import LIST, picture_cell, picture_names
+from beyond_text.tables.delimited import fold
+from beyond_text.tables.formats import read_file
+from beyond_text.tables.layouts import TEXT_COLUMNS, Reject, Source, TableError, TableFile
+from beyond_text.tables.templates import fields_of, fill, present
+from beyond_text.tables.text import plain_text, shown_text
 
-FIRST_ROW = 2  # Row 1 is the header, as a spreadsheet shows it.
-csv.field_size_limit(16 * 2**20)
+# Columns that pandas and spreadsheets add.
+NUMBERING = re.compile(r"unnamed: \d+|index|row|level_\d+", re.IGNORECASE)
+MOST_NAMED = 8
 
 
 def read_source(
     path: Path, source: Source, rejects: list[Reject]
 ) -> tuple[pd.DataFrame, TableFile]:
-    """Reads one file as our columns of stripped text, and `row`; optional columns may be missing.
+    """Reads one file as our columns of text, and `row`; optional columns may be missing.
+
+    Texts are as a shopper reads them (`shown_text`); a cell of `image` may name several pictures,
+    as `picture_names` reads it. Prints which columns of the file are ignored.
 
     Raises:
         TableError: the file cannot be read, or lacks a column.
     """
-    if path.suffix == ".csv":
-        theirs, rows = _read_csv(path, source.overflow, rejects)
-    else:
-        theirs = _read_parquet(path, source)
-        rows = len(theirs)
-    names = list(theirs.columns.drop("row"))
+    wanted = {fold(name) for name in _their_names(source)}
+    theirs, rows = read_file(path, wanted, source.overflow, rejects)
+    names = theirs.attrs.get("names", list(theirs.columns.drop("row")))
+    theirs, used = _renamed(path, theirs, source)
+    left_out = 0
     for column, value in source.keep.items():
         if column not in theirs:
             raise _missing(path, column, names)
         theirs = theirs[theirs[column] == value]
-    left_out = rows - len(theirs) if source.keep else 0
+        left_out = rows - len(theirs)
 
     ours = theirs[["row"]].copy()
     for column, template in source.columns.items():
-        fields = _fields(template)
-        absent = [name for name in fields if name not in ours and name not in theirs]
-        if absent and column not in source.optional:
-            raise _missing(path, absent[0], names)
-        if not absent:
-            values = {name: ours[name] if name in ours else theirs[name] for name in fields}
-            ours[column] = _fill(template, values)
-            if column in source.values:
-                known = source.values[column]
-                ours[column] = [known.get(value, value) for value in ours[column]]
+        known = {**{name: theirs[name] for name in theirs}, **{name: ours[name] for name in ours}}
+        usable = present(template, known)
+        if usable is None:
+            if column not in source.optional:
+                absent = next(name for name in fields_of(template) if name not in known)
+                raise _missing(path, absent, names)
+            continue
+        values = fill(usable, {name: known[name] for name in fields_of(usable)})
+        meanings = source.values.get(column, {})
+        known_values = [meanings.get(value, meanings.get(value.lower(), value)) for value in values]
+        cleaned = [_cleaned(column, value) for value in known_values]
+        ours[column] = pd.Series(cleaned, index=ours.index, dtype=str)
     if source.one_of and not any(column in ours for column in source.one_of):
         raise _missing(path, " or ".join(source.one_of), names)
-    if source.further_grades:
-        named = {name for template in source.columns.values() for name in _fields(template)}
-        for column in names:
-            if column not in named | {"split"}:
-                ours[column] = theirs[column]
+    _say_ignored(path, names, used)
+    if source.split_by_file:
+        ours["split"] = path.name[: -len(path.suffix)]
     if source.distinct:
         ours = ours.drop_duplicates(list(source.columns))
+    if source.merge:
+        ours = _merged(ours, theirs, source)
     return ours.reset_index(drop=True), TableFile(path.name, rows - left_out, left_out)
 
 
-def _missing(path: Path, column: str, names: list[str]) -> TableError:
+def _their_names(source: Source) -> list[str]:
+    """Lists the names of columns that the source reads, those of other exporters too."""
+    named = [name for template in source.columns.values() for name in fields_of(template)]
+    names = dict.fromkeys([*named, *source.keep, *source.last])
+    return [each for name in names for each in (name, *source.other_names.get(name, ()))]
+
+
+def _renamed(path: Path, theirs: pd.DataFrame, source: Source) -> tuple[pd.DataFrame, set[str]]:
+    """Gives the columns that the source reads the names that it has for them; returns theirs too.
+
+    Raises:
+        TableError: two columns have a name.
+    """
+    folded: dict[str, list[str]] = {}
+    for name in theirs.columns.drop("row"):
+        folded.setdefault(fold(name), []).append(name)
+    named = [name for template in source.columns.values() for name in fields_of(template)]
+    names = {}
+    for name in dict.fromkeys([*named, *source.keep, *source.last]):
+        for other in (name, *source.other_names.get(name, ())):
+            found = [other] if other in theirs else folded.get(fold(other), [])
+            if len(found) > 1:
+                raise TableError(
+                    f"{path}: expected one column '{other}', got {' and '.join(found)}"
+                )
+            if found and found[0] not in names:
+                names[found[0]] = name
+                break
+    return theirs[["row", *names]].rename(columns=names), set(names)
+
+
+def _cleaned(column: str, value: str) -> str:
+    """Cleans a value of one of our columns."""
+    if column == "image":
+        return value
+    if column not in (*TEXT_COLUMNS, "query"):
+        return plain_text(value)
+    if value.startswith("["):
+        try:
+            parts = [part or "" for part in LIST.decode(value)]
+            value = (" > " if column == "category" else ", ").join(filter(None, parts))
+        except MALFORMED:
+            pass
+    return shown_text(value)
+
+
+def _merged(ours: pd.DataFrame, theirs: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """Makes one row of the rows that have one value in the column `source.merge`."""
+    order = pd.DataFrame(index=ours.index)
+    order["last"] = [
+        any(value.lower().startswith(source.last[name]) for name, value in row.items())
+        for row in theirs[[name for name in source.last if name in theirs]].to_dict("records")
+    ]
+    order["position"] = pd.to_numeric(ours.get("position", pd.Series(0.0, ours.index)), "coerce")
+    ours = ours.loc[order.sort_values(["last", "position"], kind="stable").index]
+    found: dict[object, dict] = {}
+    pictures: dict[object, list[str]] = {}
+    for record in ours.to_dict("records"):
+        # Rows without an id are no one's.
+        key = record[source.merge] or (record["row"],)
+        merged = found.setdefault(key, dict(record))
+        merged["row"] = min(merged["row"], record["row"])
+        merged |= {name: merged[name] or value for name, value in record.items()}
+        pictures.setdefault(key, []).extend(picture_names(record.get("image", "")))
+    records = [
+        merged | ({"image": picture_cell(pictures[key])} if "image" in merged else {})
+        for key, merged in found.items()
+    ]
+    frame = pd.DataFrame(records, columns=ours.columns).astype({"row": int})
+    return frame.drop(columns="position", errors="ignore").sort_values("row", kind="stable")
+
+
+def _missing(path: Path, column: str, names: Sequence[str]) -> TableError:
     """Makes the error of a missing column; it names the nearest column that is there."""
     nearest = get_close_matches(column, names, n=1, cutoff=0.0)
     hint = f"; the nearest is '{nearest[0]}'" if nearest else ""
-    return TableError(f"{path}: expected a column '{column}', got {', '.join(names)}{hint}")
+    got = ", ".join(name or "''" for name in names)
+    return TableError(f"{path}: expected a column '{column}', got {got}{hint}")
 
 
-def _fields(template: str | Join) -> list[str]:
-    """Lists the columns that a template names."""
-    templates = template.templates if isinstance(template, Join) else (template,)
-    return [name for each in templates for _, name, _, _ in Formatter().parse(each) if name]
-
-
-def _fill(template: str | Join, values: dict[str, pd.Series]) -> pd.Series | list[str]:
-    """Fills in a template for every row."""
-    if isinstance(template, Join):
-        columns = [
-            _fill(each, {name: values[name] for name in _fields(each)})
-            for each in template.templates
-        ]
-        return [
-            template.separator.join(filter(None, parts)) for parts in zip(*columns, strict=True)
-        ]
-    names = list(values)
-    if template == f"{{{names[0]}}}":
-        return values[names[0]]
-    rows = zip(*values.values(), strict=True)
-    return [template.format(**dict(zip(names, row, strict=True))).strip() for row in rows]
-
-
-def _read_csv(path: Path, overflow: str, rejects: list[Reject]) -> tuple[pd.DataFrame, int]:
-    """Reads a CSV file as stripped text and `row`; also returns its number of data rows."""
-    # Strict, since a lenient reader swallows the rest of the file after a stray quote.
-    reader = csv.reader(StringIO(_read_text(path), newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise TableError(f"{path}: row 1: expected a header of column names: {error}") from error
-    _check_header(path, header)
-    width = len(header)
-    rows: list[list[str]] = []
-    numbers: list[int] = []
-    total = 0
-    for row in count(FIRST_ROW):
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            if reader.line_num > line:
-                raise TableError(
-                    f"{path}: row {row}: a quote opened on line {line} does not end: {error}"
-                ) from error
-            rejects.append(Reject(path.name, row, "", "malformed row", str(error)))
-            total += 1
-            continue
-        if not fields:
-            continue
-        total += 1
-        if len(fields) > width and overflow and overflow == header[-1]:
-            fields = [*fields[: width - 1], ",".join(fields[width - 1 :])]
-        if len(fields) != width:
-            detail = f"{len(fields)} fields, expected {width}"
-            rejects.append(Reject(path.name, row, fields[0], "malformed row", detail))
-            continue
-        rows.append([value.strip() for value in fields])
-        numbers.append(row)
-    return _with_rows(pd.DataFrame(rows, columns=header, dtype=str), numbers), total
-
-
-def _read_text(path: Path) -> str:
-    """Reads a UTF-8 file, without its byte order mark."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"{path}: not readable: {error.strerror}") from error
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
-        raise TableError(
-            f"{path}: row {row}, byte {error.start}: expected UTF-8, got {data[error.start]:#04x}"
-        ) from error
-
-
-def _check_header(path: Path, names: list[str]) -> None:
-    """Raises TableError unless there are column names, all distinct."""
-    twice = sorted(name for name, times in Counter(names).items() if times > 1)
-    if not any(names) or twice:
-        got = f"twice {', '.join(twice)}" if twice else "none"
-        raise TableError(f"{path}: expected a header of distinct column names, got {got}")
-
-
-def _read_parquet(path: Path, source: Source) -> pd.DataFrame:
-    """Reads those columns of a Parquet file that the source names as stripped text, and `row`."""
-    try:
-        names = pq.read_schema(path).names
-        _check_header(path, names)
-        wanted = {name for template in source.columns.values() for name in _fields(template)}
-        wanted |= set(source.keep)
-        # Other columns may hold lists or structures, which are not text.
-        columns = [name for name in names if source.further_grades or name in wanted]
-        table = pq.read_table(path, columns=columns)
-        values = {}
-        for name in columns:
-            text = table[name].cast(pa.string()).to_pylist()
-            values[name] = ["" if value is None else value.strip() for value in text]
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: expected Parquet columns of text or numbers: {error}") from error
-    frame = pd.DataFrame(values, index=range(table.num_rows), dtype=str)
-    return _with_rows(frame, list(range(FIRST_ROW, FIRST_ROW + table.num_rows)))
-
-
-def _with_rows(frame: pd.DataFrame, numbers: list[int]) -> pd.DataFrame:
-    """Puts the column `row` first; it replaces a column of that name in the file."""
-    if "row" in frame:
-        frame = frame.drop(columns="row")
-    frame.insert(0, "row", pd.Series(numbers, index=frame.index, dtype=int))
-    return frame
+def _say_ignored(path: Path, names: Iterable[str], used: set[str]) -> None:
+    """Prints which columns are not read, save those that number the rows."""
+    ignored = [name for name in names if name not in used and not NUMBERING.fullmatch(name)]
+    if ignored:
+        more = f" and {len(ignored) - MOST_NAMED} more" if len(ignored) > MOST_NAMED else ""
+        shown = ", ".join(ignored[:MOST_NAMED])
+        print(f"{path.name}: columns ignored: {shown}{more}", file=sys.stderr)

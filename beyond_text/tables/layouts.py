@@ -1,24 +1,30 @@
 """Defines layouts: which files hold products, queries and judgments, under which column names.
 
-A layout is data. Our own is one `Layout` row; those of public data sets are further rows, in
-`data_prep.adapters`.
+A layout is data. Our own is one `Layout` row; those of public data sets and of shops' exports are
+further rows, in `data_prep.adapters`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
+
+from beyond_text.tables.templates import Template
 
 TEXT_COLUMNS = ("title", "description", "category")
 PRODUCT_COLUMNS = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 QUERY_COLUMNS = ("query_id", "query", "image", "product_id", "split", "kind")
 JUDGMENT_COLUMNS = ("query_id", "product_id", "relevance")
-# A split is part of a shard's file name, whose length file systems limit.
+CLICK_COLUMNS = ("query", "product_id", "event", "clicks", "impressions", "split")
+# A split and a grade are parts of files' names, whose length file systems limit.
 SPLIT_NAME = r"[A-Za-z0-9_-]{1,64}"
 # A gain is (2^grade - 1) / (2^highest - 1), which float32 must be able to tell from 0.
 HIGHEST_GRADE = 100.0
+# Most pictures of a product.
+MAX_PICTURES = 256
 
 
 class TableError(ValueError):
@@ -44,59 +50,73 @@ class TableFile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Join:
-    """Templates that are filled in and joined; empty ones are left out."""
-
-    separator: str
-    templates: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Source:
     """Describes how one of our tables is read from a file.
 
+    Names of columns are found whatever their case, and with blanks, `_` or `-` between words.
+
     Attributes:
-        file: name without its .csv or .parquet.
-        columns: our column -> format template over their columns and over ours listed before,
-            e.g. "{article_id:0>10}".
+        file: its name without the ending; `*` stands for any characters.
+        columns: our column -> template over their columns and over ours listed before, e.g.
+            "{article_id:0>10}".
+        endings: of the file's name, which say how it is read.
         optional: those of our columns that may be missing in the file.
         one_of: columns of ours of which at least one must be there.
+        other_names: their column -> other names that exporters give it.
         values: our column -> their value -> ours; other values stay.
         keep: their column -> the only value wanted; other rows are counted as left out.
         overflow: their last column, where unquoted commas make surplus fields part of it.
         distinct: rows that repeat an earlier one are dropped.
-        further_grades: every column that is not named here is a grade too, except `split`, which
-            a judgment takes from its query and product.
+        merge: a column of ours; rows of one value are one row, which has all their pictures, by
+            their column `position`, and else the first value that is not empty.
+        last: their column -> how its values begin in rows that come last where rows are merged.
+        grades: our columns that are grades, the main one first.
+        split_by_file: the file's name without ending is the split of its rows.
     """
 
     file: str
-    columns: Mapping[str, str | Join]
+    columns: Mapping[str, Template]
+    endings: tuple[str, ...] = (".csv", ".tsv", ".parquet")
     optional: frozenset[str] = frozenset()
     one_of: tuple[str, ...] = ()
+    other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     keep: Mapping[str, str] = field(default_factory=dict)
     overflow: str = ""
     distinct: bool = False
-    further_grades: bool = False
+    merge: str = ""
+    last: Mapping[str, str] = field(default_factory=dict)
+    grades: tuple[str, ...] = ()
+    split_by_file: bool = False
+
+    @property
+    def names(self) -> str:
+        """Names the file for a message, such as `products.csv, .tsv or .parquet`."""
+        *first, last = self.endings
+        return f"{self.file}{', '.join(first)} or {last}" if first else f"{self.file}{last}"
 
 
 @dataclass(frozen=True)
 class Layout:
     """Names the files of a data set.
 
-    `pairs` is the name of a file of item-item pairs. With `absent_pictures`, a picture whose file
-    is missing is not listed as a reject.
+    Judgments come from `queries` and `qrels` or from a log of `clicks`; `images` are further
+    pictures of the products, `log` is a query-title log and `pairs` the name of a file of item-item
+    pairs. With `absent_pictures`, a picture that is a URL or whose file is missing is no reject.
     """
 
+    name: str = ""
     products: Source | None = None
     queries: Source | None = None
     qrels: Source | None = None
+    images: Source | None = None
+    clicks: Source | None = None
     log: Source | None = None
     pairs: str = ""
     absent_pictures: bool = False
 
 
-def _same(names: tuple[str, ...]) -> dict[str, str | Join]:
+def same_names(names: tuple[str, ...]) -> dict[str, Template]:
     """Makes templates that read each column under our own name."""
     return {name: f"{{{name}}}" for name in names}
 
@@ -104,36 +124,77 @@ def _same(names: tuple[str, ...]) -> dict[str, str | Join]:
 DEFAULT_LAYOUT = Layout(
     products=Source(
         "products",
-        _same(PRODUCT_COLUMNS),
+        same_names(PRODUCT_COLUMNS),
         optional=frozenset(PRODUCT_COLUMNS) - {"product_id"},
         one_of=("title", "image"),
     ),
     queries=Source(
         "queries",
-        _same(QUERY_COLUMNS),
+        same_names(QUERY_COLUMNS),
         optional=frozenset(QUERY_COLUMNS) - {"query_id"},
         one_of=("query", "image"),
     ),
-    qrels=Source("qrels", _same(JUDGMENT_COLUMNS), further_grades=True),
+    qrels=Source(
+        "qrels",
+        same_names((*JUDGMENT_COLUMNS, "desirability")),
+        optional=frozenset({"desirability"}),
+        grades=("relevance", "desirability"),
+    ),
+    images=Source(
+        "images",
+        same_names(("product_id", "image", "position")),
+        optional=frozenset({"position"}),
+        merge="product_id",
+    ),
     log=Source(
         "query_title",
-        _same(("query", "title", "relevance", "split")),
+        same_names(("query", "title", "relevance", "split")),
         optional=frozenset({"split"}),
+        grades=("relevance",),
     ),
     pairs="pairs.jsonl",
 )
+# A log of a shop: a row for an event, or for a query and a product with counts.
+CLICKS = Source(
+    "clicks",
+    same_names(CLICK_COLUMNS),
+    optional=frozenset(CLICK_COLUMNS) - {"query", "product_id"},
+    other_names={
+        "query": ("search_term", "search_query", "query_text", "keyword"),
+        "product_id": ("item_id", "sku"),
+        "event": ("event_type", "event_name", "action"),
+        "clicks": ("click_count", "number_of_clicks"),
+        "impressions": ("views_in_results", "impression_count", "shown"),
+    },
+)
+
+
+def find_tables(folder: Path, source: Source | None) -> list[Path]:
+    """Lists the files of the folder that hold the table, by name."""
+    if source is None:
+        return []
+    directory, _, pattern = source.file.casefold().rpartition("/")
+    folder = folder / directory
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in source.endings
+        and fnmatchcase(path.name[: -len(path.suffix)].casefold(), pattern)
+        and path.is_file()
+    )
 
 
 def find_table(folder: Path, source: Source | None) -> Path | None:
     """Finds the one file of the folder that holds the table, or None.
 
     Raises:
-        TableError: there is one of each format.
+        TableError: there are several.
     """
-    if source is None:
-        return None
-    paths = [folder / f"{source.file}{suffix}" for suffix in (".csv", ".parquet")]
-    present = [path for path in paths if path.is_file()]
-    if len(present) > 1:
-        raise TableError(f"{folder}: expected one of {paths[0].name} and {paths[1].name}, got both")
-    return present[0] if present else None
+    paths = find_tables(folder, source)
+    if len(paths) > 1:
+        found = ", ".join(path.name for path in paths)
+        number = "both" if len(paths) == 2 else "all"
+        raise TableError(f"{folder}: expected one of {found}, got {number}; name the file instead")
+    return paths[0] if paths else None

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from beyond_text.files import MALFORMED
 from beyond_text.tables.layouts import SPLIT_NAME, Reject, TableError, TableFile
+from beyond_text.tables.splits import components
 
 ITEM_FIELDS = (
     "item_id_1", "item_title_1", "item_image_1", "item_id_2", "item_title_2", "item_image_2",
@@ -134,18 +132,42 @@ def _check_new(
     seen.add(ids)
 
 
+def pair_tables(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Returns products, queries and judgments of pairs, without splits; group_id is the design.
+
+    Each distinct item is a product. Each item 1 is also a query of the same text and picture, which
+    is that product (`product_id`) and for which its item 2s have relevance 1; its kind is the
+    pair's tag, or "pair".
+    """
+    triggers, recalled = (
+        pd.DataFrame(
+            {
+                "row": pairs["row"],
+                "product_id": pairs[f"item_id_{side}"],
+                "title": pairs[f"item_title_{side}"],
+                "image": pairs[f"item_image_{side}"],
+                "group_id": pairs["design"],
+            }
+        )
+        for side in (1, 2)
+    )
+    products = pd.concat([triggers, recalled]).sort_values("row", kind="stable")
+    products = products.drop_duplicates("product_id").reset_index(drop=True)
+    query_id = triggers["product_id"].map(trigger_id)
+    kind = pairs["tag"].mask(pairs["tag"] == "", "pair")
+    queries = triggers.rename(columns={"title": "query"}).assign(query_id=query_id, kind=kind)
+    queries = queries.drop_duplicates("query_id").reset_index(drop=True)
+    judged = recalled[["row", "product_id", "group_id"]]
+    return products, queries, judged.assign(query_id=query_id, relevance=1.0)
+
+
 def designs_of(pairs: pd.DataFrame) -> list[str]:
     """Names each pair's design: the smallest id of its connected component."""
     if pairs.empty:
         return []
-    # Sorted, so the first item met in a component is its smallest.
-    ids = np.array(sorted({*pairs["item_id_1"], *pairs["item_id_2"]}), dtype=object)
-    index = {identity: number for number, identity in enumerate(ids)}
-    one, two = (pairs[name].map(index).to_numpy() for name in ("item_id_1", "item_id_2"))
-    graph = coo_array((np.ones(len(pairs), dtype=bool), (one, two)), shape=(len(ids), len(ids)))
-    _, component = connected_components(graph, directed=False)
-    _, first = np.unique(component, return_index=True)
-    return list(ids[first[component[one]]])
+    component = components(pairs["item_id_1"].tolist(), pairs["item_id_2"].tolist())
+    ids = pairs[["item_id_1", "item_id_2"]].min(axis=1)
+    return ids.groupby(component).transform("min").tolist()
 
 
 def _one_split_a_design(pairs: pd.DataFrame, file: str, rejects: list[Reject]) -> pd.DataFrame:

@@ -1,54 +1,43 @@
 """Reads tables of products, queries and judgments: every row is used or is in `rejects`.
 
-What makes a row unfit is decided in `checks.py`; which split it belongs to is decided here.
+What makes a row unfit is decided in `checks.py`; which split it belongs to in `tables.py`.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
-from beyond_text.tables.checks import RowFilter, check_judgments, check_products, check_queries
+from beyond_text.tables.checks import (
+    RowFilter,
+    add_images,
+    check_judgments,
+    check_products,
+    check_queries,
+    rejected_rows,
+)
 from beyond_text.tables.columns import read_source
 from beyond_text.tables.layouts import (
     DEFAULT_LAYOUT,
     JUDGMENT_COLUMNS,
     QUERY_COLUMNS,
+    SPLIT_NAME,
     Layout,
     Reject,
     Source,
     TableError,
     TableFile,
     find_table,
+    find_tables,
 )
-from beyond_text.tables.pairs import read_pairs, trigger_id
-from beyond_text.tables.splits import hash_splits, spread_over_splits
-
-
-class Tables(NamedTuple):
-    """Three tables whose ids and splits agree; every frame has the column `row` of its file.
-
-    Attributes:
-        folder: where the tables lie.
-        products: product_id, title, description, category, image (absolute path or ""),
-            group_id, split; a product of several splits has a row in each.
-        queries: query_id, query (may be "" where there is an image), kind, image (as the
-            products'), product_id (the product that the query itself is, or ""), split; likewise.
-        qrels: query_id, product_id, split and one float column per grade, 0 to HIGHEST_GRADE.
-        grades: names of the grade columns, "relevance" first.
-        rejects: what was left aside, and why.
-        files: by table name ("products", "queries", "qrels") the file it came from.
-    """
-
-    folder: Path
-    products: pd.DataFrame
-    queries: pd.DataFrame
-    qrels: pd.DataFrame
-    grades: list[str]
-    rejects: list[Reject]
-    files: dict[str, TableFile]
+from beyond_text.tables.logs import click_log
+from beyond_text.tables.single import read_pair_file, read_title_log
+from beyond_text.tables.splits import check_shares, product_splits, seen_in_train
+from beyond_text.tables.tables import Shares, Tables, split_by_judgments, split_tables
 
 
 def read_tables(
@@ -56,206 +45,195 @@ def read_tables(
     layout: Layout = DEFAULT_LAYOUT,
     dev_share: float = 0.1,
     pictures: Path | None = None,
+    test_share: float = 0.0,
+    grades: Sequence[str] | None = None,
 ) -> Tables:
-    """Reads a folder of tables, a query-title log or a file of pairs; gives every row its split.
+    """Reads a folder of tables, an export, a log or a file of pairs; gives every row its split.
 
-    `_read_folder`, `_read_log` and `_read_pairs` say how each draws its splits. A hash puts
-    `dev_share` of the ids into dev and the rest into train, the same ones on every machine.
+    Where no table names splits, they are drawn by content (`splits.py`), the same on every machine.
 
     Args:
-        path: folder with products (and queries and qrels), pairs or a log; or the file of pairs or
-            the log itself.
+        path: folder with products (and queries and qrels, or clicks), pairs or a log; or the file
+            of products, of pairs or the log itself.
         layout: whose files and column names these are.
-        dev_share: share of ids, 0 to 1, that a hash puts into dev.
+        dev_share: share, 0 to 1, that is drawn for dev.
         pictures: folder in which the pictures lie; None for that of the tables.
+        test_share: share, 0 to 1, that is drawn for test.
+        grades: the columns of judgments that are grades, "relevance" among them; None for the
+            layout's.
 
     Raises:
-        TableError: a file or column is missing, ambiguous or not readable.
+        TableError: a file or column is missing, ambiguous or not readable, or an argument is out of
+            range.
     """
     path = Path(path)
-    if not 0 <= dev_share <= 1:
-        raise TableError(f"{path}: expected a dev_share from 0 to 1, got {dev_share}")
+    check_shares(path, dev_share, test_share)
+    shares = Shares(dev_share, test_share)
+    layout = with_grades(layout, grades)
+    folder = path.parent if path.is_file() else path
+    pictures = Path(pictures or folder)
     if path.is_file():
         if layout.pairs and path.suffix == ".jsonl":
-            return _read_pairs(path, pictures or path.parent, dev_share)
-        if layout.log is None or path.suffix not in (".csv", ".parquet"):
+            return read_pair_file(path, pictures, shares)
+        if layout.log is None or _is_named(path, layout.products):
+            return _read_folder(folder, path, layout, shares, pictures)
+        if any(_is_named(path, source) for source in (layout.queries, layout.qrels)):
+            raise TableError(f"{path}: expected the folder of this table: give {folder}")
+        if path.suffix.lower() not in layout.log.endings:
             raise TableError(
                 f"{path}: expected a folder of tables, a .csv or .parquet log or .jsonl pairs"
             )
-        return _read_log(path.parent, path, layout.log, dev_share)
+        return read_title_log(path, layout.log, shares, pictures)
     if not path.is_dir():
         raise TableError(f"{path}: no such file or folder")
     products_path = find_table(path, layout.products)
-    if layout.products is not None and products_path is not None:
-        return _read_folder(path, products_path, layout, dev_share, pictures or path)
+    if products_path is not None:
+        return _read_folder(path, products_path, layout, shares, pictures)
     if layout.pairs and (path / layout.pairs).is_file():
-        return _read_pairs(path / layout.pairs, pictures or path, dev_share)
+        return read_pair_file(path / layout.pairs, pictures, shares)
     log_path = find_table(path, layout.log)
     if layout.log is not None and log_path is not None:
-        return _read_log(path, log_path, layout.log, dev_share)
+        return read_title_log(log_path, layout.log, shares, pictures)
     raise _no_table(path, layout)
+
+
+def with_grades(layout: Layout, grades: Sequence[str] | None) -> Layout:
+    """Returns the layout with other columns of grades.
+
+    Raises:
+        TableError: "relevance" is not among them, or one cannot be part of a file's name.
+    """
+    if grades is None:
+        return layout
+    if unfit := [name for name in grades if not re.fullmatch(SPLIT_NAME, name)]:
+        raise TableError(
+            f"grades: expected names of letters, digits, - or _, got {unfit[0]!r}; "
+            "give the column another name"
+        )
+    if "relevance" not in grades or layout.qrels is None:
+        raise TableError(f"grades: expected relevance among {', '.join(grades)}, and judgments")
+    old = layout.qrels
+    columns = {name: value for name, value in old.columns.items() if name not in old.grades}
+    columns |= {name: old.columns.get(name, f"{{{name}}}") for name in grades}
+    ordered = ("relevance", *(name for name in grades if name != "relevance"))
+    qrels = replace(old, columns=columns, grades=ordered, optional=old.optional - set(grades))
+    return replace(layout, qrels=qrels)
+
+
+def _is_named(path: Path, source: Source | None) -> bool:
+    """Says whether a file has the name of a table."""
+    return path.resolve() in [each.resolve() for each in find_tables(path.parent, source)]
 
 
 def _no_table(folder: Path, layout: Layout) -> TableError:
     """Makes the error of a folder that holds none of the layout's tables."""
-    wanted = [source.file for source in (layout.products, layout.log) if source is not None]
+    wanted = [source.names for source in (layout.products, layout.log) if source is not None]
+    found = sorted(entry.name for entry in folder.iterdir())
+    stems = {source.file for source in (layout.products, layout.log) if source is not None}
+    near = [name for name in found if name.casefold().split(".")[0] in stems]
+    advice = f"; {near[0]} is of another format: save it as CSV UTF-8" if near else ""
     return TableError(
-        f"{folder}: expected {' or '.join(wanted)} as .csv or .parquet"
-        f"{f' or {layout.pairs}' if layout.pairs else ''}, "
-        f"got {', '.join(sorted(entry.name for entry in folder.iterdir())[:20]) or 'nothing'}"
+        f"{folder}: expected {' or '.join([*wanted, *filter(None, [layout.pairs])])}, "
+        f"got {', '.join(found[:20]) or 'nothing'}{advice}"
     )
 
 
 def _read_folder(
-    folder: Path, path: Path, layout: Layout, dev_share: float, pictures: Path
+    folder: Path, path: Path, layout: Layout, shares: Shares, pictures: Path
 ) -> Tables:
-    """Reads products, and queries and qrels where they are there.
-
-    Products without queries and without a split column are split by hash of group_id.
-    """
+    """Reads products, and judgments where they are there: queries and qrels, or a log of clicks."""
     if layout.products is None:
         raise TableError(f"{folder}: the layout names no products")
     rejects: list[Reject] = []
     products, file = read_source(path, layout.products, rejects)
+    if not file.rows:
+        raise TableError(f"{path}: expected a row of a product at least, got the header alone")
     files = {"products": file}
-    absent = layout.absent_pictures
+    products = _with_images(products, folder, layout, files, rejects)
     row_filter = RowFilter(file.name, rejects, "product_id")
-    products = check_products(products, pictures, absent, row_filter)
+    products = check_products(products, pictures, layout, row_filter)
+    tables = Tables(folder, products, pd.DataFrame(), pd.DataFrame(), [], rejects, files, pictures)
 
-    query_path = find_table(folder, layout.queries)
-    judgment_path = find_table(folder, layout.qrels)
-    if (query_path is None) != (judgment_path is None):
-        present = query_path or judgment_path
+    queries_path = find_table(folder, layout.queries)
+    clicks_path = find_table(folder, layout.clicks)
+    qrels_paths = find_tables(folder, layout.qrels)
+    if bool(queries_path) != bool(qrels_paths):
+        present = queries_path or qrels_paths[0]
         raise TableError(f"{present}: expected queries and qrels together, the other is missing")
-    if layout.queries is None or layout.qrels is None or not (query_path and judgment_path):
-        if "split" not in products:
-            products["split"] = hash_splits(products["group_id"], dev_share)
-        queries = pd.DataFrame(columns=["row", *QUERY_COLUMNS])
-        qrels = pd.DataFrame(columns=["row", *JUDGMENT_COLUMNS, "split"])
-        return Tables(folder, products, queries, qrels, ["relevance"], rejects, files)
-
-    queries, files["queries"] = read_source(query_path, layout.queries, rejects)
-    row_filter = RowFilter(files["queries"].name, rejects, "query_id")
-    queries = check_queries(queries, products, pictures, absent, row_filter)
-    qrels, files["qrels"] = read_source(judgment_path, layout.qrels, rejects)
-    grades = [str(name) for name in qrels.columns.drop(["row", "query_id", "product_id"])]
-    row_filter = RowFilter(files["qrels"].name, rejects, "query_id", "product_id")
-    qrels = check_judgments(row_filter.grades(qrels, grades), products, queries, row_filter)
-    products, queries, qrels = _split(products, queries, qrels, dev_share, row_filter)
-    return Tables(folder, products, queries, qrels, grades, rejects, files)
-
-
-def _split(
-    products: pd.DataFrame,
-    queries: pd.DataFrame,
-    qrels: pd.DataFrame,
-    dev_share: float,
-    row_filter: RowFilter,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Gives products, queries and judgments splits that agree.
-
-    Where products have a split column, judgments across splits are rejected, and queries without
-    one belong to every split they are judged in. Where they have none, the split is the queries'
-    (their column, or by hash of query_id); a product belongs to every split it is judged in, and
-    to train where it is not judged.
-    """
-    products_have_split = "split" in products
-    if not products_have_split and "split" not in queries:
-        queries["split"] = hash_splits(queries["query_id"], dev_share)
-    query_splits = qrels["query_id"].map(queries.set_index("query_id").get("split", pd.Series()))
-    if not products_have_split:
-        qrels["split"] = query_splits
-        return spread_over_splits(products, "product_id", qrels), queries, qrels
-    qrels["split"] = qrels["product_id"].map(products.set_index("product_id")["split"])
-    if "split" not in queries:
-        return products, spread_over_splits(queries, "query_id", qrels), qrels
-    crosses = query_splits != qrels["split"]
-    expected = "query and product to be of one split"
-    qrels = row_filter.drop(qrels, crosses, "crosses splits", "split", expected)
-    return products, queries, qrels
-
-
-def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tables:
-    """Reads a log: each distinct title is a product, each distinct query a query of kind "log".
-
-    The lowest relevance in the file becomes grade 0.
-    """
-    rejects: list[Reject] = []
-    log, file = read_source(path, source, rejects)
-    row_filter = RowFilter(file.name, rejects, "query")
-    log = row_filter.drop(log, log["query"] == "", "empty query", "query", "a text")
-    log = row_filter.drop(log, log["title"] == "", "no text and no picture", "title", "a text")
-    log = row_filter.grades(log, ["relevance"])
-    if "split" in log:
-        log = row_filter.splits(log)
-        first = log.groupby("query")["split"].transform("first")
-        one = "the split of the query's first row"
-        log = row_filter.drop(log, log["split"] != first, "crosses splits", "split", one)
-    # Rounded, so that 2.67 - 1 is written as 1.67.
-    log["relevance"] = (log["relevance"] - log["relevance"].min()).round(6)
-    log["product_id"] = [f"title-{number}" for number in pd.factorize(log["title"])[0]]
-    log["query_id"] = [f"query-{number}" for number in pd.factorize(log["query"])[0]]
-    if "split" not in log:
-        log["split"] = hash_splits(log["query_id"], dev_share)
-
-    queries = log[["row", "query_id", "query", "split"]].drop_duplicates("query_id")
-    products = log[["row", "product_id", "title"]].drop_duplicates("product_id")
-    row_filter = RowFilter(file.name, rejects, "product_id")
-    products = check_products(products.copy(), folder, False, row_filter)
-    queries = queries.assign(kind="log", image="", product_id="").reset_index(drop=True)
-    qrels = log[["row", *JUDGMENT_COLUMNS, "split"]]
-    row_filter = RowFilter(file.name, rejects, "query_id", "product_id")
-    qrels = check_judgments(qrels, products, queries, row_filter)
-    return Tables(
-        folder,
-        spread_over_splits(products, "product_id", qrels),
-        queries,
-        qrels,
-        ["relevance"],
-        rejects,
-        dict.fromkeys(("products", "queries", "qrels"), file),
-    )
-
-
-def _read_pairs(path: Path, pictures: Path, dev_share: float) -> Tables:
-    """Reads M-BEER's JSONL, as `read_pairs` says: each distinct item is a product.
-
-    Each item 1 is also a query of the same text and picture, which is that product (`product_id`)
-    and for which its item 2s have relevance 1; its kind is the pair's tag, or "pair". Items joined
-    by pairs are one design, the group_id of its products, and of one split: the stated one, else
-    by hash.
-    """
-    rejects: list[Reject] = []
-    pairs, file = read_pairs(path, rejects)
-    hashed = pd.Series(hash_splits(pairs["design"], dev_share), index=pairs.index, dtype=object)
-    pairs["split"] = pairs["split"].where(pairs["split"] != "", hashed)
-    triggers, recalled = (
-        pd.DataFrame(
-            {
-                "row": pairs["row"],
-                "product_id": pairs[f"item_id_{side}"],
-                "title": pairs[f"item_title_{side}"],
-                "image": pairs[f"item_image_{side}"],
-                "group_id": pairs["design"],
-                "split": pairs["split"],
-            }
+    if clicks_path and queries_path:
+        raise TableError(
+            f"{folder}: expected {queries_path.name} with judgments or {clicks_path.name}, got both"
         )
-        for side in (1, 2)
-    )
-    products = pd.concat([triggers, recalled]).sort_values("row", kind="stable")
-    products = products.drop_duplicates("product_id").reset_index(drop=True)
-    row_filter = RowFilter(file.name, rejects, "product_id")
-    products = check_products(products, pictures, False, row_filter)
+    if layout.queries and layout.qrels and queries_path:
+        return _read_judgments(tables, layout, queries_path, shares)
+    if layout.clicks and clicks_path:
+        return _read_clicks(tables, clicks_path, layout.clicks, shares)
+    if layout.clicks and not layout.queries:
+        raise TableError(f"{folder}: expected {layout.clicks.names} beside {path.name}, got none")
+    if "split" not in products:
+        products["split"] = product_splits(products, *shares)
+    queries = pd.DataFrame(columns=["row", *QUERY_COLUMNS, "seen"])
+    qrels = pd.DataFrame(columns=["row", *JUDGMENT_COLUMNS, "split", "file"])
+    return tables._replace(queries=queries, qrels=qrels, grades=["relevance"])
 
-    query_id = triggers["product_id"].map(trigger_id)
-    queries = triggers.drop(columns="group_id").rename(columns={"title": "query"})
-    queries = queries.assign(query_id=query_id, kind=pairs["tag"].mask(pairs["tag"] == "", "pair"))
-    queries = queries.drop_duplicates("query_id").reset_index(drop=True)
-    row_filter = RowFilter(file.name, rejects, "query_id")
-    queries = check_queries(queries, products, pictures, False, row_filter)
 
-    qrels = recalled[["row", "product_id", "split"]].assign(query_id=query_id, relevance=1.0)
-    row_filter = RowFilter(file.name, rejects, "query_id", "product_id")
-    qrels = check_judgments(qrels, products, queries, row_filter)
-    files = dict.fromkeys(("products", "queries", "qrels"), file)
-    return Tables(path.parent, products, queries, qrels, ["relevance"], rejects, files)
+def _with_images(
+    products: pd.DataFrame,
+    folder: Path,
+    layout: Layout,
+    files: dict[str, TableFile],
+    rejects: list[Reject],
+) -> pd.DataFrame:
+    """Adds the pictures of the tables `images` to the products' own."""
+    for path in find_tables(folder, layout.images):
+        images, file = read_source(path, layout.images, rejects)  # type: ignore[arg-type]
+        files[file.name] = file
+        row_filter = RowFilter(file.name, rejects, "product_id")
+        products = add_images(products, images, row_filter)
+    return products
+
+
+def _read_judgments(tables: Tables, layout: Layout, path: Path, shares: Shares) -> Tables:
+    """Reads queries and their judgments, and gives all three tables splits that agree."""
+    if layout.queries is None or layout.qrels is None:
+        raise TableError(f"{path}: the layout names no judgments")
+    folder, products, rejects, files = tables.folder, tables.products, tables.rejects, tables.files
+    queries, files["queries"] = read_source(path, layout.queries, rejects)
+    row_filter = RowFilter(files["queries"].name, rejects, "query_id")
+    queries = check_queries(queries, products, tables.pictures, layout, row_filter)
+    parts = []
+    for part in find_tables(folder, layout.qrels):
+        qrels, file = read_source(part, layout.qrels, rejects)
+        files["qrels" if part.stem == layout.qrels.file else f"qrels {file.name}"] = file
+        row_filter = RowFilter(file.name, rejects, "query_id", "product_id")
+        grades = [name for name in layout.qrels.grades if name in qrels]
+        qrels = row_filter.grades(qrels, grades)
+        if "split" in qrels:
+            qrels = row_filter.splits(qrels)
+        causes = {
+            each: rejected_rows(rejects, files[each].name) for each in ("queries", "products")
+        }
+        qrels = check_judgments(qrels, products, queries, row_filter, causes)
+        parts.append((qrels.assign(file=file.name), row_filter))
+    if "split" in parts[0][0]:
+        qrels = pd.concat([part for part, _ in parts], ignore_index=True)
+        products, queries, qrels = split_by_judgments(products, queries, qrels)
+    else:
+        products, queries, qrels = split_tables(products, queries, parts, shares)
+    queries = queries.assign(seen=seen_in_train(queries))
+    return tables._replace(products=products, queries=queries, qrels=qrels, grades=grades)
+
+
+def _read_clicks(tables: Tables, path: Path, source: Source, shares: Shares) -> Tables:
+    """Reads a log of clicks as queries and graded judgments."""
+    products, rejects, files = tables.products, tables.rejects, tables.files
+    log, file = read_source(path, source, rejects)
+    row_filter = RowFilter(file.name, rejects, "query", "product_id")
+    causes = rejected_rows(rejects, files["products"].name)
+    queries, qrels = click_log(log, products["product_id"], row_filter, causes)
+    files |= {"queries": file, "qrels": file}
+    filters = RowFilter(file.name, rejects, "query_id", "product_id")
+    parts = [(qrels.assign(file=file.name), filters)]
+    products, queries, qrels = split_tables(products, queries, parts, shares)
+    queries = queries.assign(seen=seen_in_train(queries))
+    return tables._replace(products=products, queries=queries, qrels=qrels, grades=["relevance"])

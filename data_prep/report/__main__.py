@@ -39,6 +39,8 @@ def write_report(
     sample: int = 24,
     seed: int = 0,
     workers: int | None = None,
+    test_share: float = 0.0,
+    grades: list[str] | None = None,
 ) -> None:
     """Writes the page about `tables` to `out`.
 
@@ -56,6 +58,8 @@ def write_report(
         sample: products on the contact sheet.
         seed: of their draw.
         workers: processes that reduce pictures; None for one per core.
+        test_share: share put into test where the tables name no splits.
+        grades: columns of judgments that are grades; None for the layout's.
 
     Raises:
         TableError, ConfigError, EncoderError: tables, recipe or encoder cannot be read.
@@ -77,6 +81,8 @@ def write_report(
         max_pixels,
         max_rejected,
         workers,
+        test_share,
+        grades,
     )
     limit = config.text_encoder.max_length
     lengths = [
@@ -101,6 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, nargs="+", help="recipe files, for the length limit")
     parser.add_argument("--encoder", default="", help="folder whose tokenizer counts tokens")
     parser.add_argument("--dev-share", type=float, default=0.1)
+    parser.add_argument("--test-share", type=float, default=0.0)
+    parser.add_argument("--grades", help="columns of qrels, as in relevance,desirability")
     parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
@@ -110,6 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(parser.parse_args(argv))
     if arguments["sample"] < 0:
         parser.error(f"--sample: expected at least 0, got {arguments['sample']}")
+    if arguments["grades"] is not None:
+        arguments["grades"] = [grade.strip() for grade in arguments["grades"].split(",")]
     name = arguments.pop("layout")
     arguments["layout"] = ADAPTERS[name] if name else DEFAULT_LAYOUT
     try:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from beyond_text.tables.text import normal_text
 from data_prep.report.usable import Usable
 
 EXAMPLES = 5
@@ -130,25 +131,20 @@ def count_grades(usable: Usable) -> dict[str, dict[str, dict[float, int]]]:
     return found
 
 
-def fold(text: str) -> str:
-    """Folds a text's case and blanks: texts that differ in these alone are equal."""
-    return " ".join(text.casefold().split())
-
-
 def find_duplicates(usable: Usable) -> list[Duplicates]:
     """Finds products of equal pictures or texts, and queries of equal words."""
     products = usable.products.drop_duplicates("product_id")
     queries = usable.queries.drop_duplicates("query_id")
     return [
         _equal_rows("products", "picture", products, "product_id", products["picture"]),
-        _equal_rows("products", "text", products, "product_id", products["text"].map(fold)),
+        _equal_rows("products", "text", products, "product_id", products["text"].map(normal_text)),
         _equal_rows("queries", "words", queries, "query_id", _words(queries)),
     ]
 
 
 def _words(queries: pd.DataFrame) -> pd.Series:
-    """Returns the folded words of queries, and "" where a picture is part of what is asked."""
-    return queries["text"].map(fold).where(queries["picture"] == "", "")
+    """Returns the normal form of queries' words, or "" where a picture is asked with too."""
+    return queries["text"].map(normal_text).where(queries["picture"] == "", "")
 
 
 def _equal_rows(
@@ -173,7 +169,7 @@ def find_crossings(usable: Usable) -> list[Crossing]:
     kinds: list[tuple[str, pd.DataFrame, pd.Series, str]] = [
         ("query words", queries, _words(queries), "text"),
         ("query pictures", queries, queries["picture"], "query_id"),
-        ("product texts", products, products["text"].map(fold), "text"),
+        ("product texts", products, products["text"].map(normal_text), "text"),
         ("product pictures", products, products["picture"], "product_id"),
         ("products (product_id)", products, products["product_id"], "product_id"),
         ("designs (group_id)", products, products["group_id"], "group_id"),

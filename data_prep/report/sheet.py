@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from beyond_text.tables.pictures import read_picture, reduce_picture
+from beyond_text.tables.pictures import PictureError, read_picture, reduce_picture
 from data_prep.report.usable import Usable
 
 QUERIES = 3
@@ -43,14 +44,20 @@ def draw_cards(usable: Usable, number: int, size: int, seed: int, max_pixels: in
     order = random.Random(seed).sample(range(len(products)), min(number, len(products)))
     cards = []
     for record in products.iloc[sorted(order)].to_dict("records"):
-        picture = ""
-        if record["picture"]:
-            data = reduce_picture(read_picture(Path(record["image"])), size, max_pixels)
-            picture = f"data:image/jpeg;base64,{b64encode(data).decode()}"
+        picture = _first_picture(record["images"], size, max_pixels)
         identity, split = record["product_id"], record["split"]
         queries = _queries_of(usable, identity, split)
         cards.append(Card(identity, split, record["title"], record["text"], picture, queries))
     return cards
+
+
+def _first_picture(paths: list[str], size: int, max_pixels: int) -> str:
+    """Returns the first picture that can be read as a data URI, or ""."""
+    for path in paths:
+        with suppress(PictureError):
+            data = reduce_picture(read_picture(Path(path)), size, max_pixels)
+            return f"data:image/jpeg;base64,{b64encode(data).decode()}"
+    return ""
 
 
 def _queries_of(usable: Usable, product_id: str, split: str) -> list[tuple[str, float]]:

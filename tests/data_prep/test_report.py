@@ -31,7 +31,8 @@ from data_prep.report.sheet import draw_cards
 from data_prep.report.usable import Usable, read_usable
 from data_prep.shards import build_shards
 
-SCRIPT = "<script>alert(1)</script>"
+# Nothing else reads as markup to those who read the tables.
+SCRIPT = "<script>"
 PRODUCTS = [
     ("p1", "Red Vase", "a.png", "g1", "train"),
     ("p2", "red  vase", "copy-of-a.png", "g2", "train"),

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from beyond_text.tables.layouts import TableError
 from data_prep.rejects import BuildError
 from data_prep.shards import build_shards, main
 
@@ -212,8 +213,11 @@ def test_only_an_empty_folder_or_an_earlier_build_is_replaced(tables: Path, tmp_
 
 def test_tables_without_a_usable_product_build_nothing(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("product_id,title\n", encoding="utf-8")
-    with pytest.raises(BuildError, match="no product is left"):
+    with pytest.raises(TableError, match=r"products\.csv: expected a row of a product at least"):
         build(tmp_path, tmp_path / "out")
+    (tmp_path / "products.csv").write_text("product_id,title\n,a\n", encoding="utf-8")
+    with pytest.raises(BuildError, match="no product is left"):
+        build(tmp_path, tmp_path / "out", max_rejected=1)
     assert not (tmp_path / "out").exists()
 
 

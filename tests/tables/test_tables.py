@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from beyond_text.tables.layouts import TableError
-from beyond_text.tables.read import Tables, read_tables
+from beyond_text.tables.read import read_tables
+from beyond_text.tables.splits import content_id
+from beyond_text.tables.tables import Tables
 
 PRODUCTS = "product_id,title,split\np1,red vase,train\np2,blue vase,train\np3,lamp,dev\n"
 QUERIES = "query_id,query,split,kind\nq1,vase,train,human\nq2,lamp,dev,\n"
@@ -46,9 +48,9 @@ def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
         pd.read_csv(source / f"{name}.csv").to_parquet(tmp_path / "b" / f"{name}.parquet")
     one, two = read_tables(source), read_tables(tmp_path / "b")
     for name in ("products", "queries", "qrels"):
-        pd.testing.assert_frame_equal(
-            getattr(one, name).astype(str), getattr(two, name).astype(str)
-        )
+        first, second = (getattr(each, name).astype(str) for each in (one, two))
+        columns = [column for column in first if column not in ("file", "images")]
+        pd.testing.assert_frame_equal(first[columns], second[columns])
 
 
 def test_numbers_in_parquet_become_ids_without_a_decimal_point(tmp_path: Path) -> None:
@@ -108,11 +110,12 @@ def test_bad_product_rows_are_rejected_with_their_spreadsheet_row(tmp_path: Path
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["p,a", "q,b", "q,", ",x", "r,1,2", "", 's,"t"u'])))
+@given(st.lists(st.sampled_from(["p,a", "q,b", "q,", ",x", "r,1,2", "", 's,"t"u']), min_size=1))
 def test_used_and_rejected_rows_add_up_to_the_file(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
 ) -> None:
     path = tmp_path_factory.mktemp("rows")
+    assume(any(lines))
     tables = read_tables(folder(path, products="\n".join(["product_id,title", *lines])))
     used, lost = set(tables.products["row"]), {reject.row for reject in tables.rejects}
     assert used | lost == {row for row, line in enumerate(lines, 2) if line}
@@ -120,7 +123,7 @@ def test_used_and_rejected_rows_add_up_to_the_file(
 
 
 @pytest.mark.parametrize(
-    "image", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "https://shop/x.jpg", "C:\\x.jpg",
+    "image", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "C:\\x.jpg",
               "a\\..\\x.jpg", "file:x.jpg", "a\0.jpg"]
 )  # fmt: skip
 def test_a_picture_outside_the_folder_is_rejected_and_the_text_stays(
@@ -225,7 +228,7 @@ def test_without_query_splits_a_query_is_in_each_split_it_is_judged_in(tmp_path:
 
 
 def test_a_hash_splits_by_design_and_alike_in_any_row_order(tmp_path: Path) -> None:
-    rows = [f"p{number},t,g{number // 3}" for number in range(3000)]
+    rows = [f"p{number},t{number},g{number // 3}" for number in range(3000)]
     text = "product_id,title,group_id\n"
     one = read_tables(folder(tmp_path, products=text + "\n".join(rows))).products
     two = read_tables(folder(tmp_path, products=text + "\n".join(reversed(rows)))).products
@@ -246,9 +249,9 @@ def test_a_log_has_a_product_per_title_and_grades_from_zero(tmp_path: Path) -> N
     assert tables.rejects == read_tables(tmp_path / "query_title.csv").rejects
     judged = tables.qrels[["query_id", "product_id", "relevance", "split"]].to_numpy().tolist()
     assert judged == [
-        ["query-0", "title-0", 2.0, "train"],
-        ["query-0", "title-1", 0.0, "train"],
-        ["query-1", "title-1", 1.67, "dev"],
+        [content_id("query", "vase"), content_id("title", "red vase"), 2.0, "train"],
+        [content_id("query", "vase"), content_id("title", "lamp"), 0.0, "train"],
+        [content_id("query", "light"), content_id("title", "lamp"), 1.67, "dev"],
     ]
     assert tables.queries[["query", "kind"]].to_numpy().tolist() == [
         ["vase", "log"],
@@ -299,7 +302,9 @@ def test_a_header_must_have_distinct_names(tmp_path: Path, text: str) -> None:
 def test_missing_and_ambiguous_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="no such file or folder"):
         read_tables(tmp_path / "none")
-    with pytest.raises(TableError, match=r"expected products or query_title as \.csv or"):
+    with pytest.raises(
+        TableError, match=r"expected products\.csv, \.tsv or \.parquet or query_title"
+    ):
         read_tables(tmp_path)
     folder(tmp_path, products=PRODUCTS, queries=QUERIES)
     with pytest.raises(TableError, match="queries and qrels together"):

@@ -1,0 +1,156 @@
+"""Reads a file of any format that tables come in as rows of text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import ParseError, iterparse
+
+from beyond_text.files import MALFORMED
+from beyond_text.tables.delimited import (
+    FIRST_ROW,
+    RawTable,
+    check_header,
+    fold,
+    read_delimited,
+    read_text,
+    with_rows,
+)
+from beyond_text.tables.layouts import Reject, TableError
+
+LINE = msgspec.json.Decoder(dict[str, Any])
+# Elements of a feed that stand several times in a product; of others the first counts.
+REPEATED = frozenset({"additional_image_link"})
+GOOGLE = "{http://base.google.com/ns/1.0}"
+
+
+def read_file(
+    path: Path, wanted: Collection[str], overflow: str, rejects: list[Reject]
+) -> RawTable:
+    """Reads the rows of a file; of Parquet only the columns whose folded names are `wanted`.
+
+    The rows of JSON lines are its lines, those of a feed its products, from 1.
+
+    Raises:
+        TableError: the file cannot be read.
+    """
+    match path.suffix.lower():
+        case ".parquet":
+            return _read_parquet(path, wanted)
+        case ".jsonl":
+            return _read_lines(path, rejects)
+        case ".xml":
+            return _read_feed(path)
+        case _:
+            return read_delimited(path, wanted, overflow, rejects)
+
+
+def _read_parquet(path: Path, wanted: Collection[str]) -> RawTable:
+    """Reads columns of a Parquet file; others may hold structures, which are not text."""
+    try:
+        names = pq.read_schema(path).names
+        check_header(path, names)
+        columns = [name for name in names if fold(name) in wanted]
+        table = pq.read_table(path, columns=columns)
+        values = {name: _texts(table[name]) for name in columns}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: expected Parquet columns of text or numbers: {error}") from error
+    frame = pd.DataFrame(values, index=range(table.num_rows), columns=columns, dtype=str)
+    # Names of columns that are not read still help to say what is near.
+    frame.attrs["names"] = names
+    rows = list(range(FIRST_ROW, FIRST_ROW + table.num_rows))
+    return RawTable(with_rows(frame, rows), table.num_rows)
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """Returns the values of a column as text; a list is JSON, and null or NaN is empty."""
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lists = column.cast(pa.list_(pa.string())).to_pylist()
+        return ["" if not value else json.dumps(value, ensure_ascii=False) for value in lists]
+    texts = column.cast(pa.string()).to_pylist()
+    if pa.types.is_floating(kind):
+        texts = [
+            _number(value, text) for value, text in zip(column.to_pylist(), texts, strict=True)
+        ]
+    return ["" if text is None else text.strip() for text in texts]
+
+
+def _number(value: float | None, text: str | None) -> str | None:
+    """Writes a number; a whole one, which a missing value elsewhere made a float, without point."""
+    if value is None or math.isnan(value):
+        return None
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else text
+
+
+def _read_lines(path: Path, rejects: list[Reject]) -> RawTable:
+    """Reads a file of a JSON object a line; values that are objects or lists are JSON."""
+    records, numbers, total = [], [], 0
+    for row, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        total += 1
+        try:
+            fields = LINE.decode(line)
+        except MALFORMED as error:
+            detail = f"expected a JSON object: {error}"
+            rejects.append(Reject(path.name, row, "", "malformed row", detail))
+            continue
+        records.append({name: _scalar(value) for name, value in fields.items() if name != "row"})
+        numbers.append(row)
+    names = list(dict.fromkeys(name for record in records for name in record))
+    values = {name: [record.get(name, "") for record in records] for name in names}
+    frame = pd.DataFrame(values, index=range(len(records)), columns=names, dtype=str)
+    return RawTable(with_rows(frame, numbers), total)
+
+
+def _scalar(value: Any) -> str:
+    """Writes a value of JSON as text."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.strip()
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _read_feed(path: Path) -> RawTable:
+    """Reads the products of a feed, RSS 2.0 or Atom; Google's elements win over others.
+
+    Raises:
+        TableError: no such feed. Entities and document types are refused.
+    """
+    records: list[dict[str, str]] = []
+    try:
+        with path.open("rb") as file:
+            for _, element in iterparse(file, events=("end",), forbid_dtd=True):
+                if element.tag.rpartition("}")[2] in ("item", "entry"):
+                    records.append(_product(element))
+                    element.clear()
+    except (ParseError, DefusedXmlException, OSError, ValueError, LookupError) as error:
+        raise TableError(f"{path}: expected an RSS or Atom feed: {error or repr(error)}") from error
+    if not records:
+        raise TableError(f"{path}: expected an RSS or Atom feed, got no item and no entry")
+    frame = pd.DataFrame(records, dtype=str).fillna("")
+    return RawTable(with_rows(frame, list(range(1, len(records) + 1))), len(records))
+
+
+def _product(element: Any) -> dict[str, str]:
+    """Returns the texts of a product's elements by their names."""
+    found: dict[str, list[str]] = {}
+    for child in sorted(element, key=lambda child: not child.tag.startswith(GOOGLE)):
+        name = child.tag.rpartition("}")[2]
+        found.setdefault(name, []).append("".join(child.itertext()).strip())
+    return {
+        name: ",".join(texts) if name in REPEATED else texts[0]
+        for name, texts in found.items()
+        if name != "row"
+    }

@@ -1,0 +1,94 @@
+"""Products, queries and judgments as they are read, and how their splits agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from beyond_text.tables.checks import RowFilter
+from beyond_text.tables.layouts import Reject, TableFile
+from beyond_text.tables.splits import query_splits, spread_over_splits
+
+
+class Tables(NamedTuple):
+    """Three tables whose ids and splits agree; every frame has the column `row` of its file.
+
+    Attributes:
+        folder: where the tables lie.
+        products: product_id, title, description, category, images (absolute paths), image (the
+            first of them or ""), group_id, split; a product of several splits has a row in each.
+        queries: query_id, query (may be "" where there is an image), kind, image (absolute path or
+            ""), product_id (the product that the query itself is, or ""), split; likewise; and seen
+            ("1" where another split's query has the words or picture of a train query, else "").
+        qrels: query_id, product_id, split, file and one float column per grade, 0 to HIGHEST_GRADE.
+        grades: names of the grade columns, "relevance" first.
+        rejects: what was left aside, and why.
+        files: by table name ("products", "queries", "qrels") the file it came from.
+        pictures: the folder in which pictures lie.
+    """
+
+    folder: Path
+    products: pd.DataFrame
+    queries: pd.DataFrame
+    qrels: pd.DataFrame
+    grades: list[str]
+    rejects: list[Reject]
+    files: dict[str, TableFile]
+    pictures: Path
+
+
+class Shares(NamedTuple):
+    """Shares of what has no split that go into dev and test."""
+
+    dev: float
+    test: float
+
+
+def split_tables(
+    products: pd.DataFrame,
+    queries: pd.DataFrame,
+    parts: list[tuple[pd.DataFrame, RowFilter]],
+    shares: Shares,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Gives products, queries and judgments splits that agree.
+
+    Where products have a split column, judgments across splits are rejected, and queries without
+    one belong to every split they are judged in. Where they have none, the split is the queries'
+    (their column, or drawn by content); a product belongs to every split it is judged in, and to
+    train where it is not judged.
+    """
+    products_have_split = "split" in products
+    whole = pd.concat([qrels for qrels, _ in parts], ignore_index=True)
+    if not products_have_split and "split" not in queries:
+        queries["split"] = query_splits(queries, whole, products, *shares)
+    done = []
+    for qrels, row_filter in parts:
+        query_split = qrels["query_id"].map(queries.set_index("query_id").get("split", pd.Series()))
+        if not products_have_split:
+            done.append(qrels.assign(split=query_split))
+            continue
+        qrels["split"] = qrels["product_id"].map(products.set_index("product_id")["split"])
+        if "split" in queries:
+            expected = "query and product to be of one split"
+            crosses = query_split != qrels["split"]
+            qrels = row_filter.drop(qrels, crosses, "crosses splits", "split", expected)
+        done.append(qrels)
+    whole = pd.concat(done, ignore_index=True)
+    if not products_have_split:
+        return spread_over_splits(products, "product_id", whole), queries, whole
+    if "split" not in queries:
+        return products, spread_over_splits(queries, "query_id", whole), whole
+    return products, queries, whole
+
+
+def split_by_judgments(
+    products: pd.DataFrame, queries: pd.DataFrame, qrels: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Gives queries and products every split that judgments, which name theirs, have them in."""
+    return (
+        spread_over_splits(products, "product_id", qrels),
+        spread_over_splits(queries, "query_id", qrels),
+        qrels,
+    )
