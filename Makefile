@@ -10,6 +10,8 @@ SHELL := /bin/bash
 
 TABLES ?= data/catalogue
 RUNS ?= runs
+# Whose files the tables are: shopify, woocommerce, google_merchant, clicks ...; empty: our own.
+LAYOUT ?=
 # Overlays on recipes/base.yaml: a backbone and further sources of data.
 BACKBONE ?=
 DATA ?=
@@ -27,9 +29,12 @@ python := $(call quote,$(value PYTHON))
 tables := $(call quote,$(value TABLES))
 runs := $(call quote,$(value RUNS))
 shards := $(runs)/shards
+layout := $(if $(value LAYOUT),--layout $(call quote,$(value LAYOUT)))
+# Only feeds, which are a layout of others, end in .txt.
+endings := csv tsv parquet jsonl xml $(if $(layout),txt)
 # True where a file is not there, or a table is newer.
-stale = [ ! -e $(1) ] || [ -n "$$(find -L $(tables) -maxdepth 1 -newer $(1) \
-        \( -name '*.csv' -o -name '*.parquet' -o -name '*.jsonl' \) 2>/dev/null)" ]
+stale = [ ! -e $(1) ] || [ -n "$$(find -L $(tables) $(tables)/qrels -maxdepth 1 -newer $(1) \
+        \( -false $(foreach ending,$(endings),-o -iname '*.$(ending)') \) 2>/dev/null)" ]
 
 OVERLAYS := $(addprefix recipes/backbone/,$(addsuffix .yaml,$(BACKBONE))) \
             $(addprefix recipes/data/,$(addsuffix .yaml,$(DATA)))
@@ -50,7 +55,7 @@ export TOKENIZERS_PARALLELISM := false
 help: ## show this
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo
-	@echo 'TABLES=folder  RUNS=folder  BACKBONE=name  DATA=name  PAIRS=1  ARGS="key=value ..."'
+	@echo 'TABLES=folder  LAYOUT=name  RUNS=folder  BACKBONE=name  DATA=name  PAIRS=1  ARGS="key=value ..."'
 
 # Any Python can run these; where one fails, its last line says why. Of pip its version comes last.
 IS_NEW := import sys; sys.version_info >= (3, 11) or sys.exit("Python %d.%d" % sys.version_info[:2])
@@ -91,11 +96,11 @@ endif
 # Tables that change are packed again; a run begun with other shards then says so.
 shards: install
 	@if $(call stale,$(shards)/manifest.json); then set -x; \
-	    $(PY) -m data_prep.shards $(tables) $(shards); fi
+	    $(PY) -m data_prep.shards $(tables) $(shards) $(layout); fi
 
 pairs: install
 	@if $(call stale,$(runs)/pairs.jsonl); then set -x; \
-	    $(PY) -m data_prep.mbeer $(tables) $(runs)/pairs.jsonl; fi
+	    $(PY) -m data_prep.mbeer $(tables) $(runs)/pairs.jsonl $(layout); fi
 	@if [ $(runs)/pairs.jsonl -nt $(runs)/pairs/manifest.json ]; then set -x; \
 	    $(PY) -m data_prep.shards $(runs)/pairs.jsonl $(runs)/pairs --pictures $(tables); fi
 

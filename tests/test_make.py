@@ -381,6 +381,29 @@ def test_tables_behind_a_link_and_a_single_file_are_packed_again(clone: Clone, t
     assert clone.ran() == [packed]
 
 
+def test_an_export_is_packed_and_paired_by_its_layout_and_again_when_it_changed(
+    clone: Clone,
+) -> None:
+    shop = write_shop(clone, "my shop")
+    asked = ("shards", "pairs", "TABLES=my shop", "LAYOUT=beir")
+    packed = [*PACK, "my shop", "runs/shards", "--layout", "beir"]
+    paired = [
+        [*PAIR, "my shop", "runs/pairs.jsonl", "--layout", "beir"],
+        [*PACK, "runs/pairs.jsonl", "runs/pairs", "--pictures", "my shop"],
+    ]
+    clone.make(*asked)
+    assert clone.ran() == [packed, *paired]
+    clone.make(*asked)
+    assert clone.ran() == []
+    for name in ("feed.TXT", "feed.xml", "qrels/dev.tsv"):
+        (shop / name).parent.mkdir(exist_ok=True)
+        (shop / name).touch()
+        change(shop / name)
+        clone.make(*asked)
+        assert clone.ran() == [packed, *paired]
+        (shop / name).unlink()
+
+
 def test_shards_outlive_their_tables(clone: Clone) -> None:
     shop = write_shop(clone, "my shop")
     clone.make("data", "TABLES=my shop")

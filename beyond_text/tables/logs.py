@@ -87,12 +87,12 @@ def click_log(
         log = row_filter.drop(log, kinds == "", "unknown event", "event", known)
         kinds = kinds[kinds != ""].reset_index(drop=True)
     number = log["clicks"] if "clicks" in log else pd.Series(1.0, index=log.index)
-    shown = number.where(kinds == "impression", 0.0) + log.get("impressions", 0.0)
     rates = "impressions" in log or bool((kinds == "impression").any())
     log["weight"] = kinds.map(EVENT_WEIGHTS) * number
-    log["shown"] = np.maximum(shown, number.where(kinds == "click", 0.0))
-    if not ("clicks" in log or "event" in log or not rates):
+    if "impressions" in log and not {"clicks", "event"} & set(log):
+        # Rows that say how often a product was shown, and of no click.
         log["weight"] = 0.0
+    log["shown"] = number.where(kinds == "impression", 0.0) + log.get("impressions", 0.0)
     log, queries = _queries(log, row_filter, "clicks")
     further = {"split": ("split", "first")} if "split" in log else {}
     qrels = log.groupby(["query_id", "product_id"], sort=False, as_index=False).agg(

@@ -30,7 +30,7 @@ ELEMENTS = BLOCKS | HIDDEN | INLINE
 TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:]*)((?:\s[^<>]*)?)/?>")
 # Comments, declarations and the marks around character data.
 ASIDE = re.compile(
-    r"<!--.*?-->|<!doctype[^<>]*>|<!\[[^<>\[]*[\[>]|\]\]>|<\?xml[^<>]*>", re.I | re.S
+    r"<!--(?:(?!<!--).)*?-->|<!doctype[^<>]*>|<!\[[^<>\[]*[\[>]|\]\]>|<\?xml[^<>]*>", re.I | re.S
 )
 ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 # Of the characters without a width, only U+200C and U+200D change how letters look.

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from beyond_text.shards.split import Split
 from beyond_text.tables.layouts import TableError
 from data_prep.rejects import BuildError
 from data_prep.shards import build_shards, main
@@ -332,3 +333,95 @@ def test_the_command_prints_counts_and_an_error_without_a_traceback(
     assert "rejected: nothing" in done.stdout
     assert main([str(tmp_path / "none"), str(tmp_path / "out2")]) == 1
     assert "error: " in capsys.readouterr().err
+
+
+def test_all_pictures_of_a_product_are_stored_and_a_broken_one_is_left_out(
+    tables: Path, tmp_path: Path
+) -> None:
+    for name, colour in (("a2", "blue"), ("a3", "white"), ("b2", "lime")):
+        write_picture(tables / "images" / f"{name}.png", colour)
+    (tables / "images" / "b.png").write_bytes(b"nothing")
+    (tables / "images.csv").write_text(
+        "product_id,image,position\na.1/x,images/a3.png,3\na.1/x,images/a2.png,2\n"
+        "a.1/x,images/none.png,4\nb,images/b2.png,1\n"
+    )
+    out = tmp_path / "out"
+    manifest = build(tables, out, max_rejected=1)
+    assert manifest["splits"]["train"]["pictures"] == 4
+    assert manifest["splits"]["train"]["further_pictures"] == 2
+    assert "further_pictures" not in manifest["splits"]["dev"]
+    split = Split(out, "train", ["title"])
+    shown = {}
+    for number in range(len(split)):
+        fields, pictures = split.read_pictures(number, 8)
+        shown[fields["product_id"]] = [picture[:, 5, 5].tolist() for picture in pictures]
+        first = split.read(number, 8)[1]
+        assert (first is None) == (not pictures)
+        assert first is None or bool((first == pictures[0]).all())
+    colours = [[round(value / 255) for value in pixel] for pixel in shown["a.1/x"]]
+    assert colours == [[1, 0, 0], [0, 0, 1], [1, 1, 1]]
+    assert [[round(value / 255) for value in pixel] for pixel in shown["b"]] == [[0, 1, 0]]
+    assert shown["c"] == []
+    assert manifest["rejects"] == {"picture missing": 1, "picture unreadable": 1}
+    with tarfile.open(out / "train-00000.tar") as tar:
+        names = {name.partition(".")[2] for name in tar.getnames()}
+    assert names == {"json", "jpg", "1.jpg", "2.jpg"}
+
+
+def test_a_missing_picture_is_named_as_written_with_the_file_that_is_near(
+    tables: Path, tmp_path: Path
+) -> None:
+    (tables / "images" / "my mug.PNG").write_bytes((tables / "images" / "e.png").read_bytes())
+    names = ["e.png", "Images/E.PNG", "images/my%20mug.PNG", "images/e.png?v=1", "images/e.jpg",
+             "images\\\\e.png", "x/y.png"]  # fmt: skip
+    lines = [f"{number},t,{name}" for number, name in enumerate(names)]
+    (tables / "products.csv").write_text("\n".join(["product_id,title,image", *lines]))
+    for name in ("queries", "qrels"):
+        (tables / f"{name}.csv").unlink()
+    build(tables, tmp_path / "out", max_rejected=1)
+    with (tmp_path / "out" / "rejects.csv").open(newline="", encoding="utf-8") as file:
+        details = {row["id"]: row["detail"] for row in csv.DictReader(file)}
+    near = ["images/e.png", "images/e.png", "images/my mug.PNG", "images/e.png", "images/e.png",
+            "images/e.png", None]  # fmt: skip
+    assert details == {
+        str(number): f"image {name!r}: expected a file, found none"
+        + (f"; there is {near[number]!r}" if near[number] else "")
+        for number, name in enumerate(names)
+    }
+
+
+def test_what_crosses_splits_is_counted_and_seen_queries_are_marked(
+    tables: Path, tmp_path: Path
+) -> None:
+    (tables / "products.csv").write_text(
+        "product_id,title,image,group_id,split\na.1/x,Vase,images/a.png,v,train\nb,Lamp,,l,train\n"
+        "d,Rug,,r,train\nf,VASE,images/f.png,l,dev\ng,Bowl,,w,dev\n"
+    )
+    queries = "query_id,query,split\nq1,red,train\nq2,round,dev\nq3,Red,dev\n"
+    (tables / "queries.csv").write_text(queries)
+    (tables / "qrels.csv").write_text("query_id,product_id,relevance\nq1,d,1\nq2,f,1\nq3,g,0.5\n")
+    out = tmp_path / "out"
+    manifest = build(tables, out)
+    # Both pictures are plain red.
+    assert manifest["crossing"] == {
+        "dev": {"queries": 1, "products": 0, "groups": 1, "texts": 1, "pictures": 1}
+    }
+    assert (out / "queries-dev.csv").read_text() == (
+        "query_id,query,kind,seen\nq2,round,query,\nq3,Red,query,1\n"
+    )
+
+
+def test_a_folder_of_nothing_but_products_and_pictures_is_a_shop(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("queries", "qrels"):
+        (tables / f"{name}.csv").unlink()
+    lines = [f"{name},Title {name},images/{name}.png" for name in "abdefg"]
+    (tables / "products.csv").write_text("\n".join(["product_id,title,image", *lines]))
+    for number, name in enumerate("abdefg"):
+        write_picture(tables / "images" / f"{name}.png", f"hsl({50 * number}, 80%, 50%)")
+    assert main([str(tables), str(tmp_path / "out"), "--workers", "1"]) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {name: entry["products"] for name, entry in manifest["splits"].items()}["dev"] >= 1
+    assert sum(entry["products"] for entry in manifest["splits"].values()) == 6
+    assert "dev and train share: nothing" in capsys.readouterr().out

@@ -315,3 +315,175 @@ def test_missing_and_ambiguous_files_are_errors(tmp_path: Path) -> None:
     (tmp_path / "products.csv").unlink()
     with pytest.raises(TableError, match="expected Parquet columns of text or numbers"):
         read_tables(tmp_path)
+
+
+def test_a_file_of_products_alone_is_a_shop_with_every_split(tmp_path: Path) -> None:
+    rows = "".join(f"p{number},title {number}\n" for number in range(12))
+    folder(tmp_path, products="product_id,title\n" + rows)
+    for shares in ({}, {"test_share": 0.1}):
+        splits = read_tables(tmp_path, **shares).products["split"]
+        assert set(splits) == {"train", "dev", *(["test"] if shares else [])}
+    assert read_tables(tmp_path / "products.csv").products["product_id"].tolist() == [
+        f"p{number}" for number in range(12)
+    ]
+    with pytest.raises(TableError, match=r"no more than 1 together, got 0\.6 and 0\.5"):
+        read_tables(tmp_path, dev_share=0.6, test_share=0.5)
+
+
+def test_products_that_look_or_read_alike_are_of_one_split(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number}.png").write_bytes(b"%d" % (number % 30))
+    rows = [f"p{n},  Title {n % 40},{n}.png,g{n % 45}" for n in range(60)]
+    text = "product_id,title,image,group_id\n"
+    products = read_tables(
+        folder(tmp_path, products=text + "\n".join(rows)), dev_share=0.4
+    ).products
+    split = dict(zip(products["product_id"], products["split"], strict=True))
+    assert set(split.values()) == {"train", "dev"}
+    for same in (30, 40, 45):
+        for number in range(60 - same):
+            assert split[f"p{number}"] == split[f"p{number + same}"]
+
+
+def test_queries_of_one_wording_need_or_design_are_of_one_split(tmp_path: Path) -> None:
+    count = 40
+    products = "".join(f"p{n},title {n},g{n // 2}\n" for n in range(4 * count))
+    queries, qrels = [], []
+    for n in range(count):
+        queries += [f"a{n},Query  {n},", f"b{n},query {n},", f"c{n},other {n},"]
+        # The second shares its words, the third the designs that are wanted.
+        qrels += [f"a{n},p{4 * n},2", f"b{n},p{4 * n + 2},1", f"c{n},p{4 * n + 1},1"]
+    folder(
+        tmp_path,
+        products="product_id,title,group_id\n" + products,
+        queries="query_id,query,kind\n" + "\n".join(queries),
+        qrels="query_id,product_id,relevance\n" + "\n".join(qrels),
+    )
+    tables = read_tables(tmp_path, dev_share=0.3, test_share=0.2)
+    split = dict(zip(tables.queries["query_id"], tables.queries["split"], strict=True))
+    assert set(split.values()) == {"train", "dev", "test"}
+    assert all(split[f"a{n}"] == split[f"b{n}"] == split[f"c{n}"] for n in range(count))
+    assert set(tables.queries["seen"]) == {""}
+
+
+def test_queries_of_train_words_are_marked_where_the_tables_name_splits(tmp_path: Path) -> None:
+    queries = QUERIES + "q3,VASE ,dev,\nq4,vases,dev,\n"
+    tables = read_tables(folder(tmp_path, products=PRODUCTS, queries=queries, qrels=QRELS))
+    seen = dict(zip(tables.queries["query_id"], tables.queries["seen"], strict=True))
+    assert seen == {"q1": "", "q2": "", "q3": "1", "q4": ""}
+
+
+def test_further_columns_are_ignored_aloud_unless_they_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qrels = ",query_id,product_id,relevance,confidence,annotator\n0,q1,p1,2,0.5,Ann\n1,q2,p3,1,,B\n"
+    folder(tmp_path, products=PRODUCTS, queries=QUERIES, qrels=qrels)
+    tables = read_tables(tmp_path)
+    assert (tables.grades, tables.rejects) == (["relevance"], [])
+    assert capsys.readouterr().err == "qrels.csv: columns ignored: confidence, annotator\n"
+    tables = read_tables(tmp_path, grades=["confidence", "relevance"])
+    assert tables.grades == ["relevance", "confidence"]
+    assert reasons(tables) == [("qrels.csv", 3, "q2 p3", "bad grade")]
+    for grades, message in (
+        (["relevance", "on/off"], "got 'on/off'; give the column another name"),
+        (["confidence"], "expected relevance among confidence"),
+        (["relevance", "score"], "expected a column 'score'"),
+    ):
+        with pytest.raises(TableError, match=message):
+            read_tables(tmp_path, grades=grades)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_separators_and_names_of_columns_are_recognised(tmp_path: Path, separator: str) -> None:
+    header = separator.join(["\ufeffProduct ID", "\u200bTITLE\u00a0", '"Image"', "", ""])
+    (tmp_path / "Products.CSV").write_text(
+        f"{header}\n1{separator}a, b{separator}x.jpg{separator}{separator}\n"
+    )
+    products = read_tables(tmp_path).products
+    assert products[["product_id", "title"]].to_numpy().tolist() == [["1", "a, b"]]
+    assert products["image"].tolist() == [str(tmp_path.resolve() / "x.jpg")]
+
+
+def test_excels_own_text_and_separator_line_are_read(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_bytes(
+        "product_id\ttitle\n1\tStuhl f\u00fcr 2\n".encode("utf-16")
+    )
+    assert read_tables(tmp_path).products["title"].tolist() == ["Stuhl f\u00fcr 2"]
+    (tmp_path / "products.csv").write_text("sep=;\nproduct_id;title\n1;a,b\n2;c;d\n")
+    tables = read_tables(tmp_path)
+    assert tables.products["title"].tolist() == ["a,b"]
+    assert reasons(tables) == [("products.csv", 4, "2", "malformed row")]
+
+
+def test_files_that_are_near_are_named(tmp_path: Path) -> None:
+    (tmp_path / "products.xlsx").write_bytes(b"PK\x03\x04")
+    with pytest.raises(
+        TableError, match=r"products\.xlsx is of another format: save it as CSV UTF-8"
+    ):
+        read_tables(tmp_path)
+    folder(tmp_path, products=PRODUCTS, queries=QUERIES, qrels=QRELS)
+    with pytest.raises(TableError, match=r"queries\.csv: expected the folder of this table: give"):
+        read_tables(tmp_path / "queries.csv")
+    folder(tmp_path, products="product_id,title\n")
+    with pytest.raises(TableError, match=r"products\.csv: expected a row of a product at least"):
+        read_tables(tmp_path)
+
+
+def test_unknown_ids_are_told_what_is_near_or_why_it_is_gone(tmp_path: Path) -> None:
+    products = "product_id,title\np4,a\n007,b\nAbc,c\np5,\n"
+    qrels = "query_id,product_id,relevance\nq1,p4.0,1\nq1,7,1\nq1,abc,1\nq1,p5,1\nq1,zzz,1\n"
+    folder(tmp_path, products=products, queries="query_id,query\nq1,vase\n", qrels=qrels)
+    details = [each.detail for each in read_tables(tmp_path).rejects if each.file == "qrels.csv"]
+    unknown = "expected a product in use"
+    assert details == [
+        f"product_id 'p4.0', {unknown}; there is 'p4'",
+        f"product_id '7', {unknown}; there is '007'",
+        f"product_id 'abc', {unknown}; there is 'Abc'",
+        f"product_id 'p5', {unknown}; products.csv row 5 was rejected: no text and no picture",
+        f"product_id 'zzz', {unknown}",
+    ]
+
+
+def test_values_are_as_a_shopper_reads_them_in_every_text(tmp_path: Path) -> None:
+    products = (
+        "product_id,title,description,category\n"
+        'a&amp;b,AC/DC <3 &amp; more,"<p>Soft</p><p>Warm</p>",Home &gt; Mugs\n'
+    )
+    queries = "query_id,query\nq1,mug&nbsp;<b>red</b>\n"
+    qrels = "query_id,product_id,relevance\nq1,a&amp;b,1\n"
+    tables = read_tables(folder(tmp_path, products=products, queries=queries, qrels=qrels))
+    columns = ["product_id", "title", "description", "category"]
+    assert tables.products[columns].to_numpy().tolist() == [
+        ["a&amp;b", "AC/DC <3 & more", "Soft Warm", "Home > Mugs"]
+    ]
+    assert tables.queries["query"].tolist() == ["mug red"]
+    assert tables.rejects == []
+
+
+def test_missing_numbers_lists_and_whole_floats_of_parquet_are_text(tmp_path: Path) -> None:
+    pd.DataFrame(
+        {
+            "product_id": [123456789012.0, 2.0, 3.5],
+            "title": ["a", "b", "c"],
+            "category": [float("nan")] * 3,
+            "image": [["x.jpg", "y.jpg"], None, []],
+        }
+    ).to_parquet(tmp_path / "products.parquet")
+    products = read_tables(tmp_path).products
+    assert products["product_id"].tolist() == ["123456789012", "2", "3.5"]
+    assert products["category"].tolist() == ["", "", ""]
+    assert [len(paths) for paths in products["images"]] == [2, 0, 0]
+
+
+def test_a_product_keeps_all_its_pictures_in_order(tmp_path: Path) -> None:
+    listed = '"[""c.jpg"", ""../d.jpg"", ""c.jpg""]"'
+    text = f"product_id,title,image\na,x,a.jpg|b.jpg\nb,x,{listed}\nc,x,\n"
+    images = "product_id,image,position\nc,f.jpg,10\nc,e.jpg,9\na,g.jpg,\nz,h.jpg,1\n"
+    tables = read_tables(folder(tmp_path, products=text, images=images))
+    names = [[Path(path).name for path in paths] for paths in tables.products["images"]]
+    assert names == [["a.jpg", "b.jpg", "g.jpg"], ["c.jpg"], ["e.jpg", "f.jpg"]]
+    assert [Path(path).name for path in tables.products["image"]] == ["a.jpg", "c.jpg", "e.jpg"]
+    assert sorted(reasons(tables)) == [
+        ("images.csv", 5, "z", "unknown product"),
+        ("products.csv", 3, "b", "picture outside folder"),
+    ]
