@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import chain, compress, islice
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,29 +21,13 @@ from webdataset import TarWriter
 
 from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.manifest import sha256_of
-from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
-from beyond_text.tables.near import near_picture
+from beyond_text.tables.layouts import TEXT_COLUMNS
 from beyond_text.tables.pictures import PictureError, digest_of
 from beyond_text.tables.tables import Tables
 from data_prep.crossing import count_crossing
 from data_prep.reduce import Picture, picture_reader
 from data_prep.rejects import BuildError, Rejects
-
-
-class _Table(NamedTuple):
-    """How the rows of a table, products or queries, are written to shards."""
-
-    name: str
-    id: str
-    text: tuple[str, ...]
-    # The reason for rejecting a row that has neither text nor picture.
-    empty: str
-    # Whether rows without a picture are samples too.
-    stores_text: bool
-
-
-PRODUCTS = _Table("products", "product_id", TEXT_COLUMNS, "no text and no picture", True)
-QUERIES = _Table("queries", "query_id", ("query",), "empty query", False)
+from data_prep.rows import PRODUCTS, QUERIES, StoredTable, drop_judgments, has_text, usable_rows
 
 
 class _Build(NamedTuple):
@@ -112,7 +96,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     )
     grades = build.tables.grades
     queries, query_pictures = _write_query_pictures(split, queries, build)
-    qrels = _drop_judgments(qrels, query_pictures.unused, QUERIES, build)
+    qrels = drop_judgments(qrels, query_pictures.unused, QUERIES, build.rejects)
     queries_of = _queries_of_products(queries, qrels, grades, _twins(products, queries))
     written = _write_rows(
         split,
@@ -121,7 +105,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
         lambda record: _metadata(record, queries_of.get(record["product_id"], [])),
         build,
     )
-    qrels = _drop_judgments(qrels, written.unused, PRODUCTS, build)
+    qrels = drop_judgments(qrels, written.unused, PRODUCTS, build.rejects)
     tables: list[dict[str, Any]] = []
     if split != "train" and len(queries):
         further = [name for name in ("image", "product_id", "seen") if (queries[name] != "").any()]
@@ -134,7 +118,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     entry = {
         "products": len(written.records),
         "pictures": sum(count > 0 for count in written.pictures),
-        "texts": sum(_has_text(record, PRODUCTS) for record in written.records),
+        "texts": sum(has_text(record, PRODUCTS) for record in written.records),
         "queries": len(queries),
         "judged_pairs": int((qrels[grades] > 0).any(axis=1).sum()),
         "shards": written.shards,
@@ -169,7 +153,7 @@ def _write_query_pictures(
 def _write_rows(
     name: str,
     records: list[Any],
-    table: _Table,
+    table: StoredTable,
     metadata: Callable[[dict[str, Any]], bytes],
     build: _Build,
 ) -> _Written:
@@ -181,7 +165,7 @@ def _write_rows(
         # One shard at a time, to bound the memory of the finished pictures.
         paths = list(chain.from_iterable(record["images"] for record in part))
         pictures = iter(build.read_pictures(paths))
-        usable = list(_usable_rows(part, pictures, table, build))
+        usable = list(usable_rows(part, pictures, table, build.tables, build.rejects))
         build.progress.update(len(part))
         build.rejects.check()
         written.records.extend(record for record, _ in usable)
@@ -209,39 +193,6 @@ def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
         return hashlib.sha256(f"{seed}/{record['product_id']}".encode()).digest()
 
     return sorted(records, key=digest)
-
-
-def _usable_rows(
-    records: list[dict[str, Any]], pictures: Iterator[Picture], table: _Table, build: _Build
-) -> Iterator[tuple[dict[str, Any], list[bytes]]]:
-    """Yields the rows that have a text or a picture, with the pictures; lists what failed.
-
-    `pictures` are those of all rows, one after the other.
-    """
-    root = build.tables.pictures.resolve()
-    for record in records:
-        jpegs = []
-        own = islice(pictures, len(record["images"]))
-        for path, picture in zip(record["images"], own, strict=True):
-            if picture.jpeg is not None:
-                jpegs.append(picture.jpeg)
-            if picture.failure is not None:
-                reason, detail = picture.failure
-                written = path.removeprefix(f"{root}/")
-                near = near_picture(root, written) if reason == "picture missing" else ""
-                hint = f"; there is {near!r}" if near else ""
-                detail = f"image {written[:500]!r}: {detail}{hint}"
-                build.rejects.add(_reject(build.tables, table, record, reason, detail))
-        if jpegs or _has_text(record, table):
-            yield record, jpegs
-        else:
-            detail = "expected a text or a picture, got neither"
-            build.rejects.add(_reject(build.tables, table, record, table.empty, detail))
-
-
-def _has_text(record: dict[str, Any], table: _Table) -> bool:
-    """Says whether one of a row's texts is not empty."""
-    return any(record[column] for column in table.text)
 
 
 def _queries_of_products(
@@ -289,30 +240,6 @@ def _metadata(record: dict[str, Any], queries: list[dict[str, Any]]) -> bytes:
     names = ("product_id", *TEXT_COLUMNS, "group_id")
     content = {name: record[name] for name in names} | {"queries": queries}
     return json.dumps(content, ensure_ascii=False).encode()
-
-
-def _reject(
-    tables: Tables, table: _Table, record: dict[str, Any], reason: str, detail: str
-) -> Reject:
-    """Makes the reject of a row."""
-    return Reject(
-        tables.files[table.name].name, int(record["row"]), record[table.id], reason, detail
-    )
-
-
-def _drop_judgments(
-    qrels: pd.DataFrame, unused: set[str], table: _Table, build: _Build
-) -> pd.DataFrame:
-    """Returns the judgments whose product or query is used; lists the others as rejects."""
-    orphaned = qrels[table.id].isin(unused)
-    name = table.id.removesuffix("_id")
-    for record in qrels[orphaned].to_dict("records"):
-        identity = f"{record['query_id']} {record['product_id']}"
-        detail = f"expected a {name} that was not rejected"
-        build.rejects.add(
-            Reject(record["file"], int(record["row"]), identity, f"unknown {name}", detail)
-        )
-    return qrels[~orphaned]
 
 
 def _write_shard(

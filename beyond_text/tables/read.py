@@ -69,7 +69,7 @@ def read_tables(
     path = Path(path)
     check_shares(path, dev_share, test_share)
     shares = Shares(dev_share, test_share)
-    layout = _with_grades(layout, grades)
+    layout = with_grades(layout, grades)
     folder = path.parent if path.is_file() else path
     pictures = Path(pictures or folder)
     if path.is_file():
@@ -97,7 +97,7 @@ def read_tables(
     raise _no_table(path, layout)
 
 
-def _with_grades(layout: Layout, grades: Sequence[str] | None) -> Layout:
+def with_grades(layout: Layout, grades: Sequence[str] | None) -> Layout:
     """Returns the layout with other columns of grades.
 
     Raises:

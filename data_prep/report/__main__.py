@@ -1,0 +1,135 @@
+"""Writes a page about tables that a person reads before training: counts, faults, a contact sheet.
+
+    python -m data_prep.report TABLES OUT.html
+
+The page is one file that loads nothing. What it lists as rejected is what data_prep.shards rejects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from beyond_text.config.load import load_config
+from beyond_text.config.settings import ConfigError
+from beyond_text.files import write_text
+from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
+from beyond_text.tables.pictures import MAX_PIXELS
+from data_prep.adapters import ADAPTERS
+from data_prep.report.lengths import EncoderError, length_counter, measure
+from data_prep.report.page import render_page
+from data_prep.report.sheet import draw_cards
+from data_prep.report.usable import read_usable
+
+CARD_SIZE = 128
+
+
+def write_report(
+    tables: Path,
+    out: Path,
+    layout: Layout = DEFAULT_LAYOUT,
+    recipe: list[Path] | None = None,
+    encoder: str = "",
+    dev_share: float = 0.1,
+    pictures: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    max_rejected: float = 0.05,
+    sample: int = 24,
+    seed: int = 0,
+    workers: int | None = None,
+    test_share: float = 0.0,
+    grades: list[str] | None = None,
+) -> None:
+    """Writes the page about `tables` to `out`.
+
+    Args:
+        tables: what `read_tables` takes, as `layout`, `dev_share` and `pictures`.
+        out: the HTML file.
+        layout: whose files and column names the tables have.
+        recipe: recipe files, whose text_encoder.max_length and data.text_fields are taken; None
+            for the defaults.
+        encoder: folder whose tokenizer counts tokens; "" to count words.
+        dev_share: share put into dev where the tables name no splits.
+        pictures: folder in which the pictures lie; None for that of the tables.
+        max_pixels: most pixels a picture's header may announce.
+        max_rejected: share of a file's rows above which a build of shards would stop.
+        sample: products on the contact sheet.
+        seed: of their draw.
+        workers: processes that reduce pictures; None for one per core.
+        test_share: share put into test where the tables name no splits.
+        grades: columns of judgments that are grades; None for the layout's.
+
+    Raises:
+        TableError, ConfigError, EncoderError: tables, recipe or encoder cannot be read.
+        OSError: the page cannot be written.
+    """
+    if out.is_dir():
+        raise FileExistsError(f"{out}: expected a file to write, got a folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Of "." the name is empty.
+    tables = tables.resolve()
+    config = load_config(recipe or [])
+    unit, count = length_counter(encoder)
+    usable = read_usable(
+        tables,
+        layout,
+        config.data.text_fields,
+        dev_share,
+        pictures,
+        max_pixels,
+        max_rejected,
+        workers,
+        test_share,
+        grades,
+    )
+    limit = config.text_encoder.max_length
+    lengths = [
+        measured
+        for kind, frame in (("product texts", usable.products), ("queries", usable.queries))
+        if (measured := measure(kind, frame["text"].tolist(), count, limit))
+    ]
+    cards = draw_cards(usable, sample, CARD_SIZE, seed, max_pixels)
+    write_text(out, render_page(tables.name, usable, lengths, unit, cards))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the page from the command line, or prints the error and returns 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tables", type=Path, help="folder of tables, a log or pairs")
+    parser.add_argument("out", type=Path, help="HTML file to write")
+    parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
+    parser.add_argument("--recipe", type=Path, nargs="+", help="recipe files, for the length limit")
+    parser.add_argument("--encoder", default="", help="folder whose tokenizer counts tokens")
+    parser.add_argument("--dev-share", type=float, default=0.1)
+    parser.add_argument("--test-share", type=float, default=0.0)
+    parser.add_argument("--grades", help="columns of qrels, as in relevance,desirability")
+    parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
+    parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
+    parser.add_argument("--sample", type=int, default=24, help="products on the contact sheet")
+    parser.add_argument("--seed", type=int, default=0, help="of their draw")
+    parser.add_argument("--workers", type=int, help="default: one per core")
+    arguments = vars(parser.parse_args(argv))
+    if arguments["sample"] < 0:
+        parser.error(f"--sample: expected at least 0, got {arguments['sample']}")
+    if arguments["grades"] is not None:
+        arguments["grades"] = [grade.strip() for grade in arguments["grades"].split(",")]
+    name = arguments.pop("layout")
+    arguments["layout"] = ADAPTERS[name] if name else DEFAULT_LAYOUT
+    try:
+        write_report(**arguments)
+    except (TableError, ConfigError, EncoderError, OSError, BrokenProcessPool) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"written: {arguments['out']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
