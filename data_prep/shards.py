@@ -17,7 +17,7 @@ from typing import Any
 
 from beyond_text.files import atomic_folder
 from beyond_text.shards.manifest import FILE, VERSION, ShardError, read_manifest
-from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
+from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, MissingError, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.tables import Tables
@@ -184,7 +184,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         manifest = build_shards(arguments.pop("tables"), arguments.pop("out"), layout, **arguments)
     except (BuildError, TableError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        known = f"; for an export give --layout: {', '.join(sorted(ADAPTERS))}"
+        advice = known if isinstance(error, MissingError) and not name else ""
+        print(f"error: {error}{advice}", file=sys.stderr)
         return 1
     _print_counts(manifest)
     return 0

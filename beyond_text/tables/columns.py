@@ -14,7 +14,14 @@ from beyond_text.files import MALFORMED
 from beyond_text.tables.cells import LIST, picture_cell, picture_names
 from beyond_text.tables.delimited import fold
 from beyond_text.tables.formats import read_file
-from beyond_text.tables.layouts import TEXT_COLUMNS, Reject, Source, TableError, TableFile
+from beyond_text.tables.layouts import (
+    TEXT_COLUMNS,
+    MissingError,
+    Reject,
+    Source,
+    TableError,
+    TableFile,
+)
 from beyond_text.tables.templates import fields_of, fill, present
 from beyond_text.tables.text import plain_text, shown_text
 
@@ -143,12 +150,12 @@ def _merged(ours: pd.DataFrame, theirs: pd.DataFrame, source: Source) -> pd.Data
     return frame.drop(columns="position", errors="ignore").sort_values("row", kind="stable")
 
 
-def _missing(path: Path, column: str, names: Sequence[str]) -> TableError:
+def _missing(path: Path, column: str, names: Sequence[str]) -> MissingError:
     """Makes the error of a missing column; it names the nearest column that is there."""
     nearest = get_close_matches(column, names, n=1, cutoff=0.0)
     hint = f"; the nearest is '{nearest[0]}'" if nearest else ""
     got = ", ".join(name or "''" for name in names)
-    return TableError(f"{path}: expected a column '{column}', got {got}{hint}")
+    return MissingError(f"{path}: expected a column '{column}', got {got}{hint}")
 
 
 def _say_ignored(path: Path, names: Iterable[str], used: set[str]) -> None:

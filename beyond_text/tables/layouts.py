@@ -31,6 +31,10 @@ class TableError(ValueError):
     """A table cannot be read at all; the message names the file."""
 
 
+class MissingError(TableError):
+    """A file or a column that the layout names is missing."""
+
+
 class Reject(NamedTuple):
     """A row, or a row's picture, that is not used. `row` is 1-based and the header is row 1."""
 

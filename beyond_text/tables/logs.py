@@ -88,7 +88,7 @@ def click_log(
         kinds = kinds[kinds != ""].reset_index(drop=True)
     number = log["clicks"] if "clicks" in log else pd.Series(1.0, index=log.index)
     rates = "impressions" in log or bool((kinds == "impression").any())
-    log["weight"] = kinds.map(EVENT_WEIGHTS) * number
+    log["weight"] = kinds.map(EVENT_WEIGHTS).astype(float) * number
     if "impressions" in log and not {"clicks", "event"} & set(log):
         # Rows that say how often a product was shown, and of no click.
         log["weight"] = 0.0

@@ -27,6 +27,7 @@ from beyond_text.tables.layouts import (
     QUERY_COLUMNS,
     SPLIT_NAME,
     Layout,
+    MissingError,
     Reject,
     Source,
     TableError,
@@ -125,14 +126,14 @@ def _is_named(path: Path, source: Source | None) -> bool:
     return path.resolve() in [each.resolve() for each in find_tables(path.parent, source)]
 
 
-def _no_table(folder: Path, layout: Layout) -> TableError:
+def _no_table(folder: Path, layout: Layout) -> MissingError:
     """Makes the error of a folder that holds none of the layout's tables."""
     wanted = [source.names for source in (layout.products, layout.log) if source is not None]
     found = sorted(entry.name for entry in folder.iterdir())
     stems = {source.file for source in (layout.products, layout.log) if source is not None}
     near = [name for name in found if name.casefold().split(".")[0] in stems]
     advice = f"; {near[0]} is of another format: save it as CSV UTF-8" if near else ""
-    return TableError(
+    return MissingError(
         f"{folder}: expected {' or '.join([*wanted, *filter(None, [layout.pairs])])}, "
         f"got {', '.join(found[:20]) or 'nothing'}{advice}"
     )

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from beyond_text.shards.manifest import read_manifest
 from beyond_text.tables.cells import picture_names
 from beyond_text.tables.columns import read_source
 from beyond_text.tables.layouts import Reject, TableError, find_table
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.tables import Tables
+from beyond_text.tables.templates import fields_of
 from data_prep.adapters import ADAPTERS
 from data_prep.rejects import BuildError
 from data_prep.shards import build_shards, main
@@ -217,12 +224,16 @@ def test_a_folder_of_beir_names_its_splits_by_its_files(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_urls_stop_the_build_with_what_to_do_and_texts_go_on_where_asked(tmp_path: Path) -> None:
+def test_urls_stop_the_build_with_what_to_do_and_texts_go_on_where_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "products_export.csv").write_text(SHOPIFY)
     with pytest.raises(BuildError) as caught:
         build_shards(tmp_path, tmp_path / "out", ADAPTERS["shopify"], workers=1)
     advice = "3 pictures are URLs: fetch them first with `python -m data_prep.pictures TABLES OUT "
     assert f"{advice}--layout shopify`" in str(caught.value)
+    assert main([str(tmp_path), str(tmp_path / "out")]) == 1
+    assert "for an export give --layout: beir, clicks, esci" in capsys.readouterr().err
     command = [str(tmp_path), str(tmp_path / "out"), "--layout", "shopify", "--workers", "1"]
     assert main([*command, "--absent-pictures"]) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -239,3 +250,37 @@ def test_an_export_is_judged_by_a_log_of_clicks_or_by_our_tables(tmp_path: Path)
         shop(tmp_path, "shopify")
     (tmp_path / "clicks.csv").unlink()
     assert shop(tmp_path, "shopify").queries["query"].tolist() == ["cup"]
+
+
+WORD = st.sampled_from(
+    ["", "a", "1.0", "<p>x</p>", "&amp;", "\0", "http://x/a.jpg", "a|b", '["a"]', "id:1",
+     "variation", "3", "-1", "nan", "train", "1e400", '"', "\t", ",", "{x}", "null"]
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(sorted(ADAPTERS)), st.data())
+def test_fuzzed_exports_are_our_errors_or_shards(layout: str, data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder:
+        for name in ("products", "queries", "qrels", "images", "clicks"):
+            source = getattr(ADAPTERS[layout], name)
+            if source is None or (name != "products" and data.draw(st.booleans())):
+                continue
+            fields = [each for value in source.columns.values() for each in fields_of(value)]
+            fields = list(dict.fromkeys([*fields, *source.keep, *source.last]))
+            row = st.lists(WORD, min_size=len(fields), max_size=len(fields))
+            rows = data.draw(st.lists(row, max_size=3))
+            ending = ".jsonl" if ".jsonl" in source.endings else ".csv"
+            path = Path(folder) / "shop" / (source.file.replace("*", "x") + ending)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if ending == ".jsonl":
+                lines = [json.dumps(dict(zip(fields, each, strict=True))) for each in rows]
+                path.write_text("\n".join(lines))
+                continue
+            with path.open("w", newline="", encoding="utf-8") as file:
+                delimiter = data.draw(st.sampled_from(",;|\t"))
+                csv.writer(file, delimiter=delimiter).writerows([fields, *rows])
+        with suppress(TableError, BuildError):
+            out = Path(folder) / "out"
+            build_shards(Path(folder) / "shop", out, ADAPTERS[layout], max_rejected=1, workers=1)
+            assert read_manifest(out)["splits"]
