@@ -50,11 +50,12 @@ def build_shards(
     """Writes `out`: shards of every split, queries and judgments of all but train, a manifest.
 
     Where a picture cannot be used, its product or query is kept by its text, or rejected too.
+    Returns the manifest, as written to manifest.json.
 
     Args:
         tables_path: what `read_tables` takes.
         out: folder to make; replaced if it is empty or holds an earlier build.
-        layout: whose files and column names the tables have.
+        layout: whose files they are.
         picture_size: longest side of the stored pictures, in pixels.
         max_pixels: most pixels a source picture's header may announce.
         samples_per_shard: most products in one tar file.
@@ -66,28 +67,29 @@ def build_shards(
         test_share: share put into test where the tables name no splits.
         grades: columns of judgments that are grades; None for the layout's.
 
-    Returns:
-        The manifest, as written to manifest.json.
-
     Raises:
         BuildError: too much is rejected (OUT.rejects.csv then lists it), nothing is left, `out`
             holds something else, the disk is full or a worker was killed. An earlier build stays.
         TableError: the tables cannot be read.
     """
     tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
-    if samples_per_shard < 1 or picture_size < 1:
+    if min(samples_per_shard, picture_size) < 1:
         raise BuildError("samples_per_shard and picture_size must be at least 1")
     (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
     with _as_build_error(out), atomic_folder(out, _is_build) as folder:
         tables = read_tables(tables_path, layout, dev_share, pictures, test_share, grades)
-        files = tables.files.values()
-        rejects = Rejects(tables.rejects, files, max_rejected, left_rejects, layout.name)
-        rejects.check()
-        splits, crossing = write_splits(
-            tables, folder, rejects, workers, samples_per_shard, seed, picture_size, max_pixels
-        )
-        manifest = {"picture_size": picture_size, "splits": splits, "crossing": crossing}
-        return _write_manifest(folder, tables_path, tables, rejects, manifest)
+        rejects = _rejects(tables, max_rejected, left_rejects, layout)
+        limits = workers, samples_per_shard, seed, picture_size, max_pixels
+        written = write_splits(tables, folder, rejects, *limits)
+        return _write_manifest(folder, tables_path, tables, rejects, *written, picture_size)
+
+
+def _rejects(tables: Tables, max_share: float, list_path: Path, layout: Layout) -> Rejects:
+    """Begins the list of a build's rejects with those of its tables."""
+    found = tables.rejects, tables.files.values()
+    rejects = Rejects(*found, max_share, list_path, layout.name)
+    rejects.check()
+    return rejects
 
 
 @contextmanager
@@ -107,11 +109,11 @@ def _write_manifest(
     tables_path: Path,
     tables: Tables,
     rejects: Rejects,
-    written: dict[str, Any],
+    splits: dict[str, dict[str, Any]],
+    crossing: dict[str, dict[str, int]],
+    picture_size: int,
 ) -> dict[str, Any]:
     """Writes rejects.csv, then manifest.json, and returns the manifest.
-
-    `written` are its entries picture_size, splits and crossing.
 
     An empty file of pairs gives an empty train split, for there may be shops without designs.
 
@@ -120,16 +122,16 @@ def _write_manifest(
     """
     file = tables.files["products"]
     without_pairs = file.name.endswith(".jsonl") and not file.rows
-    if not without_pairs and not any(entry["products"] for entry in written["splits"].values()):
+    if not without_pairs and not any(entry["products"] for entry in splits.values()):
         raise BuildError(f"{tables_path}: no product is left to write")
     highest = tables.qrels[tables.grades].max() if len(tables.qrels) else {}
     manifest = {
         "version": VERSION,
         "source": tables_path.name,
-        "picture_size": written["picture_size"],
+        "picture_size": picture_size,
         "grades": {name: {"max": float(highest.get(name, 0.0))} for name in tables.grades},
-        "splits": written["splits"],
-        "crossing": written["crossing"],
+        "splits": splits,
+        "crossing": crossing,
         "rejects": rejects.by_reason(),
         "left_out": {file.name: file.left_out for file in rejects.files if file.left_out},
     }

@@ -74,17 +74,7 @@ def read_tables(
     folder = path.parent if path.is_file() else path
     pictures = Path(pictures or folder)
     if path.is_file():
-        if layout.pairs and path.suffix == ".jsonl":
-            return read_pair_file(path, pictures, shares)
-        if layout.log is None or _is_named(path, layout.products):
-            return _read_folder(folder, path, layout, shares, pictures)
-        if any(_is_named(path, source) for source in (layout.queries, layout.qrels)):
-            raise TableError(f"{path}: expected the folder of this table: give {folder}")
-        if path.suffix.lower() not in layout.log.endings:
-            raise TableError(
-                f"{path}: expected a folder of tables, a .csv or .parquet log or .jsonl pairs"
-            )
-        return read_title_log(path, layout.log, shares, pictures)
+        return _read_file(path, layout, shares, pictures)
     if not path.is_dir():
         raise TableError(f"{path}: no such file or folder")
     products_path = find_table(path, layout.products)
@@ -96,6 +86,21 @@ def read_tables(
     if layout.log is not None and log_path is not None:
         return read_title_log(log_path, layout.log, shares, pictures)
     raise _no_table(path, layout)
+
+
+def _read_file(path: Path, layout: Layout, shares: Shares, pictures: Path) -> Tables:
+    """Reads a file of products with what lies beside it, a file of pairs or a log."""
+    if layout.pairs and path.suffix == ".jsonl":
+        return read_pair_file(path, pictures, shares)
+    if layout.log is None or _is_named(path, layout.products):
+        return _read_folder(path.parent, path, layout, shares, pictures)
+    if any(_is_named(path, source) for source in (layout.queries, layout.qrels)):
+        raise TableError(f"{path}: expected the folder of this table: give {path.parent}")
+    if path.suffix.lower() not in layout.log.endings:
+        raise TableError(
+            f"{path}: expected a folder of tables, a .csv or .parquet log or .jsonl pairs"
+        )
+    return read_title_log(path, layout.log, shares, pictures)
 
 
 def with_grades(layout: Layout, grades: Sequence[str] | None) -> Layout:
