@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
+from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config, ConfigError, ImageEncoder, Lora, TextEncoder
 from beyond_text.models.checkpoint import load_model, save_model
 from beyond_text.models.encoders import load_encoder
@@ -26,6 +27,7 @@ from beyond_text.models.tokenizer import load_tokenizer
 from beyond_text.models.towers import ImageTower, TextTower
 from beyond_text.models.two_tower import build_model
 from beyond_text.shards.collate import tokenize
+from tests import RECIPES
 from tests.conftest import tiny_tokenizer
 from tests.tiny import BODY, LENGTH, PICTURE, SIZE, TEXT, save_tiny, some_pictures, some_tokens
 
@@ -322,13 +324,11 @@ def test_one_number_is_that_of_all_channels_and_others_are_refused(tmp_path: Pat
         picture_statistics(str(folder))
 
 
-def test_a_mean_of_null_is_a_sentence_or_the_processors_own(tmp_path: Path) -> None:
+def test_a_mean_of_null_is_refused(tmp_path: Path) -> None:
     folder = _save(PICTURES["siglip"](), tmp_path)
     path = _processor(folder, image_processor_type="SiglipImageProcessor", image_mean=None)
-    try:
-        assert picture_statistics(path) == ((0.5,) * 3, (0.5,) * 3)
-    except ConfigError as error:
-        assert "image_mean" in str(error)
+    with pytest.raises(ConfigError, match="image_mean: expected a number, .*got None"):
+        picture_statistics(path)
 
 
 def test_pixels_that_are_not_rescaled_keep_their_statistics(tmp_path: Path) -> None:
@@ -417,3 +417,23 @@ def test_an_older_folder_names_its_pooling_by_flags(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ConfigError, match=r"modules\.json: expected .*got Transformer, LSTM"):
         read_sentence_settings(str(tmp_path))
+
+
+def test_vit_and_roberta_have_the_size_of_uniecs() -> None:
+    text = hf.RobertaConfig(
+        vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1
+    )
+    with torch.device("meta"):
+        towers = hf.RobertaModel(text), hf.ViTModel(hf.ViTConfig(), add_pooling_layer=False)
+    count = sum(p.numel() for tower in towers for p in tower.parameters())
+    assert count == pytest.approx(0.2e9, rel=0.1)
+
+
+@pytest.mark.parametrize("overlay", sorted((RECIPES / "backbone").glob("*.yaml")), ids=str)
+def test_every_overlay_says_what_it_was_tried_on(overlay: Path) -> None:
+    text = overlay.read_text()
+    if "offline default" not in text:
+        for heading in ("# Licence: ", "# Picture: ", "tried only on tiny random models"):
+            assert heading in text
+    taken = load_config([RECIPES / "base.yaml", overlay])
+    assert taken.image_encoder.image_size > 0
