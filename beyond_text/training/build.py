@@ -30,7 +30,6 @@ def build(config: Config) -> tuple[TwoTower, Any]:
     settings = settings_of(config, stored)
     warn_of_small_pictures(config, settings.image_size)
     folder = read_sentence_settings(config.text_encoder.path).encoder
-    tokenizer = load_tokenizer(folder, settings.lower_case)
     model = build_model(
         settings,
         config.text_encoder.path,
@@ -38,6 +37,7 @@ def build(config: Config) -> tuple[TwoTower, Any]:
         pretrained=True,
         drop_path=config.image_encoder.drop_path,
     )
+    tokenizer = load_tokenizer(folder, settings.lower_case)
     if config.start:
         warm_start(model, config.start)
     for tower in model.towers.values():
