@@ -327,7 +327,7 @@ def test_one_number_is_that_of_all_channels_and_others_are_refused(tmp_path: Pat
 def test_a_mean_of_null_is_refused(tmp_path: Path) -> None:
     folder = _save(PICTURES["siglip"](), tmp_path)
     path = _processor(folder, image_processor_type="SiglipImageProcessor", image_mean=None)
-    with pytest.raises(ConfigError, match="image_mean: expected a number, .*got None"):
+    with pytest.raises(ConfigError, match=r"image_mean: expected a number, .*got None"):
         picture_statistics(path)
 
 
