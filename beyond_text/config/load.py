@@ -21,6 +21,7 @@ from beyond_text.config.settings import (
     Config,
     ConfigError,
     FusionName,
+    ImagePooling,
     LearningRates,
     Losses,
     LossName,
@@ -40,6 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "resume": get_args(Resume),
     "fusion": get_args(FusionName),
     "text_encoder.pooling": get_args(Pooling),
+    "image_encoder.pooling": get_args(ImagePooling),
 }
 
 # (setting, smallest, largest); bounds included, infinity not.
@@ -64,7 +66,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("average_span", 0.0, 1.0),
     ("evaluate_every", 0, float("inf")),
     ("checkpoint_every", 1, float("inf")),
-    ("text_encoder.max_length", 4, float("inf")),
+    ("text_encoder.max_length", 0, float("inf")),
     ("text_encoder.lora.rank", 0, float("inf")),
     ("text_encoder.lora.dropout", 0.0, 1.0),
     ("image_encoder.image_size", 0, 4096),

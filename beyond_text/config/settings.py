@@ -20,7 +20,8 @@ FusionName = Literal[
     "bilinear", "concat", "gated", "moe", "mutan", "block", "lmf", "uniecs", "sum", "text", "image"
 ]
 LossWeighting = Literal["fixed", "learned"]
-Pooling = Literal["auto", "mean", "cls", "pooler"]
+Pooling = Literal["auto", "mean", "cls", "pooler", "last", "max", "mean_sqrt", "weighted_mean"]
+ImagePooling = Literal["auto", "mean", "cls", "pooler"]
 TextField = Literal["title", "description", "category"]
 
 
@@ -44,8 +45,12 @@ class TextEncoder:
     """A Hugging Face text encoder by hub name or folder; `dropout` is the encoder's, not LoRA's."""
 
     path: str = "data/encoders/minilm-l6"
+    # 0 takes the longest text that a sentence-transformers folder names.
     max_length: int = 64
     pooling: str = "auto"
+    # Put before every query and every product's text; `auto` takes the prompts of the folder.
+    query_prefix: str = "auto"
+    text_prefix: str = "auto"
     dropout: bool = True
     lora: Lora = field(default_factory=Lora)
 
@@ -56,6 +61,7 @@ class ImageEncoder:
 
     path: str = "data/encoders/efficientnet-lite2"
     image_size: int = 0
+    pooling: str = "auto"
     # Stochastic depth of the deepest block while training, in encoders that have it.
     drop_path: float = 0.0
     lora: Lora = field(default_factory=Lora)

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from beyond_text.files import atomic_folder
 from beyond_text.models.settings import ModelSettings
+from beyond_text.models.tokenizer import load_tokenizer
 from beyond_text.models.towers import Tower
 from beyond_text.models.two_tower import TwoTower, build_model
 
@@ -34,7 +34,7 @@ class CheckpointError(ValueError):
     """Reports a run without a finished model, weights that do not fit, or a damaged file."""
 
 
-def save_model(model: TwoTower, tokenizer: PreTrainedTokenizerBase, run: Path) -> Path:
+def save_model(model: TwoTower, tokenizer: Any, run: Path) -> Path:
     """Writes RUN/model; an older one is replaced only when the new one is complete.
 
     Raises:
@@ -61,7 +61,11 @@ def merged_state(model: TwoTower) -> dict[str, Tensor]:
         merged = tower.merged_encoder().state_dict()
         state |= {f"{name}.encoder.{key}": value for key, value in merged.items()}
     # By the model's names: a module that has two of them stands under both.
-    state |= {k: v for k, v in model.state_dict().items() if k.split(".")[0] not in towers}
+    state |= {
+        key: value
+        for key, value in model.state_dict().items()
+        if key.split(".")[0] not in towers or key.split(".")[1] != "encoder"
+    }
     return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
 
 
@@ -80,7 +84,7 @@ def load_model(run: Path | str) -> tuple[TwoTower, Any]:
     text = str(folder / "text_encoder")
     model = build_model(settings, text, str(folder / "image_encoder"), pretrained=False)
     _load_state(model, _weights(folder), folder)
-    return model.eval(), AutoTokenizer.from_pretrained(text)
+    return model.eval(), load_tokenizer(text, settings.lower_case)
 
 
 class WarmStart(NamedTuple):

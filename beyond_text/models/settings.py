@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from beyond_text.config.settings import Config
-from beyond_text.models.encoders import encoder_picture_size, picture_statistics
+from beyond_text.config.settings import Config, ConfigError
+from beyond_text.models.pictures import encoder_picture_size, picture_statistics
+from beyond_text.models.sentence import SentenceSettings, read_sentence_settings
+from beyond_text.models.tokenizer import reads_lower_case
+
+# The value of a prefix that stands for the encoder's own.
+AUTO = "auto"
 
 DEFAULT_TEMPERATURE = 0.05
 
@@ -29,6 +35,13 @@ class ModelSettings:
     loss: str
     temperature: float
     temperature_min: float
+    # Put before every query and before every product's text.
+    query_prefix: str = ""
+    text_prefix: str = ""
+    lower_case: bool = False
+    # Layers after the pooling of texts, as sentence-transformers' folders have them.
+    text_head: list[dict[str, Any]] = field(default_factory=list)
+    image_pooling: str = "auto"
 
 
 def settings_of(config: Config, picture_size: int) -> ModelSettings:
@@ -37,17 +50,21 @@ def settings_of(config: Config, picture_size: int) -> ModelSettings:
     `picture_size` is the longest side, in pixels, that the shards' pictures were reduced to.
 
     Raises:
-        ConfigError: `image_encoder.image_size` is 0, and the encoder names no size either.
+        ConfigError: a size or length is 0, and the encoder names none either; what the encoder
+            says of itself is not supported.
     """
-    image = config.image_encoder
+    image, text = config.image_encoder, config.text_encoder
+    own = read_sentence_settings(text.path)
+    # A head was trained on its folder's pooling.
+    as_made = text.pooling in ("auto", own.pooling)
     mean, std = picture_statistics(image.path)
     return ModelSettings(
         dim=config.dim,
         fusion=config.fusion,
         fusion_rank=config.fusion_rank,
         share_text_encoder=config.share_text_encoder,
-        pooling=config.text_encoder.pooling,
-        max_length=config.text_encoder.max_length,
+        pooling=own.pooling if as_made else text.pooling,
+        max_length=text.max_length or _own_length(own),
         image_size=image.image_size or encoder_picture_size(image.path),
         picture_size=picture_size,
         mean=list(mean),
@@ -56,4 +73,18 @@ def settings_of(config: Config, picture_size: int) -> ModelSettings:
         loss=config.loss,
         temperature=DEFAULT_TEMPERATURE if config.temperature is None else config.temperature,
         temperature_min=config.temperature_min,
+        query_prefix=own.query_prefix if text.query_prefix == AUTO else text.query_prefix,
+        text_prefix=own.text_prefix if text.text_prefix == AUTO else text.text_prefix,
+        lower_case=own.lower_case or reads_lower_case(own.encoder),
+        text_head=own.head if as_made else [],
+        image_pooling=image.pooling,
     )
+
+
+def _own_length(own: SentenceSettings) -> int:
+    """Returns the longest text, in tokens, that the encoder's folder names."""
+    if not own.max_length:
+        raise ConfigError(
+            f"text_encoder.max_length=0: {own.encoder} names no max_seq_length; set a length"
+        )
+    return own.max_length

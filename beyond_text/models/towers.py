@@ -1,13 +1,15 @@
 """Wraps a Hugging Face encoder as a tower: it returns the pooled vector or all tokens of an input.
 
-Any class that AutoModel loads will do: BERT-like encoders, both halves of CLIP, SigLIP and SigLIP2,
-DINOv2, ViT, and timm's through TimmWrapper. A two-headed model keeps only the half that is used.
-LoRA is added by peft and merged on export, so a finished model holds no adapters.
+Any class that AutoModel loads will do: BERT-like encoders, decoders such as Qwen3, both halves of
+CLIP, SigLIP and SigLIP2, DINOv2, DINOv3, ViT, Swin, ConvNeXt, and timm's through TimmWrapper. A
+two-headed model keeps only the half that is used. LoRA is added by peft and merged on export, so a
+finished model holds no adapters.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -23,10 +25,14 @@ from beyond_text.models.attention import fast_attention
 from beyond_text.models.cpu.depthwise import FastDepthwise
 from beyond_text.models.cpu.dropout import FastDropout
 from beyond_text.models.cpu.packed import PackedAttention, Packing
+from beyond_text.models.lora import with_adapters
+from beyond_text.models.pooling import first_on_the_left, pool
 
 # Encoders that take positions: a text's first one is 0, or the one after that of padding.
 POSITIONS_FROM_ZERO = ("bert",)
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
+# What image encoders name the token that stands for the whole picture.
+CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
 class Tower(nn.Module):
@@ -40,6 +46,8 @@ class Tower(nn.Module):
     compiled = False
     # Returns the outputs of a frozen tower: from a cache if it has them, else computed.
     cached: Callable[[Tower, Sequence[Tensor]], Tensor] | None = None
+    # Whether the model reads the tokens of this tower, and not its pooled vector.
+    gives_tokens = False
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -52,24 +60,21 @@ class Tower(nn.Module):
         """Adds adapters to the encoder and freezes its own weights; rank 0 changes nothing.
 
         Raises:
-            ConfigError: the encoder has no layer of the wanted names, or no linear one.
+            ConfigError: the encoder has no layer of a wanted name, or no linear one, whose adapter
+                would get a gradient.
         """
-        if lora.rank == 0:
-            return
-        settings = peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=lora.dropout,
-            target_modules=lora.targets or "all-linear",
-        )
-        try:
-            self.encoder = peft.get_peft_model(self.encoder, settings)  # type: ignore[arg-type]
-        except ValueError as error:
-            targets = ", ".join(lora.targets) or "any linear layer"
-            raise ConfigError(
-                f"lora.targets: {self.settings.name_or_path} has no layer to adapt, expected "
-                f"{targets}; set lora.rank to 0 to train the encoder itself"
-            ) from error
+        if lora.rank > 0:
+            name = str(self.settings.name_or_path)
+            self.encoder = with_adapters(self, self.encoder, lora, self._probe, name)
+
+    def _probe(self) -> Tensor:
+        """Returns what the model reads of this tower, for a small input."""
+        inputs = self.probe_inputs(next(self.encoder.parameters()).device)
+        return self.tokens(*inputs)[0] if self.gives_tokens else self(*inputs)  # type: ignore
+
+    def probe_inputs(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Returns an input that the encoder takes."""
+        raise NotImplementedError
 
     def compile_encoder(self) -> None:
         """Compiles the encoder in place, so that its weights keep their names."""
@@ -93,20 +98,28 @@ class Tower(nn.Module):
 
 
 class TextTower(Tower):
-    """Encodes texts; `pooling` is the model's text features, mean, first token or pooler.
+    """Encodes texts; `pooling` is the model's text features, its pooler, or one of `POOLINGS`.
 
     `auto` takes the model's text features where it has them (CLIP, SigLIP), else the mean over
-    real tokens. `buckets` splits a batch by length, so that short texts are not padded to the
-    longest. On a CPU, texts are packed (`cpu/packed.py`) where the encoder allows it. Both change
-    the speed only.
+    real tokens. `head` maps what is pooled. Texts may be padded on either side. `buckets` splits a
+    batch by length, so that short texts are not padded to the longest. On a CPU, texts are packed
+    (`cpu/packed.py`) where the encoder allows it. Both change the speed only.
     """
 
     used = "text_model"
     dynamic = True
     unused = ("vision_model", "visual_projection")
 
-    def __init__(self, encoder: nn.Module, pooling: str = "auto", buckets: int = 4) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        pooling: str = "auto",
+        buckets: int = 4,
+        head: nn.Sequential | None = None,
+    ) -> None:
         super().__init__(encoder)
+        self.head = head if head is not None else nn.Sequential()
+        self.packing_fails = False
         self.pooling = pooling
         self.buckets = buckets
 
@@ -123,22 +136,37 @@ class TextTower(Tower):
             and settings._attn_implementation == "sdpa"
             and not getattr(settings, "is_decoder", False)
             and self.pooling != "pooler"
+            and not self.packing_fails
         )
 
     def _packed(self, ids: Tensor, mask: Tensor) -> Any:
-        """Runs the encoder without padding; its output is zero at the padding."""
+        """Runs the encoder without padding; its output is zero at the padding.
+
+        Returns None where not every layer attended by the packed attention, so that texts have
+        read each other.
+        """
         packing = Packing(mask, self.buckets)
         positions = packing.positions
         if self.settings.model_type in POSITIONS_AFTER_PADDING:
             positions = positions + self.settings.pad_token_id + 1
-        with FastDropout(), PackedAttention(packing):
+        with FastDropout(), PackedAttention(packing) as attention:
             output = self.encoder(input_ids=packing.pack(ids), position_ids=positions)
+        if attention.calls != self.settings.num_hidden_layers:
+            return None
         output.last_hidden_state = packing.unpack(output.last_hidden_state)
         return output
 
     def _output(self, ids: Tensor, mask: Tensor) -> Any:
         if self._packs(ids):
-            return self._packed(ids, mask)
+            output = self._packed(ids, mask)
+            if output is not None:
+                return output
+            self.packing_fails = True
+            warnings.warn(
+                f"{self.settings.name_or_path}: does not attend by PyTorch's "
+                "scaled_dot_product_attention in every layer; its texts are padded, not packed",
+                stacklevel=2,
+            )
         # SigLIP was trained without a mask: it attends to padding.
         attention_mask = None if self.fixed_length else mask
         run = getattr(self.encoder, "get_text_features", self.encoder)
@@ -149,17 +177,15 @@ class TextTower(Tower):
         output = self._output(ids, mask)
         has_features = self.pooling == "auto" and hasattr(self.encoder, "get_text_features")
         if has_features or self.pooling == "pooler":
-            return output.pooler_output
-        tokens = output.last_hidden_state
-        if self.pooling == "cls":
-            return tokens[:, 0]
-        weight = mask.unsqueeze(-1).to(tokens.dtype)
-        return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+            return self.head(_pooler_output(output, self.settings))
+        name = "mean" if self.pooling == "auto" else self.pooling
+        return self.head(pool(name, output.last_hidden_state, mask))
 
     def forward(
         self, input_ids: Int[Tensor, "texts length"], attention_mask: Int[Tensor, "texts length"]
     ) -> Float[Tensor, "texts features"]:
         """Returns pooled vectors [texts, features]."""
+        input_ids, attention_mask = self._aligned(input_ids, attention_mask)
         length = attention_mask.sum(dim=1)
         one_bucket = self.buckets == 1 or len(length) < 8 * self.buckets
         if one_bucket or self.fixed_length or self._packs(input_ids):
@@ -176,11 +202,21 @@ class TextTower(Tower):
     ) -> tuple[Float[Tensor, "texts length features"], Bool[Tensor, "texts length"]]:
         """Returns the last hidden states [texts, length, features], and which tokens are real.
 
-        SigLIP's padding counts as real, as it did in its training.
+        SigLIP's padding counts as real, as it did in its training. The tokens of a text that was
+        padded on the left are moved to the first columns.
         """
+        input_ids, attention_mask = self._aligned(input_ids, attention_mask)
         hidden = self._output(input_ids, attention_mask).last_hidden_state
         real = torch.ones_like(attention_mask) if self.fixed_length else attention_mask
         return hidden, real.bool()
+
+    def _aligned(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return (ids, mask) if self.fixed_length else first_on_the_left(ids, mask)
+
+    def probe_inputs(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Returns two short texts."""
+        ids = torch.ones(2, 4, dtype=torch.long, device=device)
+        return ids, ids
 
     @property
     def fixed_length(self) -> bool:
@@ -194,6 +230,9 @@ class TextTower(Tower):
 class ImageTower(Tower):
     """Encodes uint8 pictures, which it scales and normalises itself, on the device.
 
+    `pooling` is `pooler`, `cls` or `mean` (of the patches); `auto` is the model's own image feature
+    or pooler, else the first token where that is a class token, else the mean.
+
     Raises:
         ConfigError: the encoder is a NaFlex SigLIP2, which takes patches of many shapes.
     """
@@ -204,8 +243,18 @@ class ImageTower(Tower):
     used = "vision_model"
     unused = ("text_model", "text_projection")
 
-    def __init__(self, encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    # Pixels a side of the pictures that the encoder is run on, where known.
+    size = 0
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        pooling: str = "auto",
+    ) -> None:
         super().__init__(encoder)
+        self.pooling = pooling
         if self.settings.model_type.startswith("siglip2"):
             raise ConfigError(
                 f"image_encoder.path: {self.settings.name_or_path} is a NaFlex SigLIP2; expected "
@@ -232,9 +281,37 @@ class ImageTower(Tower):
     ) -> Float[Tensor, "pictures features"]:
         """Returns pooled vectors [pictures, features]."""
         output = self._output(image)
-        if output.pooler_output is not None:
-            return output.pooler_output.flatten(1)
-        return output.last_hidden_state[:, 0]
+        has_pooler = getattr(output, "pooler_output", None) is not None
+        if self.pooling == "pooler" or (self.pooling == "auto" and has_pooler):
+            return _pooler_output(output, self.settings).flatten(1)
+        tokens = self._as_sequence(output.last_hidden_state)
+        first = self._first_patch
+        if self.pooling == "cls" or (self.pooling == "auto" and first):
+            if not first:
+                raise ConfigError(
+                    f"image_encoder.pooling=cls: {self.settings.name_or_path} has no class token"
+                )
+            return tokens[:, 0]
+        return tokens[:, first:].mean(dim=1)
+
+    @property
+    def _first_patch(self) -> int:
+        """The index of the first token that is a patch: class token and registers stand before."""
+        wrapped = getattr(self.encoder, "timm_model", None)
+        if wrapped is not None:
+            return int(getattr(wrapped, "num_prefix_tokens", 0) or 0)
+        names = {name.split(".")[-1] for name, _ in self.encoder.named_parameters()}
+        if names.isdisjoint(CLASS_TOKENS):
+            return 0
+        return 1 + int(getattr(self.settings, "num_register_tokens", 0) or 0)
+
+    def probe_inputs(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Returns a grey picture."""
+        settings = getattr(self.settings, "vision_config", self.settings)
+        timm_settings = getattr(self.settings, "pretrained_cfg", None) or {}
+        size = self.size or getattr(settings, "image_size", None)
+        size = size or timm_settings.get("input_size", (64,))[-1]
+        return (torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=device),)
 
     def tokens(
         self, image: UInt8[Tensor, "pictures 3 height width"]
@@ -243,10 +320,24 @@ class ImageTower(Tower):
 
         A convolutional network's feature map becomes one token per position, row by row.
         """
-        hidden = self._output(image).last_hidden_state
+        hidden = self._as_sequence(self._output(image).last_hidden_state)
+        return hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+
+    def _as_sequence(self, hidden: Tensor) -> Tensor:
+        """Returns tokens [pictures, tokens, features], also of a feature map."""
         if hidden.ndim == 4:
             # Some of timm's models, Swin among them, put the channels last.
             layout = getattr(getattr(self.encoder, "timm_model", None), "output_fmt", "NCHW")
             hidden = hidden if layout == "NHWC" else hidden.permute(0, 2, 3, 1)
             hidden = hidden.flatten(1, 2)
-        return hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        return hidden
+
+
+def _pooler_output(output: Any, settings: PretrainedConfig) -> Tensor:
+    """Returns what the encoder's own pooler gives; refuses an encoder without one."""
+    pooled = getattr(output, "pooler_output", None)
+    if pooled is None:
+        raise ConfigError(
+            f"pooling=pooler: {settings.name_or_path} has no pooler; expected mean, cls or auto"
+        )
+    return pooled

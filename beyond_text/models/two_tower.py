@@ -25,6 +25,7 @@ from beyond_text.config.views import PAIRS, PRODUCT, QUERY, Side, View
 from beyond_text.models.chunks import in_chunks
 from beyond_text.models.encoders import load_encoder
 from beyond_text.models.fusion import FUSIONS, UniecsFusion
+from beyond_text.models.sentence import build_head, load_head, read_sentence_settings
 from beyond_text.models.settings import ModelSettings
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.towers import ImageTower, TextTower, Tower
@@ -38,9 +39,23 @@ def build_model(
 
     `drop_path` is the rate of the image encoder's stochastic depth in training.
     """
-    query = None if settings.share_text_encoder else load_encoder(text, pretrained)
-    encoders = load_encoder(text, pretrained), load_encoder(image, pretrained, drop_path)
-    return TwoTower(settings, *encoders, query)
+    own = read_sentence_settings(text) if pretrained else None
+    folder = own.encoder if own else text
+    query = (
+        None
+        if settings.share_text_encoder
+        else load_encoder(folder, pretrained, unused=TextTower.unused)
+    )
+    encoders = (
+        load_encoder(folder, pretrained, unused=TextTower.unused),
+        load_encoder(image, pretrained, drop_path, ImageTower.unused),
+    )
+    model = TwoTower(settings, *encoders, query)
+    if pretrained:
+        for tower in model.towers.values():
+            if isinstance(tower, TextTower):
+                load_head(tower.head, text)
+    return model
 
 
 class TwoTower(nn.Module):
@@ -61,9 +76,11 @@ class TwoTower(nn.Module):
         self.settings = settings
         # Rows whose activations training holds at a time; 0 holds those of all rows.
         self.chunk_size = 0
-        self.text_tower = TextTower(text, settings.pooling)
-        self.image_tower = ImageTower(image, tuple(settings.mean), tuple(settings.std))
-        self.own_query_tower = TextTower(query, settings.pooling) if query is not None else None
+        self.text_tower = _text_tower(text, settings)
+        statistics = tuple(settings.mean), tuple(settings.std)
+        self.image_tower = ImageTower(image, *statistics, settings.image_pooling)
+        self.image_tower.size = settings.image_size
+        self.own_query_tower = _text_tower(query, settings) if query is not None else None
         text_width, image_width = self._widths()
         fusion = FUSIONS[settings.fusion]
         self.query_projection = _projection(text_width, settings.dim)
@@ -75,6 +92,8 @@ class TwoTower(nn.Module):
         # How much a picture counts in a fusion of vectors, beside a text's 1: its logarithm.
         self.image_log_weight = nn.Parameter(torch.zeros(()))
         self.fusion = fusion(settings.dim, settings.fusion_rank)
+        for tower in self.towers.values():
+            tower.gives_tokens = fusion.tokens
         self.temperatures = nn.ModuleDict(
             {name: Temperature(settings.temperature, settings.temperature_min) for name in PAIRS}
         )
@@ -298,6 +317,10 @@ class TwoTower(nn.Module):
         return vectors
 
 
+def _text_tower(encoder: nn.Module, settings: ModelSettings) -> TextTower:
+    return TextTower(encoder, settings.pooling, head=build_head(settings.text_head))
+
+
 def _projection(width: int, dim: int) -> nn.Linear:
     """Returns a map that starts as the identity, or as an orthogonal one for another width."""
     layer = nn.Linear(width, dim, bias=False)
@@ -312,6 +335,8 @@ def _width(tower: TextTower | ImageTower, tokens: bool, setting: str, *inputs: T
     """Returns the width of a tower's vector or tokens; refuses inputs that it cannot take."""
     try:
         return (tower.tokens(*inputs)[0] if tokens else tower(*inputs)).shape[-1]
+    except ConfigError:
+        raise
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{setting}: not for {tower.settings.name_or_path}: {error}") from error
 

@@ -132,7 +132,12 @@ def collate_for(model: TwoTower, tokenizer: Any) -> Collate:
     """Returns the collation for a model outside training, where nothing is random."""
     settings = model.settings
     return Collate(
-        tokenizer, settings.max_length, model.text_tower.fixed_length, settings.image_size
+        tokenizer,
+        settings.max_length,
+        model.text_tower.fixed_length,
+        settings.image_size,
+        text_prefix=settings.text_prefix,
+        query_prefix=settings.query_prefix,
     )
 
 

@@ -68,7 +68,10 @@ def _query_keys(queries: Sequence[tuple[Judgment | None, int]]) -> QueryKeys:
 
 
 class Collate:
-    """Turns a list of samples into a Batch; with `augment_seed`, pictures are augmented."""
+    """Turns a list of samples into a Batch; with `augment_seed`, pictures are augmented.
+
+    The prefixes are put before texts of products and of queries, as the text encoder wants them.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,11 @@ class Collate:
         picture_size: int,
         augment_seed: int | None = None,
         smallest_crop: float = 1.0,
+        text_prefix: str = "",
+        query_prefix: str = "",
     ) -> None:
+        self.text_prefix = text_prefix
+        self.query_prefix = query_prefix
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.fixed_length = fixed_length
@@ -121,16 +128,18 @@ class Collate:
             stacked = torch.stack([p.permute(1, 2, 0) for p in pictures]).permute(0, 3, 1, 2)
         return stacked, image_row, query_row
 
-    def _tokens(self, texts: Sequence[str]) -> tuple[Tokens, Tensor]:
+    def _tokens(self, texts: Sequence[str], prefix: str) -> tuple[Tokens, Tensor]:
         distinct, row = _distinct(texts)
+        distinct = [prefix + text for text in distinct]
         return tokenize(self.tokenizer, distinct, self.max_length, self.fixed_length), row
 
     def __call__(self, entries: Sequence[Sample | str]) -> Batch:
         """Makes a batch with a row per entry: a sample, or a line that says why there is none."""
         skipped = [entry for entry in entries if isinstance(entry, str)]
         samples = [EMPTY_SAMPLE if isinstance(entry, str) else entry for entry in entries]
-        text, text_row = self._tokens([sample.text for sample in samples])
-        query, query_row = self._tokens([s.query.query if s.query else "" for s in samples])
+        text, text_row = self._tokens([sample.text for sample in samples], self.text_prefix)
+        queries = [s.query.query if s.query else "" for s in samples]
+        query, query_row = self._tokens(queries, self.query_prefix)
         image, image_row, query_image_row = self._pictures(samples)
         judged = [
             (judgment, sample.source, row)

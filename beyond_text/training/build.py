@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
-from transformers import AutoTokenizer
 
 from beyond_text.config.settings import Config
 from beyond_text.models.checkpoint import WarmStart, warm_start
+from beyond_text.models.sentence import read_sentence_settings
 from beyond_text.models.settings import settings_of
+from beyond_text.models.tokenizer import load_tokenizer
 from beyond_text.models.towers import ImageTower
 from beyond_text.models.two_tower import TwoTower, build_model
 from beyond_text.shards.manifest import read_manifest
@@ -26,13 +28,17 @@ def build(config: Config) -> tuple[TwoTower, Any]:
     """
     pl.seed_everything(config.seed, verbose=False)
     stored = read_manifest(Path(config.data.dev))["picture_size"]
+    settings = settings_of(config, stored)
+    warn_of_small_pictures(config, settings.image_size)
+    folder = read_sentence_settings(config.text_encoder.path).encoder
     model = build_model(
-        settings_of(config, stored),
+        settings,
         config.text_encoder.path,
         config.image_encoder.path,
         pretrained=True,
         drop_path=config.image_encoder.drop_path,
     )
+    tokenizer = load_tokenizer(folder, settings.lower_case)
     if config.start:
         _say_untaken(config, warm_start(model, config.start))
         if config.temperature is not None:
@@ -42,7 +48,20 @@ def build(config: Config) -> tuple[TwoTower, Any]:
         tower.add_lora(config.image_encoder.lora if is_image else config.text_encoder.lora)
         if config.compile:
             tower.compile_encoder()
-    return model, AutoTokenizer.from_pretrained(config.text_encoder.path)
+    return model, tokenizer
+
+
+def warn_of_small_pictures(config: Config, size: int) -> None:
+    """Warns of every source whose shards hold smaller pictures than the encoder takes."""
+    sources = {f"data.sources.{n}": s.path for n, s in config.data.sources.items() if s.weight}
+    for name, path in {"data.dev": config.data.dev, **sources}.items():
+        stored = read_manifest(Path(path))["picture_size"]
+        if stored < size:
+            rank_zero_warn(
+                f"{name}: the pictures of {path} have at most {stored} pixels a side and are "
+                f"enlarged to the {size} of {config.image_encoder.path}; pack the shards with "
+                "larger pictures, or set image_encoder.image_size"
+            )
 
 
 def _say_untaken(config: Config, untaken: WarmStart) -> None:

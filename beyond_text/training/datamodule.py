@@ -45,6 +45,8 @@ class ShardData(pl.LightningDataModule):
             settings.image_size,
             config.seed if config.data.augment else None,
             config.data.smallest_crop,
+            settings.text_prefix,
+            settings.query_prefix,
         )
         self.sources = supplies_of(config)
         self.roles = {

@@ -97,8 +97,10 @@ class EmbeddingCache(pl.Callback):
             with_pictures = "image_tower" in frozen and not augmented
             picture = data.collate.picture_size if with_pictures else None
             common = precision_of(config.precision), split.checksums
-            as_text = *common, settings.pooling, settings.max_length, split.text_fields
-            as_picture = *common, settings.mean, settings.std, picture
+            read = settings.pooling, settings.text_prefix, settings.query_prefix
+            as_text = *common, *read, settings.lower_case, settings.max_length, split.text_fields
+            statistics = settings.mean, settings.std
+            as_picture = *common, *statistics, settings.image_pooling, picture
             files = {}
             for name in frozen:
                 read_as = as_picture if name == "image_tower" else as_text

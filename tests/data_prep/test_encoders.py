@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from beyond_text.models.encoders import encoder_picture_size, load_encoder, picture_statistics
+from beyond_text.models.encoders import load_encoder
+from beyond_text.models.pictures import encoder_picture_size, picture_statistics
 from beyond_text.models.towers import ImageTower, TextTower
 from data_prep.encoders import ENCODERS, prepare
 

@@ -19,10 +19,11 @@ from torch.profiler import profile
 
 from beyond_text.config.settings import ConfigError, Lora
 from beyond_text.models.attention import fast_attention
-from beyond_text.models.encoders import (
+from beyond_text.models.encoders import load_encoder
+from beyond_text.models.pictures import (
+    HALF,
     IMAGENET,
     encoder_picture_size,
-    load_encoder,
     picture_statistics,
 )
 from beyond_text.models.towers import ImageTower, TextTower
@@ -428,7 +429,10 @@ def test_picture_statistics_are_those_the_encoder_was_trained_with(
     (path / "preprocessor_config.json").write_text(json.dumps({**processor, "do_normalize": False}))
     assert picture_statistics(str(path)) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert picture_statistics(str(folder / "timm_vit")) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
-    assert picture_statistics(str(folder / "vit")) == IMAGENET
+    with pytest.warns(UserWarning, match=r"vit: no image processor .* usual for vit, mean \[0\.5"):
+        assert picture_statistics(str(folder / "vit")) == HALF
+    with pytest.warns(UserWarning, match=r"dinov2: no image processor"):
+        assert picture_statistics(str(folder / "dinov2")) == IMAGENET
 
 
 def test_the_picture_size_is_the_encoders_own(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.evaluation.ladder import with_batches
 from beyond_text.models.settings import settings_of
-from beyond_text.shards.batch import SampleIndex
+from beyond_text.shards.batch import Judgment, Sample, SampleIndex
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import Products
 from beyond_text.shards.sources import expected_batches, supplies_of
 from beyond_text.shards.split import Split
 from beyond_text.train import train
+from beyond_text.training.build import warn_of_small_pictures
 from beyond_text.training.datamodule import ShardData
 from beyond_text.training.trainer import make_trainer
 from data_prep.shards import build_shards
@@ -208,3 +210,32 @@ def test_products_of_a_category_stand_together_in_a_batch(
     for names in batches:
         kinds = [kind[name] for name in names]
         assert kinds[::2] == kinds[1::2]
+
+
+def test_a_source_of_smaller_pictures_than_the_encoder_takes_is_named(
+    tiny_overrides: list[str],
+) -> None:
+    config = load_config([], [*tiny_overrides, "image_encoder.image_size=64"])
+    with pytest.warns(
+        UserWarning, match="have at most 40 pixels a side and are enlarged to the 64"
+    ):
+        warn_of_small_pictures(config, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_small_pictures(config, 40)
+
+
+def test_prefixes_stand_before_texts_and_queries(
+    sources: dict[str, Path], tiny_text_encoder: Path, tiny_image_encoder: Path
+) -> None:
+    encoders = f"text_encoder.path={tiny_text_encoder}", f"image_encoder.path={tiny_image_encoder}"
+    prefixes = "text_encoder.query_prefix='red '", "text_encoder.text_prefix='home '"
+    config = settings(sources, "shop", "losses.query_text=1", *encoders, *prefixes)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_text_encoder)
+    collate = ShardData(config, settings_of(config, 40), tokenizer, False).collate
+    judgment = Judgment("1", "rug", "", 1.0)
+    batch = collate([Sample("1", "rug", None, [judgment], judgment)])
+    for tokens, prefix in ((batch.query, "red"), (batch.text, "home")):
+        assert tokens.input_ids[0, 1:-1].tolist() == tokenizer.convert_tokens_to_ids(
+            [prefix, "rug"]
+        )

@@ -8,8 +8,7 @@ and masked. The encoder must take each token's position as an input, and attend 
 
 from __future__ import annotations
 
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -98,7 +97,17 @@ def _attend(
 
 
 class PackedAttention(Replaced):
-    """Replaces attention by one that keeps texts of a packed row apart, while it is entered."""
+    """Replaces attention by one that keeps texts of a packed row apart, while it is entered.
+
+    `calls` counts how often it attended: fewer times than the encoder has layers means that some
+    layer attended otherwise, across texts.
+    """
 
     def __init__(self, packing: Packing) -> None:
-        super().__init__({functional.scaled_dot_product_attention: partial(_attend, packing)})
+        super().__init__({functional.scaled_dot_product_attention: self._attend})
+        self.packing = packing
+        self.calls = 0
+
+    def _attend(self, *args: Any, **settings: Any) -> Tensor:
+        self.calls += 1
+        return _attend(self.packing, *args, **settings)
