@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from beyond_text.config.views import View
 from beyond_text.files import write_json
+from beyond_text.terminal import print_table
 
 
 def read_history(run: Path) -> dict[str, dict[View, Any]]:
@@ -29,19 +28,26 @@ def print_history(run: Path) -> None:
 
     The product view is the one that is served; text and image show what it is made of.
     """
-    table = Table(title=f"{run}: dev nDCG@10 (recall@10)", title_justify="left")
     history = read_history(run)
-    table.add_column("product vector")
-    table.add_column("queries")
-    for name in history:
-        table.add_column(name, justify="right")
+    sections = []
     for view in next(iter(history.values())):
+        rows = []
         for kind in list(history.values())[-1].get(view, {}):
             blocks = [stage.get(view, {}).get(kind, {}) for stage in history.values()]
             cells = [
                 f"{block['ndcg@10']:.3f} ({block['recall@10']:.3f})" if "ndcg@10" in block else "-"
                 for block in blocks
             ]
-            table.add_row({"product": "fused"}.get(view, view), kind, *cells)
-        table.add_section()
-    Console(width=max(100, Console().width)).print(table)
+            rows.append([{"product": "fused"}.get(view, view), kind, *cells])
+        sections.append(rows)
+    headings = ["product vector", "queries", *history]
+    pool = next((n for block in _blocks(history) if (n := block.get("products"))), None)
+    among = f", {pool:,} products searched" if pool else ""
+    print_table(f"{run}: dev nDCG@10 (recall@10){among}", headings, sections, list(history))
+
+
+def _blocks(history: dict[str, dict[View, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields the block over all queries of each view, the last stage first."""
+    for stage in reversed(history.values()):
+        for kinds in stage.values():
+            yield kinds.get("all", {})

@@ -16,6 +16,7 @@ from beyond_text.shards.batch import Sample
 from beyond_text.shards.split import Split, product_text
 from beyond_text.tables.pictures import PictureError, decode_pixels, read_picture, reduce_picture
 from beyond_text.tables.splits import is_in_share
+from beyond_text.terminal import plain
 
 Modality = Literal["text", "image"]
 MODALITIES: tuple[Modality, ...] = ("text", "image")
@@ -116,5 +117,5 @@ def file_picture(path: str, stored_size: int, picture_size: int) -> Tensor | Non
         return decode_pixels(data, reduce_to=picture_size)
     except PictureError as error:
         # The shard builder counts such pictures; here the metrics show what they cost.
-        print(f"{path}: not used: {error}")
+        print(plain(f"{path}: not used: {error}"))
         return None
