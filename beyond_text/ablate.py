@@ -66,7 +66,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     # fmt: off
-    add("--fusion", nargs="+", default=[], metavar="NAME", help=f"some of: {', '.join(FUSION_NAMES)}")
+    add("--fusion", nargs="+", default=[], metavar="NAME",
+        help=f"some of: {', '.join(FUSION_NAMES)}")
     add("--curriculum", nargs="?", type=Path, const=CURRICULUM, metavar="FILE",
         help=f"chains from the untouched encoders; default: {CURRICULUM.name}")
     add("--ladder", type=Path, metavar="FILE", help="chains from START's weights")

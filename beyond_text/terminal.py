@@ -1,7 +1,7 @@
-"""Prints what users typed and shops wrote as it is, and turns an error into one line.
+r"""Prints what users typed and shops wrote as it is, and turns an error into one line.
 
 Nothing that is printed here is markup, whatever brackets or colons stand in it, and a character
-that a terminal would obey rather than show is shown as its code, such as `\\x1b`.
+that a terminal would obey rather than show is shown as its code, such as `\x1b`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ def print_table(
 
     table = Table(title=Text(plain(title)), title_justify="left")
     for heading in headings:
-        table.add_column(
-            Text(plain(heading)), justify="right" if heading in numbers else "left"
-        )
+        table.add_column(Text(plain(heading)), justify="right" if heading in numbers else "left")
     for rows in sections:
         for cells in rows:
             table.add_row(*(Text(plain(cell)) for cell in cells))
@@ -115,7 +113,6 @@ def _is_setting(word: str) -> bool:
     key, equals, _ = word.partition("=")
     named = all(part.isidentifier() for part in key.replace("-", "_").split("."))
     return bool(equals) and named and not os.path.isfile(word)
-
 
 
 def _show_any_character() -> None:

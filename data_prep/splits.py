@@ -23,8 +23,9 @@ from beyond_text.shards.manifest import sha256_of
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
 from beyond_text.tables.pictures import PictureError, digest_of
 from beyond_text.tables.read import Tables
+from beyond_text.tables.rejects import Rejects
 from data_prep.reduce import Picture, picture_reader
-from data_prep.rejects import BuildError, Rejects
+from data_prep.rejects import BuildError
 
 
 class _Table(NamedTuple):

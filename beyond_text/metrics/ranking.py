@@ -19,9 +19,9 @@ import ir_measures
 import numpy as np
 import pandas as pd
 from ir_measures import RR, Measure, R, nDCG
-from jaxtyping import Float
 
 from beyond_text.metrics.exact import exact_values
+from beyond_text.metrics.found import Ranking as Ranking
 from beyond_text.tables.layouts import HIGHEST_GRADE
 
 # For every query trec_eval keeps an array that is as long as the largest gain.
@@ -34,14 +34,6 @@ MEASURES: dict[str, Measure] = {
     "recall@100": R(rel=1) @ 100,
     "mrr": RR(rel=1),
 }
-
-
-class Ranking(NamedTuple):
-    """The products found for each query, best first; scores are float32."""
-
-    query_ids: list[str]
-    product_ids: list[list[str]]
-    scores: Float[np.ndarray, "queries k"]
 
 
 class Evaluation(NamedTuple):

@@ -29,10 +29,9 @@ def write_trec(
 ) -> None:
     """Writes run.trec, qrels.trec (relevance), qrels.NAME.trec (further grades), queries.csv.
 
-    The formats are trec_eval's, except that grades which are fractions are written as they are; most
-    tools, trec_eval among them, take whole ones alone. It splits at white space, so white space and % are
-    percent-encoded in ids. Without `queries`, queries.csv holds every judged query, with the kind
-    "query".
+    The formats are trec_eval's, which splits at white space, so white space and % are
+    percent-encoded in ids. Grades that are fractions are written as they are; trec_eval takes whole
+    ones alone. Without `queries`, queries.csv holds every judged query, with the kind "query".
 
     Raises:
         ValueError: an id is empty, or what `retrieval_metrics` refuses.

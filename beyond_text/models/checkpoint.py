@@ -20,13 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from beyond_text.config.names import MODEL as MODEL
+from beyond_text.config.names import WEIGHTS as WEIGHTS
 from beyond_text.files import atomic_folder
 from beyond_text.models.settings import ModelSettings
 from beyond_text.models.towers import Tower
 from beyond_text.models.two_tower import TwoTower, build_model
-
-MODEL = "model"
-WEIGHTS = "model.safetensors"
 
 
 class CheckpointError(ValueError):

@@ -117,6 +117,12 @@ class Shards:
             self._index[shard] = samples
         return self._index[shard]
 
+    def place(self, sample: int, extension: str) -> tuple[str, Member] | None:
+        """Returns the file of a sample's member and its place there, or None where it has none."""
+        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        member = self._members(shard)[sample - int(self._starts[shard])].get(extension)
+        return None if member is None else (self.entries[shard]["file"], member)
+
     def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
         """Reads the bytes of a sample's members that exist, by extension.
 

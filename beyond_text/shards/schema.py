@@ -62,6 +62,8 @@ class Manifest(Versioned):
     """manifest.json."""
 
     picture_size: Positive
+    # Whether each product has a split of its own; if not, it is in those of the queries it answers.
+    products_have_split: NotRequired[bool]
     grades: dict[str, Grade]
     splits: dict[str, SplitEntry]
 

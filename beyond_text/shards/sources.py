@@ -111,9 +111,7 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
             _say(f"source {name} sits this stage out: {supply}")
             continue
         part = f", for {' and '.join(supply.losses)}" if len(supply.losses) < len(stage) else ""
-        _say(
-            f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}"
-        )
+        _say(f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}")
         usable[name] = supply
     fed = {loss for supply in usable.values() for loss in supply.losses}
     if starved := [loss for loss in stage if loss not in fed]:

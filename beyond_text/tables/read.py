@@ -40,6 +40,8 @@ class Tables(NamedTuple):
         grades: names of the grade columns, "relevance" first.
         rejects: what was left aside, and why.
         files: by table name ("products", "queries", "qrels") the file it came from.
+        products_have_split: whether each product has a split of its own; if not, products are in
+            the splits of the queries that they answer, and unjudged ones in train.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Tables(NamedTuple):
     grades: list[str]
     rejects: list[Reject]
     files: dict[str, TableFile]
+    products_have_split: bool = True
 
 
 def read_tables(
@@ -141,8 +144,9 @@ def _read_folder(
     grades = [str(name) for name in qrels.columns.drop(["row", "query_id", "product_id"])]
     row_filter = RowFilter(files["qrels"].name, rejects, "query_id", "product_id")
     qrels = check_judgments(row_filter.grades(qrels, grades), products, queries, row_filter)
+    own = "split" in products
     products, queries, qrels = _split(products, queries, qrels, dev_share, row_filter)
-    return Tables(folder, products, queries, qrels, grades, rejects, files)
+    return Tables(folder, products, queries, qrels, grades, rejects, files, own)
 
 
 def _split(
@@ -214,6 +218,7 @@ def _read_log(folder: Path, path: Path, source: Source, dev_share: float) -> Tab
         ["relevance"],
         rejects,
         dict.fromkeys(("products", "queries", "qrels"), file),
+        products_have_split=False,
     )
 
 

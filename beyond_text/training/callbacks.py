@@ -14,6 +14,7 @@ from beyond_text.config.settings import Config
 from beyond_text.config.views import View
 from beyond_text.metrics.history import save_history
 from beyond_text.metrics.ranking import Ranking, retrieval_metrics
+from beyond_text.metrics.results import with_pool
 from beyond_text.models.cpu.memory import give_back_freed_memory
 from beyond_text.models.precision import uses_bf16
 from beyond_text.models.settings import ModelSettings
@@ -105,7 +106,11 @@ class Retrieval(pl.Callback):
         encoder = Encoder(module.model, self.tokenizer, self.bf16, workers)
         rankings = rank(encoder, self.catalogue, self.query_set, self.views)
         metrics = {
-            view: retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels)
+            view: with_pool(
+                retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels),
+                len(self.catalogue.product_ids),
+                self.catalogue.pool,
+            )
             for view, ranking in rankings.items()
         }
         return metrics, rankings
@@ -132,6 +137,7 @@ class Retrieval(pl.Callback):
                         if measure in block:
                             tag = f"dev_{measure}/{view}/{kind}"
                             board.add_scalar(tag, block[measure], trainer.global_step)
+            board.add_text("dev pool", self.catalogue.in_words, trainer.global_step)
             picture = panel_of(self.catalogue, self.query_set, rankings["product"])
             board.add_image("dev queries", picture, trainer.global_step, dataformats="HWC")
         return metrics, rankings
