@@ -10,7 +10,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Controls, formats (which turn the direction of writing), halves of characters, line separators.
@@ -18,6 +18,13 @@ OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 # Of the formats, those that scripts and emoji need to be read.
 JOINERS = "\u200c\u200d"
 TABLE_WIDTH = 100
+# Errors of the input and of the machine.
+EXPECTED: tuple[type[BaseException], ...] = (
+    ValueError,
+    OSError,
+    MemoryError,
+    ModuleNotFoundError,
+)
 
 
 def plain(text: object) -> str:
@@ -70,7 +77,7 @@ def errors_in_one_line(*further: type[BaseException]) -> Iterator[None]:
     _show_any_character()
     try:
         yield
-    except (ValueError, OSError, MemoryError, ModuleNotFoundError, *further) as error:
+    except EXPECTED + further as error:
         sys.exit(f"error: {one_line(error)}")
 
 
@@ -102,7 +109,7 @@ def check_writable(path: Path) -> None:
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits words of a command line into paths and `key=value` settings.
 
-    A word is a setting where a name stands before its first `=`, and it is no existing file. So
+    A word is a setting where a name stands before its first `=`, and it is no existing path. So
     `a=b/stage1.yaml` is a path where it exists, and `run=runs/x` is a setting.
     """
     paths = [word for word in words if not _is_setting(word)]
@@ -112,11 +119,12 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _is_setting(word: str) -> bool:
     key, equals, _ = word.partition("=")
     named = all(part.isidentifier() for part in key.replace("-", "_").split("."))
-    return bool(equals) and named and not os.path.isfile(word)
+    return bool(equals) and named and not (key.startswith("-") or os.path.exists(word))
 
 
 def _show_any_character() -> None:
     """Lets a terminal of any encoding show every text: what it lacks is shown as its code."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        # A stream that was replaced, or cannot be changed any more, shows what it can.
+        with suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
