@@ -55,9 +55,11 @@ def test_an_error_of_the_input_is_one_line(error: BaseException) -> None:
 
 def test_the_last_line_of_a_workers_traceback_is_the_error() -> None:
     text = "Caught\nTraceback (most recent call last):\n  File x\nShardError: x.tar: damaged"
-    with pytest.raises(SystemExit, match=r"^error: ShardError: x\.tar: damaged$"):
-        with errors_in_one_line():
-            raise ValueError(text)
+    with (
+        pytest.raises(SystemExit, match=r"^error: ShardError: x\.tar: damaged$"),
+        errors_in_one_line(),
+    ):
+        raise ValueError(text)
 
 
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from beyond_text.models.checkpoint import load_model
 from beyond_text.retrieval.panel import AMBER, GREEN, GREY, panel_of
 from beyond_text.retrieval.read_split import read_split
 from beyond_text.train import train
-from beyond_text.training.averaging import Averaging, averaged
 from beyond_text.training import trainer as trainers
+from beyond_text.training.averaging import Averaging, averaged
 from beyond_text.training.callbacks import Retrieval
 from data_prep.shards import build_shards
 
