@@ -33,7 +33,7 @@ from beyond_text.models.checkpoint import CheckpointError
 from beyond_text.models.settings import settings_of
 from beyond_text.shards.batch import Batch, SampleIndex
 from beyond_text.shards.sampler import BatchSampler
-from beyond_text.train import train
+from beyond_text.train import train as run_training
 from beyond_text.training import trainer as trainers
 from beyond_text.training.checkpoints import Origin, read_origin, write_checkpoint
 from beyond_text.training.datamodule import ShardData
@@ -109,7 +109,7 @@ def train(settings: Sequence[str], run: Path, watcher: Watcher) -> dict[str, Any
         patch.setattr(
             trainers, "make_trainer", lambda config, others: made(config, [*others, watcher])
         )
-        return train(load_config([], [*settings, f"run={run}"]))
+        return run_training(load_config([], [*settings, f"run={run}"]))
 
 
 def batches(seen: Path) -> list[tuple[int, Any]]:
