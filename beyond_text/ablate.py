@@ -18,26 +18,17 @@ reused: a run of other settings, or one begun from other weights, is an error.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from beyond_text.config.settings import Config
-from beyond_text.evaluation.ladder import (
-    CURRICULUM,
-    STAGE3,
-    Ladder,
-    check_chains,
-    check_untrained_fusion,
-    fusion_rows,
-    plan,
-    read_rows,
-)
-from beyond_text.evaluation.report import summarise, write_report
-from beyond_text.metrics.ranking import MEASURES
-from beyond_text.metrics.results import METRICS
-from beyond_text.models.fusion import FUSIONS
+from beyond_text.config.names import CURRICULUM, FUSION_NAMES, MEASURE_NAMES, STAGE3
+from beyond_text.terminal import check_writable, errors_in_one_line, split_settings
+
+if TYPE_CHECKING:
+    from beyond_text.config.settings import Config
+    from beyond_text.evaluation.ladder import Ladder
 
 
 def run_chains(chains: Sequence[Sequence[Config]]) -> None:
@@ -48,7 +39,7 @@ def run_chains(chains: Sequence[Sequence[Config]]) -> None:
     """
     for number, chain in enumerate(chains, start=1):
         for position, config in enumerate(chain, start=1):
-            finished = (Path(config.run) / METRICS).exists()
+            finished = (Path(config.run) / "metrics.json").exists()
             stage = f"stage {position} of {len(chain)}, {config.total_steps} steps"
             action = "reused" if finished else "training"
             print(f"[{number}/{len(chains)}] {config.run}, {stage}: {action}", flush=True)
@@ -75,7 +66,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     # fmt: off
-    add("--fusion", nargs="+", default=[], metavar="NAME", help=f"some of: {', '.join(FUSIONS)}")
+    add("--fusion", nargs="+", default=[], metavar="NAME",
+        help=f"some of: {', '.join(FUSION_NAMES)}")
     add("--curriculum", nargs="?", type=Path, const=CURRICULUM, metavar="FILE",
         help=f"chains from the untouched encoders; default: {CURRICULUM.name}")
     add("--ladder", type=Path, metavar="FILE", help="chains from START's weights")
@@ -84,15 +76,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--start", type=Path, default=Path("runs/stage2"),
         help="run folder: settings, and weights but for --curriculum")
     add("--out", type=Path, default=Path("runs/ablation"), help="results folder")
-    add("--measure", choices=MEASURES, default="ndcg@10")
+    add("--measure", choices=MEASURE_NAMES, default="ndcg@10")
     add("--recipe", nargs="+", type=Path, default=[STAGE3], metavar="FILE",
         help="the stage that --fusion trains; default: stage3.yaml")
     # fmt: on
     add("overrides", nargs="*", metavar="key=value", help="settings of every stage")
     # Taken out first: the options that take several words would swallow them.
-    words = list(sys.argv[1:] if argv is None else argv)
-    overrides = [word for word in words if re.match(r"\w[\w.]*=", word)]
-    arguments = parser.parse_args([word for word in words if word not in overrides])
+    others, overrides = split_settings(list(sys.argv[1:] if argv is None else argv))
+    arguments = parser.parse_args(others)
     if arguments.overrides:
         parser.error(f"expected key=value, got {arguments.overrides[0]!r}")
     arguments.overrides = overrides
@@ -119,6 +110,13 @@ def ladders_of(arguments: argparse.Namespace) -> list[Ladder]:
     Raises:
         ValueError: an unknown fusion, a start that has trained its fusion, or a file without rows.
     """
+    from beyond_text.evaluation.ladder import (
+        Ladder,
+        check_untrained_fusion,
+        fusion_rows,
+        read_rows,
+    )
+
     ladders = []
     if arguments.fusion:
         rows = fusion_rows(arguments.fusion, arguments.recipe)
@@ -137,14 +135,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; mistakes in it are reported before anything is trained."""
     arguments = parse(argv)
     settings, out = arguments.start / "config.yaml", arguments.out
-    try:
+    with errors_in_one_line(RuntimeError):
+        if not settings.is_file():
+            raise FileNotFoundError(f"{settings}: no such file: --start is no run folder")
+        check_writable(out)
+        from beyond_text.evaluation.ladder import check_chains, plan
+        from beyond_text.evaluation.report import summarise, write_report
+
         cells = plan(ladders_of(arguments), settings, arguments.overrides, out)
         chains = list(cells.values())
         check_chains(chains)
         run_chains(chains)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"ablate: {error}") from error
-    print(write_report(summarise(list(cells), arguments.measure), out))
+        print(write_report(summarise(list(cells), arguments.measure), out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The command that measures a finished run: `python -m beyond_text.evaluate RUN --tables TABLES`.
 
-It needs only the run folder and a folder of tables or shards. It searches all products of the split
-exactly and writes metrics.json, run.trec and qrels.trec. With one run or several,
+It needs only the run folder and a folder of tables or shards. It searches all products of its
+pool exactly and writes metrics.json, run.trec and qrels.trec. With one run or several,
 
     python -m beyond_text.evaluate RUN [RUN ...] --tables TABLES --out OUT --scenarios [PAIRS.jsonl]
     python -m beyond_text.evaluate RUN [RUN ...] --tables TABLES --out OUT --missing
@@ -13,54 +13,68 @@ queries of TABLES or for pairs of its products; `missing` removes shares of pict
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
+from beyond_text.config.names import MEASURE_NAMES, POOLS, Pool, check_finished
 from beyond_text.config.views import View
-from beyond_text.evaluation.compare import compare
-from beyond_text.metrics.ranking import retrieval_metrics
-from beyond_text.metrics.results import Metrics, write_results
-from beyond_text.retrieval.ranking import rank
-from beyond_text.retrieval.run import load_run, split_for
-from beyond_text.tables.layouts import TableError
+from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
 
-SHOWN = ("ndcg@1", "ndcg@10", "recall@10", "recall@100", "mrr")
+if TYPE_CHECKING:
+    from beyond_text.metrics.results import Metrics
+
+# What imports torch is imported in the functions, so that --help and a mistake cost no wait.
 PRODUCT_VIEWS: tuple[View, ...] = ("product", "text", "image")
 
 
-def show(title: str, rows: dict[str, Metrics], measures: tuple[str, ...] = SHOWN) -> None:
+def show(title: str, rows: dict[str, Metrics], measures: tuple[str, ...] = MEASURE_NAMES) -> None:
     """Prints a table with a row for each name and kind of query, and a column for each measure."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "queries", "number"):
-        table.add_column(heading)
-    for measure in measures:
-        table.add_column(measure, justify="right")
+    headings = ("", "queries", "number", "products searched", *measures)
+    sections = []
     for name, metrics in rows.items():
+        section = []
         for kind, block in metrics.items():
             if "queries" in block:
+                pool = f"{block['products']:,} ({block['pool']})" if "products" in block else "-"
                 values = [f"{block[m]:.3f}" if m in block else "-" for m in measures]
-                table.add_row(name, kind, str(block["queries"]), *values)
-        table.add_section()
-    Console(width=max(100, Console().width)).print(table)
+                section.append([name, kind, block["queries"], pool, *values])
+        sections.append(section)
+    print_table(title, headings, sections, measures)
 
 
-def evaluate(run: Path, tables: Path, split: str, out: Path, view: View = "product") -> Metrics:
-    """Ranks a split's products for its queries with a run's model; writes and returns metrics.
+def evaluate(
+    run: Path,
+    tables: Path,
+    split: str,
+    out: Path,
+    view: View = "product",
+    pool: Pool | None = None,
+) -> Metrics:
+    """Ranks products for a split's queries with a run's model; writes and returns metrics.
+
+    The products are those of the `pool`; the default is that of `read_split`.
 
     Raises:
         CheckpointError: no finished model in `run`.
         TableError, ShardError: no such tables, split or view.
+        RejectError: too many rows of the tables cannot be used.
     """
+    from beyond_text.metrics.ranking import retrieval_metrics
+    from beyond_text.metrics.results import with_pool, write_results
+    from beyond_text.retrieval.ranking import rank
+    from beyond_text.retrieval.run import load_run, split_for
+
     encoder = load_run(run)
-    catalogue, query_set = split_for(encoder.model, tables, split)
+    catalogue, query_set = split_for(encoder.model, tables, split, pool)
     rankings = rank(encoder, catalogue, query_set, (view,))
     if view not in rankings:
-        raise TableError(f"{tables}: no product of split {split!r} has the view {view!r}")
-    metrics = retrieval_metrics(rankings[view], query_set.queries, query_set.qrels)
+        raise ValueError(f"{tables}: no product of split {split!r} has the view {view!r}")
+    metrics = with_pool(
+        retrieval_metrics(rankings[view], query_set.queries, query_set.qrels),
+        len(catalogue.product_ids),
+        catalogue.pool,
+    )
     write_results(out, metrics, rankings[view], query_set.queries, query_set.qrels)
     return metrics
 
@@ -72,6 +86,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished run folder")
     parser.add_argument("--tables", type=Path, required=True, help="folder of tables or shards")
     parser.add_argument("--split", default="dev")
+    parser.add_argument(
+        "--pool",
+        choices=POOLS,
+        help="search all products of the split, or those of every split (default: split; all where "
+        "products have no split of their own)",
+    )
     parser.add_argument("--out", type=Path, help="default, of one run: RUN/eval-SPLIT")
     parser.add_argument(
         "--view",
@@ -108,17 +128,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     run, tables, split = arguments.runs[0], arguments.tables, arguments.split
     out = arguments.out or run / f"eval-{split}"
-    try:
+    with errors_in_one_line(RuntimeError):
+        for each in arguments.runs:
+            check_finished(each)
+        if not tables.exists():
+            raise FileNotFoundError(f"{tables}: no such file or folder")
+        check_writable(out)
         if arguments.comparison:
+            from beyond_text.evaluation.compare import compare
+
             pairs = Path(arguments.scenarios) if arguments.scenarios else None
-            compare(arguments.comparison, arguments.runs, tables, split, out, pairs)
+            given = (arguments.runs, tables, split, out, pairs, arguments.pool)
+            compare(arguments.comparison, *given)
             print((out / f"{arguments.comparison}.md").read_text(encoding="utf-8"))
         else:
-            metrics = evaluate(run, tables, split, out, arguments.view)
+            metrics = evaluate(run, tables, split, out, arguments.view, arguments.pool)
             show(f"{run} on {tables} ({split})", {"": metrics})
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    print(f"written to {out}")
+        print(plain(f"written to {out}"))
 
 
 if __name__ == "__main__":

@@ -12,26 +12,18 @@ bit on a CPU.
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beyond_text.config.load import load_config
-from beyond_text.config.settings import Config
 from beyond_text.files import errors_name
-from beyond_text.metrics.history import print_history
-from beyond_text.models.cpu.memory import keep_freed_memory
-from beyond_text.models.precision import uses_bf16
-from beyond_text.retrieval.encode import Encoder
-from beyond_text.training.alignment import align_pictures
-from beyond_text.training.build import build
-from beyond_text.training.callbacks import Retrieval, Throughput
-from beyond_text.training.datamodule import ShardData
-from beyond_text.training.finish import finish
-from beyond_text.training.inputs import write_inputs
-from beyond_text.training.module import ContrastiveModule, TrainingError
-from beyond_text.training.resume import begin_or_resume, check_processes, finished_metrics
-from beyond_text.training.trainer import explain_killed_workers, make_trainer
+from beyond_text.terminal import check_writable, errors_in_one_line, split_settings
+
+if TYPE_CHECKING:
+    from beyond_text.config.settings import Config
+
+# What imports torch is imported in the functions, so that --help and a mistake cost no wait.
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -48,11 +40,26 @@ def train(config: Config) -> dict[str, Any]:
         OSError: the disk is full; names the file, or else the run.
     """
     with errors_name(Path(config.run)):
+        from beyond_text.training.resume import finished_metrics
+
         metrics = finished_metrics(config)
         return _train(config) if metrics is None else metrics
 
 
 def _train(config: Config) -> dict[str, Any]:
+    from beyond_text.models.cpu.memory import keep_freed_memory
+    from beyond_text.models.precision import uses_bf16
+    from beyond_text.retrieval.encode import Encoder
+    from beyond_text.training.alignment import align_pictures
+    from beyond_text.training.build import build
+    from beyond_text.training.callbacks import Retrieval, Throughput
+    from beyond_text.training.datamodule import ShardData
+    from beyond_text.training.finish import finish
+    from beyond_text.training.inputs import write_inputs
+    from beyond_text.training.module import ContrastiveModule, TrainingError
+    from beyond_text.training.resume import begin_or_resume, check_processes
+    from beyond_text.training.trainer import explain_killed_workers, make_trainer
+
     checkpoint = begin_or_resume(config)
     keep_freed_memory()
     model, tokenizer = build(config)
@@ -79,20 +86,20 @@ def _train(config: Config) -> dict[str, Any]:
         return finish(trainer, module, retrieval, seconds) if trainer.is_global_zero else {}
 
 
-def main() -> None:
-    """Parses the command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m beyond_text.train", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("recipe", nargs="+", help="recipe files, then key=value overrides")
-    words = parser.parse_args().recipe
-    files = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
-    try:
+    files, overrides = split_settings(parser.parse_args(argv).recipe)
+    # A stopped training is a RuntimeError.
+    with errors_in_one_line(RuntimeError):
         config = load_config(files, overrides)
+        check_writable(Path(config.run))
         if train(config):
+            from beyond_text.metrics.history import print_history
+
             print_history(Path(config.run))
-    except (ValueError, OSError, TrainingError) as error:
-        # The error of a loader's worker comes with its traceback, whose last line is the error.
-        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, Reject, TableError
 from beyond_text.tables.pictures import MAX_BYTES
 from beyond_text.tables.read import with_grades
+from beyond_text.tables.rejects import RejectError, Rejects
 from data_prep.adapters import ADAPTERS
 from data_prep.fetch.content import EXTENSIONS
 from data_prep.fetch.fetcher import FetchSettings, fetch_all, file_stem
@@ -37,7 +38,7 @@ from data_prep.fetch.status import (
     read_outcomes,
     write_outcomes,
 )
-from data_prep.rejects import BuildError, Rejects
+from data_prep.rejects import BuildError
 
 STATUS = "pictures.csv"
 
@@ -291,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     tables, out = arguments.pop("tables"), arguments.pop("out")
     try:
         fetched = fetch_pictures(tables, out, layout, settings, **arguments)
-    except (BuildError, TableError, OSError) as error:
+    except (BuildError, RejectError, TableError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
 from beyond_text.tables.near import near_picture
+from beyond_text.tables.rejects import Rejects
 from beyond_text.tables.tables import Tables
 from data_prep.reduce import Picture
-from data_prep.rejects import Rejects
 
 
 class StoredTable(NamedTuple):

@@ -20,9 +20,10 @@ from beyond_text.shards.manifest import FILE, VERSION, ShardError, read_manifest
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, MissingError, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.read import read_tables
+from beyond_text.tables.rejects import MAX_REJECTED, RejectError, Rejects
 from beyond_text.tables.tables import Tables
 from data_prep.adapters import ADAPTERS
-from data_prep.rejects import BuildError, Rejects
+from data_prep.rejects import BuildError
 from data_prep.splits import write_splits
 
 # Words for faults of the machine rather than of the tables.
@@ -39,7 +40,7 @@ def build_shards(
     picture_size: int = 256,
     max_pixels: int = MAX_PIXELS,
     samples_per_shard: int = 1000,
-    max_rejected: float = 0.05,
+    max_rejected: float = MAX_REJECTED,
     workers: int | None = None,
     dev_share: float = 0.1,
     seed: int = 0,
@@ -97,7 +98,7 @@ def _as_build_error(out: Path) -> Iterator[None]:
     """Turns faults of the machine, and an `out` that is no build, into a BuildError."""
     try:
         yield
-    except FileExistsError as error:
+    except (FileExistsError, RejectError) as error:
         raise BuildError(str(error)) from error
     except tuple(FAULTS) as error:
         reason = next(words for fault, words in FAULTS.items() if isinstance(error, fault))
@@ -129,6 +130,7 @@ def _write_manifest(
         "version": VERSION,
         "source": tables_path.name,
         "picture_size": picture_size,
+        "products_have_split": tables.products_have_split,
         "grades": {name: {"max": float(highest.get(name, 0.0))} for name in tables.grades},
         "splits": splits,
         "crossing": crossing,
@@ -161,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--picture-size", type=int, default=256, help="longest side, in pixels")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--samples-per-shard", type=int, default=1000)
-    parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
+    parser.add_argument(
+        "--max-rejected", type=float, default=MAX_REJECTED, help="share of a file's rows"
+    )
     parser.add_argument("--workers", type=int, help="default: one per core")
     parser.add_argument("--dev-share", type=float, default=0.1)
     parser.add_argument("--test-share", type=float, default=0.0)

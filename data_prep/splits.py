@@ -23,10 +23,11 @@ from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.manifest import sha256_of
 from beyond_text.tables.layouts import TEXT_COLUMNS
 from beyond_text.tables.pictures import PictureError, digest_of
+from beyond_text.tables.rejects import Rejects
 from beyond_text.tables.tables import Tables
 from data_prep.crossing import count_crossing
 from data_prep.reduce import Picture, picture_reader
-from data_prep.rejects import BuildError, Rejects
+from data_prep.rejects import BuildError
 from data_prep.rows import PRODUCTS, QUERIES, StoredTable, drop_judgments, has_text, usable_rows
 
 

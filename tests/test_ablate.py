@@ -47,9 +47,9 @@ def test_a_ladder_is_trained_once_and_reported(
     assert models == {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     assert pd.read_csv(out / "table.csv").equals(table)
 
-    with pytest.raises(SystemExit, match="ablate: unknown fusion 'gate': expected some of bilin"):
+    with pytest.raises(SystemExit, match="error: unknown fusion 'gate': expected some of bilin"):
         main([*words.replace("concat", "gate").split(), "steps=2"])
-    with pytest.raises(SystemExit, match=r"ablate: .*no encoder there"):
+    with pytest.raises(SystemExit, match=r"error: .*no encoder there"):
         main([*words.replace(str(out), f"{out}2").split(), "text_encoder.path=/nowhere"])
 
 
@@ -93,5 +93,5 @@ def test_chains_are_trained_from_the_encoders_share_stages_and_go_on_where_they_
     assert (
         pd.read_csv(out / "table.csv").drop(columns="minutes").equals(table.drop(columns="minutes"))
     )
-    with pytest.raises(SystemExit, match=r"ablate: .*1-align was trained with other settings: dim"):
+    with pytest.raises(SystemExit, match=r"error: .*1-align was trained with other settings: dim"):
         main([*argv, "dim=8"])

@@ -21,7 +21,9 @@ from beyond_text.shards.archive import index_shard
 from beyond_text.shards.collate import tokenize
 from beyond_text.shards.manifest import ShardError
 from beyond_text.tables.layouts import TableError
+from beyond_text.tables.rejects import RejectError
 from beyond_text.train import train
+from data_prep.shards import build_shards
 from tests.hostile import sign
 
 pytestmark = pytest.mark.slow
@@ -166,9 +168,53 @@ def test_tables_whose_pictures_lie_elsewhere_are_not_measured_by_text_alone(
     pictures = sorted((tmp_path / "shop" / "images").glob("dev.*"))
     pictures[0].unlink()
     assert len(read_split(tmp_path / "shop", "dev", ["title"], 32)[0].product_ids) == 24
-    pictures[1].unlink()
-    with pytest.raises(TableError, match=r"shop: 2 of 22 pictures are missing, .* share of 0\.05"):
+    # A page that was saved under the name of a picture is none either.
+    pictures[1].write_text("<html>404</html>")
+    assert len(read_split(tmp_path / "shop", "dev", ["title"], 32)[0].product_ids) == 24
+    pictures[2].unlink()
+    with pytest.raises(RejectError, match=r"products.csv: 3 of 48 rows rejected.* 2 picture missi"):
         read_split(tmp_path / "shop", "dev", ["title"], 32)
+
+
+def test_judgments_that_are_lost_stop_a_measurement_as_they_stop_a_build(
+    tiny_tables: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_tables, tmp_path / "shop")
+    qrels = pd.read_csv(tmp_path / "shop" / "qrels.csv", dtype=str)
+    qrels["product_id"] = qrels["product_id"] + ".0"
+    qrels.to_csv(tmp_path / "shop" / "qrels.csv", index=False)
+    with pytest.raises(RejectError, match=r"qrels.csv: 144 of 144 rows .*144 unknown product"):
+        read_split(tmp_path / "shop", "dev", ["title"], 32)
+
+
+def test_the_pool_is_the_split_or_the_whole_catalogue_and_is_said(
+    run: Path, tiny_tables: Path, tmp_path: Path
+) -> None:
+    of_split = evaluate(run, tiny_tables, "dev", tmp_path / "split")["all"]
+    whole = evaluate(run, tiny_tables, "dev", tmp_path / "all", pool="all")["all"]
+    assert (of_split["products"], of_split["pool"]) == (24, "split")
+    assert (whole["products"], whole["pool"]) == (48, "all")
+    assert whole["ndcg@10"] < of_split["ndcg@10"]
+
+
+def test_products_without_a_split_are_all_in_the_pool_of_tables_and_of_shards(
+    tiny_tables: Path, tmp_path: Path
+) -> None:
+    shop = Path(shutil.copytree(tiny_tables, tmp_path / "shop"))
+    products = pd.read_csv(shop / "products.csv", dtype=str, keep_default_na=False)
+    products = products.drop(columns="split")
+    unjudged = pd.DataFrame({"product_id": [f"new.{n}" for n in range(9)], "title": "vase"})
+    pd.concat([products, unjudged]).fillna("").to_csv(shop / "products.csv", index=False)
+    build_shards(shop, tmp_path / "shards", picture_size=40, workers=1)
+    for folder in (shop, tmp_path / "shards"):
+        catalogue, query_set = read_split(folder, "dev", ["title"], 32)
+        assert catalogue.pool == "all"
+        assert len(catalogue.product_ids) == len(set(catalogue.product_ids)) == 57
+        assert len(query_set.queries) == 12
+        ids = [catalogue.products[number].product_id for number in range(57)]
+        assert ids == catalogue.product_ids
+        judged, _ = read_split(folder, "dev", ["title"], 32, pool="split")
+        assert len(judged.product_ids) == 24
 
 
 def test_a_damaged_picture_stops_a_measurement_and_is_named(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -124,11 +125,23 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _is_text(key: str) -> bool:
+    """Says whether a setting is a text, such as a path, which is taken as it is written."""
+    if re.fullmatch(r"data\.sources\.[^.]+\.path", key):
+        return True
+    return key in KNOWN and isinstance(attrgetter(key)(Config()), str)
+
+
 def _parse(override: str) -> DictConfig:
     """Parses a `key=value` override."""
     key, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"{override}: expected key=value")
+    if _is_text(key):
+        # A folder may be called `shop: first try`, which YAML would take for something else.
+        layer = OmegaConf.create({})
+        OmegaConf.update(layer, key, value, force_add=True)
+        return layer
     try:
         # An empty value is the empty string, as a shell means it, and not null.
         return OmegaConf.from_dotlist([f"{key}={value or repr('')}"])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from beyond_text.config.names import Pool
 from beyond_text.evaluation import missing, scenarios
 from beyond_text.files import write_json, write_text
 from beyond_text.retrieval.catalogue import Catalogue
@@ -46,7 +47,13 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 
 def compare(
-    name: str, runs: Sequence[Path], tables: Path, split: str, out: Path, pairs: Path | None = None
+    name: str,
+    runs: Sequence[Path],
+    tables: Path,
+    split: str,
+    out: Path,
+    pairs: Path | None = None,
+    pool: Pool | None = None,
 ) -> dict[str, Any]:
     """Measures runs by one of `COMPARISONS`; writes and returns the scores of each, by its label.
 
@@ -60,12 +67,12 @@ def compare(
     results = {}
     for label, run in zip(names_of(runs), runs, strict=True):
         encoder = load_run(run)
-        catalogue, query_set = split_for(encoder.model, tables, split)
+        catalogue, query_set = split_for(encoder.model, tables, split, pool)
         if pairs is not None:
             query_set = with_triggers(catalogue, pairs)
         results[label] = comparison.measure(encoder, catalogue, query_set)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / f"{name}.md", comparison.markdown(results))
+    write_text(out / f"{name}.md", f"{comparison.markdown(results)}\n{catalogue.in_words}.\n")
     comparison.chart(results).savefig(out / f"{name}.png", dpi=150)
     write_json(out / f"{name}.json", results)
     return results

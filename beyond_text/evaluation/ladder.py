@@ -26,9 +26,6 @@ from beyond_text.models.fusion import FUSIONS
 from beyond_text.shards.sources import expected_batches
 from beyond_text.training.inputs import check_inputs
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-STAGE3 = RECIPES / "stage3.yaml"
-CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
 # Settings that the plan decides, so that neither a row nor an override may set them.
 SET_BY_PLAN = {"start", "run", "seed"}
 # The word in a stage's text that sets `Stage.merged`.

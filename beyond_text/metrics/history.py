@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from beyond_text.config.views import View
 from beyond_text.files import write_json
+from beyond_text.terminal import print_table
 
 
 def read_history(run: Path) -> dict[str, dict[View, Any]]:
@@ -30,16 +29,11 @@ def print_history(run: Path) -> None:
     That is the best of all views at step 0. The product view is the one that is served; text and
     image show what it is made of.
     """
-    table = Table(title=f"{run}: dev nDCG@10 (recall@10)", title_justify="left")
     history = read_history(run)
-    table.add_column("product vector")
-    table.add_column("queries")
     before = history.get("step 0", {})
-    if before:
-        table.add_column("best before", justify="right")
-    for name in history:
-        table.add_column(name, justify="right")
+    sections = []
     for view in next(iter(history.values())):
+        rows = []
         for kind in list(history.values())[-1].get(view, {}):
             blocks = [stage.get(view, {}).get(kind, {}) for stage in history.values()]
             cells = [
@@ -48,10 +42,13 @@ def print_history(run: Path) -> None:
             ]
             if before:
                 cells.insert(0, _best(before, kind))
-            table.add_row({"product": "fused"}.get(view, view), kind, *cells)
-        table.add_section()
-    # A cell that is cut says less than a line that the terminal breaks.
-    Console(width=max(60 + 20 * len(history), Console().width)).print(table)
+            rows.append([{"product": "fused"}.get(view, view), kind, *cells])
+        sections.append(rows)
+    numbers = ["best before", *history] if before else list(history)
+    pool = next((n for block in _blocks(history) if (n := block.get("products"))), None)
+    among = f", {pool:,} products searched" if pool else ""
+    title = f"{run}: dev nDCG@10 (recall@10){among}"
+    print_table(title, ["product vector", "queries", *numbers], sections, numbers)
 
 
 def _best(before: dict[View, Any], kind: str) -> str:
@@ -63,3 +60,10 @@ def _best(before: dict[View, Any], kind: str) -> str:
     }
     best = max(found, key=found.__getitem__, default=None)
     return "-" if best is None else f"{found[best]:.3f} {best}"
+
+
+def _blocks(history: dict[str, dict[View, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields the block over all queries of each view, the last stage first."""
+    for stage in reversed(history.values()):
+        for kinds in stage.values():
+            yield kinds.get("all", {})

@@ -1,8 +1,9 @@
 """Computes ranking metrics over all queries that have a positive judgment.
 
-`ir_measures` (trec_eval) computes every number; this file decides what is averaged. Notable:
+`ir_measures` (trec_eval) computes every number of whole grades to 10; `exact.py` computes those of
+other grades, by the same definitions. This file decides what is averaged. Notable:
 
-- Gain is 2^grade - 1; recall and reciprocal rank call a product relevant from grade 1 on.
+- Gain is 2^grade - 1; recall and reciprocal rank call a product relevant if its grade is above 0.
 - A query with a positive judgment always counts: as 0 where the ranking lacks the query or holds
   nothing relevant. A query without a positive judgment has no metric: it is counted under
   `queries_without_judgements` and left out of the means.
@@ -18,7 +19,10 @@ import ir_measures
 import numpy as np
 import pandas as pd
 from ir_measures import RR, Measure, R, nDCG
-from jaxtyping import Float
+
+from beyond_text.metrics.exact import exact_values
+from beyond_text.metrics.found import Ranking as Ranking
+from beyond_text.tables.layouts import HIGHEST_GRADE
 
 # For every query trec_eval keeps an array that is as long as the largest gain.
 MAX_GRADE = 10
@@ -30,14 +34,6 @@ MEASURES: dict[str, Measure] = {
     "recall@100": R(rel=1) @ 100,
     "mrr": RR(rel=1),
 }
-
-
-class Ranking(NamedTuple):
-    """The products found for each query, best first; scores are float32."""
-
-    query_ids: list[str]
-    product_ids: list[list[str]]
-    scores: Float[np.ndarray, "queries k"]
 
 
 class Evaluation(NamedTuple):
@@ -64,7 +60,7 @@ def retrieval_metrics(
     Args:
         ranking: at most one row a query; queries missing from it count 0.
         queries: `query_id`, `kind`, one row a query; other columns are ignored.
-        qrels: `query_id`, `product_id` and the grade columns, whole numbers from 0 to 10;
+        qrels: `query_id`, `product_id` and the grade columns, numbers from 0 to HIGHEST_GRADE;
             judgments of queries not in `queries` are ignored.
         measures: the measures, by their names in a block.
 
@@ -164,11 +160,13 @@ def query_kinds(queries: pd.DataFrame) -> pd.Series:
 
 
 def checked_grades(qrels: pd.DataFrame, grade: str) -> pd.Series:
-    """Returns the grades as whole numbers, indexed by (query_id, product_id).
+    """Returns the grades, indexed by (query_id, product_id).
+
+    They are int64 where all are whole numbers to MAX_GRADE, which trec_eval takes, else float64.
 
     Raises:
         ValueError: the column is missing, a pair is judged twice, an id is no text, or a grade is
-            no whole number from 0 to 10.
+            no number from 0 to HIGHEST_GRADE.
     """
     if grade not in qrels:
         raise ValueError(f"judgments: no column {grade!r}, got {', '.join(qrels.columns)}")
@@ -179,14 +177,28 @@ def checked_grades(qrels: pd.DataFrame, grade: str) -> pd.Series:
     for level in table.index.levels:  # type: ignore[attr-defined]
         _check_text(level, "judgments")
     numbers = pd.to_numeric(table, errors="coerce")
-    wrong = ~numbers.isin(list(GAINS))
+    wrong = ~numbers.between(0, HIGHEST_GRADE)
     if wrong.any():
         (query_id, product_id), got = next(iter(table[wrong].items()))  # type: ignore[misc]
         raise ValueError(
             f"judgments: query {query_id!r}, product {product_id!r}: {grade} is {got!r}, "
-            f"expected a whole number from 0 to {MAX_GRADE}"
+            f"expected a number from 0 to {HIGHEST_GRADE:g}"
         )
-    return numbers.astype("int64")
+    return numbers.astype("int64" if numbers.isin(list(GAINS)).all() else "float64")
+
+
+def check_measurable(queries: pd.DataFrame, qrels: pd.DataFrame) -> None:
+    """Checks that a ranking of these queries can be measured by these judgments.
+
+    Raises:
+        ValueError: what `retrieval_metrics` refuses of either.
+    """
+    kinds = query_kinds(queries)
+    columns = {grade: checked_grades(qrels, grade) for grade in grade_columns(qrels)}
+    main = next(iter(columns))
+    positive = columns[main][columns[main] > 0].index.get_level_values("query_id")
+    if not positive.isin(kinds.index).any():
+        raise ValueError(f"none of {len(kinds)} queries has a positive judgment of {main!r}")
 
 
 def _check_text(identities: pd.Index, where: str) -> None:
@@ -230,7 +242,7 @@ def _values(
         raise ValueError(f"ranking: query {min(unknown)!r} is not among the {len(query_ids)} given")
     positive = set(grades[grades > 0].index.get_level_values("query_id"))
     judged = [query_id for query_id in query_ids if query_id in positive]
-    qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in judged}
+    qrels: dict[str, dict[str, float]] = {query_id: {} for query_id in judged}
     for (query_id, product_id), grade in grades.items():  # type: ignore[misc]
         if query_id in qrels:
             qrels[query_id][product_id] = grade
@@ -243,6 +255,10 @@ def _values(
     values = pd.DataFrame(0.0, index=pd.Index(judged, name="query_id"), columns=list(measures))
     if not run:
         return values
+    if grades.dtype != "int64":
+        return pd.DataFrame(exact_values(measures, qrels, run)).reindex(
+            values.index, fill_value=0.0
+        )
     names = {measure: name for name, measure in measures.items()}
     evaluator = ir_measures.pytrec_eval.evaluator(list(names), qrels)
     columns: dict[str, dict[str, float]] = {name: {} for name in measures}

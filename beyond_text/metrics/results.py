@@ -15,6 +15,11 @@ Metrics = dict[str, dict[str, Any]]
 METRICS = "metrics.json"
 
 
+def with_pool(metrics: Metrics, products: int, pool: str) -> Metrics:
+    """Returns metrics whose every block says among how many products was searched, and which."""
+    return {kind: {**block, "products": products, "pool": pool} for kind, block in metrics.items()}
+
+
 def write_results(
     out: Path, metrics: Metrics, ranking: Ranking, queries: pd.DataFrame, qrels: pd.DataFrame
 ) -> None:

@@ -30,8 +30,8 @@ def write_trec(
     """Writes run.trec, qrels.trec (relevance), qrels.NAME.trec (further grades), queries.csv.
 
     The formats are trec_eval's, which splits at white space, so white space and % are
-    percent-encoded in ids. Without `queries`, queries.csv holds every judged query, with the kind
-    "query".
+    percent-encoded in ids. Grades that are fractions are written as they are; trec_eval takes whole
+    ones alone. Without `queries`, queries.csv holds every judged query, with the kind "query".
 
     Raises:
         ValueError: an id is empty, or what `retrieval_metrics` refuses.
@@ -95,11 +95,13 @@ def read_trec(folder: Path) -> Evaluation:
         name = path.name.removeprefix("qrels.").removesuffix("trec").rstrip(".") or "relevance"
         columns[name] = pd.Series(
             {
-                (_unword(query_id), _unword(product_id)): int(value)
+                (_unword(query_id), _unword(product_id)): value
                 for query_id, _, product_id, value in _read_lines(path, 4)
             },
-            dtype="int64",
+            dtype=object,
         )
+        whole = columns[name].str.fullmatch(r"\d+").all()
+        columns[name] = columns[name].astype("int64" if whole else "float64")
     qrels = pd.DataFrame(columns).rename_axis(["query_id", "product_id"]).reset_index()
     queries = pd.read_csv(folder / "queries.csv", dtype=str, keep_default_na=False)
     return Evaluation(ranking, queries, qrels)

@@ -20,14 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from beyond_text.config.names import MODEL as MODEL
+from beyond_text.config.names import WEIGHTS as WEIGHTS
 from beyond_text.files import atomic_folder
 from beyond_text.models.settings import ModelSettings
 from beyond_text.models.tokenizer import load_tokenizer
 from beyond_text.models.towers import Tower
 from beyond_text.models.two_tower import TwoTower, build_model
-
-MODEL = "model"
-WEIGHTS = "model.safetensors"
 
 
 class CheckpointError(ValueError):

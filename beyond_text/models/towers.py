@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import peft
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
@@ -87,7 +86,7 @@ class Tower(nn.Module):
 
     def merged_encoder(self) -> nn.Module:
         """Returns the encoder with adapters merged in; its weights have their names from before."""
-        if not isinstance(self.encoder, peft.PeftModel):
+        if not hasattr(self.encoder, "merge_and_unload"):
             return self.encoder
         return copy.deepcopy(self.encoder).merge_and_unload()  # type: ignore[operator]
 

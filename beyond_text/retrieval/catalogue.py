@@ -5,6 +5,7 @@ A picture that a table names is reduced as on its way into shards, so both give 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,32 +13,51 @@ import pandas as pd
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from beyond_text.config.names import Pool
+from beyond_text.retrieval.shown import Shown
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.split import Split, product_text
 from beyond_text.tables.pictures import PictureError, decode_pixels, read_picture, reduce_picture
 from beyond_text.tables.splits import is_in_share
+from beyond_text.terminal import plain
 
 Modality = Literal["text", "image"]
 MODALITIES: tuple[Modality, ...] = ("text", "image")
 
 
 class Catalogue(NamedTuple):
-    """The products that are searched; `product_ids` are those of `products`, in order."""
+    """The products that are searched; `product_ids` are those of `products`, in order.
+
+    `pool` says which they are: those of one split, or all.
+    """
 
     products: Dataset[Sample]
     product_ids: list[str]
+    pool: Pool = "split"
 
     @property
     def positions(self) -> dict[str, int]:
         """The position in `products` of each product_id."""
         return {product_id: number for number, product_id in enumerate(self.product_ids)}
 
+    @property
+    def in_words(self) -> str:
+        """How many products are searched, and which."""
+        which = "the whole catalogue" if self.pool == "all" else "all of the split"
+        return f"{len(self.product_ids):,} products searched, {which}"
+
 
 class ShardProducts(Dataset[Sample]):
-    """Reads the products of a split of shards, in order, without their queries."""
+    """Reads products of splits of shards, in order, without their queries.
 
-    def __init__(self, split: Split, picture_size: int) -> None:
-        self.split = split
+    `places` are the number of each product's split and its number in that split.
+    """
+
+    def __init__(
+        self, splits: Sequence[Split], places: Sequence[tuple[int, int]], picture_size: int
+    ) -> None:
+        self.splits = splits
+        self.places = places
         self.picture_size = picture_size
 
     def __getitem__(self, number: int) -> Sample:
@@ -46,9 +66,19 @@ class ShardProducts(Dataset[Sample]):
         Raises:
             ShardError: it or its picture cannot be read: a measurement skips nothing.
         """
-        fields, picture = self.split.read(number, self.picture_size)
-        text = self.split.text_of(fields)
+        split, sample = self.places[number]
+        fields, picture = self.splits[split].read(sample, self.picture_size)
+        text = self.splits[split].text_of(fields)
         return Sample(fields["product_id"], text, picture, [], None)
+
+    def describe(self, number: int) -> Shown:
+        """Returns what a result shows of the number-th product; reads no picture."""
+        split, sample = self.places[number]
+        fields, _ = self.splits[split].read(sample, None)
+        found = self.splits[split].products.place(sample, "jpg")
+        name, (offset, size) = found or ("", (0, 0))
+        text = self.splits[split].text_of(fields)
+        return Shown(fields["product_id"], text, name, offset, size)
 
 
 class TableProducts(Dataset[Sample]):
@@ -68,6 +98,11 @@ class TableProducts(Dataset[Sample]):
         picture = file_picture(row["image"], self.stored_size, self.picture_size)
         text = product_text(row, self.text_fields)
         return Sample(row["product_id"], text, picture, [], None)
+
+    def describe(self, number: int) -> Shown:
+        """Returns what a result shows of the number-th product; reads no picture."""
+        row = self.rows[number]
+        return Shown(row["product_id"], product_text(row, self.text_fields), row["image"], 0, 0)
 
 
 class DropModality(Dataset[Sample]):
@@ -116,5 +151,5 @@ def file_picture(path: str, stored_size: int, picture_size: int) -> Tensor | Non
         return decode_pixels(data, reduce_to=picture_size)
     except PictureError as error:
         # The shard builder counts such pictures; here the metrics show what they cost.
-        print(f"{path}: not used: {error}")
+        print(plain(f"{path}: not used: {error}"))
         return None

@@ -4,26 +4,23 @@ Notable: equal scores come in trec_eval's order (product_id descending). That ho
 k-th product shares its score with products further down, which FAISS would cut by position.
 Products with the same picture and text do share scores.
 
-Parsing a damaged FAISS file corrupts memory, so the bytes are compared with their checksum first.
-The checksum lies beside the index, so it detects damage, not malice. To load an index from a
-stranger, pass `load` the digest that `save` returned, from a source that you trust.
+No FAISS file is ever read but one that this user's own search wrote (`store.py`): an exact index is
+the vectors themselves.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import faiss
 import numpy as np
 from jaxtyping import Float, Float32
 
-from beyond_text.metrics.ranking import Ranking
+from beyond_text.config.names import IndexKind as IndexKind
+from beyond_text.metrics.found import Ranking
 
 if sys.platform == "darwin":
     # The wheels of FAISS and torch each bring an OpenMP there; two thread pools in a process crash.
@@ -35,15 +32,19 @@ POINTS_PER_CENTROID = 64
 # Lists that an approximate search reads for a query.
 PROBED = 32
 
-IndexKind = Literal["exact", "approximate"]
 Vectors = Float32[np.ndarray, "rows dim"]
 
 
-def _flat(vectors: Vectors) -> Any:
-    """Builds an index that compares every product with every query."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    return index
+class Flat:
+    """Compares every product with every query; holds the vectors as they are, mapped or not."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors = vectors
+        self.d = vectors.shape[1]
+
+    def search(self, queries: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the scores and positions of the k best products of each query."""
+        return faiss.knn(queries, self.vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
 
 
 def _inverted(vectors: Vectors) -> Any:
@@ -62,13 +63,13 @@ def _inverted(vectors: Vectors) -> Any:
     return index
 
 
-KINDS: dict[IndexKind, Callable[[Vectors], Any]] = {"exact": _flat, "approximate": _inverted}
+KINDS: dict[IndexKind, Callable[[Vectors], Any]] = {"exact": Flat, "approximate": _inverted}
 
 
 class ProductIndex:
     """Holds product vectors (products, dim) in a FAISS index, with the product_id of each row."""
 
-    def __init__(self, product_ids: list[str], index: Any) -> None:
+    def __init__(self, product_ids: Sequence[str], index: Any) -> None:
         self.product_ids = product_ids
         self._index = index
 
@@ -78,6 +79,8 @@ class ProductIndex:
     @property
     def nbytes(self) -> int:
         """The size of the index in bytes, without the product_ids."""
+        if isinstance(self._index, Flat):
+            return self._index.vectors.nbytes
         return len(faiss.serialize_index(self._index))
 
     @classmethod
@@ -147,40 +150,6 @@ class ProductIndex:
                 vectors[short], width, params=all_lists
             )
         return scores, positions
-
-    def save(self, folder: Path) -> str:
-        """Writes index.faiss, then product_ids.json with its SHA-256; returns the SHA-256."""
-        folder.mkdir(parents=True, exist_ok=True)
-        data = faiss.serialize_index(self._index).tobytes()
-        digest = hashlib.sha256(data).hexdigest()
-        (folder / "index.faiss").write_bytes(data)
-        content = {"sha256": digest, "product_ids": self.product_ids}
-        (folder / "product_ids.json").write_text(json.dumps(content), encoding="utf-8")
-        return digest
-
-    @classmethod
-    def load(cls, folder: Path, sha256: str | None = None) -> ProductIndex:
-        """Reads an index that `save` wrote; `sha256` replaces the digest stored beside it.
-
-        Raises:
-            ValueError: the checksum differs, the index is of an unknown kind, or its number of
-                products differs from that of the product_ids.
-        """
-        path = folder / "index.faiss"
-        content = json.loads((folder / "product_ids.json").read_text(encoding="utf-8"))
-        data = path.read_bytes()
-        expected, got = sha256 or content["sha256"], hashlib.sha256(data).hexdigest()
-        if got != expected:
-            raise ValueError(f"{path}: expected SHA-256 {expected}, got {got}")
-        index = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-        product_ids = content["product_ids"]
-        known = (faiss.IndexFlatIP, faiss.IndexIVFScalarQuantizer)
-        if not isinstance(index, known) or index.ntotal != len(product_ids):
-            raise ValueError(
-                f"{path}: expected {' or '.join(kind.__name__ for kind in known)} of "
-                f"{len(product_ids)} products, got {type(index).__name__} of {index.ntotal}"
-            )
-        return cls(product_ids, index)
 
 
 def _finite(ids: list[str], vectors: Float[np.ndarray, "rows dim"], view: str) -> Vectors:

@@ -16,6 +16,7 @@ from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.shards.batch import Sample
 from beyond_text.tables.layouts import Reject, TableError
 from beyond_text.tables.pairs import read_pairs, trigger_id
+from beyond_text.terminal import plain
 
 # The columns of `QuerySet.queries`.
 COLUMNS = ["query_id", "query", "kind", "product_id"]
@@ -63,7 +64,7 @@ def with_triggers(catalogue: Catalogue, pairs: Path) -> QuerySet:
         raise TableError(
             f"{counts}; expected pairs of the {len(position)} products of the catalogue"
         )
-    print(counts)
+    print(plain(counts))
     frame = frame[known]
     first = frame.drop_duplicates("item_id_1")
     positions = [position[product_id] for product_id in first["item_id_1"]]

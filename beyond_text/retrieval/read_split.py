@@ -1,9 +1,13 @@
-"""Reads one split of shards or tables as a catalogue and a query set."""
+"""Reads what is searched, a catalogue, and what is measured, a query set, of shards or tables.
+
+The two are apart: any products can be searched, judged or not, and the products among which the
+queries of a split are measured are its pool: those of the split, or those of every split.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,22 +15,28 @@ import msgspec
 import pandas as pd
 from torch import Tensor
 
+from beyond_text.config.names import Pool
+from beyond_text.metrics.ranking import check_measurable
 from beyond_text.retrieval.catalogue import Catalogue, ShardProducts, TableProducts, file_picture
 from beyond_text.retrieval.query_set import COLUMNS, QuerySet
-from beyond_text.shards.manifest import FILE, ShardError
+from beyond_text.retrieval.usable import usable_tables
+from beyond_text.shards.manifest import FILE, ShardError, read_manifest
 from beyond_text.shards.schema import QueryRow, judgment_row
 from beyond_text.shards.split import Split
 from beyond_text.tables.layouts import TableError
 from beyond_text.tables.read import read_tables
-
-# Largest share of the pictures in tables that may be missing, as in the shard builder.
-MAX_MISSING = 0.05
+from beyond_text.tables.tables import Tables
 
 
 def read_split(
-    folder: Path, split: str, text_fields: list[str], picture_size: int, stored_size: int = 256
+    folder: Path,
+    split: str,
+    text_fields: list[str],
+    picture_size: int,
+    stored_size: int = 256,
+    pool: Pool | None = None,
 ) -> tuple[Catalogue, QuerySet]:
-    """Reads one split of a folder of shards or of tables.
+    """Reads the queries of one split of a folder of shards or of tables, and their pool.
 
     Args:
         folder: shards, which have a manifest.json, or tables.
@@ -34,30 +44,84 @@ def read_split(
         text_fields: the columns that make up the product text.
         picture_size: side in pixels that pictures may be reduced to while decoding.
         stored_size: longest side in pixels that shards keep; used for tables.
+        pool: the products that are searched; None: those of the split, or all where products have
+            no split of their own, since the split then holds the judged ones alone.
 
     Returns:
-        The products of the split, and its queries with their judgments.
+        The products of the pool, and the queries of the split with their judgments.
 
     Raises:
-        TableError, ShardError: no products or queries in that split, or too many pictures missing.
+        TableError, ShardError: no products or queries in that split.
+        RejectError: too many rows or pictures cannot be used.
+        ValueError: queries or judgments that cannot be measured.
     """
     if (folder / FILE).is_file():
-        return _read_shards(folder, split, text_fields, picture_size)
+        catalogue, query_set = _shard_split(folder, split, text_fields, picture_size, pool)
+    else:
+        catalogue, query_set = _table_split(
+            folder, split, text_fields, picture_size, stored_size, pool
+        )
+    try:
+        check_measurable(query_set.queries, query_set.qrels)
+    except ValueError as error:
+        raise TableError(f"{folder}: split {split!r}: {error}") from error
+    return catalogue, query_set
+
+
+def read_products(
+    folder: Path,
+    split: str | None,
+    text_fields: list[str],
+    picture_size: int,
+    stored_size: int = 256,
+) -> Catalogue:
+    """Reads the products of a split, or of every split, judged or not; needs no queries.
+
+    Raises:
+        TableError, ShardError: no such folder or split, or no products in it.
+        RejectError: too many rows or pictures cannot be used.
+    """
+    if (folder / FILE).is_file():
+        return _shard_products(folder, split, text_fields, picture_size)
+    return _table_products(read_tables(folder), split, text_fields, picture_size, stored_size)[0]
+
+
+def _table_products(
+    tables: Tables, split: str | None, text_fields: list[str], picture_size: int, stored_size: int
+) -> tuple[Catalogue, Tables]:
+    """Reads products of tables; also returns the tables without the rows that cannot be used."""
+    rows = tables.products
+    rows = rows.drop_duplicates("product_id") if split is None else rows[rows["split"] == split]
+    if rows.empty:
+        known = ", ".join(sorted(set(tables.products["split"]))) or "none"
+        raise TableError(f"{tables.folder}: no products in split {split!r} (splits: {known})")
+    rows, tables = usable_tables(tables, rows)
+    products = TableProducts(rows, text_fields, stored_size, picture_size)
+    pool: Pool = "all" if split is None else "split"
+    return Catalogue(products, list(rows["product_id"]), pool), tables
+
+
+def _table_split(
+    folder: Path,
+    split: str,
+    text_fields: list[str],
+    picture_size: int,
+    stored_size: int,
+    pool: Pool | None,
+) -> tuple[Catalogue, QuerySet]:
+    """Reads a split of tables and its pool."""
     tables = read_tables(folder)
-    products, queries, qrels = (
-        table[table["split"] == split] for table in (tables.products, tables.queries, tables.qrels)
-    )
-    if products.empty or queries.empty:
+    counts = [int((t["split"] == split).sum()) for t in (tables.products, tables.queries)]
+    if not all(counts):
         known = ", ".join(sorted(set(tables.products["split"])))
         raise TableError(
-            f"{folder}: split {split!r} has {len(products)} products and {len(queries)} queries "
+            f"{folder}: split {split!r} has {counts[0]} products and {counts[1]} queries "
             f"(splits: {known})"
         )
-    _check_pictures(folder, [*products["image"], *queries["image"]])
-    catalogue = Catalogue(
-        TableProducts(products, text_fields, stored_size, picture_size),
-        list(products["product_id"]),
-    )
+    pool = pool or ("split" if tables.products_have_split else "all")
+    searched = split if pool == "split" else None
+    catalogue, tables = _table_products(tables, searched, text_fields, picture_size, stored_size)
+    queries, qrels = (table[table["split"] == split] for table in (tables.queries, tables.qrels))
     query_set = QuerySet(
         queries[COLUMNS],
         qrels[["query_id", "product_id", *tables.grades]],
@@ -66,23 +130,46 @@ def read_split(
     return catalogue, query_set
 
 
-def _read_shards(
-    folder: Path, split: str, text_fields: list[str], picture_size: int
+def _shard_products(
+    folder: Path,
+    split: str | None,
+    text_fields: list[str],
+    picture_size: int,
+    verify: bool = False,
+) -> Catalogue:
+    """Reads products of shards; with `verify`, compares the files with their checksums first."""
+    names = [split] if split else [n for n, e in read_manifest(folder)["splits"].items() if e]
+    splits = [Split(folder, name, text_fields) for name in names]
+    places: dict[str, tuple[int, int]] = {}
+    for number, each in enumerate(splits):
+        if verify:
+            each.verify()
+        for sample in range(len(each)):
+            # A product without a split of its own may lie in several.
+            places.setdefault(each.read(sample, None)[0]["product_id"], (number, sample))
+    if not places:
+        raise ShardError(f"{folder}: no products in split {split!r}")
+    products = ShardProducts(splits, list(places.values()), picture_size)
+    return Catalogue(products, list(places), "split" if split else "all")
+
+
+def _shard_split(
+    folder: Path, split: str, text_fields: list[str], picture_size: int, pool: Pool | None
 ) -> tuple[Catalogue, QuerySet]:
-    """Reads a split of shards, whose files it compares with their checksums first."""
+    """Reads a split of shards and its pool, whose files it compares with their checksums first."""
     shards = Split(folder, split, text_fields)
-    shards.verify()
     rows = {"queries": QueryRow, "qrels": judgment_row(shards.highest)}
     paths = {name: folder / f"{name}-{split}.csv" for name in rows}
     for path in paths.values():
         if not path.is_file():
             raise TableError(f"{path}: missing: split {split!r} has no queries to evaluate")
+    pool = pool or ("split" if read_manifest(folder).get("products_have_split", True) else "all")
+    searched = split if pool == "split" else None
+    catalogue = _shard_products(folder, searched, text_fields, picture_size, verify=True)
     queries, qrels = (_read_rows(paths[name], row) for name, row in rows.items())
     if queries.empty:
         raise ShardError(f"{paths['queries']}: expected a query at least, got none")
-    ids = [shards.read(number, None)[0]["product_id"] for number in range(len(shards))]
     query_image = partial(_shard_query_picture, shards, list(queries["image"]), picture_size)
-    catalogue = Catalogue(ShardProducts(shards, picture_size), ids)
     return catalogue, QuerySet(queries[COLUMNS], qrels, query_image)
 
 
@@ -113,15 +200,3 @@ def _shard_query_picture(
     if not picture_numbers[number]:
         return None
     return split.read_query_picture(int(picture_numbers[number]), picture_size)
-
-
-def _check_pictures(folder: Path, paths: Iterable[str]) -> None:
-    """Refuses tables whose pictures lie elsewhere: they would be measured by text alone."""
-    named = [path for path in paths if path]
-    missing = [path for path in named if not Path(path).is_file()]
-    if len(missing) > MAX_MISSING * len(named):
-        raise TableError(
-            f"{folder}: {len(missing)} of {len(named)} pictures are missing, expected at most a "
-            f"share of {MAX_MISSING:g}; the first: {missing[0]}; if they lie elsewhere, make "
-            "shards with --pictures and measure these"
-        )

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from beyond_text.config.load import load_config
+from beyond_text.config.names import Pool
 from beyond_text.models.checkpoint import load_model
 from beyond_text.models.precision import uses_bf16
 from beyond_text.models.two_tower import TwoTower
@@ -33,7 +34,9 @@ def load_run(run: Path) -> Encoder:
     return Encoder(model, tokenizer, uses_bf16(setting), workers)
 
 
-def split_for(model: TwoTower, tables: Path, split: str) -> tuple[Catalogue, QuerySet]:
+def split_for(
+    model: TwoTower, tables: Path, split: str, pool: Pool | None = None
+) -> tuple[Catalogue, QuerySet]:
     """Reads a split with the text fields and picture sizes that a model was trained for.
 
     Raises:
@@ -41,5 +44,5 @@ def split_for(model: TwoTower, tables: Path, split: str) -> tuple[Catalogue, Que
     """
     settings = model.settings
     return read_split(
-        tables, split, settings.text_fields, settings.image_size, settings.picture_size
+        tables, split, settings.text_fields, settings.image_size, settings.picture_size, pool
     )

@@ -129,6 +129,12 @@ class Shards:
         """
         return self._find(sample)[1]
 
+    def place(self, sample: int, extension: str) -> tuple[str, Member] | None:
+        """Returns the file of a sample's member and its place there, or None where it has none."""
+        shard, members = self._find(sample)
+        member = members.get(extension)
+        return None if member is None else (self.entries[shard]["file"], member)
+
     def _find(self, sample: int) -> tuple[int, dict[str, Member]]:
         """Returns the number of a sample's shard, and its members by extension."""
         if not 0 <= sample < len(self):

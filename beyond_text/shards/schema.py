@@ -64,6 +64,8 @@ class Manifest(Versioned):
     """manifest.json; `crossing` counts for other splits what train has too."""
 
     picture_size: Positive
+    # Whether each product has a split of its own; if not, it is in those of the queries it answers.
+    products_have_split: NotRequired[bool]
     grades: dict[str, Grade]
     splits: dict[str, SplitEntry]
     crossing: NotRequired[dict[str, dict[str, Count]]]

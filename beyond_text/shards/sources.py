@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-from rich.console import Console
 
 from beyond_text.config.settings import Config, ConfigError, Source, active_losses
 from beyond_text.config.views import OBJECTIVE_VIEWS, View
 from beyond_text.shards.dataset import uses_queries
 from beyond_text.shards.split import Split
+from beyond_text.terminal import plain
 
 # The manifest's name for the number of products that have a view.
 COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
@@ -99,6 +99,11 @@ def expected_batches(chain: Sequence[Config]) -> dict[str, float]:
     return batches
 
 
+def _say(line: str) -> None:
+    """Prints a line beside the output of a run; a source's name is no markup."""
+    print(plain(line), file=sys.stderr)
+
+
 def supplies_of(config: Config) -> dict[str, SourceSupply]:
     """Returns what the usable sources supply to the stage; prints why the others cannot.
 
@@ -110,17 +115,13 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
     """
     stage = active_losses(config)
     usable: dict[str, SourceSupply] = {}
-    console = Console(stderr=True)
     supplies = _supplies(config)
     for name, supply in supplies.items():
         if isinstance(supply, str):
-            console.print(f"source {name} sits this stage out: {supply}", markup=False)
+            _say(f"source {name} sits this stage out: {supply}")
             continue
         part = f", for {' and '.join(supply.losses)}" if len(supply.losses) < len(stage) else ""
-        console.print(
-            f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}",
-            markup=False,
-        )
+        _say(f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}")
         usable[name] = supply
     grades = {grade for supply in usable.values() for grade in supply.split.highest}
     if unknown := config.data.grades.keys() - grades:

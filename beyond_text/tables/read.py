@@ -158,7 +158,8 @@ def _read_folder(
     products = _with_images(products, folder, layout, files, rejects)
     row_filter = RowFilter(file.name, rejects, "product_id")
     products = check_products(products, pictures, layout, row_filter)
-    tables = Tables(folder, products, pd.DataFrame(), pd.DataFrame(), [], rejects, files, pictures)
+    own, none = "split" in products, pd.DataFrame()
+    tables = Tables(folder, products, none, none, [], rejects, files, pictures, own)
 
     queries_path = find_table(folder, layout.queries)
     clicks_path = find_table(folder, layout.clicks)
@@ -180,7 +181,9 @@ def _read_folder(
         products["split"] = product_splits(products, *shares)
     queries = pd.DataFrame(columns=["row", *QUERY_COLUMNS, "seen"])
     qrels = pd.DataFrame(columns=["row", *JUDGMENT_COLUMNS, "split", "file"])
-    return tables._replace(queries=queries, qrels=qrels, grades=["relevance"])
+    return tables._replace(
+        queries=queries, qrels=qrels, grades=["relevance"], products_have_split=True
+    )
 
 
 def _with_images(

@@ -28,7 +28,17 @@ def read_title_log(path: Path, source: Source, shares: Shares, pictures: Path) -
     products, queries, qrels = split_tables(products, queries, [(qrels, row_filter)], shares)
     queries = queries.assign(seen=seen_in_train(queries))
     files = dict.fromkeys(("products", "queries", "qrels"), file)
-    return Tables(path.parent, products, queries, qrels, ["relevance"], rejects, files, pictures)
+    return Tables(
+        path.parent,
+        products,
+        queries,
+        qrels,
+        ["relevance"],
+        rejects,
+        files,
+        pictures,
+        products_have_split=False,
+    )
 
 
 def read_pair_file(path: Path, pictures: Path, shares: Shares) -> Tables:
@@ -42,18 +52,18 @@ def read_pair_file(path: Path, pictures: Path, shares: Shares) -> Tables:
     drawn = dict(zip(products["product_id"], product_splits(products, *shares), strict=True))
     stated = dict(zip(pairs["design"], pairs["split"], strict=True))
 
-    def withsplit_tables(frame: pd.DataFrame) -> pd.DataFrame:
+    def with_split(frame: pd.DataFrame) -> pd.DataFrame:
         splits = [
             stated[design] or drawn.get(identity, "train")
             for identity, design in zip(frame["product_id"], frame["group_id"], strict=True)
         ]
         return frame.assign(split=pd.Series(splits, index=frame.index, dtype=object))
 
-    products = withsplit_tables(products)
-    queries = withsplit_tables(triggers).drop(columns="group_id")
+    products = with_split(products)
+    queries = with_split(triggers).drop(columns="group_id")
     row_filter = RowFilter(file.name, rejects, "query_id")
     queries = check_queries(queries, products, pictures, DEFAULT_LAYOUT, row_filter)
-    qrels = withsplit_tables(recalled).drop(columns="group_id")
+    qrels = with_split(recalled).drop(columns="group_id")
     row_filter = RowFilter(file.name, rejects, "query_id", "product_id")
     qrels = check_judgments(qrels, products, queries, row_filter, {}).assign(file=file.name)
     queries = queries.assign(seen=seen_in_train(queries))

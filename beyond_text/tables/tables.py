@@ -27,6 +27,8 @@ class Tables(NamedTuple):
         rejects: what was left aside, and why.
         files: by table name ("products", "queries", "qrels") the file it came from.
         pictures: the folder in which pictures lie.
+        products_have_split: whether each product has a split of its own; if not, products are in
+            the splits of the queries that they answer, and unjudged ones in train.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class Tables(NamedTuple):
     rejects: list[Reject]
     files: dict[str, TableFile]
     pictures: Path
+    products_have_split: bool = True
 
 
 class Shares(NamedTuple):

@@ -107,6 +107,7 @@ class Retrieval(pl.Callback):
                         if measure in block:
                             tag = f"dev_{measure}/{view}/{kind}"
                             board.add_scalar(tag, block[measure], trainer.global_step)
+            board.add_text("dev pool", self.dev.catalogue.in_words, trainer.global_step)
             picture = panel_of(self.dev.catalogue, self.dev.query_set, measured.ranking)
             board.add_image("dev queries", picture, trainer.global_step, dataformats="HWC")
         return measured

@@ -16,13 +16,13 @@ from torch.utils.data import Dataset
 from beyond_text.config.settings import Config
 from beyond_text.config.views import View
 from beyond_text.metrics.ranking import Ranking, retrieval_metrics
-from beyond_text.metrics.results import Metrics
+from beyond_text.metrics.results import Metrics, with_pool
 from beyond_text.models.settings import ModelSettings
-from beyond_text.retrieval.catalogue import Catalogue, ShardProducts
+from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank, search
-from beyond_text.retrieval.read_split import read_split
+from beyond_text.retrieval.read_split import read_products, read_split
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.manifest import read_manifest
 from beyond_text.shards.split import Split
@@ -54,7 +54,11 @@ class QueryRetrieval(NamedTuple):
         """Ranks the products for every query, and measures."""
         rankings = rank(encoder, self.catalogue, self.query_set, self.views)
         by_view: dict[View, Metrics] = {
-            view: retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels)
+            view: with_pool(
+                retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels),
+                len(self.catalogue.product_ids),
+                self.catalogue.pool,
+            )
             for view, ranking in rankings.items()
         }
         return Measured(by_view, by_view["product"], rankings["product"])
@@ -114,7 +118,8 @@ class PairRetrieval:
             of_side = queries[queries["query_id"].str.startswith(f"{asked}/")]
             metrics = retrieval_metrics(ranking, of_side, self.query_set.qrels)
             metrics.pop("all")
-            by_view[searched] = metrics
+            among = len(found[searched].ids)
+            by_view[searched] = with_pool(metrics, among, self.catalogue.pool)
             rankings.append(ranking)
         one, other = rankings
         both = Ranking(
@@ -139,10 +144,8 @@ def read_dev(config: Config, settings: ModelSettings) -> DevSet:
     entry = read_manifest(folder)["splits"].get(split)
     if entry is None or entry["queries"]:
         return QueryRetrieval(*read_split(folder, split, settings.text_fields, size))
-    shards = Split(folder, split, settings.text_fields)
-    shards.verify()
-    ids = [shards.read(number, None)[0]["product_id"] for number in range(len(shards))]
-    return PairRetrieval(Catalogue(ShardProducts(shards, size), ids))
+    Split(folder, split, settings.text_fields).verify()
+    return PairRetrieval(read_products(folder, split, settings.text_fields, size))
 
 
 def _digest(content: str | Tensor | None) -> str:

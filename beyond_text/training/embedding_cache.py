@@ -8,6 +8,7 @@ finds it. An input that is not in the file, such as a random crop, is computed w
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -30,6 +30,7 @@ from beyond_text.retrieval.encode import collate_for, device_of, evaluating, to_
 from beyond_text.shards.archive import SampleError
 from beyond_text.shards.batch import EMPTY_SAMPLE, Batch, Judgment, Sample
 from beyond_text.shards.split import Split
+from beyond_text.terminal import plain
 from beyond_text.training.cached_embeddings import CachedEmbeddings, keys_of, record_type
 from beyond_text.training.datamodule import ShardData
 from beyond_text.training.module import ContrastiveModule
@@ -73,7 +74,7 @@ class EmbeddingCache(pl.Callback):
         if not frozen or model.fusion.tokens:
             reason = "its fusion reads tokens" if frozen else "no tower is frozen"
             if trainer.is_global_zero:
-                Console(stderr=True).print(f"cache={self.folder} is not used: {reason}")
+                print(plain(f"cache={self.folder} is not used: {reason}"), file=sys.stderr)
             return
         splits = list(self._cache_files(model, config, data, frozen))
         if trainer.local_rank == 0:

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from beyond_text.shards.split import product_text
 from beyond_text.tables.layouts import Layout
 from beyond_text.tables.read import read_tables
+from beyond_text.tables.rejects import Rejects
 from data_prep.reduce import picture_reader
-from data_prep.rejects import Rejects
 from data_prep.rows import PRODUCTS, QUERIES, StoredTable, drop_judgments, usable_rows
 
 # Pictures are compared as shards store them by default.
@@ -68,7 +68,7 @@ def read_usable(
         TableError: the tables cannot be read.
     """
     tables = read_tables(path, layout, dev_share, pictures, test_share, grades)
-    rejects = Rejects(tables.rejects, tables.files.values(), max_rejected, Path())
+    rejects = Rejects(tables.rejects, tables.files.values(), max_rejected)
     used: dict[str, pd.DataFrame] = {}
     qrels = tables.qrels
     total = len(tables.products) + len(tables.queries)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, TableError
 from beyond_text.tables.read import read_tables
+from beyond_text.tables.rejects import RejectError
 from data_prep.adapters import ADAPTERS
 from data_prep.fetch.fetcher import FetchSettings
 from data_prep.fetch.shop import read_shop, write_table
@@ -401,7 +402,7 @@ def test_rows_that_are_no_rows_are_listed_and_stop_where_they_are_many(tmp_path:
     tables, out = shop(tmp_path, *[""] * 9), tmp_path / "out"
     with (tables / "products.csv").open("a") as file:
         file.write("one field too few,x\n")
-    with pytest.raises(BuildError, match="1 of 10 rows rejected"):
+    with pytest.raises(RejectError, match="1 of 10 rows rejected"):
         fetch(tables, out)
     assert rows_of(tmp_path / "out.rejects.csv")[0]["row"] == "11"
     assert fetch(tables, out, max_rejected=0.2).rejects == {"malformed row": 1}

@@ -14,11 +14,10 @@ from PIL import Image
 from beyond_text.ablate import ladders_of, main, parse
 from beyond_text.config.compare import differences
 from beyond_text.config.load import load_config, to_yaml
+from beyond_text.config.names import CURRICULUM, STAGE3
 from beyond_text.config.settings import Config, active_losses
 from beyond_text.config.views import OBJECTIVE_VIEWS
 from beyond_text.evaluation.ladder import (
-    CURRICULUM,
-    STAGE3,
     Ladder,
     Row,
     Stage,

@@ -30,11 +30,13 @@ def ranking(*product_ids: list[str], query_ids: str) -> Ranking:
     return Ranking(query_ids.split(), list(product_ids), scores)
 
 
-def brute_force(scored: list[tuple[str, float]], grades: dict[str, int]) -> dict[str, float]:
+def brute_force(
+    scored: list[tuple[str, float]], grades: dict[str, float], above: float = 0.99
+) -> dict[str, float]:
     """Computes each measure of one query by its definition, without a library."""
     by_id = sorted(scored, key=lambda item: item[0], reverse=True)
     order = [product_id for product_id, _ in sorted(by_id, key=lambda item: -item[1])]
-    relevant = {product_id for product_id, grade in grades.items() if grade >= 1}
+    relevant = {product_id for product_id, grade in grades.items() if grade > above}
 
     def ndcg(cutoff: int) -> float:
         def dcg(sequence: list[int]) -> float:
@@ -148,8 +150,8 @@ def test_each_further_grade_column_has_its_own_block_and_its_own_queries() -> No
     )
 
 
-@pytest.mark.parametrize("grade", [0.5, float("nan"), -1, 11, "high", None])
-def test_a_grade_that_is_no_whole_number_names_query_and_product(grade: object) -> None:
+@pytest.mark.parametrize("grade", [float("nan"), float("inf"), -1, 100.5, "high", None])
+def test_a_grade_that_is_no_number_in_range_names_query_and_product(grade: object) -> None:
     qrels = frame(("q", "p", 2), ("r", "shoe 7", grade))
     with pytest.raises(ValueError, match=r"query 'r', product 'shoe 7': relevance is .*expected"):
         retrieval_metrics(ranking(["p"], query_ids="q"), kinds(q="a", r="a"), qrels)
@@ -297,3 +299,40 @@ def test_metrics_import_no_training_library() -> None:
     code = "import beyond_text.metrics.ranking, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "pytorch_lightning", "faiss"} & set(run.stdout.split())
+
+
+@pytest.mark.parametrize("highest", [0.9, 3.5, 100.0])
+def test_fractions_are_measured_as_they_are_written(highest: float, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    products = [f"p{number}" for number in range(150)]
+    scores = -np.sort(-random.integers(0, 8, (6, 120)).astype(np.float32) / 7)
+    found = [random.permutation(products)[:120].tolist() for _ in range(6)]
+    run = Ranking([f"q{number}" for number in range(6)], found, scores)
+    steps = np.array([0, 0, 0.1, 0.35, 0.7, 1]) * highest
+    grades = [dict(zip(products, random.choice(steps, 150).tolist(), strict=True)) for _ in found]
+    qrels = frame(*[(f"q{i}", p, g) for i, row in enumerate(grades) for p, g in row.items()])
+    queries = kinds(**dict.fromkeys(run.query_ids, "log"))
+    expected = [
+        brute_force(list(zip(found[i], scores[i].tolist(), strict=True)), grades[i], above=0)
+        for i in range(6)
+    ]
+    for name in MEASURES:
+        values = per_query(run, queries, qrels, name)
+        np.testing.assert_allclose(values, [each[name] for each in expected], rtol=1e-12)
+    write_trec(tmp_path, run, qrels, queries)
+    written = {line.split()[3] for line in (tmp_path / "qrels.trec").read_text().splitlines()}
+    assert written == {repr(float(step)) for step in steps}
+    metrics = retrieval_metrics(run, queries, qrels)
+    assert retrieval_metrics(*read_trec(tmp_path)) == metrics
+
+
+def test_whole_grades_have_the_same_metrics_by_either_computation() -> None:
+    random = np.random.default_rng(1)
+    found = [random.permutation([f"p{n}" for n in range(30)]).tolist() for _ in range(5)]
+    run = ranking(*found, query_ids="a b c d e")
+    queries = kinds(**dict.fromkeys("abcde", "log"))
+    qrels = frame(*[(q, f"p{n}", int(random.integers(0, 4))) for q in "abcde" for n in range(25)])
+    whole = retrieval_metrics(run, queries, qrels)["all"]
+    # A fraction that no measure notices: the product is judged for a query that is not measured.
+    fractions = pd.concat([qrels, frame(("other", "p1", 0.5))])
+    assert retrieval_metrics(run, queries, fractions)["all"] == pytest.approx(whole, abs=1e-12)

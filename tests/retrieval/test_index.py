@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -105,40 +103,6 @@ def test_an_approximate_index_holds_two_bytes_a_dimension_and_an_exact_one_four(
     assert exact == pytest.approx(2000 * 64 * 4, rel=0.01)
     # An approximate index also holds positions (8 bytes each) and centroids.
     assert 2000 * (64 * 2 + 8) < approximate < exact
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_index_gives_the_same_ranking(tmp_path: Path, kind: IndexKind) -> None:
-    random = np.random.default_rng(0)
-    index = ProductIndex.build(["å", "b/c", "d"], random.normal(size=(3, 4)), kind)
-    digest = index.save(tmp_path)
-    queries = random.normal(size=(2, 4))
-    before, after = (i.search(queries, ["q", "r"], 2) for i in (index, ProductIndex.load(tmp_path)))
-    assert before.product_ids == after.product_ids
-    assert np.array_equal(before.scores, after.scores)
-    assert len(ProductIndex.load(tmp_path, sha256=digest)) == 3
-
-
-def test_a_changed_index_file_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
-    ProductIndex.build(["a"], np.ones((1, 4))).save(tmp_path)
-    path = tmp_path / "index.faiss"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(ValueError, match=r"index\.faiss: expected SHA-256 .*, got "):
-        ProductIndex.load(tmp_path)
-
-
-def test_a_digest_from_elsewhere_outranks_the_one_beside_the_index(tmp_path: Path) -> None:
-    ProductIndex.build(["a"], np.ones((1, 4))).save(tmp_path)
-    with pytest.raises(ValueError, match="expected SHA-256 0000"):
-        ProductIndex.load(tmp_path, sha256="0" * 64)
-
-
-def test_an_index_of_other_products_is_refused(tmp_path: Path) -> None:
-    ProductIndex.build(["a"], np.ones((1, 4))).save(tmp_path)
-    path = tmp_path / "product_ids.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"product_ids": ["a", "b"]}))
-    with pytest.raises(ValueError, match="of 2 products, got IndexFlatIP of 1"):
-        ProductIndex.load(tmp_path)
 
 
 @pytest.mark.parametrize(

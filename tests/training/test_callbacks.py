@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from beyond_text import train as command
 from beyond_text.config.load import load_config
 from beyond_text.metrics.history import print_history, read_history, save_history
 from beyond_text.metrics.ranking import Ranking
@@ -24,6 +23,7 @@ from beyond_text.models.checkpoint import load_model
 from beyond_text.retrieval.panel import AMBER, GREEN, GREY, panel_of
 from beyond_text.retrieval.read_split import read_split
 from beyond_text.train import train
+from beyond_text.training import trainer as trainers
 from beyond_text.training.averaging import Averaging, averaged
 from beyond_text.training.callbacks import Retrieval
 from data_prep.shards import build_shards
@@ -206,11 +206,11 @@ def test_a_run_saves_its_average(
         ) -> None:
             steps.append({k: v.clone() for k, v in module.model.state_dict().items()})
 
-    made = command.make_trainer
-    monkeypatch.setattr(command, "make_trainer", lambda c, others: made(c, [*others, Watch()]))
+    made = trainers.make_trainer
+    monkeypatch.setattr(trainers, "make_trainer", lambda c, others: made(c, [*others, Watch()]))
     settings = [*tiny_overrides, "losses.query_product=1", "lr.text_encoder=0.01"]
     words = ["average_span=1", "steps=3", "evaluate_every=2"]
-    command.train(load_config([], [*settings, *words]))
+    train(load_config([], [*settings, *words]))
     # With span 1 the average is the mean of all steps, also when it is measured on the way.
     saved = load_model(tmp_path / "run")[0].state_dict()
     _, after_two, _ = measured

@@ -27,13 +27,14 @@ import pytorch_lightning as pl
 import torch
 from transformers import AutoTokenizer
 
-from beyond_text import train as command
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
 from beyond_text.models.checkpoint import CheckpointError
 from beyond_text.models.settings import settings_of
 from beyond_text.shards.batch import Batch, SampleIndex
 from beyond_text.shards.sampler import BatchSampler
+from beyond_text.train import train as run_training
+from beyond_text.training import trainer as trainers
 from beyond_text.training.checkpoints import Origin, read_origin, write_checkpoint
 from beyond_text.training.datamodule import ShardData
 from beyond_text.training.module import TrainingError
@@ -103,12 +104,12 @@ def content(value: Any) -> Any:
 
 def train(settings: Sequence[str], run: Path, watcher: Watcher) -> dict[str, Any]:
     """Trains as the command does, with a watcher."""
-    made = command.make_trainer
+    made = trainers.make_trainer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            command, "make_trainer", lambda config, others: made(config, [*others, watcher])
+            trainers, "make_trainer", lambda config, others: made(config, [*others, watcher])
         )
-        return command.train(load_config([], [*settings, f"run={run}"]))
+        return run_training(load_config([], [*settings, f"run={run}"]))
 
 
 def batches(seen: Path) -> list[tuple[int, Any]]:
@@ -328,7 +329,7 @@ def test_any_number_of_workers_gives_the_same_batches_of_several_sources(
         config = load_config([], [*settings, f"run={tmp_path}", f"data.workers={workers}"])
         tokenizer = AutoTokenizer.from_pretrained(tiny_text_encoder)
         data = ShardData(config, settings_of(config, 40), tokenizer, False)
-        data.trainer = command.make_trainer(config, [])
+        data.trainer = trainers.make_trainer(config, [])
         return [content(batch) for batch in data.train_dataloader()]
 
     alone = loaded(0)

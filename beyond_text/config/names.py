@@ -1,0 +1,35 @@
+"""Names that commands offer and run folders hold, at no cost, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from beyond_text.config.settings import ConfigError, FusionName
+
+FUSION_NAMES: tuple[str, ...] = get_args(FusionName)
+MEASURE_NAMES = ("ndcg@1", "ndcg@10", "recall@10", "recall@100", "mrr")
+IndexKind = Literal["exact", "approximate"]
+INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+# What an evaluation searches: the products of its split, or those of every split.
+Pool = Literal["split", "all"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+STAGE3 = RECIPES / "stage3.yaml"
+CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
+
+# A run's finished model.
+MODEL = "model"
+WEIGHTS = "model.safetensors"
+
+
+def check_finished(run: Path) -> None:
+    """Checks, without loading anything, that a run holds a finished model.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    weights = run / MODEL / WEIGHTS
+    if not weights.is_file():
+        raise ConfigError(f"{run}: no finished model there (expected {weights})")

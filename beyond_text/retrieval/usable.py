@@ -1,0 +1,89 @@
+"""Leaves out of tables what the shard builder would leave out, and stops where it would.
+
+So tables are measured as their shards would be: by the same rows, with the same limit.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+
+from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
+from beyond_text.tables.pictures import PictureError, decode_picture, read_picture
+from beyond_text.tables.rejects import MAX_REJECTED, Rejects
+from beyond_text.tables.tables import Tables
+from beyond_text.terminal import plain
+
+# Side in pixels to which a JPEG may be reduced while it is tried: the smallest scale is enough.
+TRIED = 16
+
+
+def usable_tables(tables: Tables, products: pd.DataFrame) -> tuple[pd.DataFrame, Tables]:
+    """Returns the products of which something can be used, and the tables without the others.
+
+    Pictures that cannot be used are "". What is rejected is printed by reason.
+
+    Args:
+        tables: the tables; their queries lose pictures too, their judgments lose what is left out.
+        products: those rows of the products that are searched.
+
+    Raises:
+        RejectError: a file has lost more than MAX_REJECTED of its rows.
+    """
+    rejects = Rejects(tables.rejects, tables.files.values(), MAX_REJECTED)
+    rejects.check()
+    products, without = _with_pictures(tables, "products", products, TEXT_COLUMNS, rejects)
+    queries, lost = _with_pictures(tables, "queries", tables.queries, ("query",), rejects)
+    qrels = tables.qrels
+    for column, gone in (("product_id", without), ("query_id", lost)):
+        unused = qrels[column].isin(gone)
+        name = column.removesuffix("_id")
+        for row in qrels[unused].to_dict("records"):
+            identity = f"{row['query_id']} {row['product_id']}"
+            detail = f"expected a {name} that was not rejected"
+            file = tables.files["qrels"].name
+            rejects.add(Reject(file, int(row["row"]), identity, f"unknown {name}", detail))
+        qrels = qrels[~unused]
+    rejects.check()
+    if counts := rejects.by_reason():
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        print(plain(f"{tables.folder}: rejected: {reasons}"), file=sys.stderr)
+    return products, tables._replace(queries=queries, qrels=qrels)
+
+
+def _with_pictures(
+    tables: Tables, name: str, rows: pd.DataFrame, texts: tuple[str, ...], rejects: Rejects
+) -> tuple[pd.DataFrame, set[str]]:
+    """Returns the rows with pictures that can be used, and the ids of rows left with nothing."""
+    if rows.empty:
+        return rows, set()
+    key = "product_id" if name == "products" else "query_id"
+    file = tables.files[name].name
+    with ThreadPoolExecutor() as threads:
+        faults = list(threads.map(_fault, rows["image"]))
+    for row, fault in zip(rows.to_dict("records"), faults, strict=True):
+        if fault is not None:
+            rejects.add(
+                Reject(file, int(row["row"]), row[key], fault.reason, f"{row['image']}: {fault}")
+            )
+    images = ["" if fault else image for image, fault in zip(rows["image"], faults, strict=True)]
+    rows = rows.assign(image=images)
+    empty = (rows[[*texts, "image"]] == "").all(axis=1)
+    reason = "no text and no picture" if name == "products" else "empty query"
+    for row in rows[empty].to_dict("records"):
+        rejects.add(Reject(file, int(row["row"]), row[key], reason, "expected a text or a picture"))
+    return rows[~empty], set(rows[key][empty])
+
+
+def _fault(path: str) -> PictureError | None:
+    """Returns why a picture cannot be used, or None; no picture has no fault."""
+    if not path:
+        return None
+    try:
+        decode_picture(read_picture(Path(path)), reduce_to=TRIED)
+    except PictureError as error:
+        return error
+    return None

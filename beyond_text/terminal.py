@@ -1,0 +1,130 @@
+r"""Prints what users typed and shops wrote as it is, and turns an error into one line.
+
+Nothing that is printed here is markup, whatever brackets or colons stand in it, and a character
+that a terminal would obey rather than show is shown as its code, such as `\x1b`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+# Controls, formats (which turn the direction of writing), halves of characters, line separators.
+OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Of the formats, those that scripts and emoji need to be read.
+JOINERS = "\u200c\u200d"
+TABLE_WIDTH = 100
+# Errors of the input and of the machine.
+EXPECTED: tuple[type[BaseException], ...] = (
+    ValueError,
+    OSError,
+    MemoryError,
+    ModuleNotFoundError,
+)
+
+
+def plain(text: object) -> str:
+    """Returns a text on one line, with its control characters as codes."""
+    words = " ".join(str(text).split())
+    return "".join(map(_shown, words))
+
+
+def _shown(character: str) -> str:
+    if character in JOINERS or unicodedata.category(character) not in OBEYED:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def print_table(
+    title: object,
+    headings: Sequence[str],
+    sections: Sequence[Sequence[Sequence[object]]],
+    numbers: Sequence[str] = (),
+) -> None:
+    """Prints rows of cells under headings, with a line after each section.
+
+    `numbers` are the headings whose columns are aligned to the right.
+    """
+    # Imported here, so that an error or --help does not wait for it.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(plain(title)), title_justify="left")
+    for heading in headings:
+        table.add_column(Text(plain(heading)), justify="right" if heading in numbers else "left")
+    for rows in sections:
+        for cells in rows:
+            table.add_row(*(Text(plain(cell)) for cell in cells))
+        table.add_section()
+    _show_any_character()
+    Console(width=max(TABLE_WIDTH, Console().width)).print(table)
+
+
+@contextmanager
+def errors_in_one_line(*further: type[BaseException]) -> Iterator[None]:
+    """Ends the program with `error: ...` on one line where its input or the machine is at fault.
+
+    `further` are errors beside ValueError and OSError, such as those of a stopped training.
+
+    Raises:
+        SystemExit: instead of the error.
+    """
+    _show_any_character()
+    try:
+        yield
+    except EXPECTED + further as error:
+        sys.exit(f"error: {one_line(error)}")
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what an error says, on one line."""
+    text = str(error).strip() or type(error).__name__
+    if "Traceback (most recent call last)" in text:
+        # A loader's worker sends its traceback along, whose last line is the error.
+        text = text.splitlines()[-1]
+    return plain(text)
+
+
+def check_writable(path: Path) -> None:
+    """Checks that a file or folder can be written at a path; its parents need not exist yet.
+
+    Raises:
+        OSError: it cannot: names the part of the path that is in the way.
+    """
+    for place in (path, *path.absolute().parents):
+        if not place.exists():
+            continue
+        if place != path and not place.is_dir():
+            raise NotADirectoryError(f"{path}: not written: {place} is no folder")
+        if not os.access(place, os.W_OK):
+            raise PermissionError(f"{path}: not written: {place} is read-only")
+        return
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits words of a command line into paths and `key=value` settings.
+
+    A word is a setting where a name stands before its first `=`, and it is no existing path. So
+    `a=b/stage1.yaml` is a path where it exists, and `run=runs/x` is a setting.
+    """
+    paths = [word for word in words if not _is_setting(word)]
+    return paths, [word for word in words if _is_setting(word)]
+
+
+def _is_setting(word: str) -> bool:
+    key, equals, _ = word.partition("=")
+    named = all(part.isidentifier() for part in key.replace("-", "_").split("."))
+    return bool(equals) and named and not (key.startswith("-") or os.path.exists(word))
+
+
+def _show_any_character() -> None:
+    """Lets a terminal of any encoding show every text: what it lacks is shown as its code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that was replaced, or cannot be changed any more, shows what it can.
+        with suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
