@@ -203,7 +203,8 @@ def test_the_command_compares_runs_and_agrees_with_evaluation(
         assert found == block["ndcg@10"]
     # A fusion of text alone loses nothing when pictures are removed.
     assert len({b["all"] for b in means(results[str(runs[1])], "image").values()}) == 1
-    assert (tmp_path / "out" / "missing.md").read_text() == markdown(results)
+    written = (tmp_path / "out" / "missing.md").read_text()
+    assert written == markdown(results) + "\n24 products searched, all of the split.\n"
     assert markdown(results) in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "missing.png") as picture:
         picture.load()

@@ -89,7 +89,8 @@ def test_a_picture_weighs_less_in_the_fused_vector_but_not_where_it_stands_alone
 ) -> None:
     encoder, splits, _ = begin(tiny_settings, "losses.text_image=1", "fusion=sum")
     ids = [str(number) for number in range(len(splits[0]))]
-    catalogue = Catalogue(ShardProducts(splits[0], 32), ids)
+    places = [(0, number) for number in range(len(ids))]
+    catalogue = Catalogue(ShardProducts(splits, places, 32), ids)
     encoder.model.image_log_weight.data.fill_(math.log(0.3))
     found = encode_products(encoder, catalogue, ("text", "image", "product"))
     vectors = {view: dict(zip(*part, strict=True)) for view, part in found.items()}

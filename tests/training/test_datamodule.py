@@ -229,7 +229,7 @@ def test_prefixes_stand_before_texts_and_queries(
     sources: dict[str, Path], tiny_text_encoder: Path, tiny_image_encoder: Path
 ) -> None:
     encoders = f"text_encoder.path={tiny_text_encoder}", f"image_encoder.path={tiny_image_encoder}"
-    prefixes = "text_encoder.query_prefix='red '", "text_encoder.text_prefix='home '"
+    prefixes = "text_encoder.query_prefix=red ", "text_encoder.text_prefix=home "
     config = settings(sources, "shop", "losses.query_text=1", *encoders, *prefixes)
     tokenizer = AutoTokenizer.from_pretrained(tiny_text_encoder)
     collate = ShardData(config, settings_of(config, 40), tokenizer, False).collate
