@@ -67,9 +67,9 @@ class ShardProducts(Dataset[Sample]):
             ShardError: it or its picture cannot be read: a measurement skips nothing.
         """
         split, sample = self.places[number]
-        fields, picture = self.splits[split].read(sample, self.picture_size)
+        fields, pictures = self.splits[split].read_pictures(sample, self.picture_size)
         text = self.splits[split].text_of(fields)
-        return Sample(fields["product_id"], text, picture, [], None)
+        return _sample(fields["product_id"], text, pictures)
 
     def describe(self, number: int) -> Shown:
         """Returns what a result shows of the number-th product; reads no picture."""
@@ -95,9 +95,10 @@ class TableProducts(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         """Returns the number-th product."""
         row = self.rows[number]
-        picture = file_picture(row["image"], self.stored_size, self.picture_size)
-        text = product_text(row, self.text_fields)
-        return Sample(row["product_id"], text, picture, [], None)
+        paths = [row["image"], *row["images"][1:]]
+        found = [file_picture(path, self.stored_size, self.picture_size) for path in paths]
+        pictures = [picture for picture in found if picture is not None]
+        return _sample(row["product_id"], product_text(row, self.text_fields), pictures)
 
     def describe(self, number: int) -> Shown:
         """Returns what a result shows of the number-th product; reads no picture."""
@@ -124,7 +125,15 @@ class DropModality(Dataset[Sample]):
         sample = self.products[number]
         if not is_left_out(sample.product_id, self.share, self.seed):
             return sample
-        return sample._replace(**({"text": ""} if self.modality == "text" else {"image": None}))
+        if self.modality == "text":
+            return sample._replace(text="")
+        return sample._replace(image=None, further=())
+
+
+def _sample(product_id: str, text: str, pictures: Sequence[Tensor]) -> Sample:
+    """Returns a product with all its pictures."""
+    main = pictures[0] if pictures else None
+    return Sample(product_id, text, main, [], None, further=tuple(pictures[1:]))
 
 
 def is_left_out(product_id: str, share: float, seed: int = 0) -> bool:

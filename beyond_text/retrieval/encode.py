@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from beyond_text.config.views import View
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import MODALITIES, Catalogue, DropModality, Modality
 from beyond_text.retrieval.query_set import QuerySet
-from beyond_text.shards.batch import Judgment, Sample
+from beyond_text.shards.batch import Batch, Judgment, Sample
 from beyond_text.shards.collate import Collate
 
 
@@ -54,6 +55,7 @@ def encode_products(
 ) -> dict[View, Vectors]:
     """Encodes the products in one pass; returns, for each view, the products that have it.
 
+    The vector of a product with several pictures is the mean of those that it has with each.
     With one of the two modalities, every product is encoded as if it lacked the other.
     """
     products = catalogue.products
@@ -111,21 +113,59 @@ def _encode(
         batch_size=batch_size,
         # A process without a full batch of its own costs more to start than it saves.
         num_workers=min(encoder.workers, len(ids) // batch_size),
-        collate_fn=collate_for(model, encoder.tokenizer),
+        collate_fn=EveryPicture(collate_for(model, encoder.tokenizer)),
     )
     present: dict[View, list[bool]] = {view: [] for view in views}
     rows = {view: [torch.zeros(0, model.settings.dim)] for view in views}
-    for batch in tqdm(loader, desc=f"encoding {', '.join(views)}", leave=False, disable=None):
+    for batch, owner in tqdm(
+        loader, desc=f"encoding {', '.join(views)}", leave=False, disable=None
+    ):
         with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=encoder.bf16):
             embeddings = model.embed(to_device(device, batch), views)
         for view in views:
             has_view = embeddings.present[view].cpu()
-            rows[view].append(embeddings.vectors[view].float().cpu()[has_view])
+            vectors = embeddings.vectors[view].float().cpu()
+            vectors, has_view = mean_of_pictures(vectors, has_view, owner)
+            rows[view].append(vectors[has_view])
             present[view] += has_view.tolist()
     return {
         view: Vectors(list(compress(ids, present[view])), torch.cat(rows[view]).numpy())
         for view in views
     }
+
+
+class EveryPicture:
+    """Collates samples with a row for each picture; also returns the sample of each row."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[Sample]) -> tuple[Batch, Int[Tensor, " rows"]]:
+        """Makes the batch; a sample without a picture has one row."""
+        rows = [
+            # Pictures of one product are told apart by the number that stands for the epoch.
+            (sample._replace(image=picture, epoch=number, further=()), owner)
+            for owner, sample in enumerate(samples)
+            for number, picture in enumerate((sample.image, *sample.further))
+        ]
+        return self.collate([row for row, _ in rows]), torch.tensor([owner for _, owner in rows])
+
+
+def mean_of_pictures(
+    vectors: Float[Tensor, "rows dim"], has_view: Bool[Tensor, " rows"], owner: Int[Tensor, " rows"]
+) -> tuple[Float[Tensor, "samples dim"], Bool[Tensor, " samples"]]:
+    """Returns the unit vector of the mean of each sample's rows, and which samples have the view.
+
+    The rows of a sample stand together, and agree on whether they have it.
+    """
+    samples = int(owner[-1]) + 1
+    if samples == len(owner):
+        return vectors, has_view
+    sums = torch.zeros(samples, vectors.shape[1]).index_add(0, owner, vectors)
+    several = torch.bincount(owner) > 1
+    first = torch.searchsorted(owner, torch.arange(samples))
+    means = torch.where(several.unsqueeze(1), F.normalize(sums, dim=1), vectors[first])
+    return means, has_view[first]
 
 
 def collate_for(model: TwoTower, tokenizer: Any) -> Collate:

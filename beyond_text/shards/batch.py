@@ -71,7 +71,8 @@ class Sample(NamedTuple):
 
     `query_image` is the picture of that query, whose text may then be empty. `losses` are those
     that the product's source supplies. Product ids are those of one `namespace`, and numbers of
-    query pictures those of one `source`.
+    query pictures those of one `source`. `further` are the product's pictures beside `image`, where
+    all are wanted.
     """
 
     product_id: str
@@ -84,6 +85,7 @@ class Sample(NamedTuple):
     losses: tuple[str, ...] = ()
     namespace: str = ""
     source: int = 0
+    further: tuple[UInt8[Tensor, "3 height width"], ...] = ()
 
 
 # Fills the row of a sample that could not be read.

@@ -65,6 +65,7 @@ class Products(Dataset[Sample | str]):
 
     `picture` is as in `Split.read`, for queries too. `losses` are those that each split supplies;
     its queries are drawn where one of them has queries, `queries_per_product` for each product.
+    Of several pictures of a product one is drawn, anew in each epoch.
     Each query takes a row of the batch; only the first row reads the sample. Product ids of
     different `namespaces`, one for each split, are different products.
     """
@@ -102,7 +103,8 @@ class Products(Dataset[Sample | str]):
         """Reads a product, draws its queries and reads their pictures."""
         source = self.sources[index.source]
         try:
-            fields, picture = source.read(index.sample, self.picture)
+            which = self._drawn_picture(source, index)
+            fields, picture = source.read(index.sample, self.picture, which)
         except SampleError as error:
             return str(error)
         judgments = source.judgments_of(fields) if self.draws_queries[index.source] else []
@@ -114,6 +116,15 @@ class Products(Dataset[Sample | str]):
             # All rows of the product are skipped: its first row is the one among the candidates.
             return f"{source.folder} sample {index.sample}: {error}"
         return _Product(fields, picture, judgments, queries)
+
+    def _drawn_picture(self, source: Split, index: SampleIndex) -> int:
+        """Draws one of a product's pictures, another in another epoch; 0 where it has none."""
+        numbers = source.picture_numbers(index.sample) if self.picture is not None else []
+        if len(numbers) < 2:
+            return numbers[0] if numbers else 0
+        # Not the seed of its queries, whose draws would go with those of pictures.
+        seed = (self.seed, index.source, index.sample, index.epoch, len(numbers))
+        return numbers[np.random.default_rng(seed).integers(len(numbers))]
 
     def __getitem__(self, index: SampleIndex) -> Sample | str:
         """Returns the sample, or where it cannot be read a line that says which and why.

@@ -78,7 +78,7 @@ def roles_of(split: Split, losses: Collection[str]) -> Roles:
         has = {
             "query": bool(matches),
             "text": bool(split.text_of(fields)),
-            "image": split.has_picture(sample),
+            "image": bool(split.picture_numbers(sample)),
         }
         anchor[sample] = any(all(has[view] for view in views) for views in needed)
         if has["query"]:

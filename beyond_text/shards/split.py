@@ -86,17 +86,29 @@ class Split:
         """
         check_sums(self.folder, self._files)
 
-    def read(self, sample: int, picture: int | None) -> tuple[dict[str, Any], Tensor | None]:
+    def read(
+        self, sample: int, picture: int | None, which: int = 0
+    ) -> tuple[dict[str, Any], Tensor | None]:
         """Reads the JSON of a sample and its picture (None where it has none or `picture` is None).
 
-        `picture` is the side in pixels that the decoder may reduce to. The types of texts,
-        ids and grades are checked.
+        `picture` is the side in pixels that the decoder may reduce to, and `which` the number of
+        one of several pictures. The types of texts, ids and grades are checked.
 
         Raises:
             SampleError: the JSON is not that of a product, or the picture's bytes are no picture.
         """
-        fields, pictures = self._read(sample, () if picture is None else ("jpg",), picture)
+        names = () if picture is None else (PICTURES[which],)
+        fields, pictures = self._read(sample, names, picture)
         return fields, pictures[0] if pictures else None
+
+    def picture_numbers(self, sample: int) -> list[int]:
+        """Returns the numbers of a sample's pictures, without reading them.
+
+        Raises:
+            SampleError: there is no such sample.
+        """
+        members = self.products.members(sample)
+        return [number for number, name in enumerate(PICTURES) if name in members]
 
     def read_pictures(self, sample: int, picture: int) -> tuple[dict[str, Any], list[Tensor]]:
         """Reads the JSON of a sample and all its pictures, the main one first.
@@ -127,10 +139,6 @@ class Split:
             if not item.get("own") and "grades" not in item:
                 raise ValidationError(f"query {item['query_id']!r:.200}: expected grades, got none")
         return fields
-
-    def has_picture(self, sample: int) -> bool:
-        """Says whether a sample has a picture, without reading it."""
-        return "jpg" in self.products.members(sample)
 
     def category(self, sample: int) -> str:
         """Reads the last level of a sample's category, such as Dress of `Women > Dress`.
