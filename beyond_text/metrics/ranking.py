@@ -52,6 +52,9 @@ def retrieval_metrics(
 ) -> dict[str, dict[str, Any]]:
     """Returns `{"all": block, kind: block, ...}` over all queries and over those of each kind.
 
+    Where `queries` say that some have the words or the picture of a train query (`seen` is "1"),
+    there are blocks `seen` and `unseen` too.
+
     A block holds the means of the measures, `queries` (the number that the means are over) and
     `queries_without_judgements`, all for the grade column `relevance`, or the first one where
     none has that name. Each further grade column has a block inside the block. A block over no
@@ -59,15 +62,16 @@ def retrieval_metrics(
 
     Args:
         ranking: at most one row a query; queries missing from it count 0.
-        queries: `query_id`, `kind`, one row a query; other columns are ignored.
+        queries: `query_id`, `kind`, perhaps `seen`, one row a query; other columns are ignored.
         qrels: `query_id`, `product_id` and the grade columns, numbers from 0 to HIGHEST_GRADE;
             judgments of queries not in `queries` are ignored.
         measures: the measures, by their names in a block.
 
     Raises:
         ValueError: a grade that is no such number (names query and product), a column that is
-            missing, a duplicate, a ranked query not in `queries`, a kind "all" or "training", a
-            score that is not finite or not in order, or no query with a positive judgment.
+            missing, a duplicate, a ranked query not in `queries`, a kind with a name of
+            metrics.json's own, a score that is not finite or not in order, or no query with a
+            positive judgment.
     """
     kinds = query_kinds(queries)
     columns = {grade: checked_grades(qrels, grade) for grade in grade_columns(qrels)}
@@ -84,6 +88,10 @@ def retrieval_metrics(
         }
 
     by_kind = {kind: block(kinds.index[kinds == kind]) for kind in sorted(kinds.unique())}
+    seen = queries.get("seen", pd.Series("", index=queries.index)) == "1"
+    if seen.any():
+        ids = queries["query_id"]
+        by_kind |= {"seen": block(pd.Index(ids[seen])), "unseen": block(pd.Index(ids[~seen]))}
     return {"all": block(kinds.index)} | by_kind
 
 
@@ -154,7 +162,7 @@ def query_kinds(queries: pd.DataFrame) -> pd.Series:
     _check_text(kinds.index, "queries")
     if kinds.index.has_duplicates:
         raise ValueError(f"queries: duplicate query_id {kinds.index[kinds.index.duplicated()][0]}")
-    if reserved := {"all", "training"} & set(kinds):
+    if reserved := {"all", "training", "seen", "unseen"} & set(kinds):
         raise ValueError(f'queries: the kind "{min(reserved)}" is a name that metrics.json uses')
     return kinds
 

@@ -32,7 +32,8 @@ class QuerySet(NamedTuple):
 
     Attributes:
         queries: query_id, query ("" where there is only a picture), kind, and product_id (where
-            the query is itself a product, else "").
+            the query is itself a product, else ""); and, where the split says so, `seen`: "1" for
+            one that has the words or the picture of a train query.
         qrels: query_id, product_id and the grade columns.
         query_image: returns the picture of the number-th query, or None.
     """

@@ -123,7 +123,7 @@ def _table_split(
     catalogue, tables = _table_products(tables, searched, text_fields, picture_size, stored_size)
     queries, qrels = (table[table["split"] == split] for table in (tables.queries, tables.qrels))
     query_set = QuerySet(
-        queries[COLUMNS],
+        queries[[*COLUMNS, "seen"]],
         qrels[["query_id", "product_id", *tables.grades]],
         partial(_table_query_picture, list(queries["image"]), stored_size, picture_size),
     )
@@ -170,7 +170,7 @@ def _shard_split(
     if queries.empty:
         raise ShardError(f"{paths['queries']}: expected a query at least, got none")
     query_image = partial(_shard_query_picture, shards, list(queries["image"]), picture_size)
-    return catalogue, QuerySet(queries[COLUMNS], qrels, query_image)
+    return catalogue, QuerySet(queries[[*COLUMNS, "seen"]], qrels, query_image)
 
 
 def _read_rows(path: Path, row: type) -> pd.DataFrame:

@@ -336,3 +336,19 @@ def test_whole_grades_have_the_same_metrics_by_either_computation() -> None:
     # A fraction that no measure notices: the product is judged for a query that is not measured.
     fractions = pd.concat([qrels, frame(("other", "p1", 0.5))])
     assert retrieval_metrics(run, queries, fractions)["all"] == pytest.approx(whole, abs=1e-12)
+
+
+def test_queries_that_train_has_too_have_a_block_of_their_own() -> None:
+    queries = pd.DataFrame({"query_id": ["a", "b", "c"], "kind": "human", "seen": ["1", "", ""]})
+    qrels = pd.DataFrame({"query_id": ["a", "b", "c"], "product_id": "x", "relevance": 1})
+    ranking = Ranking(
+        ["a", "b", "c"],
+        [["x", "y"], ["y", "x"], ["y", "x"]],
+        np.array([[2.0, 1.0]] * 3, np.float32),
+    )
+    found = retrieval_metrics(ranking, queries, qrels)
+    assert found["seen"]["mrr"] == 1.0
+    assert found["unseen"]["mrr"] == 0.5
+    assert (found["seen"]["queries"], found["unseen"]["queries"]) == (1, 2)
+    assert found["all"]["mrr"] == pytest.approx(2 / 3)
+    assert "seen" not in retrieval_metrics(ranking, queries.assign(seen=""), qrels)
