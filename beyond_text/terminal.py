@@ -44,10 +44,12 @@ def print_table(
     headings: Sequence[str],
     sections: Sequence[Sequence[Sequence[object]]],
     numbers: Sequence[str] = (),
+    width: int = TABLE_WIDTH,
 ) -> None:
     """Prints rows of cells under headings, with a line after each section.
 
-    `numbers` are the headings whose columns are aligned to the right.
+    `numbers` are the headings whose columns are aligned to the right. The table may be `width`
+    characters wide, also where the terminal is narrower.
     """
     # Imported here, so that an error or --help does not wait for it.
     from rich.console import Console
@@ -62,7 +64,7 @@ def print_table(
             table.add_row(*(Text(plain(cell)) for cell in cells))
         table.add_section()
     _show_any_character()
-    Console(width=max(TABLE_WIDTH, Console().width)).print(table)
+    Console(width=max(width, Console().width)).print(table)
 
 
 @contextmanager

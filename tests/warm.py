@@ -89,12 +89,17 @@ def serve(address: str, modules: Sequence[str]) -> None:
         streams = array.array("i", rights[0][2])
         request = json.loads(_read(connection, int.from_bytes(head, "big")))
         if os.fork() == 0:
-            for number, stream in enumerate(streams, 1):
-                os.dup2(stream, number)
-            status = _run(*request)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            connection.sendall(str(status).encode())
+            # In a process of its own, since a command may end itself by os._exit.
+            command = os.fork()
+            if command == 0:
+                for number, stream in enumerate(streams, 1):
+                    os.dup2(stream, number)
+                status = _run(*request)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status & 0xFF)
+            _, ended = os.waitpid(command, 0)
+            connection.sendall(str(os.waitstatus_to_exitcode(ended)).encode())
             os._exit(0)
         connection.close()
         for stream in streams:

@@ -48,7 +48,9 @@ def print_history(run: Path) -> None:
     pool = next((n for block in _blocks(history) if (n := block.get("products"))), None)
     among = f", {pool:,} products searched" if pool else ""
     title = f"{run}: dev nDCG@10 (recall@10){among}"
-    print_table(title, ["product vector", "queries", *numbers], sections, numbers)
+    # A cell that is cut says less than a line that the terminal breaks.
+    width = 60 + 20 * len(history)
+    print_table(title, ["product vector", "queries", *numbers], sections, numbers, width)
 
 
 def _best(before: dict[View, Any], kind: str) -> str:
