@@ -66,20 +66,18 @@ def fetch_pictures(
 ) -> Fetched:
     """Fetches every URL of the columns `image` once, then writes the tables that name the files.
 
-    A row whose picture was not fetched keeps its other columns; OUT/rejects.csv lists it.
-
     Args:
         tables_path: folder of tables, or the file of products in it.
         out: folder to make, or one that this function made.
         layout: whose files and column names the tables have.
         settings: of the requests.
-        retry_failed: tries again what failed in an earlier run.
+        retry_failed: tries again what failed before.
         max_rejected: share of any one file's rows, 0 to 1, that may be no rows.
         grades: columns of judgments that are grades; None for the layout's.
 
     Raises:
         BuildError: a setting is out of range, `out` is something else or in use, or too many rows
-            are no rows (OUT.rejects.csv then lists them).
+            are no rows.
         TableError: the tables cannot be read.
         OSError: a file cannot be written.
     """
@@ -99,10 +97,9 @@ def fetch_pictures(
         rows = {}
         for table in shop.tables:
             failures: list[Reject] = []
-            absent = layout.absent_pictures
-            frame = with_files(table, outcomes, shop.folder, out, absent, failures)
-            for reject in failures:
-                listed.add(reject)
+            places = shop.folder, out
+            frame = with_files(table, outcomes, *places, layout.absent_pictures, failures)
+            listed.add(*failures)
             write_table(out, table.name, frame)
             if "image" in frame:
                 rows[table.file.name] = (int((frame["image"] != "").sum()), len(frame))

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from beyond_text.config.settings import (
     Config,
     ConfigError,
+    Data,
     FusionName,
     ImagePooling,
     LearningRates,
@@ -220,7 +221,12 @@ def check(config: Config) -> None:
         raise ConfigError(
             "loss_weighting=learned: weights learn at the rate of lr.temperature, which is 0"
         )
-    for name, source in config.data.sources.items():
+    _check_data(config.data)
+
+
+def _check_data(data: Data) -> None:
+    """Checks the sources, the weights of grades and the fields of texts."""
+    for name, source in data.sources.items():
         if not source.path:
             raise ConfigError(f"data.sources.{name}.path: expected a folder of shards, got ''")
         if not 0 <= source.weight < float("inf"):
@@ -237,9 +243,15 @@ def check(config: Config) -> None:
                 f"data.sources.{name}.losses: expected some of {', '.join(OBJECTIVE_VIEWS)}, "
                 f"got {min(unknown)!r}"
             )
-    known, fields = get_args(TextField), config.data.text_fields
+    known, fields = get_args(TextField), data.text_fields
     if not fields or not set(fields) <= set(known):
         raise ConfigError(f"data.text_fields: expected some of {', '.join(known)}, got {fields}")
+    if any(weight < 0 for weight in data.grades.values()) or (
+        data.grades and not sum(data.grades.values())
+    ):
+        raise ConfigError(
+            f"data.grades: expected weights of at least 0, not all 0, got {data.grades}"
+        )
 
 
 def _check_unused(config: Config) -> None:
@@ -256,12 +268,6 @@ def _check_unused(config: Config) -> None:
                 f"{name}: only contrasts of two views use it; expected {unused}, or a weight for "
                 f"one of {', '.join(PAIRS)} in losses"
             )
-    if any(weight < 0 for weight in config.data.grades.values()) or (
-        config.data.grades and not sum(config.data.grades.values())
-    ):
-        raise ConfigError(
-            f"data.grades: expected weights of at least 0, not all 0, got {config.data.grades}"
-        )
 
 
 def to_yaml(config: Config) -> str:

@@ -7,7 +7,7 @@ it helps.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -52,3 +52,25 @@ def signed_root(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     Its slope at 0 is 100, where that of the exact root is infinite.
     """
     return values / (values.abs() + 1e-4).sqrt()
+
+
+def projection(width: int, dim: int) -> nn.Linear:
+    """Returns a map that starts as the identity, or as an orthogonal one for another width."""
+    layer = nn.Linear(width, dim, bias=False)
+    if width == dim:
+        nn.init.eye_(layer.weight)
+    else:
+        nn.init.orthogonal_(layer.weight)
+    return layer
+
+
+def spread_tokens(
+    tokens: tuple[Float[Tensor, "distinct length dim"], Bool[Tensor, "distinct length"]],
+    row: Int[Tensor, " rows"],
+) -> tuple[Float[Tensor, "rows length dim"], Bool[Tensor, "rows length"]]:
+    """Returns the tokens of each row and their mask, which is empty in a row without the view."""
+    states, mask = tokens
+    if len(states) == 0:
+        return states.new_zeros(len(row), 1, states.shape[2]), mask.new_zeros(len(row), 1)
+    index = row.clamp(min=0)
+    return states[index], mask[index] & (row >= 0).unsqueeze(1)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +25,7 @@ from beyond_text.config.views import PAIRS, PRODUCT, QUERY, Side, View
 from beyond_text.models.chunks import in_chunks
 from beyond_text.models.encoders import load_encoder
 from beyond_text.models.fusion import FUSIONS, UniecsFusion
+from beyond_text.models.layers import projection, spread_tokens
 from beyond_text.models.sentence import build_head, load_head, read_sentence_settings
 from beyond_text.models.settings import ModelSettings
 from beyond_text.models.temperature import Temperature
@@ -83,12 +84,12 @@ class TwoTower(nn.Module):
         self.own_query_tower = _text_tower(query, settings) if query is not None else None
         text_width, image_width = self._widths()
         fusion = FUSIONS[settings.fusion]
-        self.query_projection = _projection(text_width, settings.dim)
+        self.query_projection = projection(text_width, settings.dim)
         # A fusion of tokens encodes both sides by one encoder, so they share a projection.
         self.text_projection = (
-            self.query_projection if fusion.tokens else _projection(text_width, settings.dim)
+            self.query_projection if fusion.tokens else projection(text_width, settings.dim)
         )
-        self.image_projection = _projection(image_width, settings.dim)
+        self.image_projection = projection(image_width, settings.dim)
         # How much a picture counts in a fusion of vectors, beside a text's 1: its logarithm.
         self.image_log_weight = nn.Parameter(torch.zeros(()))
         self.fusion = fusion(settings.dim, settings.fusion_rank)
@@ -305,7 +306,7 @@ class TwoTower(nn.Module):
             pairs = torch.stack([rows[side.text], rows[side.image]])
             pairs, pair_of_row[side] = pairs.unique(dim=1, return_inverse=True)
             distinct |= zip(side, pairs, strict=False)
-        states = self._encode_views(batch, distinct, needed, self._states, _spread_tokens)
+        states = self._encode_views(batch, distinct, needed, self._states, spread_tokens)
         encoder = self.fusion.encoder
         vectors: dict[View, Tensor] = {}
         for side, pair in pair_of_row.items():
@@ -321,16 +322,6 @@ def _text_tower(encoder: nn.Module, settings: ModelSettings) -> TextTower:
     return TextTower(encoder, settings.pooling, head=build_head(settings.text_head))
 
 
-def _projection(width: int, dim: int) -> nn.Linear:
-    """Returns a map that starts as the identity, or as an orthogonal one for another width."""
-    layer = nn.Linear(width, dim, bias=False)
-    if width == dim:
-        nn.init.eye_(layer.weight)
-    else:
-        nn.init.orthogonal_(layer.weight)
-    return layer
-
-
 def _width(tower: TextTower | ImageTower, tokens: bool, setting: str, *inputs: Tensor) -> int:
     """Returns the width of a tower's vector or tokens; refuses inputs that it cannot take."""
     try:
@@ -339,18 +330,6 @@ def _width(tower: TextTower | ImageTower, tokens: bool, setting: str, *inputs: T
         raise
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{setting}: not for {tower.settings.name_or_path}: {error}") from error
-
-
-def _spread_tokens(
-    tokens: tuple[Float[Tensor, "distinct length dim"], Bool[Tensor, "distinct length"]],
-    row: Int[Tensor, " rows"],
-) -> tuple[Float[Tensor, "rows length dim"], Bool[Tensor, "rows length"]]:
-    """Returns the tokens of each row and their mask, which is empty in a row without the view."""
-    states, mask = tokens
-    if len(states) == 0:
-        return states.new_zeros(len(row), 1, states.shape[2]), mask.new_zeros(len(row), 1)
-    index = row.clamp(min=0)
-    return states[index], mask[index] & (row >= 0).unsqueeze(1)
 
 
 def _pictures(batch: Batch, needed: set[View]) -> tuple[Tensor, int]:

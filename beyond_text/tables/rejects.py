@@ -50,13 +50,13 @@ class Rejects:
         self.max_share = max_share
         self.list_path = list_path
         self.layout = layout
-        for reject in self.rejects:
-            self.bad_rows[reject.file].add(reject.row)
+        self.add(*self.rejects)
 
-    def add(self, reject: Reject) -> None:
-        """Counts one reject; the same picture met in two splits counts once."""
-        self.rejects[reject] = None
-        self.bad_rows[reject.file].add(reject.row)
+    def add(self, *rejects: Reject) -> None:
+        """Counts rejects; the same picture met in two splits counts once."""
+        for reject in rejects:
+            self.rejects[reject] = None
+            self.bad_rows[reject.file].add(reject.row)
 
     def by_reason(self) -> dict[str, int]:
         """Counts the rejects of each reason, the most frequent first."""

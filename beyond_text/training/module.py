@@ -282,8 +282,7 @@ class ContrastiveModule(pl.LightningModule):
         for name, weight in self.weights.learned().items():
             self.log(f"loss_weight/{name}", weight, batch_size=rows)
         if "product" in self.views:
-            weight = self.model.image_log_weight.exp()
-            self.log("fusion/image_weight", weight, batch_size=rows)
+            self.log("fusion/image_weight", self.model.image_log_weight.exp(), batch_size=rows)
         if (share := getattr(self.model.fusion, "term_share", None)) is not None:
             self.log("fusion/term_share", share, batch_size=rows)
         self.log("data/anchors", float(anchors_of(batch)), batch_size=rows)

@@ -15,8 +15,10 @@ from pathlib import Path
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
 from beyond_text.files import write_text
-from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
+from beyond_text.tables.layouts import DEFAULT_LAYOUT, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
+from beyond_text.tables.read import read_tables
+from beyond_text.tables.tables import Tables
 from data_prep.adapters import ADAPTERS
 from data_prep.report.lengths import EncoderError, length_counter, measure
 from data_prep.report.page import render_page
@@ -27,63 +29,40 @@ CARD_SIZE = 128
 
 
 def write_report(
-    tables: Path,
+    tables: Tables,
     out: Path,
-    layout: Layout = DEFAULT_LAYOUT,
     recipe: list[Path] | None = None,
     encoder: str = "",
-    dev_share: float = 0.1,
-    pictures: Path | None = None,
     max_pixels: int = MAX_PIXELS,
     max_rejected: float = 0.05,
     sample: int = 24,
     seed: int = 0,
     workers: int | None = None,
-    test_share: float = 0.0,
-    grades: list[str] | None = None,
 ) -> None:
     """Writes the page about `tables` to `out`.
 
     Args:
-        tables: what `read_tables` takes, as `layout`, `dev_share` and `pictures`.
+        tables: the tables.
         out: the HTML file.
-        layout: whose files and column names the tables have.
         recipe: recipe files, whose text_encoder.max_length and data.text_fields are taken; None
             for the defaults.
         encoder: folder whose tokenizer counts tokens; "" to count words.
-        dev_share: share put into dev where the tables name no splits.
-        pictures: folder in which the pictures lie; None for that of the tables.
         max_pixels: most pixels a picture's header may announce.
         max_rejected: share of a file's rows above which a build of shards would stop.
         sample: products on the contact sheet.
         seed: of their draw.
         workers: processes that reduce pictures; None for one per core.
-        test_share: share put into test where the tables name no splits.
-        grades: columns of judgments that are grades; None for the layout's.
 
     Raises:
-        TableError, ConfigError, EncoderError: tables, recipe or encoder cannot be read.
+        ConfigError, EncoderError: recipe or encoder cannot be read.
         OSError: the page cannot be written.
     """
     if out.is_dir():
         raise FileExistsError(f"{out}: expected a file to write, got a folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Of "." the name is empty.
-    tables = tables.resolve()
     config = load_config(recipe or [])
     unit, count = length_counter(encoder)
-    usable = read_usable(
-        tables,
-        layout,
-        config.data.text_fields,
-        dev_share,
-        pictures,
-        max_pixels,
-        max_rejected,
-        workers,
-        test_share,
-        grades,
-    )
+    usable = read_usable(tables, config.data.text_fields, max_pixels, max_rejected, workers)
     limit = config.text_encoder.max_length
     lengths = [
         measured
@@ -91,7 +70,8 @@ def write_report(
         if (measured := measure(kind, frame["text"].tolist(), count, limit))
     ]
     cards = draw_cards(usable, sample, CARD_SIZE, seed, max_pixels)
-    write_text(out, render_page(tables.name, usable, lengths, unit, cards))
+    # Of "." the name is empty.
+    write_text(out, render_page(tables.folder.resolve().name, usable, lengths, unit, cards))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,9 +101,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments["grades"] is not None:
         arguments["grades"] = [grade.strip() for grade in arguments["grades"].split(",")]
     name = arguments.pop("layout")
-    arguments["layout"] = ADAPTERS[name] if name else DEFAULT_LAYOUT
+    layout = ADAPTERS[name] if name else DEFAULT_LAYOUT
+    names = "tables", "dev_share", "pictures", "test_share", "grades"
+    path, *options = (arguments.pop(option) for option in names)
     try:
-        write_report(**arguments)
+        write_report(read_tables(path, layout, *options), **arguments)
     except (TableError, ConfigError, EncoderError, OSError, BrokenProcessPool) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
 
 from beyond_text.shards.split import product_text
-from beyond_text.tables.layouts import Layout
-from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import Rejects
+from beyond_text.tables.tables import Tables
 from data_prep.reduce import picture_reader
-from data_prep.rows import PRODUCTS, QUERIES, StoredTable, drop_judgments, usable_rows
+from data_prep.rows import PRODUCTS, QUERIES, drop_judgments, usable_rows
 
 # Pictures are compared as shards store them by default.
 STORED_SIZE = 256
@@ -38,61 +36,40 @@ class Usable(NamedTuple):
 
 
 def read_usable(
-    path: Path,
-    layout: Layout,
-    text_fields: list[str],
-    dev_share: float,
-    pictures: Path | None,
+    tables: Tables,
+    text_fields: Sequence[str],
     max_pixels: int,
     max_rejected: float,
     workers: int | None,
-    test_share: float = 0.0,
-    grades: Sequence[str] | None = None,
 ) -> Usable:
-    """Reads tables as the shards' builder does, pictures included, and writes nothing.
+    """Reads the pictures of tables as the shards' builder does, and writes nothing.
 
     Args:
-        path: what `read_tables` takes, as `layout`, `dev_share`, `pictures`, `test_share` and
-            `grades`.
-        layout: whose files and column names the tables have.
+        tables: the tables.
         text_fields: the columns that make up a product's text.
-        dev_share: share put into dev where the tables name no splits.
-        pictures: folder in which the pictures lie; None for that of the tables.
         max_pixels: most pixels a picture's header may announce.
         max_rejected: share of a file's rows above which the builder would stop.
         workers: processes that reduce pictures; None for one per core.
-        test_share: share put into test where the tables name no splits.
-        grades: columns of judgments that are grades; None for the layout's.
-
-    Raises:
-        TableError: the tables cannot be read.
     """
-    tables = read_tables(path, layout, dev_share, pictures, test_share, grades)
     rejects = Rejects(tables.rejects, tables.files.values(), max_rejected)
     used: dict[str, pd.DataFrame] = {}
     qrels = tables.qrels
-    total = len(tables.products) + len(tables.queries)
+    own = [[image] if image else [] for image in tables.queries["image"]]
+    frames = ((QUERIES, tables.queries.assign(images=own)), (PRODUCTS, tables.products))
     with (
         picture_reader(workers, STORED_SIZE, max_pixels) as read,
-        tqdm(total=total, unit="row", disable=None) as progress,
+        tqdm(total=sum(len(f) for _, f in frames), unit="row", disable=None) as progress,
     ):
-
-        def keep(frame: pd.DataFrame, table: StoredTable) -> pd.DataFrame:
-            records: list[Any] = frame.to_dict("records")
+        for table, frame in frames:
             rows = []
-            for start in range(0, len(records), PART):
-                part = records[start : start + PART]
+            for start in range(0, len(frame), PART):
+                part: list[Any] = frame.iloc[start : start + PART].to_dict("records")
                 stored = iter(read([path for record in part for path in record["images"]]))
                 for record, jpegs in usable_rows(part, stored, table, tables, rejects):
                     digest = hashlib.sha256(jpegs[0]).hexdigest() if jpegs else ""
                     rows.append(record | {"picture": digest})
                 progress.update(len(part))
-            return pd.DataFrame(rows, columns=[*frame.columns, "picture"])
-
-        own = [[image] if image else [] for image in tables.queries["image"]]
-        queries = tables.queries.assign(images=own)
-        for table, frame in ((QUERIES, queries), (PRODUCTS, tables.products)):
-            used[table.name] = keep(frame, table)
+            used[table.name] = pd.DataFrame(rows, columns=[*frame.columns, "picture"])
             unused = set(frame[table.id]) - set(used[table.name][table.id])
             qrels = drop_judgments(qrels, unused, table, rejects)
     products, queries = used["products"], used["queries"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from beyond_text.tables.layouts import DEFAULT_LAYOUT, Reject
+from beyond_text.tables.layouts import Reject
+from beyond_text.tables.read import read_tables
 from data_prep.report.__main__ import main, write_report
 from data_prep.report.facts import (
     Crossing,
@@ -78,7 +79,7 @@ def tables(tmp_path: Path) -> Path:
 
 def read(folder: Path, max_rejected: float = 0.05) -> Usable:
     fields = ["title", "category", "description"]
-    return read_usable(folder, DEFAULT_LAYOUT, fields, 0.1, None, 10**6, max_rejected, 1)
+    return read_usable(read_tables(folder), fields, 10**6, max_rejected, 1)
 
 
 def test_each_split_is_counted(tables: Path) -> None:
@@ -249,13 +250,13 @@ def test_tables_without_queries_or_pictures_have_a_page(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
     write(folder / "products.csv", "product_id,title,split", [("a", "Mug", "train")])
-    write_report(folder, tmp_path / "report.html", workers=1)
+    write_report(read_tables(folder), tmp_path / "report.html", workers=1)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "There are no queries." in text
     assert "There is one split alone." in text
     assert "There is nothing to measure: no query of dev has a judgment." in text
     write(folder / "products.csv", "product_id,title,split", [("", "Mug", "train")])
-    write_report(folder, tmp_path / "report.html", workers=1)
+    write_report(read_tables(folder), tmp_path / "report.html", workers=1)
     assert "No product is left." in (tmp_path / "report.html").read_text()
 
 
@@ -265,7 +266,7 @@ def test_the_limit_is_the_recipes(tables: Path, tmp_path: Path) -> None:
     header = "product_id,title,description,split"
     rows = [("a", "a b c d", "e", "dev"), ("b", "a b c d e", "", "dev")]
     write(tables / "products.csv", header, rows)
-    write_report(tables, tmp_path / "report.html", recipe=[recipe], workers=1)
+    write_report(read_tables(tables), tmp_path / "report.html", recipe=[recipe], workers=1)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "1 of 2 product texts are cut: more than 4 words." in text
 
