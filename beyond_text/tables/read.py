@@ -6,6 +6,7 @@ What makes a row unfit is decided in `checks.py`; which split it belongs to in `
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from beyond_text.tables.checks import (
 )
 from beyond_text.tables.columns import read_source
 from beyond_text.tables.layouts import (
+    CLICKS,
     DEFAULT_LAYOUT,
     JUDGMENT_COLUMNS,
     QUERY_COLUMNS,
@@ -171,6 +173,8 @@ def _read_folder(
         raise TableError(
             f"{folder}: expected {queries_path.name} with judgments or {clicks_path.name}, got both"
         )
+    if layout.clicks is None and (log := find_table(folder, CLICKS)):
+        print(f"{log.name}: not read: --layout clicks makes judgments of it", file=sys.stderr)
     if layout.queries and layout.qrels and queries_path:
         return _read_judgments(tables, layout, queries_path, shares)
     if layout.clicks and clicks_path:

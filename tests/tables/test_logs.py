@@ -109,3 +109,13 @@ def test_a_log_keeps_its_ids_and_splits_in_any_order(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(one, two)
     assert one["query_id"].is_unique
     assert set(one["split"]) <= {"train", "dev", "test"}
+
+
+def test_a_log_of_clicks_that_the_layout_does_not_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "products.csv").write_text("product_id,title\n1,vase\n2,rug\n")
+    (tmp_path / "clicks.csv").write_text("query,product_id\nvase,1\n")
+    assert read_tables(tmp_path).queries.empty
+    said = capsys.readouterr().err
+    assert said == "clicks.csv: not read: --layout clicks makes judgments of it\n"
