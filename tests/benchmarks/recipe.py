@@ -79,13 +79,14 @@ class Setting:
         """The number of batches by which loaders are measured."""
         return LOADED_PER_STEP * self.steps
 
-    def config(self, stage: str, workers: int | None = None) -> Config:
+    def config(self, stage: str, workers: int | None = None, further: Sequence[str] = ()) -> Config:
         """Returns the settings of a stage's run on the shards, from the untouched encoders."""
         planned = self.warmup + self.loaded + IN_STORE
         return load_config(
             [RECIPES / "base.yaml", RECIPES / f"{stage}.yaml", *self._words(file=True)],
             [
                 *self._words(file=False),
+                *further,
                 f"data.sources.tables.path={self.shards}",
                 f"data.dev={self.shards}",
                 f"data.workers={self.workers if workers is None else workers}",
@@ -158,10 +159,18 @@ class _Counted(pl.Callback):
         trainer.should_stop = len(self.products) == self.steps
 
 
-def training(setting: Setting, stage: str, prepared: Prepared | None = None) -> Iterator[float]:
-    """Yields the speed of a stage as `beyond_text.train` runs it, by its steps alone."""
+def training(
+    setting: Setting,
+    stage: str,
+    prepared: Prepared | None = None,
+    further: Sequence[str] = (),
+) -> Iterator[float]:
+    """Yields the speed of a stage as `beyond_text.train` runs it, by its steps alone.
+
+    `further` are `key=value` settings.
+    """
     keep_freed_memory()
-    config, module, data, _ = prepared or prepare(setting.config(stage))
+    config, module, data, _ = prepared or prepare(setting.config(stage, further=further))
     while True:
         counted = _Counted(module.views, setting.warmup + setting.steps)
         trainer = make_trainer(config, [Throughput(), counted])
