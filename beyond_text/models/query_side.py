@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from beyond_text.config.names import MODEL, WEIGHTS
 from beyond_text.config.settings import ConfigError
+from beyond_text.models.sentence import build_head
+from beyond_text.models.tokenizer import load_tokenizer
 from beyond_text.models.towers import TextTower
 from beyond_text.shards.tokenize import tokenize
 
@@ -26,6 +28,7 @@ from beyond_text.shards.tokenize import tokenize
 KNOWN = frozenset(
     {"dim", "fusion", "fusion_rank", "share_text_encoder", "pooling", "max_length", "image_size"}
     | {"picture_size", "mean", "std", "text_fields", "loss", "temperature", "temperature_min"}
+    | {"query_prefix", "text_prefix", "lower_case", "text_head", "image_pooling"}
 )
 # Fusions of tokens encode queries as well.
 FUSES_QUERIES = ("uniecs",)
@@ -38,10 +41,12 @@ class QuerySide(NamedTuple):
     projection: nn.Linear
     tokenizer: Any
     max_length: int
+    prefix: str
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], bf16: bool) -> Float[Tensor, "texts dim"]:
         """Returns the unit vectors of text queries, as the whole model would."""
+        texts = [self.prefix + text for text in texts]
         tokens = tokenize(self.tokenizer, texts, self.max_length, self.tower.fixed_length)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             vectors = self.projection(self.tower(*tokens)).float()
@@ -54,7 +59,7 @@ def load_query_side(run: Path) -> QuerySide | None:
     Raises:
         ConfigError: the model folder is damaged.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
     folder = run / MODEL
     try:
@@ -65,7 +70,8 @@ def load_query_side(run: Path) -> QuerySide | None:
         text = str(folder / "text_encoder")
         with _no_random_weights():
             encoder = AutoModel.from_config(AutoConfig.from_pretrained(text), dtype=torch.float32)
-        tower = TextTower(encoder, settings["pooling"])
+        head = build_head(settings.get("text_head", []))
+        tower = TextTower(encoder, settings["pooling"], head=head)
         with safe_open(folder / WEIGHTS, "pt") as weights:
             names = list(weights.keys())
             own = any(name.startswith("own_query_tower.") for name in names)
@@ -83,8 +89,9 @@ def load_query_side(run: Path) -> QuerySide | None:
         raise ConfigError(f"{folder / 'settings.yaml'}: {error}") from error
     projection = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False)
     projection.weight = nn.Parameter(matrix)
-    tokenizer = AutoTokenizer.from_pretrained(text)
-    return QuerySide(tower.eval(), projection, tokenizer, settings["max_length"])
+    tokenizer = load_tokenizer(text, settings.get("lower_case", False))
+    prefix = settings.get("query_prefix", "")
+    return QuerySide(tower.eval(), projection, tokenizer, settings["max_length"], prefix)
 
 
 def _no_random_weights() -> Any:

@@ -24,7 +24,6 @@ from beyond_text.models.attention import fast_attention
 from beyond_text.models.cpu.depthwise import FastDepthwise
 from beyond_text.models.cpu.dropout import FastDropout
 from beyond_text.models.cpu.packed import PackedAttention, Packing
-from beyond_text.models.lora import with_adapters
 from beyond_text.models.pooling import first_on_the_left, pool
 
 # Encoders that take positions: a text's first one is 0, or the one after that of padding.
@@ -63,6 +62,9 @@ class Tower(nn.Module):
                 would get a gradient.
         """
         if lora.rank > 0:
+            # Imported here, since a search has no use for peft.
+            from beyond_text.models.lora import with_adapters
+
             name = str(self.settings.name_or_path)
             self.encoder = with_adapters(self, self.encoder, lora, self._probe, name)
 
