@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
-
-import pandas as pd
 
 from beyond_text.tables.cells import picture_cell, picture_names
 
@@ -77,7 +75,7 @@ def present(template: Template, known: Mapping[str, object]) -> Template | None:
     return template if all(name in known for name in fields_of(template)) else None
 
 
-def fill(template: Template, values: Mapping[str, pd.Series]) -> list[str]:
+def fill(template: Template, values: Mapping[str, Iterable[str]]) -> list[str]:
     """Fills in a template for every row; `values` holds its columns."""
     if not isinstance(template, str):
         columns = [fill(each, values) for each in template.templates]

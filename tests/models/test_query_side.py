@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from beyond_text.models.checkpoint import load_model, save_model
 from beyond_text.models.query_side import load_query_side
 from beyond_text.retrieval.encode import Encoder, encode_queries
 from beyond_text.retrieval.query_set import COLUMNS, QuerySet
+from tests import ROOT
 from tests.conftest import tiny_tokenizer
 from tests.models.test_checkpoint import tiny_model
 
@@ -28,6 +31,9 @@ TEXTS = ["red vase", "a Red lamp for the home", "rug"]
         {"lower_case": True},
         {"pooling": "cls"},
         {"image_pooling": "mean"},
+        {"pooling": "max+mean"},
+        {"pooling": "pooler"},
+        {"max_length": 4},
         {"text_head": [{"kind": "normalize"}]},
     ],
     ids=str,
@@ -35,7 +41,8 @@ TEXTS = ["red vase", "a Red lamp for the home", "rug"]
 def test_the_query_side_gives_the_query_vectors_of_the_whole_model(
     folder: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    model = tiny_model(folder, "bert", "vit", **changes)
+    width = {"dim": 32} if "+" in changes.get("pooling", "") else {}
+    model = tiny_model(folder, "bert", "vit", **changes, **width)
     save_model(model, tiny_tokenizer(), tmp_path)
     whole, tokenizer = load_model(tmp_path)
     rows = [(str(number), text, "query", "") for number, text in enumerate(TEXTS)]
@@ -55,3 +62,16 @@ def test_a_fusion_of_tokens_needs_the_whole_model(folder: Path, tmp_path: Path) 
     save_model(tiny_model(folder, "bert", "vit"), tiny_tokenizer(), tmp_path)
     settings.write_text(settings.read_text() + "later: 1\n")
     assert load_query_side(tmp_path) is None
+
+
+def test_a_plain_bert_needs_none_of_the_libraries_that_take_long_to_import(
+    folder: Path, tmp_path: Path
+) -> None:
+    save_model(tiny_model(folder, "bert", "vit"), tiny_tokenizer(), tmp_path)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from beyond_text.models.query_side import load_query_side\n"
+        f"load_query_side(Path({str(tmp_path)!r})).encode(['red vase'], False)\n"
+        "assert not {'transformers', 'peft', 'pandas', 'torchvision'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
