@@ -27,7 +27,8 @@ from beyond_text.shards.split import Split
 BATCH = 128
 # Fewer pairs say nothing about a space of hundreds of dimensions.
 FEWEST = 32
-# Every fifth pair is left out of a first fit, and tells how much of a text its picture predicts.
+# The pairs of every fifth text are left out of a first fit, and tell how much of a text its picture
+# predicts. Variants of a design share their text, and must not stand on both sides.
 HELD_OUT = 5
 # A product that has only a picture must not have a zero vector.
 SMALLEST_WEIGHT = 0.1
@@ -80,10 +81,7 @@ def fit_image_projection(
     features, texts = _pairs(encoder, products, len(products))
     if len(texts) < FEWEST:
         return None
-    held_out = torch.arange(len(texts)) % HELD_OUT == 0
-    part = ridge(features[~held_out], texts[~held_out])
-    explained = _explained(part, features, texts, held_out)
-    return Fit(ridge(features, texts), explained, len(texts))
+    return Fit(ridge(features, texts), explained(features, texts), len(texts))
 
 
 def ridge(
@@ -106,8 +104,21 @@ def ridge(
     return (weight * min(weight.shape) ** 0.5 / weight.norm().clamp(min=1e-12)).float()
 
 
-def _explained(weight: Tensor, features: Tensor, texts: Tensor, held_out: Tensor) -> float:
-    """Returns the share of the held-out texts' variance that the best scale of a map explains."""
+def explained(
+    features: Float[Tensor, "pairs features"], texts: Float[Tensor, "pairs dim"]
+) -> float:
+    """Returns the share of the held-out texts' variance that the fit of the others explains.
+
+    That is the squared correlation of the predicted and the true vectors, both less the mean of the
+    others: the scale of a prediction does not count.
+    """
+    # Equal texts have nearly equal vectors, whatever the batch they were encoded in.
+    _, text = torch.unique((texts * 1e3).round(), dim=0, return_inverse=True)
+    held_out = text % HELD_OUT == 0
+    if held_out.all():
+        # All products have one text: nothing can be told.
+        return 0.0
+    weight = ridge(features[~held_out], texts[~held_out])
     predicted = (features[held_out] - features[~held_out].mean(dim=0)) @ weight.T
     target = texts[held_out] - texts[~held_out].mean(dim=0)
     covariance = (predicted * target).sum()

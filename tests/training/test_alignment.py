@@ -13,7 +13,7 @@ from beyond_text.config.settings import Config
 from beyond_text.retrieval.catalogue import Catalogue, ShardProducts
 from beyond_text.retrieval.encode import Encoder, encode_products
 from beyond_text.shards.split import Split
-from beyond_text.training.alignment import align_pictures, fit_image_projection, ridge
+from beyond_text.training.alignment import align_pictures, explained, fit_image_projection, ridge
 from beyond_text.training.build import build
 
 
@@ -99,3 +99,17 @@ def test_a_picture_weighs_less_in_the_fused_vector_but_not_where_it_stands_alone
         image = vectors["image"].get(product_id, 0.0)
         expected = text + 0.3 * image
         np.testing.assert_allclose(fused, expected / np.linalg.norm(expected), atol=1e-5)
+
+
+def test_variants_of_one_text_never_stand_on_both_sides_of_what_a_fit_explains() -> None:
+    """Pictures that only tell designs apart explain nothing of the texts of other designs."""
+    random = torch.Generator().manual_seed(0)
+    design = torch.arange(400) // 4
+    features = torch.nn.functional.one_hot(design, 100).float()
+    features = features + 0.01 * torch.randn(400, 100, generator=random)
+    texts = torch.nn.functional.normalize(torch.randn(100, 16, generator=random), dim=1)
+    assert explained(features, texts[design]) < 0.02
+    assert explained(features, texts[:1].expand(400, 16)) == 0.0
+    # Pictures that show what a text says explain all of it.
+    shown = torch.randn(100, 16, generator=random)
+    assert explained(shown[design], (shown @ torch.randn(16, 16, generator=random))[design]) > 0.9
