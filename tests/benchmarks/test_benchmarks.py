@@ -116,7 +116,7 @@ def test_every_ratio_is_of_contenders_and_every_contender_is_in_a_ratio() -> Non
 
 def test_the_best_of_a_peer_is_the_fastest_of_its_settings() -> None:
     rates = {
-        "stage 1": [8.0, 12.0, 10.0],
+        "stage 1, dropout": [8.0, 12.0, 10.0],
         "open_clip, bf16": [2.0, 1.0, 9.0],
         "open_clip, bf16, compiled": [4.0, 5.0, 0.5],
     }
@@ -165,7 +165,7 @@ def test_a_contender_that_fails_leaves_the_result_of_the_others_and_exit_status_
     result = json.loads((tmp_path / "a.json").read_text())
     check_ratios(result, set())
     reasons = result["compared"]["not_measured"]
-    assert reasons.keys() == {"stage 2", "stage 2, bare loop", "stage 2, peak"}
+    assert reasons.keys() == {"stage 2", "stage 2, dropout", "stage 2, bare loop", "stage 2, peak"}
     assert all("nowhere" in reason for reason in reasons.values())
 
 
