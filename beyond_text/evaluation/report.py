@@ -40,10 +40,10 @@ def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
 
     Columns: ladder, name, kind, measure, seeds, queries, needs (groups of queries judged alike,
     which bootstrap and permutation take as one), fusion_parameters, minutes (of training, all
-    stages of a chain, mean over seeds); mean, low, high (95 % bootstrap interval over needs of
-    the value averaged over seeds), deviation (sample standard deviation of the mean over seeds;
-    nan for one seed); difference, difference_low, difference_high, p (paired against the first
-    name of the ladder).
+    stages of a chain, mean over seeds), products (that are searched; 0: the run tells none); mean,
+    low, high (95 % bootstrap interval over needs of the value averaged over seeds), deviation
+    (sample standard deviation of the mean over seeds; nan for one seed); difference,
+    difference_low, difference_high, p (paired against the first name of the ladder).
 
     Raises:
         ValueError: cells measured on different queries.
@@ -66,6 +66,7 @@ def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
         cost = {
             "fusion_parameters": _training(group[0].runs[-1])["fusion_parameters"],
             "minutes": sum(map(_seconds, group)) / len(group) / 60,
+            "products": _products(group[0].runs[-1]),
         }
         for kind, part in of_kind.items():
             head = {"ladder": ladder, "name": name, "kind": kind, "measure": measure}
@@ -123,7 +124,8 @@ def markdown(table: pd.DataFrame) -> str:
         if table["seeds"].max() > 1
         else "of one seed"
     )
-    note = (
+    searched = f"{table['products'].max():,.0f} products are searched. "
+    note = (searched if table["products"].max() else "") + (
         f"Brackets: 95 % bootstrap interval over the {table['queries'].max()} queries, those that "
         f"are judged alike taken as one ({_needs(table)}), {seeds}; "
         "what another seed would change is not in them. Differences are paired by query against "
@@ -187,6 +189,12 @@ def _parts(kinds: np.ndarray) -> dict[str, np.ndarray]:
 def _training(run: Path) -> dict[str, float]:
     """Returns what a run's metrics.json says about its training."""
     return json.loads((run / METRICS).read_text(encoding="utf-8"))["training"]
+
+
+def _products(run: Path) -> int:
+    """Returns among how many products a run's metrics.json says that it searched; 0: not said."""
+    metrics = json.loads((run / METRICS).read_text(encoding="utf-8"))
+    return metrics.get("all", {}).get("products", 0)
 
 
 def _seconds(cell: Cell) -> float:

@@ -172,6 +172,9 @@ def test_the_report_is_written_and_printed_alike(tmp_path: Path) -> None:
     lines = text.splitlines()
     assert lines[0].split(" | ")[5] == "ndcg@10 all"
     assert {line.count("|") for line in lines[:5]} == {12}
+    # Runs from before metrics named the pool say nothing of it.
+    assert "products are searched" not in text
+    assert "\n1,084 products are searched. Brackets" in markdown(table.assign(products=1084))
     assert lines[2].startswith("| fusion | concat | 1,000 | 1.5 | 2 | ")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table.csv"), table)
     with Image.open(tmp_path / "chart.png") as picture:
