@@ -119,7 +119,7 @@ uniecs: data pairs ## the second system, on queries and pairs of one design
 test: install ## run all tests
 	$(PY) -m pytest tests $(TOGETHER)
 
-quick: install ## run the unit tests, in at most 90 seconds
+quick: install ## run the unit tests
 	$(PY) -m pytest tests -m "not slow" $(TOGETHER)
 
 lint: install ## ruff, mypy and import-linter
