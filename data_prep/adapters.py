@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from typing import Any
 
 from beyond_text.tables.layouts import CLICKS, DEFAULT_LAYOUT, Layout, Source
@@ -197,3 +198,18 @@ LAYOUTS = (
     ),
 )  # fmt: skip
 ADAPTERS: dict[str, Layout] = {layout.name: layout for layout in LAYOUTS}
+
+
+def add_layout_options(parser: ArgumentParser) -> None:
+    """Adds the options that say how tables are read: `--layout` and `--grades`."""
+    parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
+    parser.add_argument(
+        "--grades",
+        type=lambda names: [name.strip() for name in names.split(",")],
+        help="columns of qrels, as in relevance,desirability",
+    )
+
+
+def layout_of(name: str | None) -> Layout:
+    """Returns the layout of a name of `--layout`; None: this project's own."""
+    return ADAPTERS[name] if name else DEFAULT_LAYOUT

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, Reject, TableError
 from beyond_text.tables.pictures import MAX_BYTES
 from beyond_text.tables.read import with_grades
-from beyond_text.tables.rejects import RejectError, Rejects
-from data_prep.adapters import ADAPTERS
+from beyond_text.tables.rejects import MAX_REJECTED, RejectError, Rejects
+from data_prep.adapters import add_layout_options, layout_of
 from data_prep.fetch.content import EXTENSIONS
 from data_prep.fetch.fetcher import FetchSettings, fetch_all, file_stem
 from data_prep.fetch.shop import read_shop, with_files, write_table
@@ -61,7 +61,7 @@ def fetch_pictures(
     layout: Layout = DEFAULT_LAYOUT,
     settings: FetchSettings | None = None,
     retry_failed: bool = False,
-    max_rejected: float = 0.05,
+    max_rejected: float = MAX_REJECTED,
     grades: Sequence[str] | None = None,
 ) -> Fetched:
     """Fetches every URL of the columns `image` once, then writes the tables that name the files.
@@ -248,10 +248,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("tables", type=Path, help="folder of tables, or an export's file")
     parser.add_argument("out", type=Path, help="folder to make, or to go on with")
-    parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
+    add_layout_options(parser)
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
-    parser.add_argument("--grades", help="columns of qrels, as in relevance,desirability")
-    parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
+    parser.add_argument(
+        "--max-rejected", type=float, default=MAX_REJECTED, help="share of a file's rows"
+    )
     words = {
         "concurrency": "most pictures at a time",
         "per_host": "most of one host",
@@ -282,10 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(_parser().parse_args(argv))
     names = [setting.name for setting in fields(FetchSettings)]
     settings = FetchSettings(**{name: arguments.pop(name) for name in names})
-    if arguments["grades"] is not None:
-        arguments["grades"] = [grade.strip() for grade in arguments["grades"].split(",")]
-    name = arguments.pop("layout")
-    layout = ADAPTERS[name] if name else DEFAULT_LAYOUT
+    layout = layout_of(arguments.pop("layout"))
     tables, out = arguments.pop("tables"), arguments.pop("out")
     try:
         fetched = fetch_pictures(tables, out, layout, settings, **arguments)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
 from beyond_text.tables.near import near_picture
 from beyond_text.tables.rejects import Rejects
@@ -75,16 +73,3 @@ def _reject(
     return Reject(
         tables.files[table.name].name, int(record["row"]), record[table.id], reason, detail
     )
-
-
-def drop_judgments(
-    qrels: pd.DataFrame, unused: set[str], table: StoredTable, rejects: Rejects
-) -> pd.DataFrame:
-    """Returns the judgments whose product or query is used; lists the others as rejects."""
-    orphaned = qrels[table.id].isin(unused)
-    name = table.id.removesuffix("_id")
-    for record in qrels[orphaned].to_dict("records"):
-        identity = f"{record['query_id']} {record['product_id']}"
-        detail = f"expected a {name} that was not rejected"
-        rejects.add(Reject(record["file"], int(record["row"]), identity, f"unknown {name}", detail))
-    return qrels[~orphaned]

@@ -22,7 +22,7 @@ from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED, RejectError, Rejects
 from beyond_text.tables.tables import Tables
-from data_prep.adapters import ADAPTERS
+from data_prep.adapters import ADAPTERS, add_layout_options, layout_of
 from data_prep.rejects import BuildError
 from data_prep.splits import write_splits
 
@@ -158,8 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data_prep.shards", description=__doc__)
     parser.add_argument("tables", type=Path, help="folder of tables, an export, a log or pairs")
     parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
-    parser.add_argument("--grades", help="columns of qrels, as in relevance,desirability")
+    add_layout_options(parser)
     parser.add_argument("--picture-size", type=int, default=256, help="longest side, in pixels")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--samples-per-shard", type=int, default=1000)
@@ -182,11 +181,9 @@ def main(argv: list[str] | None = None) -> int:
     """Builds from the command line; prints the counts, or prints the error and returns 1."""
     arguments = vars(_parser().parse_args(argv))
     name = arguments.pop("layout")
-    layout = ADAPTERS[name] if name else DEFAULT_LAYOUT
+    layout = layout_of(name)
     if arguments.pop("absent_pictures"):
         layout = replace(layout, absent_pictures=True)
-    if arguments["grades"] is not None:
-        arguments["grades"] = [grade.strip() for grade in arguments["grades"].split(",")]
     try:
         manifest = build_shards(arguments.pop("tables"), arguments.pop("out"), layout, **arguments)
     except (BuildError, TableError) as error:

@@ -23,12 +23,12 @@ from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.manifest import sha256_of
 from beyond_text.tables.layouts import TEXT_COLUMNS
 from beyond_text.tables.pictures import PictureError, digest_of
-from beyond_text.tables.rejects import Rejects
+from beyond_text.tables.rejects import Rejects, drop_judgments
 from beyond_text.tables.tables import Tables
 from data_prep.crossing import count_crossing
 from data_prep.reduce import Picture, picture_reader
 from data_prep.rejects import BuildError
-from data_prep.rows import PRODUCTS, QUERIES, StoredTable, drop_judgments, has_text, usable_rows
+from data_prep.rows import PRODUCTS, QUERIES, StoredTable, has_text, usable_rows
 
 
 class _Build(NamedTuple):
@@ -97,7 +97,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     )
     grades = build.tables.grades
     queries, query_pictures = _write_query_pictures(split, queries, build)
-    qrels = drop_judgments(qrels, query_pictures.unused, QUERIES, build.rejects)
+    qrels = drop_judgments(qrels, query_pictures.unused, QUERIES.id, build.rejects)
     queries_of = _queries_of_products(queries, qrels, grades, _twins(products, queries))
     written = _write_rows(
         split,
@@ -106,7 +106,7 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
         lambda record: _metadata(record, queries_of.get(record["product_id"], [])),
         build,
     )
-    qrels = drop_judgments(qrels, written.unused, PRODUCTS, build.rejects)
+    qrels = drop_judgments(qrels, written.unused, PRODUCTS.id, build.rejects)
     tables: list[dict[str, Any]] = []
     if split != "train" and len(queries):
         further = [name for name in ("image", "product_id", "seen") if (queries[name] != "").any()]

@@ -79,7 +79,7 @@ def own_products(catalogue: Catalogue, query_set: QuerySet) -> dict[str, set[str
     for number, product_id in enumerate(catalogue.product_ids):
         picture = catalogue.products[number].image
         # A product without a picture equals no other.
-        key = product_id if picture is None else _digest(picture)
+        key = product_id if picture is None else picture_digest(picture)
         key_of[product_id] = key
         by_key.setdefault(key, set()).add(product_id)
     return {
@@ -88,7 +88,7 @@ def own_products(catalogue: Catalogue, query_set: QuerySet) -> dict[str, set[str
     }
 
 
-def _digest(picture: Tensor) -> bytes:
+def picture_digest(picture: Tensor) -> bytes:
     """Returns a digest of the picture's shape and pixels."""
     shape = ",".join(map(str, picture.shape))
     return hashlib.sha256(shape.encode() + picture.contiguous().numpy().tobytes()).digest()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
 from beyond_text.tables.pictures import PictureError, decode_picture, read_picture
-from beyond_text.tables.rejects import MAX_REJECTED, Rejects
+from beyond_text.tables.rejects import MAX_REJECTED, Rejects, drop_judgments
 from beyond_text.tables.tables import Tables
 from beyond_text.terminal import plain
 
@@ -39,14 +39,7 @@ def usable_tables(tables: Tables, products: pd.DataFrame) -> tuple[pd.DataFrame,
     queries, lost = _with_pictures(tables, "queries", tables.queries, ("query",), rejects)
     qrels = tables.qrels
     for column, gone in (("product_id", without), ("query_id", lost)):
-        unused = qrels[column].isin(gone)
-        name = column.removesuffix("_id")
-        for row in qrels[unused].to_dict("records"):
-            identity = f"{row['query_id']} {row['product_id']}"
-            detail = f"expected a {name} that was not rejected"
-            file = tables.files["qrels"].name
-            rejects.add(Reject(file, int(row["row"]), identity, f"unknown {name}", detail))
-        qrels = qrels[~unused]
+        qrels = drop_judgments(qrels, gone, column, rejects)
     rejects.check()
     if counts := rejects.by_reason():
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())

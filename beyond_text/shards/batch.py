@@ -9,7 +9,6 @@ there: a zero vector never means missing.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from beyond_text.config.views import PAIRS, View
+from beyond_text.tables.text import normal_text
 
 
 @lru_cache(maxsize=2**16)
@@ -32,7 +32,7 @@ def query_text_key(text: str) -> int:
 
     0 stands for a query without text.
     """
-    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    words = normal_text(text)
     return key_of(f"query {words}") if words else 0
 
 

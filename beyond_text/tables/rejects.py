@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+
+import pandas as pd
 
 from beyond_text.tables.checks import URL_PICTURE
 from beyond_text.tables.layouts import Reject, TableFile
@@ -101,3 +103,16 @@ class Rejects:
             writer = csv.writer(file)
             writer.writerow(Reject._fields)
             writer.writerows(self.rejects)
+
+
+def drop_judgments(
+    qrels: pd.DataFrame, unused: Collection[str], column: str, rejects: Rejects
+) -> pd.DataFrame:
+    """Returns the judgments whose product or query (`column`) is used; lists the others."""
+    orphaned = qrels[column].isin(unused)
+    name = column.removesuffix("_id")
+    for record in qrels[orphaned].to_dict("records"):
+        identity = f"{record['query_id']} {record['product_id']}"
+        detail = f"expected a {name} that was not rejected"
+        rejects.add(Reject(record["file"], int(record["row"]), identity, f"unknown {name}", detail))
+    return qrels[~orphaned]

@@ -15,11 +15,12 @@ from pathlib import Path
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
 from beyond_text.files import write_text
-from beyond_text.tables.layouts import DEFAULT_LAYOUT, TableError
+from beyond_text.tables.layouts import TableError
 from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.read import read_tables
+from beyond_text.tables.rejects import MAX_REJECTED
 from beyond_text.tables.tables import Tables
-from data_prep.adapters import ADAPTERS
+from data_prep.adapters import add_layout_options, layout_of
 from data_prep.report.lengths import EncoderError, length_counter, measure
 from data_prep.report.page import render_page
 from data_prep.report.sheet import draw_cards
@@ -34,7 +35,7 @@ def write_report(
     recipe: list[Path] | None = None,
     encoder: str = "",
     max_pixels: int = MAX_PIXELS,
-    max_rejected: float = 0.05,
+    max_rejected: float = MAX_REJECTED,
     sample: int = 24,
     seed: int = 0,
     workers: int | None = None,
@@ -83,25 +84,23 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("tables", type=Path, help="folder of tables, a log or pairs")
     parser.add_argument("out", type=Path, help="HTML file to write")
-    parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
+    add_layout_options(parser)
     parser.add_argument("--recipe", type=Path, nargs="+", help="recipe files, for the length limit")
     parser.add_argument("--encoder", default="", help="folder whose tokenizer counts tokens")
     parser.add_argument("--dev-share", type=float, default=0.1)
     parser.add_argument("--test-share", type=float, default=0.0)
-    parser.add_argument("--grades", help="columns of qrels, as in relevance,desirability")
     parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
-    parser.add_argument("--max-rejected", type=float, default=0.05, help="share of a file's rows")
+    parser.add_argument(
+        "--max-rejected", type=float, default=MAX_REJECTED, help="share of a file's rows"
+    )
     parser.add_argument("--sample", type=int, default=24, help="products on the contact sheet")
     parser.add_argument("--seed", type=int, default=0, help="of their draw")
     parser.add_argument("--workers", type=int, help="default: one per core")
     arguments = vars(parser.parse_args(argv))
     if arguments["sample"] < 0:
         parser.error(f"--sample: expected at least 0, got {arguments['sample']}")
-    if arguments["grades"] is not None:
-        arguments["grades"] = [grade.strip() for grade in arguments["grades"].split(",")]
-    name = arguments.pop("layout")
-    layout = ADAPTERS[name] if name else DEFAULT_LAYOUT
+    layout = layout_of(arguments.pop("layout"))
     names = "tables", "dev_share", "pictures", "test_share", "grades"
     path, *options = (arguments.pop(option) for option in names)
     try:

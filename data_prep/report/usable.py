@@ -10,10 +10,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from beyond_text.shards.split import product_text
-from beyond_text.tables.rejects import Rejects
+from beyond_text.tables.rejects import Rejects, drop_judgments
 from beyond_text.tables.tables import Tables
 from data_prep.reduce import picture_reader
-from data_prep.rows import PRODUCTS, QUERIES, drop_judgments, usable_rows
+from data_prep.rows import PRODUCTS, QUERIES, usable_rows
 
 # Pictures are compared as shards store them by default.
 STORED_SIZE = 256
@@ -71,7 +71,7 @@ def read_usable(
                 progress.update(len(part))
             used[table.name] = pd.DataFrame(rows, columns=[*frame.columns, "picture"])
             unused = set(frame[table.id]) - set(used[table.name][table.id])
-            qrels = drop_judgments(qrels, unused, table, rejects)
+            qrels = drop_judgments(qrels, unused, table.id, rejects)
     products, queries = used["products"], used["queries"]
     texts: list[Any] = products.to_dict("records")
     return Usable(
