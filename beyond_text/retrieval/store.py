@@ -26,6 +26,7 @@ from beyond_text.config.names import IndexKind
 from beyond_text.files import atomic_write, write_json
 from beyond_text.retrieval.index import KINDS, ProductIndex, Vectors
 from beyond_text.retrieval.shown import Shown
+from beyond_text.shards.manifest import sha256_of
 
 VERSION = 1
 MADE_OF = "made_of.json"
@@ -89,7 +90,7 @@ class Store:
             written = msgspec.json.decode((folder / MADE_OF).read_bytes(), type=dict[str, Any])
             if written.get("version") != VERSION or written.get("made_of") != dict(made_of):
                 return None
-            if any(written["sha256"][name] != _sha256(folder / name) for name in FILES):
+            if any(written["sha256"][name] != sha256_of(folder / name) for name in FILES):
                 return None
             vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
             lines = np.load(folder / "lines.npy", allow_pickle=False)
@@ -136,7 +137,7 @@ class Store:
         for name, array in arrays.items():
             with atomic_write(folder / name, binary=True) as file:
                 np.save(file, array, allow_pickle=False)
-        checksums = {name: _sha256(folder / name) for name in FILES}
+        checksums = {name: sha256_of(folder / name) for name in FILES}
         write_json(folder / MADE_OF, {"version": VERSION, "made_of": made_of, "sha256": checksums})
 
 
@@ -183,8 +184,3 @@ def store_folder(run: Path, name: str) -> Path:
 def spare_folder() -> Path:
     """Makes a folder for a store that cannot be kept."""
     return Path(tempfile.mkdtemp(prefix="beyond-text-"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
