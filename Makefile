@@ -29,11 +29,12 @@ python := $(call quote,$(value PYTHON))
 tables := $(call quote,$(value TABLES))
 runs := $(call quote,$(value RUNS))
 shards := $(runs)/shards
-layout := $(if $(value LAYOUT),--layout $(call quote,$(value LAYOUT)))
+kind := $(call quote,$(value LAYOUT))
+layout := $(if $(value LAYOUT),--layout $(kind))
 # Only feeds, which are a layout of others, end in .txt.
 endings := csv tsv parquet jsonl xml $(if $(layout),txt)
-# True where a file is not there, or a table is newer.
-stale = [ ! -e $(1) ] || [ -n "$$(find -L $(tables) $(tables)/qrels -maxdepth 1 -newer $(1) \
+# True where a result is not there, was made by another layout, or a table is newer than its file.
+stale = [ ! -e $(2) ] || [ "$$(cat $(runs)/$(1).layout 2>/dev/null)" != $(kind) ] || [ -n "$$(find -L $(tables) $(tables)/qrels -maxdepth 1 -newer $(2) \
         \( -false $(foreach ending,$(endings),-o -iname '*.$(ending)') \) 2>/dev/null)" ]
 
 OVERLAYS := $(addprefix recipes/backbone/,$(addsuffix .yaml,$(BACKBONE))) \
@@ -95,12 +96,14 @@ endif
 
 # Tables that change are packed again; a run begun with other shards then says so.
 shards: install
-	@if $(call stale,$(shards)/manifest.json); then set -x; \
-	    $(PY) -m data_prep.shards $(tables) $(shards) $(layout); fi
+	@if $(call stale,shards,$(shards)/manifest.json); then set -ex; \
+	    $(PY) -m data_prep.shards $(tables) $(shards) $(layout); \
+	    echo $(kind) >$(runs)/shards.layout; fi
 
 pairs: install
-	@if $(call stale,$(runs)/pairs.jsonl); then set -x; \
-	    $(PY) -m data_prep.mbeer $(tables) $(runs)/pairs.jsonl $(layout); fi
+	@if $(call stale,pairs,$(runs)/pairs.jsonl); then set -ex; \
+	    $(PY) -m data_prep.mbeer $(tables) $(runs)/pairs.jsonl $(layout); \
+	    echo $(kind) >$(runs)/pairs.layout; fi
 	@if [ $(runs)/pairs.jsonl -nt $(runs)/pairs/manifest.json ]; then set -x; \
 	    $(PY) -m data_prep.shards $(runs)/pairs.jsonl $(runs)/pairs --pictures $(tables); fi
 

@@ -407,6 +407,14 @@ def test_an_export_is_packed_and_paired_by_its_layout_and_again_when_it_changed(
         clone.make(*asked)
         assert clone.ran() == [packed, *paired]
         (shop / name).unlink()
+    for kind in ("esci", ""):
+        again = (*asked[:3], f"LAYOUT={kind}")
+        clone.make(*again)
+        named = ["--layout", kind] if kind else []
+        packed, paired[0] = [*packed[:5], *named], [*paired[0][:5], *named]
+        assert clone.ran() == [packed, *paired]
+        clone.make(*again)
+        assert clone.ran() == []
 
 
 def test_shards_outlive_their_tables(clone: Clone) -> None:

@@ -60,7 +60,8 @@ def read_tables(
             of products, of pairs or the log itself.
         layout: whose files and column names these are.
         dev_share: share, 0 to 1, that is drawn for dev.
-        pictures: folder in which the pictures lie; None for that of the tables.
+        pictures: folder in which the pictures lie, or a table beside them; None for that of the
+            tables.
         test_share: share, 0 to 1, that is drawn for test.
         grades: the columns of judgments that are grades, "relevance" among them; None for the
             layout's.
@@ -75,6 +76,7 @@ def read_tables(
     layout = with_grades(layout, grades)
     folder = path.parent if path.is_file() else path
     pictures = Path(pictures or folder)
+    pictures = pictures.parent if pictures.is_file() else pictures
     if path.is_file():
         return _read_file(path, layout, shares, pictures)
     if not path.is_dir():

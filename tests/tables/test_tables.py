@@ -197,9 +197,15 @@ def test_queries_of_pictures_alone_need_no_text_column(tmp_path: Path) -> None:
 
 def test_pictures_may_lie_in_another_folder(tmp_path: Path) -> None:
     text = "product_id,title,image\na,vase,../x.jpg\nb,lamp,b.jpg\n"
-    tables = read_tables(folder(tmp_path, products=text), pictures=tmp_path / "elsewhere")
-    assert tables.products["image"].tolist() == ["", str(tmp_path.resolve() / "elsewhere/b.jpg")]
-    assert [reject.reason for reject in tables.rejects] == ["picture outside folder"]
+    (tmp_path / "elsewhere").mkdir()
+    beside = tmp_path / "elsewhere" / "products.csv"
+    beside.touch()
+    shop = folder(tmp_path, products=text)
+    for pictures in (beside.parent, beside):
+        tables = read_tables(shop, pictures=pictures)
+        expected = ["", str(tmp_path.resolve() / "elsewhere/b.jpg")]
+        assert tables.products["image"].tolist() == expected
+        assert [reject.reason for reject in tables.rejects] == ["picture outside folder"]
 
 
 def test_further_columns_of_the_judgments_are_grades(tmp_path: Path) -> None:
