@@ -1,11 +1,13 @@
-"""The command that finds products by words, by a picture or by both, with a finished run's model.
+"""The command that finds products by words, by a picture or by both, with a run's model.
 
     python -m beyond_text.search RUN "a red striped cushion" "blue vase"
     python -m beyond_text.search RUN "the same in blue" --picture photo.jpg --panel found.png
     python -m beyond_text.search RUN "red rug" --products shop
+    python -m beyond_text.search INDEX "red rug" --where "price<50"
 
 All products are searched, judged or not, of every split. They are encoded once, into RUN/index (or
-the user's cache, if RUN is read-only), and again only where the model or the products have changed.
+the user's cache, if RUN is read-only), and again only where the model or they have changed. An
+INDEX is what `python -m beyond_text.index` makes; it holds its own products and model.
 """
 
 from __future__ import annotations
@@ -17,28 +19,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beyond_text.config.names import INDEX_KINDS, check_finished
+from beyond_text.config.names import INDEX_FILE, INDEX_KINDS, check_finished
 from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
 
 if TYPE_CHECKING:
-    from beyond_text.metrics.found import Ranking
-    from beyond_text.retrieval.shown import Shown
+    from beyond_text.indexing.index import Hit, Index
+    from beyond_text.retrieval.panel import PanelRow
 
 # What imports torch is imported in `main`, so that --help and a mistake cost no wait.
 
 
-def show(
-    texts: Sequence[str], ranking: Ranking, found: Sequence[Sequence[Shown]], products: int
-) -> None:
+def show(texts: Sequence[str], index: Index, found: Sequence[Sequence[Hit]]) -> None:
     """Prints the products of each query as a table."""
-    headings = ("", "cosine", "product_id", "text", "picture")
-    for text, scores, shown in zip(texts, ranking.scores, found, strict=True):
+    headings = ("", "score", "product_id", "text", "picture")
+    for text, hits in zip(texts, found, strict=True):
         rows = [
-            (position, f"{score:.3f}", each.product_id, plain(each.text)[:60], each.place)
-            for position, (score, each) in enumerate(zip(scores, shown, strict=True), 1)
+            (position, f"{hit.score:.3f}", hit.product_id, plain(hit.text)[:60], place)
+            for position, hit in enumerate(hits, 1)
+            for place in [index.place(hit.product_id)]
         ]
-        title = f"{text or '(a picture)'}: {products:,} products searched"
-        print_table(title, headings, [rows], ("", "cosine"))
+        title = f"{text or '(a picture)'}: {len(index):,} products searched"
+        print_table(title, headings, [rows], ("", "score"))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -48,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="finished run folder")
+    parser.add_argument("run", type=Path, metavar="RUN", help="finished run folder, or an index")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="queries")
     parser.add_argument("--picture", type=Path, help="of what is looked for, beside the text")
     parser.add_argument(
@@ -60,7 +61,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--split", help="only the products of one split; default: of all")
     parser.add_argument("--top", type=_positive, default=10, help="products for each query")
-    parser.add_argument("--index", choices=INDEX_KINDS, default="exact")
+    parser.add_argument("--index", choices=INDEX_KINDS, help="default: exact, or the index's own")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="on a column, such as 'price<50'; may be given several times",
+    )
+    parser.add_argument(
+        "--weight", type=float, help="of vectors beside words, 0 to 1; default: the index's own"
+    )
     parser.add_argument("--panel", type=Path, metavar="PNG", help="draws what is found")
     arguments = parser.parse_args(argv)
     if not (arguments.texts or arguments.picture):
@@ -91,29 +102,66 @@ def _panel_path(path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     arguments = parse(argv)
-    run, picture = arguments.run, None
+    picture = None
     with errors_in_one_line(RuntimeError):
-        check_finished(run)
+        is_index = (arguments.run / INDEX_FILE).is_file()
+        if is_index and (arguments.products or arguments.split):
+            raise ValueError(f"{arguments.run}: an index has its own products: leave out "
+                             "--products and --split")  # fmt: skip
+        if not is_index:
+            check_finished(arguments.run)
         if arguments.panel:
             _panel_path(arguments.panel)
-        folder = arguments.products or _products_of(run)
-        if not folder.exists():
+        folder = None if is_index else arguments.products or _products_of(arguments.run)
+        if folder and not folder.exists():
             raise FileNotFoundError(f"{folder}: no such file or folder of products")
         if arguments.picture:
             from beyond_text.tables.pictures import read_picture
 
             picture = read_picture(arguments.picture)
-        from beyond_text.retrieval.searcher import Searcher
-
-        searcher = Searcher.open(run, folder, arguments.split, arguments.index)
         texts = arguments.texts or [""]
-        ranking = searcher.search(texts, picture, arguments.top)
-        show(texts, ranking, searcher.found(ranking), len(searcher.index))
+        index, found = _search(arguments, folder, texts, picture)
+        show(texts, index, found)
         if arguments.panel:
             from beyond_text.retrieval.panel import draw_panel
 
-            draw_panel(searcher.rows(texts, ranking)).save(arguments.panel)
+            draw_panel(panel_rows(texts, index, found)).save(arguments.panel)
             print(plain(f"written to {arguments.panel}"))
+
+
+def _search(
+    arguments: argparse.Namespace, folder: Path | None, texts: Sequence[str], picture: bytes | None
+) -> tuple[Index, list[list[Hit]]]:
+    """Opens an index, or a run's own over a folder, and searches it."""
+    from beyond_text.indexing.index import Index
+
+    how = {"top": arguments.top, "where": arguments.where, "weight": arguments.weight}
+    if folder is None:
+        index = Index.open(arguments.run, arguments.index)
+        pictures = None if picture is None else [picture] * len(texts)
+        return index, index.search(texts, pictures, **how)
+    from beyond_text.indexing.of_run import index_of_run
+    from beyond_text.retrieval.queries import encode_words
+
+    index = index_of_run(arguments.run, folder, arguments.split, arguments.index or "exact")
+    vectors = encode_words(arguments.run, texts, picture)
+    return index, index.search_vectors(vectors, texts, **how)
+
+
+def panel_rows(
+    texts: Sequence[str], index: Index, found: Sequence[Sequence[Hit]]
+) -> list[PanelRow]:
+    """Returns a panel row for each query; grades are 0, as they are not known."""
+    from beyond_text.retrieval.panel import PanelRow
+    from beyond_text.tables.pictures import decode_pixels
+
+    rows = []
+    for text, hits in zip(texts, found, strict=True):
+        pictures = [index.picture(hit.product_id) for hit in hits]
+        pixels = [None if data is None else decode_pixels(data) for data in pictures]
+        captions = [hit.text for hit in hits]
+        rows.append(PanelRow(text or "(a picture)", pixels, [0.0] * len(hits), captions))
+    return rows
 
 
 def _products_of(run: Path) -> Path:

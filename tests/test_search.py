@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from beyond_text.config.load import load_config
+from beyond_text.config.names import INDEX_KINDS
+from beyond_text.indexing.index import Hit, Index
+from beyond_text.indexing.of_run import index_of_run
 from beyond_text.retrieval import encode as encoding
 from beyond_text.retrieval.encode import encode_products
+from beyond_text.retrieval.queries import encode_words
 from beyond_text.retrieval.ranking import rank
 from beyond_text.retrieval.run import load_run, split_for
-from beyond_text.retrieval.searcher import Searcher
-from beyond_text.retrieval.store import Store
-from beyond_text.search import main
-from beyond_text.shards.manifest import sha256_of
+from beyond_text.search import main, panel_rows
 from beyond_text.train import train
 from tests import ROOT
 
@@ -39,15 +38,26 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+def found(
+    run: Path, index: Index, texts: list[str], picture: bytes | None = None, top: int = 10
+) -> list[list[Hit]]:
+    return index.search_vectors(encode_words(run, texts, picture), top=top)
+
+
+def ids(hits: list[Hit]) -> list[str]:
+    return [hit.product_id for hit in hits]
+
+
 def test_words_find_what_the_evaluation_finds_for_them(run: Path, tiny_shards: Path) -> None:
-    searcher = Searcher.open(run, tiny_shards, "dev")
+    index = index_of_run(run, tiny_shards, "dev")
     encoder = load_run(run)
     catalogue, query_set = split_for(encoder.model, tiny_shards, "dev")
-    expected = rank(encoder, catalogue, query_set, depth=5)["product"]
-    found = searcher.search(list(query_set.queries["query"]), None, top=5)
-    assert found.product_ids == expected.product_ids
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
-    rows = searcher.rows(["red rug"], searcher.search(["red rug"], None, top=24))
+    expected = rank(encoder, catalogue, query_set, depth=24)["product"]
+    hits = found(run, index, list(query_set.queries["query"]), top=24)
+    for row, names, scores in zip(hits, expected.product_ids, expected.scores, strict=True):
+        score_of = dict(zip(names, scores, strict=True))
+        assert {hit.product_id: hit.score for hit in row} == pytest.approx(score_of, abs=1e-3)
+    rows = panel_rows(["red rug"], index, found(run, index, ["red rug"], top=24))
     assert len(rows[0].pictures) == 24
     assert sum(picture is None for picture in rows[0].pictures) == 2
 
@@ -55,40 +65,39 @@ def test_words_find_what_the_evaluation_finds_for_them(run: Path, tiny_shards: P
 def test_every_product_of_every_split_is_found_judged_or_not(
     run: Path, tiny_shards: Path, tiny_tables: Path, tmp_path: Path
 ) -> None:
-    every = Searcher.open(run, tiny_shards)
-    assert len(every.index) == 48
-    found = every.search(["red rug"], None, top=48).product_ids[0]
-    assert {name.split(".")[0] for name in found} == {"train", "dev"}
+    every = index_of_run(run, tiny_shards)
+    assert len(every) == 48
+    names = ids(found(run, every, ["red rug"], top=48)[0])
+    assert {name.split(".")[0] for name in names} == {"train", "dev"}
     # Another catalogue, which has no queries, has the same vectors.
     shutil.copytree(tiny_tables, tmp_path / "shop")
     for name in ("queries.csv", "qrels.csv"):
         (tmp_path / "shop" / name).unlink()
-    other = Searcher.open(run, tmp_path / "shop")
-    assert other.search(["red rug"], None, top=48).product_ids[0] == found
-    for searcher in (every, other):
-        shown = searcher.found(searcher.search(["red rug"], None, top=48))[0]
-        assert sum(each.read(searcher.folder) is None for each in shown) == 4
-        assert {each.text for each in shown if each.product_id == "dev.2"} == {
-            "rug. decor. a rug home decor"
-        }
+    other = index_of_run(run, tmp_path / "shop")
+    assert ids(found(run, other, ["red rug"], top=48)[0]) == names
+    for index in (every, other):
+        hits = found(run, index, ["red rug"], top=48)[0]
+        assert sum(index.picture(each) is None for each in ids(hits)) == 4
+        assert index.product("dev.2").text == "rug. decor. a rug home decor"
 
 
 def test_a_picture_of_a_product_without_a_text_finds_that_product_by_its_picture(
     run: Path, tiny_shards: Path, tiny_tables: Path
 ) -> None:
-    searcher = Searcher.open(run, tiny_shards, "dev")
+    index = index_of_run(run, tiny_shards, "dev")
     encoder = load_run(run)
     catalogue, _ = split_for(encoder.model, tiny_shards, "dev")
     picture = (tiny_tables / "images" / "dev.0.jpg").read_bytes()
-    found = searcher.search([""], picture, top=24)
+    hits = found(run, index, [""], picture, top=24)
     blind = encode_products(encoder, catalogue, modalities=("image",))["product"]
     own = torch.from_numpy(blind.vectors[blind.ids.index("dev.0")])
     vectors = encode_products(encoder, catalogue)
     cosine = torch.from_numpy(vectors["product"].vectors) @ own
-    assert float(found.scores[0][0]) == pytest.approx(float(cosine.max()), abs=1e-5)
-    both = searcher.search(["blue lamp"], picture, top=24)
-    alone = searcher.search(["blue lamp"], None, top=24)
-    assert both.scores.tolist() != alone.scores.tolist() != found.scores.tolist()
+    assert hits[0][0].score == pytest.approx(float(cosine.max()), abs=1e-3)
+    both = found(run, index, ["blue lamp"], picture, top=24)
+    alone = found(run, index, ["blue lamp"], None, top=24)
+    scores = [[hit.score for hit in each[0]] for each in (both, alone, hits)]
+    assert scores[0] != scores[1] != scores[2]
 
 
 def test_the_index_is_kept_and_made_again_where_it_is_another_or_damaged(
@@ -102,39 +111,27 @@ def test_the_index_is_kept_and_made_again_where_it_is_another_or_damaged(
         "encode_products",
         lambda *given, **how: made.append(True) or encode(*given, **how),
     )
-    found = [
-        Searcher.open(run, tiny_shards, "dev", kind).search(["rug"], None, 3).product_ids
-        for kind in ("exact", "exact", "approximate", "approximate")
+    hits = [
+        ids(found(run, index_of_run(run, tiny_shards, "dev", kind), ["rug"], top=3)[0])
+        for kind in ("exact", "exact", *INDEX_KINDS[1:], *INDEX_KINDS[1:])
     ]
     assert len(made) == 1
-    assert found[0] == found[1]
-    assert found[2] == found[3]
+    assert all(each == hits[0] for each in hits)
     assert not list(run.rglob("*.faiss"))
     weights = run / "model" / "model.safetensors"
     save_file({name: value * 1.01 for name, value in load_file(weights).items()}, weights)
-    Searcher.open(run, tiny_shards, "dev")
+    index_of_run(run, tiny_shards, "dev")
     assert len(made) == 2
-    for number, name in enumerate(("vectors.npy", "products.jsonl", "lines.npy", "made_of.json")):
-        (path,) = (run / "index").rglob(name)
+    for number, name in enumerate(("vectors.npy", "products.arrow", "columns.arrow", "index.json")):
+        path = max((run / "index").rglob(name))
         content = path.read_bytes()
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        Searcher.open(run, tiny_shards, "dev")
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if number < 3 else b"{}")
+        index_of_run(run, tiny_shards, "dev")
         assert len(made) == 3 + number
+        path = max((run / "index").rglob(name))
         path.write_bytes(b"")
-        Searcher.open(run, tiny_shards, "dev")
+        assert len(index_of_run(run, tiny_shards, "dev")) == 24
         made.pop()
-
-
-def test_a_vectors_file_of_python_objects_is_not_read(run: Path, tiny_shards: Path) -> None:
-    Searcher.open(run, tiny_shards, "dev")
-    (path,) = (run / "index").rglob("vectors.npy")
-    np.save(path, np.array([{"a": 1}] * 24, dtype=object), allow_pickle=True)
-    made_of = path.with_name("made_of.json")
-    content = json.loads(made_of.read_text())
-    content["sha256"]["vectors.npy"] = sha256_of(path)
-    made_of.write_text(json.dumps(content))
-    assert Store.load(path.parent, content["made_of"]) is None
-    assert len(Searcher.open(run, tiny_shards, "dev").index) == 24
 
 
 def test_what_a_user_typed_or_a_shop_wrote_is_printed_as_it_is(
@@ -197,10 +194,11 @@ def test_what_cannot_be_searched_is_said(
     assert "Traceback" not in written
 
 
-@pytest.mark.parametrize("command", ["search", "evaluate", "train", "ablate"])
+@pytest.mark.parametrize("command", ["search", "evaluate", "train", "ablate", "index"])
 def test_help_and_mistakes_import_neither_torch_nor_what_is_as_slow(command: str) -> None:
     words = {"search": "none rug", "evaluate": "none --tables none", "train": "none.yaml",
-             "ablate": "--fusion sum --start none"}[command]  # fmt: skip
+             "ablate": "--fusion sum --start none",
+             "index": "none none --model none"}[command]  # fmt: skip
     code = (
         "import sys\n"
         f"from beyond_text.{command} import main\n"

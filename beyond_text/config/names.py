@@ -22,6 +22,8 @@ CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
 # A run's finished model.
 MODEL = "model"
 WEIGHTS = "model.safetensors"
+# What makes a folder an index.
+INDEX_FILE = "index.json"
 
 
 def check_finished(run: Path) -> None:

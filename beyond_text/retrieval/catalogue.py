@@ -5,16 +5,17 @@ A picture that a table names is reduced as on its way into shards, so both give 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from beyond_text.config.names import Pool
-from beyond_text.retrieval.shown import Shown
+from beyond_text.retrieval.described import Described, Place
+from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.split import Split, product_text
 from beyond_text.tables.pictures import PictureError, decode_pixels, read_picture, reduce_picture
@@ -71,22 +72,31 @@ class ShardProducts(Dataset[Sample]):
         text = self.splits[split].text_of(fields)
         return _sample(fields["product_id"], text, pictures)
 
-    def describe(self, number: int) -> Shown:
-        """Returns what a result shows of the number-th product; reads no picture."""
+    def describe(self, number: int) -> Described:
+        """Returns what is known of the number-th product; reads no picture."""
         split, sample = self.places[number]
-        fields, _ = self.splits[split].read(sample, None)
-        found = self.splits[split].products.place(sample, "jpg")
-        name, (offset, size) = found or ("", (0, 0))
-        text = self.splits[split].text_of(fields)
-        return Shown(fields["product_id"], text, name, offset, size)
+        shards = self.splits[split]
+        fields, _ = shards.read(sample, None)
+        found = (shards.products.place(sample, name) for name in PICTURES)
+        places = tuple(Place(file, *member) for file, member in filter(None, found))
+        return _described(fields, shards.text_of(fields), places)
 
 
 class TableProducts(Dataset[Sample]):
-    """Reads the products of a table; one whose picture cannot be used has only its text."""
+    """Reads the products of a table; one whose picture cannot be used has only its text.
+
+    `pictures` is the folder in which the pictures lie.
+    """
 
     def __init__(
-        self, rows: pd.DataFrame, text_fields: list[str], stored_size: int, picture_size: int
+        self,
+        rows: pd.DataFrame,
+        text_fields: list[str],
+        stored_size: int,
+        picture_size: int,
+        pictures: Path,
     ) -> None:
+        self.pictures = pictures.resolve()
         self.rows = rows.to_dict("records")
         self.text_fields = text_fields
         self.stored_size = stored_size
@@ -100,10 +110,46 @@ class TableProducts(Dataset[Sample]):
         pictures = [picture for picture in found if picture is not None]
         return _sample(row["product_id"], product_text(row, self.text_fields), pictures)
 
-    def describe(self, number: int) -> Shown:
-        """Returns what a result shows of the number-th product; reads no picture."""
+    def describe(self, number: int) -> Described:
+        """Returns what is known of the number-th product; reads no picture."""
         row = self.rows[number]
-        return Shown(row["product_id"], product_text(row, self.text_fields), row["image"], 0, 0)
+        paths = [Path(path) for path in (row["image"], *row["images"][1:]) if path]
+        places = tuple(Place(path.relative_to(self.pictures).as_posix()) for path in paths)
+        return _described(row, product_text(row, self.text_fields), places)
+
+
+class PlacedProducts(Dataset[Sample]):
+    """Reads products whose texts, and places of pictures in a folder, are known."""
+
+    def __init__(
+        self, folder: Path, products: Sequence[Described], stored_size: int, picture_size: int
+    ) -> None:
+        self.folder = folder
+        self.products = products
+        self.stored_size = stored_size
+        self.picture_size = picture_size
+
+    def __getitem__(self, number: int) -> Sample:
+        """Returns the number-th product.
+
+        Raises:
+            PictureError: a picture of a shard cannot be read; of a table it is not used.
+        """
+        product = self.products[number]
+        found = map(self._picture, product.pictures)
+        pictures = [picture for picture in found if picture is not None]
+        return _sample(product.product_id, product.text, pictures)
+
+    def _picture(self, place: Place) -> Tensor | None:
+        if not place.size:
+            path = str(self.folder / place.file)
+            return file_picture(path, self.stored_size, self.picture_size)
+        try:
+            return decode_pixels(place.read(self.folder), reduce_to=self.picture_size)
+        except PictureError as error:
+            raise PictureError(
+                error.reason, f"{self.folder / str(place)}: {error.detail}"
+            ) from error
 
 
 class DropModality(Dataset[Sample]):
@@ -128,6 +174,13 @@ class DropModality(Dataset[Sample]):
         if self.modality == "text":
             return sample._replace(text="")
         return sample._replace(image=None, further=())
+
+
+def _described(fields: Mapping[str, Any], text: str, pictures: tuple[Place, ...]) -> Described:
+    """Returns a product with its title, category and further columns."""
+    columns = {name: fields[name] for name in ("title", "category") if fields.get(name)}
+    columns |= fields.get("further") or {}
+    return Described(fields["product_id"], text, columns, pictures)
 
 
 def _sample(product_id: str, text: str, pictures: Sequence[Tensor]) -> Sample:

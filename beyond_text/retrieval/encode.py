@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
+from multiprocessing import parent_process
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,8 +118,10 @@ def _encode(
     )
     present: dict[View, list[bool]] = {view: [] for view in views}
     rows = {view: [torch.zeros(0, model.settings.dim)] for view in views}
+    # Of several processes that encode, the one that started them shows how far they are.
+    quiet = True if parent_process() else None
     for batch, owner in tqdm(
-        loader, desc=f"encoding {', '.join(views)}", leave=False, disable=None
+        loader, desc=f"encoding {', '.join(views)}", leave=False, disable=quiet
     ):
         with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=encoder.bf16):
             embeddings = model.embed(to_device(device, batch), views)

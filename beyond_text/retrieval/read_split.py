@@ -7,7 +7,7 @@ queries of a split are measured are its pool: those of the split, or those of ev
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -74,8 +74,11 @@ def read_products(
     text_fields: list[str],
     picture_size: int,
     stored_size: int = 256,
+    is_usable: Callable[[str], bool] | None = None,
 ) -> Catalogue:
     """Reads the products of a split, or of every split, judged or not; needs no queries.
+
+    `is_usable` says of the path of a picture whether it was tried before, and could be used.
 
     Raises:
         TableError, ShardError: no such folder or split, or no products in it.
@@ -83,11 +86,19 @@ def read_products(
     """
     if (folder / FILE).is_file():
         return _shard_products(folder, split, text_fields, picture_size)
-    return _table_products(read_tables(folder), split, text_fields, picture_size, stored_size)[0]
+    # Of all splits nobody asks which is whose, and to draw them takes the bytes of all pictures.
+    tables = read_tables(folder) if split else read_tables(folder, dev_share=0.0)
+    sizes = picture_size, stored_size
+    return _table_products(tables, split, text_fields, *sizes, is_usable)[0]
 
 
 def _table_products(
-    tables: Tables, split: str | None, text_fields: list[str], picture_size: int, stored_size: int
+    tables: Tables,
+    split: str | None,
+    text_fields: list[str],
+    picture_size: int,
+    stored_size: int,
+    is_usable: Callable[[str], bool] | None = None,
 ) -> tuple[Catalogue, Tables]:
     """Reads products of tables; also returns the tables without the rows that cannot be used."""
     rows = tables.products
@@ -95,8 +106,9 @@ def _table_products(
     if rows.empty:
         known = ", ".join(sorted(set(tables.products["split"]))) or "none"
         raise TableError(f"{tables.folder}: no products in split {split!r} (splits: {known})")
-    rows, tables = usable_tables(tables, rows)
-    products = TableProducts(rows, text_fields, stored_size, picture_size)
+    rows, tables = usable_tables(tables, rows, is_usable)
+    sizes = stored_size, picture_size
+    products = TableProducts(rows, text_fields, *sizes, tables.pictures)
     pool: Pool = "all" if split is None else "split"
     return Catalogue(products, list(rows["product_id"]), pool), tables
 

@@ -6,7 +6,9 @@ So tables are measured as their shards would be: by the same rows, with the same
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +23,9 @@ from beyond_text.terminal import plain
 TRIED = 16
 
 
-def usable_tables(tables: Tables, products: pd.DataFrame) -> tuple[pd.DataFrame, Tables]:
+def usable_tables(
+    tables: Tables, products: pd.DataFrame, is_usable: Callable[[str], bool] | None = None
+) -> tuple[pd.DataFrame, Tables]:
     """Returns the products of which something can be used, and the tables without the others.
 
     Pictures that cannot be used are "". What is rejected is printed by reason.
@@ -29,13 +33,16 @@ def usable_tables(tables: Tables, products: pd.DataFrame) -> tuple[pd.DataFrame,
     Args:
         tables: the tables; their queries lose pictures too, their judgments lose what is left out.
         products: those rows of the products that are searched.
+        is_usable: says of a product's picture, by its path, whether it need not be tried again.
 
     Raises:
         RejectError: a file has lost more than MAX_REJECTED of its rows.
     """
     rejects = Rejects(tables.rejects, tables.files.values(), MAX_REJECTED)
     rejects.check()
-    products, without = _with_pictures(tables, "products", products, TEXT_COLUMNS, rejects)
+    products, without = _with_pictures(
+        tables, "products", products, TEXT_COLUMNS, rejects, is_usable
+    )
     queries, lost = _with_pictures(tables, "queries", tables.queries, ("query",), rejects)
     qrels = tables.qrels
     for column, gone in (("product_id", without), ("query_id", lost)):
@@ -48,7 +55,12 @@ def usable_tables(tables: Tables, products: pd.DataFrame) -> tuple[pd.DataFrame,
 
 
 def _with_pictures(
-    tables: Tables, name: str, rows: pd.DataFrame, texts: tuple[str, ...], rejects: Rejects
+    tables: Tables,
+    name: str,
+    rows: pd.DataFrame,
+    texts: tuple[str, ...],
+    rejects: Rejects,
+    is_usable: Callable[[str], bool] | None = None,
 ) -> tuple[pd.DataFrame, set[str]]:
     """Returns the rows with pictures that can be used, and the ids of rows left with nothing."""
     if rows.empty:
@@ -56,7 +68,7 @@ def _with_pictures(
     key = "product_id" if name == "products" else "query_id"
     file = tables.files[name].name
     with ThreadPoolExecutor() as threads:
-        faults = list(threads.map(_fault, rows["image"]))
+        faults = list(threads.map(partial(_fault, is_usable), rows["image"]))
     for row, fault in zip(rows.to_dict("records"), faults, strict=True):
         if fault is not None:
             rejects.add(
@@ -71,9 +83,9 @@ def _with_pictures(
     return rows[~empty], set(rows[key][empty])
 
 
-def _fault(path: str) -> PictureError | None:
+def _fault(is_usable: Callable[[str], bool] | None, path: str) -> PictureError | None:
     """Returns why a picture cannot be used, or None; no picture has no fault."""
-    if not path:
+    if not path or (is_usable and is_usable(path)):
         return None
     try:
         decode_picture(read_picture(Path(path)), reduce_to=TRIED)

@@ -111,7 +111,7 @@ def sample_decoder(
         "own": NotRequired[bool],
         "picture": NotRequired[Count],
     }
-    texts = dict.fromkeys(text_fields, NotRequired[str])
+    texts = dict.fromkeys(("title", "category", *text_fields), NotRequired[str])
     product = {**texts, "product_id": Name, "queries": list[_object(query)]}  # type: ignore[misc]
     return msgspec.json.Decoder(_object(product))
 

@@ -79,6 +79,8 @@ def draw_splits(
 
 def product_splits(products: pd.DataFrame, dev_share: float, test_share: float) -> list[str]:
     """Draws splits for products: those of one group_id, picture or text are of one split."""
+    if not dev_share and not test_share:
+        return ["train"] * len(products)
     texts = [
         ("text", text) if (text := product_key(record)) else None
         for record in products[list(TEXT_COLUMNS)].to_dict("records")
@@ -100,6 +102,8 @@ def query_splits(
 
     Queries have an equal need where the same designs are relevant for them.
     """
+    if not dev_share and not test_share:
+        return ["train"] * len(queries)
     design = dict(zip(products["product_id"], products["group_id"], strict=True))
     wanted = qrels[qrels["relevance"] > 0]
     needs = {

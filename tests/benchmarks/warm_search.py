@@ -22,10 +22,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from beyond_text.config.names import MODEL, WEIGHTS
-from beyond_text.retrieval.searcher import key_of_store, made_of
-from beyond_text.retrieval.shown import Shown
-from beyond_text.retrieval.store import Store
+from beyond_text.config.names import MODEL
+from beyond_text.indexing.build import write_state
+from beyond_text.indexing.facts import VERSION, Facts
+from beyond_text.indexing.models import model_facts
+from beyond_text.indexing.of_run import index_folder
+from beyond_text.indexing.source import describe_source
+from beyond_text.retrieval.described import Described
 from tests import ROOT
 
 
@@ -38,21 +41,37 @@ def prepare(run: Path, folder: Path, products: int) -> tuple[Path, Path]:
     shop.mkdir()
     titles = "".join(f"{number},product {number}\n" for number in range(products))
     (shop / "products.csv").write_text(f"product_id,title\n{titles}", encoding="utf-8")
-    dim = _dim(run)
-    vectors = np.random.default_rng(0).standard_normal((products, dim), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    text = "a red rug of wool, woven by hand, for the living room "
-    shown = (Shown(str(n), f"product {n}. {2 * text}", f"images/{n}.jpg") for n in range(products))
-    home = made / "index" / key_of_store(shop, None)
-    Store.save(home, vectors, shown, made_of(made, shop, None))
+    write_index(made, shop, products)
     return made, shop
 
 
-def _dim(run: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(run / MODEL / WEIGHTS, "np") as weights:
-        return weights.get_slice("query_projection.weight").get_shape()[0]
+def write_index(run: Path, shop: Path, products: int) -> None:
+    """Writes a run's index of a shop of so many products, with vectors at random."""
+    text = "a red rug of wool, woven by hand, for the living room "
+    names = sorted(map(str, range(products)))
+    described = [Described(n, f"product {n}. {2 * text}", {"title": f"rug {n}"}) for n in names]
+    model = model_facts(run)
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((products, model.dim), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    digests = random.integers(0, 256, (2, products, 16), dtype=np.uint8)
+    home = index_folder(run, shop, None)
+    facts = Facts(
+        version=VERSION,
+        generation=1,
+        model=model.digest,
+        model_dim=model.dim,
+        dim=model.dim,
+        kind="exact",
+        recall_at_10=1.0,
+        weight=1.0,
+        products=products,
+        columns={},
+        source=describe_source(shop, home, None),
+        copied=False,
+        files={},
+    )
+    write_state(home, facts, described, vectors.astype(np.float16), tuple(digests))
 
 
 def seconds(words: Sequence[str]) -> tuple[float, float]:

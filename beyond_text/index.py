@@ -1,0 +1,89 @@
+"""The command that makes an index of a catalogue, or brings one up to date.
+
+    python -m beyond_text.index PRODUCTS INDEX --model RUN
+    python -m beyond_text.search INDEX "a red rug" --where "price<50"
+
+PRODUCTS are tables or shards, with queries or without. Given again, the command encodes only what
+has changed: products whose text or pictures are others, or all where the model is. Products that
+are gone leave the index. The new state appears whole; until then the old one answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from beyond_text.config.names import INDEX_KINDS
+from beyond_text.terminal import check_writable, errors_in_one_line, plain
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m beyond_text.index",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("products", type=Path, help="tables or shards, with queries or without")
+    parser.add_argument("index", type=Path, metavar="INDEX", help="folder to make or to update")
+    parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="finished run")
+    parser.add_argument("--kind", choices=INDEX_KINDS, default="exact", help="default: exact")
+    parser.add_argument("--dim", type=int, help="width of the vectors; default: the model's")
+    parser.add_argument("--workers", type=int, help="processes that encode; default: one a core")
+    parser.add_argument("--split", help="only the products of one split; default: of all")
+    parser.add_argument(
+        "--weight",
+        type=float,
+        default=1.0,
+        help="of vectors beside words, 0 to 1, where a search names none; default: 1",
+    )
+    parser.add_argument(
+        "--copy-pictures", action="store_true", help="the index holds the main pictures itself"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.workers is not None and arguments.workers < 1:
+        parser.error(f"--workers {arguments.workers}: expected at least 1")
+    if not 0 <= arguments.weight <= 1:
+        parser.error(f"--weight {arguments.weight}: expected 0 to 1")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    arguments = parse(argv)
+    with errors_in_one_line(RuntimeError):
+        from beyond_text.indexing.models import model_facts
+
+        model = model_facts(arguments.model)
+        if not arguments.products.exists():
+            raise FileNotFoundError(f"{arguments.products}: no such file or folder of products")
+        check_writable(arguments.index)
+        from beyond_text.indexing.build import Options, build_index
+
+        built = build_index(
+            arguments.products,
+            arguments.index,
+            model,
+            Options(
+                kind=arguments.kind,
+                dim=arguments.dim,
+                workers=arguments.workers,
+                split=arguments.split,
+                weight=arguments.weight,
+                copy_pictures=arguments.copy_pictures,
+            ),
+        )
+        facts = built.facts
+        lost = f", {built.left_out:,} left out that have neither" if built.left_out else ""
+        print(
+            plain(
+                f"{arguments.index}: {facts.products:,} products: {built.encoded:,} encoded, "
+                f"{built.kept:,} as they were, {built.removed:,} removed{lost}; {facts.kind}, "
+                f"recall@10 {facts.recall_at_10:.3f}"
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Builds an index of a catalogue, or brings one up to date; a new state appears whole.
+
+Only products whose text or pictures have changed are encoded, or all where the model has. What is
+done is kept in INDEX/building until the new generation stands, so a build that is killed goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+
+from beyond_text.config.names import INDEX_FILE as FILE
+from beyond_text.config.names import IndexKind
+from beyond_text.files import atomic_write, errors_name
+from beyond_text.indexing.encode_parts import Task, encode_parts, read_parts
+from beyond_text.indexing.facts import VERSION, Facts, IndexFormatError, files_of, write_facts
+from beyond_text.indexing.generation import VECTORS, Generation, write_products
+from beyond_text.indexing.models import ModelFacts
+from beyond_text.indexing.source import Content, Digests, Known, describe_source, read_content
+from beyond_text.retrieval.described import Described
+from beyond_text.tables.layouts import TableError
+from beyond_text.terminal import plain
+
+BUILDING = "building"
+GENERATIONS = "generations"
+# Queries by which the recall of an index is measured.
+ASKED = 500
+
+
+class Options(NamedTuple):
+    """How an index is built.
+
+    Attributes:
+        kind: of the search over its vectors.
+        dim: width of the vectors that are kept; None for the model's.
+        workers: processes that encode; None for one a core.
+        split: whose products; None for those of every split.
+        weight: of vectors beside words, where a search names none.
+        copy_pictures: whether the index holds the main pictures.
+        keep_model: whether it holds what encodes queries.
+    """
+
+    kind: IndexKind = "exact"
+    dim: int | None = None
+    workers: int | None = None
+    split: str | None = None
+    weight: float = 1.0
+    copy_pictures: bool = False
+    keep_model: bool = True
+
+
+class Built(NamedTuple):
+    """What a build did: the facts of the index, and how many products were dealt with how."""
+
+    facts: Facts
+    encoded: int
+    kept: int
+    removed: int
+    left_out: int
+
+
+def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) -> Built:
+    """Makes `index` an index of the products of a folder.
+
+    Raises:
+        TableError, ShardError, RejectError: the products cannot be used.
+        ValueError: `index` is something else, or a setting does not fit the model.
+        BlockingIOError: another process builds it.
+        OSError: it cannot be written.
+    """
+    dim = options.dim or model.dim
+    if not 0 < dim <= model.dim:
+        raise ValueError(f"dim: expected 1 to {model.dim}, the width of the model, got {dim}")
+    workers = options.workers or len(os.sched_getaffinity(0))
+    _check_place(index)
+    source = describe_source(folder, index, options.split)
+    with _locked(index):
+        old = _earlier(index)
+        known = old.known() if old else Known()
+        content = read_content(folder, options.split, model.reads, source, known, workers)
+        reused = old if old and _fits(old.facts, model, dim) else None
+        task = Task(model, content.root, dim, threads=1)
+        vectors, present, encoded = _vectors(index, task, content, reused, workers)
+        if not present.any():
+            raise TableError(f"{folder}: no product has a text or a picture")
+        kept = [p for p, there in zip(content.products, present, strict=True) if there]
+        rows = present.nonzero()[0]
+        facts = write_state(
+            index,
+            Facts(
+                version=VERSION,
+                generation=1 + (old.facts.generation if old else 0),
+                model=model.digest,
+                model_dim=model.dim,
+                dim=dim,
+                kind=options.kind,
+                recall_at_10=1.0,
+                weight=options.weight,
+                products=len(kept),
+                columns={},
+                source=source,
+                copied=options.copy_pictures,
+                files={},
+            ),
+            kept,
+            vectors[rows],
+            (content.digests[rows], content.pictures[rows]),
+        )
+        _tidy(index, facts)
+    ids = {product.product_id for product in kept}
+    removed = sum(each not in ids for each in old.product_ids()) if old else 0
+    left_out = len(present) - len(kept)
+    return Built(facts, encoded, len(kept) + left_out - encoded, removed, left_out)
+
+
+def write_state(
+    index: Path,
+    facts: Facts,
+    products: Sequence[Described],
+    vectors: np.ndarray,
+    digests: tuple[Digests, Digests],
+) -> Facts:
+    """Writes a generation, then index.json; returns the facts with what was written.
+
+    Args:
+        index: the folder.
+        facts: what index.json is to say; columns and files are left open.
+        products: in the order of their product_ids.
+        vectors: float16, one for each product.
+        digests: of each product, and of its main picture.
+    """
+    place = _fresh(index / facts.place)
+    with atomic_write(place / VECTORS, binary=True) as file:
+        np.save(file, vectors, allow_pickle=False)
+    columns = write_products(place, products, *digests)
+    facts = replace(facts, columns=columns, files=files_of(place))
+    write_facts(index, facts)
+    return facts
+
+
+def _check_place(index: Path) -> None:
+    """Raises ValueError where the folder holds something else."""
+    ours = (FILE, BUILDING, GENERATIONS)
+    if index.exists() and not index.is_dir():
+        raise ValueError(f"{index}: expected a folder, or nothing there yet")
+    if index.is_dir() and any(index.iterdir()) and not any((index / n).exists() for n in ours):
+        raise ValueError(f"{index}: expected a new or empty folder or an index, got neither")
+
+
+@contextmanager
+def _locked(index: Path) -> Iterator[None]:
+    """Lets one process at a time build an index; a kill frees it."""
+    building = index / BUILDING
+    with errors_name(building):
+        building.mkdir(parents=True, exist_ok=True)
+        with (index / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                message = f"{index}: another process builds this index: wait until it is done"
+                raise BlockingIOError(message) from error
+            yield
+
+
+def _earlier(index: Path) -> Generation | None:
+    """Opens what the index is now; None where there is none, or it cannot be used."""
+    if not (index / FILE).exists():
+        return None
+    try:
+        return Generation.open(index)
+    except IndexFormatError as error:
+        print(plain(f"{error}; everything is encoded again"), file=sys.stderr)
+        return None
+
+
+def _fits(facts: Facts, model: ModelFacts, dim: int) -> bool:
+    return facts.model == model.digest and facts.dim == dim
+
+
+def _vectors(
+    index: Path, task: Task, content: Content, old: Generation | None, workers: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns a vector for each product, which products have one, and how many were encoded."""
+    digests = content.digests
+    vectors = np.zeros((len(digests), task.dim), dtype=np.float16)
+    present = np.zeros(len(digests), dtype=bool)
+    done = np.zeros(len(digests), dtype=bool)
+    rows_of: dict[bytes, list[int]] = {}
+    for row, digest in enumerate(digests):
+        rows_of.setdefault(digest.tobytes(), []).append(row)
+
+    def take(keys: np.ndarray, found: np.ndarray, there: Sequence[bool] | np.ndarray) -> None:
+        for key, vector, is_there in zip(keys, found, there, strict=True):
+            rows = rows_of.get(key.tobytes(), [])
+            vectors[rows], present[rows], done[rows] = vector, is_there, True
+
+    if old:
+        take(old.digests(), old.vectors, np.ones(len(old), dtype=bool))
+    building = index / BUILDING
+    made_by = {"model": task.model.digest, "dim": str(task.dim)}
+    for keys, part in read_parts(building, made_by):
+        take(keys, *part)
+    firsts = [rows[0] for rows in rows_of.values() if not done[rows[0]]]
+    products = [content.products[row] for row in firsts]
+    todo = int((~done).sum())
+    for keys, part in encode_parts(task, products, digests[firsts], building, made_by, workers):
+        take(keys, *part)
+    return vectors, present, todo
+
+
+def _fresh(folder: Path) -> Path:
+    """Makes an empty folder; what a killed build left there goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _tidy(index: Path, facts: Facts) -> None:
+    """Removes what nobody needs: parts, and generations but this and the one before."""
+    wanted = {str(facts.generation), str(facts.generation - 1)}
+    for place in (index / GENERATIONS).iterdir():
+        if place.name not in wanted:
+            shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(index / BUILDING, ignore_errors=True)

@@ -1,0 +1,206 @@
+"""Encodes products in parts, by as many processes as there are cores, and keeps what is done.
+
+A part is a file of vectors with the digests of the products that they belong to. So a build that
+was killed takes up every part that it had finished, whatever has changed in between.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float16
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from tqdm import tqdm
+
+from beyond_text.files import atomic_write
+from beyond_text.indexing.models import ModelFacts
+from beyond_text.indexing.source import WIDTH, Digests
+from beyond_text.retrieval.described import Described
+
+# Products of a part: what a kill can cost each process.
+PART = 512
+
+
+class Part(NamedTuple):
+    """Unit vectors of products, and whether the model found anything to encode in each."""
+
+    vectors: Float16[np.ndarray, "products dim"]
+    present: Bool[np.ndarray, " products"]
+
+
+class Task(NamedTuple):
+    """What a process needs to encode a part; `loaders` are processes that decode for it."""
+
+    model: ModelFacts
+    root: Path
+    dim: int
+    threads: int
+    loaders: int = 0
+
+
+def read_parts(folder: Path, made_by: Mapping[str, str]) -> Iterator[tuple[Digests, Part]]:
+    """Yields the parts of a folder; one of another model, or damaged, is deleted."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "np") as file:
+                if file.metadata() != dict(made_by):
+                    raise ValueError("of another model")
+                digests, *part = (file.get_tensor(n) for n in ("digests", *Part._fields))
+            vectors, present = part
+            fits = (
+                digests.dtype == np.uint8
+                and digests.shape == (len(vectors), WIDTH)
+                and vectors.dtype == np.float16
+                and vectors.shape == (len(vectors), int(made_by["dim"]))
+                and present.dtype == bool
+                and present.shape == (len(vectors),)
+            )
+            if not fits:
+                raise ValueError("of other shapes")
+        except (SafetensorError, OSError, ValueError):
+            path.unlink()
+            continue
+        yield digests, Part(vectors, present)
+
+
+def encode_parts(
+    task: Task,
+    products: Sequence[Described],
+    digests: Digests,
+    folder: Path,
+    made_by: Mapping[str, str],
+    workers: int,
+) -> Iterator[tuple[Digests, Part]]:
+    """Encodes products; writes each part into a folder, and yields it, as it is done.
+
+    Raises:
+        OSError: a part cannot be written.
+        ValueError: a product cannot be read, or its vector is not finite.
+        RuntimeError: a process was killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # So few products are encoded before other processes have started.
+    size = min(PART, -(-len(products) // workers)) if len(products) > PART else PART
+    starts = range(0, len(products), size)
+    first = 1 + max((int(path.stem) for path in folder.glob("*.safetensors")), default=-1)
+    with tqdm(total=len(products), desc="encoding products", disable=None, unit=" products") as bar:
+        for number, part in _encoded(task, [products[s : s + size] for s in starts], workers):
+            here = digests[starts[number] : starts[number] + size]
+            arrays = {"digests": np.ascontiguousarray(here), **part._asdict()}
+            path = folder / f"{first + number:08}.safetensors"
+            with atomic_write(path, binary=True) as file:
+                file.write(save(arrays, dict(made_by)))
+            bar.update(len(here))
+            yield here, part
+
+
+def _encoded(
+    task: Task, parts: Sequence[Sequence[Described]], workers: int
+) -> Iterator[tuple[int, Part]]:
+    """Yields the number of each part, and the part, as they are done."""
+    if not parts:
+        return
+    if workers == 1 or len(parts) == 1 or _has_gpu():
+        # A GPU is one; its process is fed by others.
+        loaders = workers if _has_gpu() else 0
+        _start(task._replace(loaders=loaders, threads=workers))
+        yield from ((number, _encode(part)) for number, part in enumerate(parts))
+        return
+    # Not forked: threads of torch and FAISS do not survive that.
+    pool = ProcessPoolExecutor(
+        min(workers, len(parts)), get_context("spawn"), initializer=_start, initargs=(task,)
+    )
+    with pool:
+        running: dict[Future[Part], int] = {}
+        try:
+            running = {pool.submit(_encode, part): n for n, part in enumerate(parts)}
+            for done in as_completed(running):
+                yield running[done], done.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a process that encodes was killed, perhaps for want of memory: try fewer --workers"
+            ) from error
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+# A process encodes by one model, which is loaded when it starts.
+_ENCODER: Any = None
+
+
+def _start(task: Task) -> None:
+    """Loads the model; lets a process end when the one that started it was killed."""
+    global _ENCODER
+    import torch
+
+    if parent_process() is not None:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        torch.set_num_threads(task.threads)
+    _ENCODER = RunEncoder(task)
+
+
+def _end_with_parent() -> None:
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _encode(products: Sequence[Described]) -> Part:
+    return _ENCODER(products)
+
+
+class RunEncoder:
+    """Encodes products by a run's model."""
+
+    def __init__(self, task: Task) -> None:
+        from beyond_text.retrieval.run import load_run
+
+        self.task = task
+        self.encoder = replace(load_run(task.model.path), workers=task.loaders)
+
+    def __call__(self, products: Sequence[Described]) -> Part:
+        """Returns the vectors of products, narrowed to the index's width."""
+        from beyond_text.retrieval.catalogue import Catalogue, PlacedProducts
+        from beyond_text.retrieval.encode import encode_products
+
+        _, image_size, stored_size = self.task.model.reads
+        samples = PlacedProducts(self.task.root, products, stored_size, image_size)
+        ids = [str(number) for number in range(len(products))]
+        found = encode_products(self.encoder, Catalogue(samples, ids))["product"]
+        rows = np.array([int(each) for each in found.ids], dtype=np.int64)
+        wrong = ~np.isfinite(found.vectors).all(axis=1)
+        if wrong.any():
+            name = products[rows[wrong.argmax()]].product_id
+            raise ValueError(f"vector of product {name!r} is not finite")
+        part = Part(
+            np.zeros((len(products), self.task.dim), dtype=np.float16),
+            np.zeros(len(products), dtype=bool),
+        )
+        part.vectors[rows] = narrowed(found.vectors, self.task.dim)
+        part.present[rows] = True
+        return part
+
+
+def narrowed(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """Returns the first `dim` numbers of each vector, as unit vectors where that takes some off."""
+    if dim == vectors.shape[1]:
+        return vectors
+    cut = vectors[:, :dim].astype(np.float32)
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)

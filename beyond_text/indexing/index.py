@@ -1,0 +1,293 @@
+"""Defines Index: a folder of products that answers queries, of words, pictures or vectors.
+
+Notable: equal scores come in trec_eval's order (product_id descending), also where the last of the
+products asked for shares its score with others. An open index goes on answering, as it was when it
+was opened, while an update writes another; many threads may search it at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float, Float32
+
+from beyond_text.config.names import IndexKind
+from beyond_text.indexing.exact import Exact
+from beyond_text.indexing.facts import ColumnType, IndexFormatError, read_facts
+from beyond_text.indexing.generation import Generation
+
+MODELS = "models"
+# A column of more values than this is no facet.
+FACET_VALUES = 1000
+Queries = Float32[np.ndarray, "queries dim"]
+
+
+class Hit(NamedTuple):
+    """A product that was found.
+
+    Attributes:
+        product_id: its id.
+        score: what it was ranked by.
+        vector: the inner product of its vector and the query's.
+        lexical: its BM25 beside the query's best, 0 to 1; None where words were not asked for.
+        text: what the model reads of it.
+        columns: its title, category and further columns, where they are not empty.
+    """
+
+    product_id: str
+    score: float
+    vector: float
+    lexical: float | None
+    text: str
+    columns: dict[str, Any]
+
+
+class Index:
+    """Searches the products of an index folder."""
+
+    def __init__(self, path: Path, generation: Generation, kind: IndexKind) -> None:
+        self.path = path
+        self.kind = kind
+        self.facts = generation.facts
+        self.dim: int = generation.facts.dim
+        self.columns: dict[str, ColumnType] = generation.facts.columns
+        self._generation = generation
+        self._ids = generation.product_ids()
+        self._nearest = Exact(generation.vectors)
+        self._models: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._facets_of_all = lru_cache(maxsize=4)(lambda most: self._facets(None, most))
+
+    @classmethod
+    def open(cls, path: Path | str, kind: IndexKind | None = None) -> Index:
+        """Opens an index folder; imports no torch, and reads no vectors but to check few.
+
+        Args:
+            path: what `python -m beyond_text.index` made.
+            kind: of the search over vectors; None for that of the build.
+
+        Raises:
+            IndexFormatError: it is missing, damaged or of a newer version.
+        """
+        generation = Generation.open(Path(path))
+        return cls(Path(path), generation, kind or generation.facts.kind)
+
+    def __len__(self) -> int:
+        return len(self._generation)
+
+    def is_current(self) -> bool:
+        """Says whether the folder is as it was opened; if not, open it again."""
+        try:
+            return read_facts(self.path).generation == self.facts.generation
+        except IndexFormatError:
+            return False
+
+    def encode(
+        self,
+        texts: Sequence[str] | None = None,
+        images: Sequence[Any] | None = None,
+        precision: Literal["float32", "int8"] = "float32",
+    ) -> Queries:
+        """Returns unit vectors of queries of words, pictures or both, of the index's width.
+
+        Raises:
+            IndexFormatError: the index holds no model.
+            ValueError: a query of neither words nor a picture.
+        """
+        with self._lock:
+            if precision not in self._models:
+                from beyond_text.encoding import load
+
+                folder = self.path / MODELS / self.facts.model
+                self._models[precision] = load(folder, precision)
+        return self._queries(self._models[precision].encode_queries(texts, images))
+
+    def search(
+        self,
+        texts: Sequence[str] | None = None,
+        images: Sequence[Any] | None = None,
+        *,
+        top: int = 10,
+        where: Sequence[str] = (),
+        weight: float | None = None,
+    ) -> list[list[Hit]]:
+        """Returns the best products for each query; arguments are those of `search_vectors`.
+
+        `images` are contents or paths of pictures, or None, one for each query.
+
+        Raises:
+            ValueError: as `encode` and `search_vectors`.
+        """
+        vectors = self.encode(texts, images)
+        return self.search_vectors(vectors, texts, top=top, where=where, weight=weight)
+
+    def search_vectors(
+        self,
+        vectors: Float[np.ndarray, "queries dim"],
+        texts: Sequence[str] | None = None,
+        *,
+        top: int = 10,
+        where: Sequence[str] = (),
+        weight: float | None = None,
+    ) -> list[list[Hit]]:
+        """Returns the best products for each vector of a query; fewer where there are fewer.
+
+        Args:
+            vectors: unit vectors of the index's width, or of its model's.
+            texts: the words of each query.
+            top: products for each query.
+            where: conditions on columns, such as `price<50`; a product must fulfil all.
+            weight: of the vector's score beside that of the words, 0 to 1; None for the index's.
+
+        Raises:
+            ValueError: an argument that cannot be used.
+        """
+        queries = self._queries(vectors)
+        if top < 1:
+            raise ValueError(f"top: expected at least 1, got {top}")
+        if texts is not None and len(texts) != len(queries):
+            raise ValueError(f"{len(texts)} texts for {len(queries)} vectors")
+        allowed = self._allowed(where)
+        return [
+            [self._hit(int(row), float(score), float(score), None) for score, row in found]
+            for found in self._by_vectors(queries, top, allowed)
+        ]
+
+    def product(self, product_id: str) -> Hit:
+        """Returns a product, with scores of 0.
+
+        Raises:
+            KeyError: there is no such product.
+        """
+        return self._hit(self._ids.find(product_id), 0.0, 0.0, None)
+
+    def place(self, product_id: str) -> str:
+        """Returns where a product's main picture lies in its source, in words; "" for none.
+
+        Raises:
+            KeyError: there is no such product.
+        """
+        return str(self._generation.place(self._ids.find(product_id)) or "")
+
+    def picture(self, product_id: str) -> bytes | None:
+        """Returns the content of a product's main picture; None where it has none, or it is gone.
+
+        Raises:
+            KeyError: there is no such product.
+        """
+        place = self._generation.place(self._ids.find(product_id))
+        if place is None:
+            return None
+        source = self.facts.source
+        folders = [Path(source.folder), self.path / source.beside]
+        for folder in [self.path] if self.facts.copied else folders:
+            try:
+                data = place.read(folder)
+            except (OSError, ValueError):
+                continue
+            if _is_picture(data):
+                return data
+        return None
+
+    def facets(self, where: Sequence[str] = (), most: int = 20) -> dict[str, list[tuple[Any, int]]]:
+        """Returns the most frequent values of each column, with their numbers of products.
+
+        Columns that differ with nearly every product, such as titles and prices, are left out.
+
+        Raises:
+            ValueError: a condition that cannot be used.
+        """
+        allowed = self._allowed(where)
+        return self._facets_of_all(most) if allowed is None else self._facets(allowed, most)
+
+    def _queries(self, vectors: np.ndarray) -> Queries:
+        """Checks vectors of queries, and narrows them to the index's width."""
+        vectors = np.asarray(vectors, dtype=np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] not in (self.dim, self.facts.model_dim):
+            raise ValueError(
+                f"query vectors of shape {vectors.shape}, expected [queries, {self.dim}]"
+            )
+        wrong = ~np.isfinite(vectors).all(axis=1)
+        if wrong.any():
+            raise ValueError(f"vector of query {int(wrong.argmax())} is not finite")
+        if vectors.shape[1] > self.dim:
+            vectors = vectors[:, : self.dim]
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = vectors / np.maximum(norms, np.float32(1e-12))
+        return np.ascontiguousarray(vectors)
+
+    def _allowed(self, where: Sequence[str]) -> np.ndarray | None:
+        """Returns the rows that fulfil all conditions, in order; None where there is none."""
+        if not where:
+            return None
+        from beyond_text.retrieval.filters import parse_filter, rows_of
+
+        return rows_of(self._generation.columns, [parse_filter(each) for each in where])
+
+    def _by_vectors(
+        self, queries: Queries, top: int, allowed: np.ndarray | None
+    ) -> list[list[tuple[float, int]]]:
+        """Returns score and row of the `top` nearest products of each query."""
+        most = len(self) if allowed is None else len(allowed)
+        k = min(top, most)
+        if not k:
+            return [[] for _ in queries]
+        found: list[list[tuple[float, int]]] = [[] for _ in queries]
+        unsettled, width = np.arange(len(queries)), min(k + 1, most)
+        while len(unsettled):
+            scores, rows = self._nearest.search(queries[unsettled], width, allowed)
+            if not np.isfinite(scores).all():
+                raise IndexFormatError(f"{self.path}: damaged: a vector is not finite")
+            # A query is settled once a product beyond the k-th has a smaller score than the k-th.
+            settled = (scores[:, -1] < scores[:, k - 1]) | (scores.shape[1] == most)
+            for query, *pair in zip(
+                unsettled[settled], scores[settled], rows[settled], strict=True
+            ):
+                # Rows stand in the order of their product_ids.
+                best = sorted(zip(*(each.tolist() for each in pair), strict=True), reverse=True)
+                found[query] = best[:k]
+            unsettled, width = unsettled[~settled], min(2 * width, most)
+        return found
+
+    def _hit(self, row: int, score: float, vector: float, lexical: float | None) -> Hit:
+        generation = self._generation
+        values = {name: generation.columns[name][row].as_py() for name in self.columns}
+        return Hit(
+            self._ids[row],
+            score,
+            vector,
+            lexical,
+            generation.products["text"][row].as_py(),
+            {name: value for name, value in values.items() if value is not None},
+        )
+
+    def _facets(self, allowed: np.ndarray | None, most: int) -> dict[str, list[tuple[Any, int]]]:
+        columns = self._generation.columns
+        table = columns if allowed is None else columns.take(pa.array(allowed))
+        facets = {}
+        for name in self.columns:
+            counts = pc.value_counts(table[name].drop_null())
+            if 0 < len(counts) <= FACET_VALUES:
+                pairs = zip(*(counts.field(n).to_pylist() for n in (0, 1)), strict=True)
+                facets[name] = sorted(pairs, key=lambda pair: (-pair[1], str(pair[0])))[:most]
+        return facets
+
+
+def _is_picture(data: bytes) -> bool:
+    """Says whether bytes begin as a picture does: an index must show nothing else of a disk."""
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")):
+            return True
+    except Exception:
+        # Damaged headers leave the decoders as errors of any kind.
+        return False

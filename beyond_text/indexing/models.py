@@ -1,0 +1,53 @@
+"""Says what an index must know of a model before anything is encoded; imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct
+
+from beyond_text.config.names import MODEL, check_finished
+from beyond_text.config.settings import ConfigError
+from beyond_text.indexing.facts import files_of
+from beyond_text.indexing.source import Reads, digest_of_settings
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class ModelFacts(NamedTuple):
+    """A model that encodes products: where it lies, its digest, width, and what it reads."""
+
+    path: Path
+    digest: str
+    dim: int
+    reads: Reads
+
+
+class _Settings(Struct):
+    """Those of a model's settings that matter here."""
+
+    dim: Positive
+    text_fields: list[str]
+    image_size: Positive
+    picture_size: Positive
+
+
+def model_facts(path: Path) -> ModelFacts:
+    """Reads what an index must know of a finished run's model.
+
+    Raises:
+        ConfigError: no finished model there, or a damaged one.
+    """
+    check_finished(path)
+    folder = path / MODEL
+    try:
+        content = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+        settings = msgspec.convert(content, _Settings)
+        digest = digest_of_settings({name: f.sha256 for name, f in files_of(folder).items()})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{folder}: not a whole model: {error}") from error
+    sizes = settings.image_size, settings.picture_size
+    return ModelFacts(path, digest, settings.dim, Reads(settings.text_fields, *sizes))

@@ -1,0 +1,209 @@
+"""Reads the products of shards or tables for an index, with a digest of what a model sees of each.
+
+What an earlier index knows is not read again: pictures of shards whose checksum is the same, and
+whether a picture of tables can be decoded. Pictures are otherwise read as bytes, never decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from beyond_text.indexing.facts import Source
+from beyond_text.retrieval.described import Described, Place
+from beyond_text.shards.manifest import FILE, ShardError, read_manifest, sha256_of
+from beyond_text.tables.layouts import DEFAULT_LAYOUT, TableError, find_table, find_tables
+
+# Bytes of a digest.
+WIDTH = 16
+NO_PICTURE = bytes(WIDTH)
+Digests = UInt8[np.ndarray, "products 16"]
+
+
+class Reads(NamedTuple):
+    """What a model reads of a product: the names of texts, and sides of pictures in pixels."""
+
+    text_fields: list[str]
+    image_size: int
+    stored_size: int
+
+
+class Content(NamedTuple):
+    """Products in the order of their product_ids, and their digests.
+
+    Attributes:
+        root: the folder that the pictures' places are in.
+        products: each product once.
+        digests: of text and all pictures of each.
+        pictures: of the main picture of each; zeros where there is none.
+    """
+
+    root: Path
+    products: list[Described]
+    digests: Digests
+    pictures: Digests
+
+
+class Known:
+    """What an earlier index of the same folder knows; an empty one knows nothing.
+
+    Attributes:
+        shards: the checksum of each shard.
+        rows: product_id, text, place of the main picture and the two digests of each product.
+    """
+
+    def __init__(
+        self,
+        shards: Mapping[str, str] | None = None,
+        rows: Sequence[tuple[str, str, Place | None, bytes, bytes]] = (),
+    ) -> None:
+        self.shards = shards or {}
+        self._rows = {row[0]: row[1:] for row in rows}
+
+    @cached_property
+    def usable(self) -> set[bytes]:
+        """The digests of the main pictures."""
+        return {picture for *_, picture in self._rows.values()}
+
+    def digests(self, product: Described, shards: Mapping[str, str]) -> tuple[bytes, bytes] | None:
+        """Returns the digests of a product whose shard has not changed; None of any other."""
+        text, place, digest, picture = self._rows.get(product.product_id, (None, None, b"", b""))
+        if place is None or not product.pictures or place != product.pictures[0]:
+            return None
+        same = shards.get(place.file) == self.shards.get(place.file, "")
+        return (digest, picture) if same and text == product.text else None
+
+
+def describe_source(folder: Path, index: Path, split: str | None) -> Source:
+    """Says where products come from; reads no more of shards than their manifest.
+
+    Raises:
+        ShardError, TableError: no such folder or split.
+    """
+    root = folder if folder.is_dir() else folder.parent
+    beside = os.path.relpath(root.resolve(), index.resolve())
+    if (folder / FILE).is_file():
+        splits = read_manifest(folder)["splits"]
+        if split is not None and split not in splits:
+            raise ShardError(f"{folder}: no split {split!r}; it has {', '.join(splits)}")
+        files = chain.from_iterable(entry["shards"] for entry in splits.values())
+        shards = {file["file"]: file["sha256"] for file in files}
+        digest = sha256_of(folder / FILE)
+        return Source(str(root.resolve()), beside, split or "", digest, shards)
+    if not folder.exists():
+        raise TableError(f"{folder}: no such file or folder")
+    digests = [sha256_of(path) for path in _tables(folder)]
+    digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return Source(str(root.resolve()), beside, split or "", digest)
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Lists the tables that decide which products there are."""
+    if not folder.is_dir():
+        return [folder]
+    layout = DEFAULT_LAYOUT
+    sources = (layout.products, layout.queries, layout.qrels, layout.log)
+    single = [find_table(folder, source) for source in sources]
+    pairs = folder / layout.pairs
+    further = [*find_tables(folder, layout.images), *([pairs] if pairs.is_file() else [])]
+    return [*filter(None, single), *further]
+
+
+def read_content(
+    folder: Path, split: str | None, reads: Reads, source: Source, known: Known, workers: int
+) -> Content:
+    """Reads the products of a folder of shards or tables.
+
+    Raises:
+        TableError, ShardError: no such products.
+        RejectError: too many rows or pictures cannot be used.
+    """
+    from beyond_text.retrieval.read_split import read_products
+
+    seen = Pictures(Path(source.folder))
+    sizes = reads.image_size, reads.stored_size
+    catalogue = read_products(
+        folder,
+        split,
+        reads.text_fields,
+        *sizes,
+        is_usable=lambda path: seen.of_file(path) in known.usable,
+    )
+    products: Any = catalogue.products
+    numbers = range(len(catalogue.product_ids))
+    shown = tqdm(numbers, desc="reading products", leave=False, disable=None)
+    described = sorted((products.describe(number) for number in shown), key=lambda p: p.product_id)
+
+    def digests(product: Described) -> tuple[bytes, bytes]:
+        return known.digests(product, source.shards) or seen.digests(product)
+
+    with ThreadPoolExecutor(workers) as threads:
+        shown = tqdm(
+            threads.map(digests, described, chunksize=64),
+            desc="reading pictures",
+            total=len(described),
+            leave=False,
+            disable=None,
+        )
+        both = list(shown)
+    whole, main = (_array([pair[side] for pair in both]) for side in (0, 1))
+    return Content(Path(source.folder), described, whole, main)
+
+
+def _array(digests: Sequence[bytes]) -> Digests:
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, WIDTH)
+
+
+class Pictures:
+    """Computes digests of products by the bytes of their pictures; each file is read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._files: dict[str, bytes] = {}
+
+    def of_file(self, path: str) -> bytes:
+        """Returns the digest of a picture's file."""
+        return self._of(Place(Path(path).relative_to(self.root).as_posix()))
+
+    def digests(self, product: Described) -> tuple[bytes, bytes]:
+        """Returns the digests of a product and of its main picture."""
+        pictures = [self._of(place) for place in product.pictures]
+        text = product.text.encode("utf-8", "surrogatepass")
+        return _digest(text, *pictures), pictures[0] if pictures else NO_PICTURE
+
+    def _of(self, place: Place) -> bytes:
+        if place.file in self._files and not place.size:
+            return self._files[place.file]
+        try:
+            digest = _digest(place.read(self.root))
+        except ValueError as error:
+            # Whoever encodes it says so; until it changes it is encoded without.
+            digest = _digest(b"", str(error).encode())
+        if not place.size:
+            self._files[place.file] = digest
+        return digest
+
+
+def _digest(*parts: bytes) -> bytes:
+    """Returns a digest of bytes, which tells where each part ends."""
+    state = hashlib.blake2b(digest_size=WIDTH)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "big"))
+        state.update(part)
+    return state.digest()
+
+
+def digest_of_settings(settings: Any) -> str:
+    """Returns a digest, in hexadecimal, of anything that JSON can hold."""
+    return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()

@@ -1,0 +1,64 @@
+"""Defines what is known of a product without a model: its text, columns, and pictures' places."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """Where a picture lies, in a folder of products.
+
+    In a shard, the file, it is the `size` bytes from `offset`; with size 0 it is the whole file.
+    """
+
+    file: str
+    offset: int = 0
+    size: int = 0
+
+    def __str__(self) -> str:
+        """Returns the place in words."""
+        return f"{self.file}:{self.offset}+{self.size}" if self.size else self.file
+
+    def read(self, folder: Path) -> bytes:
+        """Reads the picture's bytes.
+
+        Raises:
+            PictureError: it cannot be read.
+            ValueError: the place is outside the folder.
+        """
+        from beyond_text.tables.pictures import MAX_BYTES, PictureError, read_picture
+
+        inside = PurePosixPath(self.file)
+        if inside.is_absolute() or ".." in inside.parts or "\0" in self.file:
+            raise ValueError(f"{self.file}: a picture outside {folder}")
+        path = folder / inside
+        if not self.size:
+            return read_picture(path)
+        if not (self.offset >= 0 and 0 < self.size <= MAX_BYTES and path.is_file()):
+            raise PictureError("picture missing", f"{path}: no {self.size} bytes at {self.offset}")
+        try:
+            with path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise PictureError("picture unreadable", str(error.strerror)) from error
+        if len(data) < self.size:
+            raise PictureError("picture missing", f"{path}: no {self.size} bytes at {self.offset}")
+        return data
+
+
+class Described(NamedTuple):
+    """A product as a result shows it.
+
+    Attributes:
+        product_id: its id.
+        text: what the model reads of it.
+        columns: its title, category and further columns, where they are not empty.
+        pictures: their places, the main one first.
+    """
+
+    product_id: str
+    text: str
+    columns: dict[str, str]
+    pictures: tuple[Place, ...] = ()
