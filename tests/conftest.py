@@ -54,6 +54,8 @@ from transformers import (
     TimmWrapperModel,
 )
 
+from beyond_text.config.load import load_config
+from beyond_text.train import train
 from data_prep.mbeer import read_designs, write_pairs
 from data_prep.shards import build_shards
 from tests.tiny import MODELS, save_tiny
@@ -210,3 +212,11 @@ def tiny_settings(
 def tiny_overrides(tiny_settings: list[str], tmp_path: Path) -> list[str]:
     """Settings of a run in tmp_path/run."""
     return [*tiny_settings, f"run={tmp_path / 'run'}"]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(load_config([], [*tiny_settings, f"run={run}", "steps=2", "losses.query_product=1"]))
+    return run

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from beyond_text.config.load import load_config
 from beyond_text.config.names import INDEX_KINDS
 from beyond_text.indexing.index import Hit, Index
 from beyond_text.indexing.of_run import index_of_run
@@ -22,20 +21,12 @@ from beyond_text.retrieval.queries import encode_words
 from beyond_text.retrieval.ranking import rank
 from beyond_text.retrieval.run import load_run, split_for
 from beyond_text.search import main, panel_rows
-from beyond_text.train import train
 from tests import ROOT
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("search") / "run"
-    train(load_config([], [*tiny_settings, f"run={run}", "steps=2", "losses.query_product=1"]))
-    return run
-
-
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 def found(

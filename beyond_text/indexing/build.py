@@ -21,10 +21,19 @@ from msgspec.structs import replace
 from beyond_text.config.names import INDEX_FILE as FILE
 from beyond_text.config.names import IndexKind
 from beyond_text.files import atomic_write, errors_name
+from beyond_text.indexing.arrow_files import open_arrow
+from beyond_text.indexing.copied_pictures import copy_pictures, remove_pictures
 from beyond_text.indexing.encode_parts import Task, encode_parts, read_parts
-from beyond_text.indexing.facts import VERSION, Facts, IndexFormatError, files_of, write_facts
-from beyond_text.indexing.generation import VECTORS, Generation, write_products
-from beyond_text.indexing.models import ModelFacts
+from beyond_text.indexing.facts import (
+    VERSION,
+    Facts,
+    IndexFormatError,
+    KeptModel,
+    files_of,
+    write_facts,
+)
+from beyond_text.indexing.generation import PRODUCTS, VECTORS, Generation, write_products
+from beyond_text.indexing.models import MODELS, ModelFacts, keep_model
 from beyond_text.indexing.source import Content, Digests, Known, describe_source, read_content
 from beyond_text.retrieval.described import Described
 from beyond_text.tables.layouts import TableError
@@ -94,6 +103,8 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
             raise TableError(f"{folder}: no product has a text or a picture")
         kept = [p for p, there in zip(content.products, present, strict=True) if there]
         rows = present.nonzero()[0]
+        if options.copy_pictures:
+            copy_pictures(index, content, rows, workers)
         facts = write_state(
             index,
             Facts(
@@ -109,13 +120,15 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
                 columns={},
                 source=source,
                 copied=options.copy_pictures,
+                query_model=keep_model(model, index) if options.keep_model else KeptModel("", {}),
                 files={},
             ),
             kept,
             vectors[rows],
             (content.digests[rows], content.pictures[rows]),
+            old.facts if old else None,
         )
-        _tidy(index, facts)
+        _tidy(index, facts, old)
     ids = {product.product_id for product in kept}
     removed = sum(each not in ids for each in old.product_ids()) if old else 0
     left_out = len(present) - len(kept)
@@ -128,21 +141,28 @@ def write_state(
     products: Sequence[Described],
     vectors: np.ndarray,
     digests: tuple[Digests, Digests],
+    old: Facts | None = None,
 ) -> Facts:
     """Writes a generation, then index.json; returns the facts with what was written.
+
+    Where they are those of the state that is there, it stays.
 
     Args:
         index: the folder.
         facts: what index.json is to say; columns and files are left open.
-        products: in the order of their product_ids.
+        products: in descending order of their product_ids.
         vectors: float16, one for each product.
         digests: of each product, and of its main picture.
+        old: what index.json says now.
     """
     place = _fresh(index / facts.place)
     with atomic_write(place / VECTORS, binary=True) as file:
         np.save(file, vectors, allow_pickle=False)
     columns = write_products(place, products, *digests)
     facts = replace(facts, columns=columns, files=files_of(place))
+    if old and replace(facts, generation=old.generation) == old:
+        shutil.rmtree(place)
+        return old
     write_facts(index, facts)
     return facts
 
@@ -224,10 +244,17 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _tidy(index: Path, facts: Facts) -> None:
-    """Removes what nobody needs: parts, and generations but this and the one before."""
-    wanted = {str(facts.generation), str(facts.generation - 1)}
-    for place in (index / GENERATIONS).iterdir():
-        if place.name not in wanted:
-            shutil.rmtree(place, ignore_errors=True)
+def _tidy(index: Path, facts: Facts, old: Generation | None) -> None:
+    """Removes what nobody needs: parts, and generations and models but the last two."""
+    states = [facts, *([old.facts] if old else [])]
+    wanted = {
+        GENERATIONS: {str(each.generation) for each in states},
+        MODELS: {each.query_model.name for each in states},
+    }
+    for folder, names in wanted.items():
+        for place in (index / folder).glob("*"):
+            if place.name not in names:
+                shutil.rmtree(place, ignore_errors=True)
+    copied = [open_arrow(index / s.place / PRODUCTS, s.products) for s in states if s.copied]
+    remove_pictures(index, [d for table in copied for d in table["picture"].to_pylist()])
     shutil.rmtree(index / BUILDING, ignore_errors=True)

@@ -9,6 +9,7 @@ INDEX/building/                     vectors of a build that goes on after a kill
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,9 +27,9 @@ CHECKED = 256 * 2**20
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{16,64}\Z")]
-# A file of a generation, in its folder or in one below: never a path that leads out.
+# A file, in its folder or in one below: never a path that leads out.
 _PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
-Name = Annotated[str, Meta(pattern=rf"^{_PART}(/{_PART})?\Z")]
+Name = Annotated[str, Meta(pattern=rf"^{_PART}(/{_PART}){{0,3}}\Z")]
 ColumnType = Literal["number", "boolean", "text"]
 
 
@@ -61,6 +62,13 @@ class Source(Struct, frozen=True):
     shards: dict[str, str] = {}
 
 
+class KeptModel(Struct, frozen=True):
+    """What encodes queries: a folder in INDEX/models, "" for none, and its files."""
+
+    name: Annotated[str, Meta(pattern=rf"^({_PART})?\Z")]
+    files: dict[Name, File]
+
+
 class Facts(Struct, frozen=True):
     """What index.json says.
 
@@ -71,6 +79,7 @@ class Facts(Struct, frozen=True):
         recall_at_10: share of the 10 nearest that `kind` finds, beside exact search.
         weight: of the vectors' scores where a search names none.
         copied: whether the pictures lie in the index.
+        query_model: what encodes queries.
         files: those of the generation.
     """
 
@@ -86,6 +95,7 @@ class Facts(Struct, frozen=True):
     columns: dict[str, ColumnType]
     source: Source
     copied: bool
+    query_model: KeptModel
     files: dict[Name, File]
 
     @property
@@ -145,14 +155,14 @@ def files_of(folder: Path) -> dict[str, File]:
     }
 
 
-def check_files(index: Path, facts: Facts) -> None:
-    """Compares the files of a generation with index.json: sizes, and checksums of small ones.
+def check_files(folder: Path, files: Mapping[str, File], checked: int = CHECKED) -> None:
+    """Compares files with index.json: sizes, and checksums of those of at most `checked` bytes.
 
     Raises:
         IndexFormatError: one is missing or another.
     """
-    for name, file in facts.files.items():
-        path = index / facts.place / name
+    for name, file in files.items():
+        path = folder / name
         try:
             # Reading a pipe would never end.
             if not path.is_file():
@@ -160,7 +170,7 @@ def check_files(index: Path, facts: Facts) -> None:
             size = path.stat().st_size
             if size != file.bytes:
                 raise IndexFormatError(f"{path}: {size} bytes, {FILE} says {file.bytes}")
-            if size <= CHECKED and sha256_of(path) != file.sha256:
+            if size <= checked and sha256_of(path) != file.sha256:
                 raise IndexFormatError(f"{path}: damaged: its SHA-256 is not that of {FILE}")
         except OSError as error:
             raise IndexFormatError(f"{path}: not readable: {error.strerror}") from error

@@ -1,7 +1,7 @@
 """Opens and writes the files of one state of an index: its vectors, products and columns.
 
-Products stand in the order of their product_ids, so a product is found by bisection, and of equal
-scores trec_eval's order is that of the rows, backwards.
+Products stand in descending order of their product_ids. So a product is found by bisection, and the
+order of rows is that of trec_eval for equal scores.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EXPONENT = 0x7C00
 def write_products(
     folder: Path, products: Sequence[Described], digests: Digests, pictures: Digests
 ) -> dict[str, ColumnType]:
-    """Writes the products, which are in the order of their ids; returns the types of columns."""
+    """Writes the products, in descending order of their ids; returns the types of columns."""
     places = [product.pictures[0] if product.pictures else Place("") for product in products]
     values: list[Any] = [
         [product.product_id for product in products],
@@ -85,7 +85,7 @@ class ProductIds(Sequence[str]):
         Raises:
             KeyError: there is none.
         """
-        number = bisect_left(self, product_id)
+        number = bisect_left(range(len(self)), True, key=lambda each: self[each] <= product_id)
         if number == len(self) or self[number] != product_id:
             raise KeyError(product_id)
         return number
@@ -123,7 +123,7 @@ class Generation(NamedTuple):
         for name in (VECTORS, PRODUCTS, COLUMNS):
             if name not in facts.files:
                 raise IndexFormatError(f"{index}: index.json lists no {name}")
-        check_files(index, facts)
+        check_files(folder, facts.files)
         vectors = _open_vectors(folder / VECTORS, facts)
         products = open_arrow(folder / PRODUCTS, facts.products, SCHEMA)
         # A table without columns does not know its rows.
@@ -133,9 +133,9 @@ class Generation(NamedTuple):
         if types != facts.columns:
             raise IndexFormatError(f"{folder / COLUMNS}: other columns than index.json says")
         ids = products["product_id"]
-        rising = pc.all(pc.less(ids[:-1], ids[1:])).as_py() if facts.products > 1 else True
-        if any(products[name].null_count for name in SCHEMA) or not rising:
-            raise IndexFormatError(f"{folder / PRODUCTS}: expected product_ids that rise")
+        falling = facts.products == 1 or pc.all(pc.greater(ids[:-1], ids[1:])).as_py()
+        if any(products[name].null_count for name in SCHEMA) or not falling:
+            raise IndexFormatError(f"{folder / PRODUCTS}: expected product_ids in falling order")
         return cls(index, facts, vectors, products, columns)
 
     def __len__(self) -> int:
@@ -148,13 +148,17 @@ class Generation(NamedTuple):
         )
 
     def product_ids(self) -> ProductIds:
-        """Returns the product_ids, which rise."""
+        """Returns the product_ids, in falling order."""
         return ProductIds(self.products["product_id"])
 
     def place(self, number: int) -> Place | None:
         """Returns where the number-th product's main picture lies."""
         file, offset, size = (self.products[name][number].as_py() for name in Place._fields)
         return Place(file, offset, size) if file else None
+
+    def picture_digest(self, number: int) -> bytes:
+        """Returns the digest of the number-th product's main picture."""
+        return self.products["picture"][number].as_py()
 
     def known(self) -> Known:
         """Returns what need not be read again."""

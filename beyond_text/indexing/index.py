@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Float32
 
 from beyond_text.config.names import IndexKind
+from beyond_text.indexing.copied_pictures import place_of_copy
 from beyond_text.indexing.exact import Exact
-from beyond_text.indexing.facts import ColumnType, IndexFormatError, read_facts
+from beyond_text.indexing.facts import ColumnType, IndexFormatError, check_files, read_facts
 from beyond_text.indexing.generation import Generation
+from beyond_text.indexing.models import MODELS
 
-MODELS = "models"
 # A column of more values than this is no facet.
 FACET_VALUES = 1000
 Queries = Float32[np.ndarray, "queries dim"]
@@ -106,7 +107,11 @@ class Index:
             if precision not in self._models:
                 from beyond_text.encoding import load
 
-                folder = self.path / MODELS / self.facts.model
+                kept = self.facts.query_model
+                if not kept.name:
+                    raise IndexFormatError(f"{self.path}: no model in it: give vectors")
+                folder = self.path / MODELS / kept.name
+                check_files(folder, kept.files)
                 self._models[precision] = load(folder, precision)
         return self._queries(self._models[precision].encode_queries(texts, images))
 
@@ -183,14 +188,17 @@ class Index:
         Raises:
             KeyError: there is no such product.
         """
-        place = self._generation.place(self._ids.find(product_id))
+        number = self._ids.find(product_id)
+        place = self._generation.place(number)
         if place is None:
             return None
         source = self.facts.source
-        folders = [Path(source.folder), self.path / source.beside]
-        for folder in [self.path] if self.facts.copied else folders:
+        places = [(Path(source.folder), place), (self.path / source.beside, place)]
+        if self.facts.copied:
+            places = [(self.path, place_of_copy(self._generation.picture_digest(number)))]
+        for folder, each in places:
             try:
-                data = place.read(folder)
+                data = each.read(folder)
             except (OSError, ValueError):
                 continue
             if _is_picture(data):

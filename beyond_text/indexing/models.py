@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -11,9 +12,12 @@ from msgspec import Meta, Struct
 
 from beyond_text.config.names import MODEL, check_finished
 from beyond_text.config.settings import ConfigError
-from beyond_text.indexing.facts import files_of
+from beyond_text.files import atomic_folder
+from beyond_text.indexing.facts import KeptModel, files_of
 from beyond_text.indexing.source import Reads, digest_of_settings
 
+# The folder of an index that holds what encodes queries.
+MODELS = "models"
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -33,6 +37,19 @@ class _Settings(Struct):
     text_fields: list[str]
     image_size: Positive
     picture_size: Positive
+
+
+def keep_model(model: ModelFacts, index: Path) -> KeptModel:
+    """Copies what encodes queries into INDEX/models, unless it is there; says what it is."""
+    name = f"{model.digest[:16]}-run"
+    folder = index / MODELS / name
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(folder, is_ours=Path.is_dir) as partial:
+            shutil.copytree(model.path / MODEL, partial / MODEL)
+            if (model.path / "config.yaml").is_file():
+                shutil.copy(model.path / "config.yaml", partial)
+    return KeptModel(name, files_of(folder))
 
 
 def model_facts(path: Path) -> ModelFacts:

@@ -40,7 +40,7 @@ class Reads(NamedTuple):
 
 
 class Content(NamedTuple):
-    """Products in the order of their product_ids, and their digests.
+    """Products in descending order of their product_ids, and their digests.
 
     Attributes:
         root: the folder that the pictures' places are in.
@@ -143,7 +143,9 @@ def read_content(
     products: Any = catalogue.products
     numbers = range(len(catalogue.product_ids))
     shown = tqdm(numbers, desc="reading products", leave=False, disable=None)
-    described = sorted((products.describe(number) for number in shown), key=lambda p: p.product_id)
+    described = [products.describe(number) for number in shown]
+    # The order of an index.
+    described.sort(key=lambda product: product.product_id, reverse=True)
 
     def digests(product: Described) -> tuple[bytes, bytes]:
         return known.digests(product, source.shards) or seen.digests(product)

@@ -24,7 +24,7 @@ import numpy as np
 
 from beyond_text.config.names import MODEL
 from beyond_text.indexing.build import write_state
-from beyond_text.indexing.facts import VERSION, Facts
+from beyond_text.indexing.facts import VERSION, Facts, KeptModel
 from beyond_text.indexing.models import model_facts
 from beyond_text.indexing.of_run import index_folder
 from beyond_text.indexing.source import describe_source
@@ -48,7 +48,7 @@ def prepare(run: Path, folder: Path, products: int) -> tuple[Path, Path]:
 def write_index(run: Path, shop: Path, products: int) -> None:
     """Writes a run's index of a shop of so many products, with vectors at random."""
     text = "a red rug of wool, woven by hand, for the living room "
-    names = sorted(map(str, range(products)))
+    names = sorted(map(str, range(products)), reverse=True)
     described = [Described(n, f"product {n}. {2 * text}", {"title": f"rug {n}"}) for n in names]
     model = model_facts(run)
     random = np.random.default_rng(0)
@@ -69,6 +69,7 @@ def write_index(run: Path, shop: Path, products: int) -> None:
         columns={},
         source=describe_source(shop, home, None),
         copied=False,
+        query_model=KeptModel("", {}),
         files={},
     )
     write_state(home, facts, described, vectors.astype(np.float16), tuple(digests))
