@@ -1,0 +1,101 @@
+"""Parts a text, of any language, into the words by which a lexical search finds it.
+
+- Case, accents, digits and compatibility forms are folded: `Café`, `CAFE` and `ｃａｆé` are `cafe`.
+- A word that has joints is kept whole and in parts, so that a model number is found however it is
+  typed: `WH-1000XM5` gives `wh1000xm5`, `wh`, `1000xm5`, `1000`, `xm`, `5`. Joints are marks inside
+  a word (`-`, `/`, `.`, `'`, `&` ...), and where letters meet digits.
+- Scripts that leave no blanks between words (Chinese, Japanese, Thai ...) give each character and
+  each pair of neighbours.
+
+There is no stemming and no list of stop words: both belong to one language.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from itertools import pairwise
+
+import regex
+
+# Longer words are cut, those of products and those of queries alike.
+LONGEST_WORD = 64
+# Letters with a stroke and the like, which Unicode does not decompose.
+LETTERS = str.maketrans(
+    {
+        "ø": "o",
+        "ł": "l",
+        "đ": "d",
+        "ð": "d",
+        "ħ": "h",
+        "\u0131": "i",
+        "æ": "ae",
+        "œ": "oe",
+        "þ": "th",
+    }
+)
+# Accents of Latin, Greek and Cyrillic, points that Hebrew and Arabic are written with or without,
+# and what has no width. Other scripts' marks are vowels that a word cannot lose.
+DROPPED = regex.compile(
+    r"[\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670"
+    r"\u00ad\u200b-\u200d\u2060\ufeff]+"
+)
+DIGIT = regex.compile(r"(?![0-9])\p{Nd}")
+WITHOUT_BLANKS = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\u3005\u3007"
+)
+LETTER = r"[\p{L}\p{M}\p{N}]"
+# Word, then perhaps joints with a word after each.
+COMPOUND = regex.compile(rf"{LETTER}+(?:[-\u2010-\u2015\u2212_/\\.'\u2019+&#:\u00b7]{LETTER}+)*")
+PART = regex.compile(rf"{LETTER}+")
+POINT_IN_NUMBER = regex.compile(r"(?<=\p{N})\.(?=\p{N})|[\p{L}\p{M}\p{N}]+")
+RUN = regex.compile(
+    rf"(?P<pairs>[{WITHOUT_BLANKS}][{WITHOUT_BLANKS}\p{{M}}]*)|\p{{N}}+"
+    rf"|(?:(?![{WITHOUT_BLANKS}])[\p{{L}}\p{{M}}])+"
+)
+
+
+def words_of(text: str) -> list[str]:
+    """Lists the words of a text, folded, in order; a word with joints whole and in parts."""
+    return [word[:LONGEST_WORD] for word in _words(folded(text))]
+
+
+def folded(text: str) -> str:
+    """Returns a text without differences of case, accents, digits and compatibility forms."""
+    if text.isascii():
+        return text.lower()
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    text = unicodedata.normalize("NFC", DROPPED.sub("", text)).translate(LETTERS)
+    return DIGIT.sub(lambda found: str(unicodedata.digit(found.group())), text)
+
+
+def _words(text: str) -> Iterator[str]:
+    for compound in COMPOUND.findall(text):
+        parts = PART.findall(compound)
+        if len(parts) > 1:
+            # 12.5 is not 125.
+            yield "".join(POINT_IN_NUMBER.findall(compound))
+        for part in parts:
+            yield from _runs(part)
+
+
+def _runs(part: str) -> Iterator[str]:
+    """Yields a word without marks, and what it is made of: letters, numbers, characters."""
+    if part.isascii() and (part.isalpha() or part.isdigit()):
+        yield part
+        return
+    runs = [(found.group(), found["pairs"] is not None) for found in RUN.finditer(part)]
+    if len(runs) > 1 and not any(of_pairs for _, of_pairs in runs):
+        yield part
+    for run, of_pairs in runs:
+        if of_pairs:
+            yield from _pairs(run)
+        else:
+            yield run
+
+
+def _pairs(run: str) -> Iterator[str]:
+    """Yields the characters of a run, each with its marks, and each two neighbours."""
+    characters = regex.findall(r"\X", run)
+    yield from characters
+    yield from map("".join, pairwise(characters))
