@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from beyond_text.tables.layouts import CLICKS, DEFAULT_LAYOUT, Layout, Source
-from beyond_text.tables.templates import First, Join, Pictures
+from beyond_text.tables.templates import First, Join, Pictures, Price
 
 # Beside an export of products, judgments come as in our own tables, or as a log of clicks.
 JUDGED: dict[str, Any] = {
@@ -18,6 +18,8 @@ JUDGED: dict[str, Any] = {
     "images": DEFAULT_LAYOUT.images,
     "clicks": CLICKS,
 }
+# What each variant of a product has of its own, and shoppers search for.
+VARIANTS = frozenset({"sku", "gtin"})
 LAYOUTS = (
     # Our own products, and a log of clicks for queries and judgments.
     Layout(
@@ -49,7 +51,22 @@ LAYOUTS = (
                 "Type": ("Custom Product Type",),
                 "Image Src": ("Product image URL",),
                 "Variant Image": ("Variant image URL",),
+                "Variant SKU": ("SKU",),
+                "Variant Barcode": ("Barcode",),
+                "Variant Price": ("Price",),
+                "Variant Inventory Qty": ("Inventory quantity",),
             },
+            # Not all: some columns, such as the cost of an item, are not for shoppers.
+            further={
+                "brand": "{Vendor}",
+                "sku": "{Variant SKU}",
+                "gtin": "{Variant Barcode}",
+                "price": Price(("{Variant Price}",)),
+                "stock": "{Variant Inventory Qty}",
+                "tags": "{Tags}",
+                "status": "{Status}",
+            },
+            joined=VARIANTS,
             merge="product_id",
         ),
         **JUDGED,
@@ -69,6 +86,18 @@ LAYOUTS = (
                 "group_id": "{product_id}",
             },
             optional=frozenset({"description", "category", "image"}),
+            other_names={"Brands": ("Brand",)},
+            further={
+                "brand": "{Brands}",
+                "sku": "{SKU}",
+                "gtin": "{GTIN, UPC, EAN, or ISBN}",
+                "price": Price(("{Sale price}", "{Regular price}")),
+                "in_stock": "{In stock?}",
+                "stock": "{Stock}",
+                "tags": "{Tags}",
+            },
+            values={"in_stock": {"1": "true", "0": "false", "backorder": "true"}},
+            joined=VARIANTS,
             merge="product_id",
             last={"Type": "variation"},
         ),
@@ -90,6 +119,22 @@ LAYOUTS = (
             endings=(".tsv", ".txt", ".csv", ".xml"),
             optional=frozenset({"description", "category", "image", "group_id"}),
             other_names={"description": ("summary", "content")},
+            further={
+                **{
+                    name: f"{{{name}}}"
+                    for name in ("brand", "mpn", "gtin", "condition", "color", "size", "material",
+                                 "gender", "age_group")
+                },
+                "price": Price(("{sale_price}", "{price}")),
+                "in_stock": "{availability}",
+            },
+            values={
+                "in_stock": {
+                    "in_stock": "true", "in stock": "true", "backorder": "false",
+                    "out_of_stock": "false", "out of stock": "false",
+                    "preorder": "false",
+                },
+            },
         ),
     ),
     # Folders of BEIR and MTEB. The name of a file of judgments is a split.
@@ -165,6 +210,7 @@ LAYOUTS = (
                 "category": Join(", ", ("{product_brand}", "{product_color}")),
                 "image": "images/{product_id}.jpg",
             },
+            further={"brand": "{product_brand}", "color": "{product_color}"},
             keep={"product_locale": "us"},
         ),
         queries=Source(

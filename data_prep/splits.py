@@ -240,6 +240,8 @@ def _metadata(record: dict[str, Any], queries: list[dict[str, Any]]) -> bytes:
     """Makes the JSON of a product."""
     names = ("product_id", *TEXT_COLUMNS, "group_id")
     content = {name: record[name] for name in names} | {"queries": queries}
+    if record["further"]:
+        content["further"] = record["further"]
     return json.dumps(content, ensure_ascii=False).encode()
 
 

@@ -151,7 +151,7 @@ def _shard_products(
 ) -> Catalogue:
     """Reads products of shards; with `verify`, compares the files with their checksums first."""
     names = [split] if split else [n for n, e in read_manifest(folder)["splits"].items() if e]
-    splits = [Split(folder, name, text_fields) for name in names]
+    splits = [Split(folder, name, text_fields, further=True) for name in names]
     places: dict[str, tuple[int, int]] = {}
     for number, each in enumerate(splits):
         if verify:

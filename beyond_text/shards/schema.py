@@ -100,9 +100,12 @@ def judgment_row(highest: Mapping[str, float]) -> type:
 
 @cache
 def sample_decoder(
-    text_fields: tuple[str, ...], highest: tuple[tuple[str, float], ...]
+    text_fields: tuple[str, ...], highest: tuple[tuple[str, float], ...], further: bool = False
 ) -> msgspec.json.Decoder[Any]:
-    """Makes the decoder of a product's JSON, where grades go up to `highest`."""
+    """Makes the decoder of a product's JSON, where grades go up to `highest`.
+
+    With `further` it reads the further columns too, which older shards do not have.
+    """
     query = {
         "query_id": Name,
         "query": str,
@@ -113,6 +116,8 @@ def sample_decoder(
     }
     texts = dict.fromkeys(("title", "category", *text_fields), NotRequired[str])
     product = {**texts, "product_id": Name, "queries": list[_object(query)]}  # type: ignore[misc]
+    if further:
+        product["further"] = NotRequired[dict[str, str]]
     return msgspec.json.Decoder(_object(product))
 
 

@@ -31,6 +31,7 @@ def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 class Split:
     """Opens one split of a folder of shards: its products, and the pictures of its queries.
 
+    With `further`, `read` returns the products' further columns too, which training does not need.
     A judgment's gain is the mean over those of `grades` that the folder has, by their weights;
     without any, the first grade's.
 
@@ -45,8 +46,10 @@ class Split:
         split: str,
         text_fields: Sequence[str],
         grades: Mapping[str, float] | None = None,
+        further: bool = False,
     ) -> None:
         self.folder = Path(folder)
+        self.further = further
         manifest = read_manifest(self.folder)
         if split not in manifest["splits"]:
             known = ", ".join(manifest["splits"])
@@ -133,7 +136,7 @@ class Split:
     def _decode(self, data: bytes) -> dict[str, Any]:
         """Decodes the JSON of a sample and checks its types."""
         # Looked up, since a split that holds a decoder cannot be sent to other processes.
-        decoder = sample_decoder(tuple(self.text_fields), tuple(self.highest.items()))
+        decoder = sample_decoder(tuple(self.text_fields), tuple(self.highest.items()), self.further)
         fields = decoder.decode(data)
         for item in fields["queries"]:
             if not item.get("own") and "grades" not in item:

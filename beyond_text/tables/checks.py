@@ -102,11 +102,13 @@ def check_products(
 ) -> pd.DataFrame:
     """Returns the usable products with every column.
 
-    `images` is a list of absolute paths, and `image` the first of them or "".
+    `images` is a list of absolute paths, `image` the first of them or "", and `further` a dict.
     """
     for column in (*TEXT_COLUMNS, "image", "group_id"):
         if column not in products:
             products[column] = ""
+    if "further" not in products:
+        products["further"] = pd.Series([{} for _ in products.index], products.index, dtype=object)
     products = row_filter.ids(products, "product_id")
     products["images"] = _pictures(products, folder, layout.absent_pictures, row_filter)
     products["image"] = [paths[0] if paths else "" for paths in products["images"]]

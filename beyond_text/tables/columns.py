@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from beyond_text.files import MALFORMED
 from beyond_text.tables.cells import LIST, picture_cell, picture_names
 from beyond_text.tables.delimited import fold
 from beyond_text.tables.formats import read_file
+from beyond_text.tables.further import further_columns, merged
 from beyond_text.tables.layouts import (
     TEXT_COLUMNS,
     MissingError,
@@ -24,6 +25,7 @@ from beyond_text.tables.layouts import (
 )
 from beyond_text.tables.templates import fields_of, fill, present
 from beyond_text.tables.text import plain_text, shown_text
+from beyond_text.terminal import plain
 
 # Columns that pandas and spreadsheets add.
 NUMBERING = re.compile(r"unnamed: \d+|index|row|level_\d+", re.IGNORECASE)
@@ -36,15 +38,16 @@ def read_source(
     """Reads one file as our columns of text, and `row`; optional columns may be missing.
 
     Texts are as a shopper reads them (`shown_text`); a cell of `image` may name several pictures,
-    as `picture_names` reads it. Prints which columns of the file are ignored.
+    as `picture_names` reads it. A source of products with further columns has them in `further`, a
+    dict a row. Prints which columns of the file are kept there, and which are ignored.
 
     Raises:
         TableError: the file cannot be read, or lacks a column.
     """
     wanted = {fold(name) for name in _their_names(source)}
-    theirs, rows = read_file(path, wanted, source.overflow, rejects)
-    names = theirs.attrs.get("names", list(theirs.columns.drop("row")))
-    theirs, used = _renamed(path, theirs, source)
+    whole, rows = read_file(path, wanted, source.overflow, rejects, source.others)
+    names = whole.attrs.get("names", list(whole.columns.drop("row")))
+    theirs, used = _renamed(path, whole, source)
     left_out = 0
     for column, value in source.keep.items():
         if column not in theirs:
@@ -68,7 +71,13 @@ def read_source(
         ours[column] = pd.Series(cleaned, index=ours.index, dtype=str)
     if source.one_of and not any(column in ours for column in source.one_of):
         raise _missing(path, " or ".join(source.one_of), names)
-    _say_ignored(path, names, used)
+    if source.further or source.others:
+        unnamed = [name for name in whole if name not in used and not _numbers_rows(name)]
+        further, kept = further_columns(path, theirs, whole.loc[theirs.index, unnamed], source)
+        ours["further"] = pd.Series(further, index=ours.index, dtype=object)
+        _say_columns(path, "kept for search by words and for filters", kept)
+        used |= set(kept)
+    _say_columns(path, "ignored", [n for n in names if n not in used and not _numbers_rows(n)])
     if source.split_by_file:
         ours["split"] = path.name[: -len(path.suffix)]
     if source.distinct:
@@ -80,9 +89,14 @@ def read_source(
 
 def _their_names(source: Source) -> list[str]:
     """Lists the names of columns that the source reads, those of other exporters too."""
-    named = [name for template in source.columns.values() for name in fields_of(template)]
-    names = dict.fromkeys([*named, *source.keep, *source.last])
-    return [each for name in names for each in (name, *source.other_names.get(name, ()))]
+    return [each for name in _named(source) for each in (name, *source.other_names.get(name, ()))]
+
+
+def _named(source: Source) -> list[str]:
+    """Lists the names of columns that the source has for them, each once."""
+    templates = [*source.columns.values(), *source.further.values()]
+    named = [name for template in templates for name in fields_of(template)]
+    return list(dict.fromkeys([*named, *source.keep, *source.last]))
 
 
 def _renamed(path: Path, theirs: pd.DataFrame, source: Source) -> tuple[pd.DataFrame, set[str]]:
@@ -94,9 +108,8 @@ def _renamed(path: Path, theirs: pd.DataFrame, source: Source) -> tuple[pd.DataF
     folded: dict[str, list[str]] = {}
     for name in theirs.columns.drop("row"):
         folded.setdefault(fold(name), []).append(name)
-    named = [name for template in source.columns.values() for name in fields_of(template)]
     names = {}
-    for name in dict.fromkeys([*named, *source.keep, *source.last]):
+    for name in _named(source):
         for other in (name, *source.other_names.get(name, ())):
             found = [other] if other in theirs else folded.get(fold(other), [])
             if len(found) > 1:
@@ -135,17 +148,22 @@ def _merged(ours: pd.DataFrame, theirs: pd.DataFrame, source: Source) -> pd.Data
     ours = ours.loc[order.sort_values(["last", "position"], kind="stable").index]
     found: dict[object, dict] = {}
     pictures: dict[object, list[str]] = {}
+    further: dict[object, list[dict[str, str]]] = {}
     for record in ours.to_dict("records"):
         # Rows without an id are no one's.
         key = record[source.merge] or (record["row"],)
-        merged = found.setdefault(key, dict(record))
-        merged["row"] = min(merged["row"], record["row"])
-        merged |= {name: merged[name] or value for name, value in record.items()}
+        first = found.setdefault(key, dict(record))
+        first["row"] = min(first["row"], record["row"])
+        first |= {name: first[name] or value for name, value in record.items()}
         pictures.setdefault(key, []).extend(picture_names(record.get("image", "")))
-    records = [
-        merged | ({"image": picture_cell(pictures[key])} if "image" in merged else {})
-        for key, merged in found.items()
-    ]
+        further.setdefault(key, []).append(record.get("further", {}))
+    records = []
+    for key, record in found.items():
+        if "image" in record:
+            record["image"] = picture_cell(pictures[key])
+        if "further" in record:
+            record["further"] = merged(further[key], source.joined)
+        records.append(record)
     frame = pd.DataFrame(records, columns=ours.columns).astype({"row": int})
     return frame.drop(columns="position", errors="ignore").sort_values("row", kind="stable")
 
@@ -158,10 +176,14 @@ def _missing(path: Path, column: str, names: Sequence[str]) -> MissingError:
     return MissingError(f"{path}: expected a column '{column}', got {got}{hint}")
 
 
-def _say_ignored(path: Path, names: Iterable[str], used: set[str]) -> None:
-    """Prints which columns are not read, save those that number the rows."""
-    ignored = [name for name in names if name not in used and not NUMBERING.fullmatch(name)]
-    if ignored:
-        more = f" and {len(ignored) - MOST_NAMED} more" if len(ignored) > MOST_NAMED else ""
-        shown = ", ".join(ignored[:MOST_NAMED])
-        print(f"{path.name}: columns ignored: {shown}{more}", file=sys.stderr)
+def _numbers_rows(name: str) -> bool:
+    """Says whether a column only numbers the rows."""
+    return name == "row" or NUMBERING.fullmatch(name) is not None
+
+
+def _say_columns(path: Path, what: str, names: Sequence[str]) -> None:
+    """Prints what becomes of columns that have no place among ours."""
+    if names:
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        shown = ", ".join(names[:MOST_NAMED])
+        print(plain(f"{path.name}: columns {what}: {shown}{more}"), file=sys.stderr)

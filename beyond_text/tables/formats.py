@@ -30,13 +30,23 @@ from beyond_text.tables.layouts import Reject, TableError
 LINE = msgspec.json.Decoder(dict[str, Any])
 # Elements of a feed that stand several times in a product; of others the first counts.
 REPEATED = frozenset({"additional_image_link"})
+PLAIN = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer,
+    pa.types.is_floating, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp,
+)  # fmt: skip
 GOOGLE = "{http://base.google.com/ns/1.0}"
 
 
 def read_file(
-    path: Path, wanted: Collection[str], overflow: str, rejects: list[Reject]
+    path: Path,
+    wanted: Collection[str],
+    overflow: str,
+    rejects: list[Reject],
+    others: bool = False,
 ) -> RawTable:
     """Reads the rows of a file; of Parquet only the columns whose folded names are `wanted`.
+
+    With `others` these are joined by all that hold plain values or lists of such.
 
     The rows of JSON lines are its lines, those of a feed its products, from 1.
 
@@ -45,7 +55,7 @@ def read_file(
     """
     match path.suffix.lower():
         case ".parquet":
-            return _read_parquet(path, wanted)
+            return _read_parquet(path, wanted, others)
         case ".jsonl":
             return _read_lines(path, rejects)
         case ".xml":
@@ -54,12 +64,17 @@ def read_file(
             return read_delimited(path, wanted, overflow, rejects)
 
 
-def _read_parquet(path: Path, wanted: Collection[str]) -> RawTable:
+def _read_parquet(path: Path, wanted: Collection[str], others: bool) -> RawTable:
     """Reads columns of a Parquet file; others may hold structures, which are not text."""
     try:
-        names = pq.read_schema(path).names
+        schema = pq.read_schema(path)
+        names = schema.names
         check_header(path, names)
-        columns = [name for name in names if fold(name) in wanted]
+        columns = [
+            field.name
+            for field in schema
+            if fold(field.name) in wanted or (others and field.name and _is_plain(field.type))
+        ]
         table = pq.read_table(path, columns=columns)
         values = {name: _texts(table[name]) for name in columns}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -69,6 +84,13 @@ def _read_parquet(path: Path, wanted: Collection[str]) -> RawTable:
     frame.attrs["names"] = names
     rows = list(range(FIRST_ROW, FIRST_ROW + table.num_rows))
     return RawTable(with_rows(frame, rows), table.num_rows)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Says whether values of a type have one form as text, or are lists of such."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_of(kind) for is_of in PLAIN)
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:

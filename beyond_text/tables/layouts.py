@@ -68,6 +68,9 @@ class Source:
         one_of: columns of ours of which at least one must be there.
         other_names: their column -> other names that exporters give it.
         values: our column -> their value -> ours; other values stay.
+        further: further columns of products (`further.py`) -> template; those may be missing.
+        others: columns that no template names are kept as further ones, under their own names.
+        joined: further columns of which merged rows keep every value, and not only the first.
         keep: their column -> the only value wanted; other rows are counted as left out.
         overflow: their last column, where unquoted commas make surplus fields part of it.
         distinct: rows that repeat an earlier one are dropped.
@@ -85,6 +88,9 @@ class Source:
     one_of: tuple[str, ...] = ()
     other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    further: Mapping[str, Template] = field(default_factory=dict)
+    others: bool = False
+    joined: frozenset[str] = frozenset()
     keep: Mapping[str, str] = field(default_factory=dict)
     overflow: str = ""
     distinct: bool = False
@@ -131,6 +137,7 @@ DEFAULT_LAYOUT = Layout(
         same_names(PRODUCT_COLUMNS),
         optional=frozenset(PRODUCT_COLUMNS) - {"product_id"},
         one_of=("title", "image"),
+        others=True,
     ),
     queries=Source(
         "queries",

@@ -18,7 +18,8 @@ class Tables(NamedTuple):
     Attributes:
         folder: where the tables lie.
         products: product_id, title, description, category, images (absolute paths), image (the
-            first of them or ""), group_id, split; a product of several splits has a row in each.
+            first of them or ""), group_id, split, and further: a dict of the columns beside ours,
+            without empty values; a product of several splits has a row in each.
         queries: query_id, query (may be "" where there is an image), kind, image (absolute path or
             ""), product_id (the product that the query itself is, or ""), split; likewise; and seen
             ("1" where another split's query has the words or picture of a train query, else "").

@@ -55,7 +55,26 @@ class Pictures:
         return picture_cell(picture for name in names for picture in picture_names(name))
 
 
-Template = str | Join | First | Pictures
+@dataclass(frozen=True)
+class Price:
+    """Templates of which the first that is not empty counts, without its currency.
+
+    `12.99 USD`, `$ 12.99` and `12,99 €` are 12.99; what is no such price stays as it is. Columns of
+    others may be missing.
+    """
+
+    templates: tuple[str, ...]
+
+    def combine(self, parts: Sequence[str]) -> str:
+        """Combines the filled templates of a row."""
+        value = next(filter(None, parts), "")
+        found = PRICE.fullmatch(value)
+        return found[1].replace(",", ".") if found else value
+
+
+# A number, which ends in at most two decimals where a comma is its point; a currency beside it.
+PRICE = re.compile(r"[^\W\d_]{0,3}[^\w\s.,-]?\s*([0-9]+(?:\.[0-9]+|,[0-9]{1,2})?)\s*[^\d]{0,4}")
+Template = str | Join | First | Pictures | Price
 
 
 def fields_of(template: Template) -> list[str]:
@@ -66,7 +85,7 @@ def fields_of(template: Template) -> list[str]:
 
 def present(template: Template, known: Mapping[str, object]) -> Template | None:
     """Returns the template without parts whose columns are missing; None where it needs them."""
-    if isinstance(template, First | Pictures):
+    if isinstance(template, First | Pictures | Price):
         parts = tuple(each for each in template.templates if present(each, known))
         if not parts:
             return None

@@ -106,6 +106,9 @@ def _table(
     name: str, identity: str, file: TableFile, frame: pd.DataFrame, columns: tuple[str, ...]
 ) -> Table:
     """Makes a table of those columns, or of all where none are named."""
+    if "further" in frame:
+        further = pd.DataFrame(list(frame["further"]), index=frame.index, dtype=str).fillna("")
+        columns, frame = (*columns, *further), pd.concat([frame, further], axis=1)
     kept = [column for column in frame if not columns or column in ("row", *columns)]
     cells = frame["image"] if "image" in frame else [""] * len(frame)
     return Table(name, identity, file, frame[kept], [clean_names(cell) for cell in cells])

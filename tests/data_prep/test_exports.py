@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tarfile
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from beyond_text.shards.manifest import read_manifest
+from beyond_text.shards.split import Split
 from beyond_text.tables.cells import picture_names
 from beyond_text.tables.columns import read_source
 from beyond_text.tables.layouts import Reject, TableError, find_table
@@ -21,6 +23,7 @@ from beyond_text.tables.read import read_tables
 from beyond_text.tables.tables import Tables
 from beyond_text.tables.templates import fields_of
 from data_prep.adapters import ADAPTERS
+from data_prep.pictures import fetch_pictures
 from data_prep.rejects import BuildError
 from data_prep.shards import build_shards, main
 
@@ -284,3 +287,74 @@ def test_fuzzed_exports_are_our_errors_or_shards(layout: str, data: st.DataObjec
             out = Path(folder) / "out"
             build_shards(Path(folder) / "shop", out, ADAPTERS[layout], max_rejected=1, workers=1)
             assert read_manifest(out)["splits"]
+
+
+FURTHER = {
+    "shopify": (
+        "products.csv",
+        "Handle,Title,Vendor,Variant SKU,Variant Price,Variant Inventory Qty,Cost per item,Tags\n"
+        "rug,Rug,Acme,R-S,20.00,3,9.99,soft\nrug,,,R-L,30.00,0,,\n",
+        {"brand": "Acme", "sku": "R-S | R-L", "price": "20.00", "stock": "3", "tags": "soft"},
+        "Cost per item",
+    ),
+    "woocommerce": (
+        "products.csv",
+        'ID,Type,SKU,Name,Brands,"GTIN, UPC, EAN, or ISBN",In stock?,Sale price,Regular price,'
+        "Parent,Weight (kg)\n"
+        '1,variable,R,Rug,Acme,,1,,"20,50",,\n2,variation,R-L,Rug L,,400638,0,,30,R,2\n',
+        {"brand": "Acme", "sku": "R | R-L", "gtin": "400638", "price": "20.50",
+         "in_stock": "true"},
+        "Weight (kg)",
+    ),
+    "google_merchant": (
+        "feed.tsv",
+        "id\ttitle\tbrand\tmpn\tprice\tsale_price\tavailability\tcolor\tshipping\n"
+        "7\tRug\tAcme\tAB-12/C\t20.00 EUR\t15.00 EUR\tout of stock\tred\tDE::5\n",
+        {"brand": "Acme", "mpn": "AB-12/C", "price": "15.00", "in_stock": "false",
+         "color": "red"},
+        "shipping",
+    ),
+    "esci": (
+        "shopping_queries_dataset_products.csv",
+        "product_id,product_title,product_bullet_point,product_description,product_brand,"
+        "product_color,product_locale\nB1,Rug,,,Acme,red,us\n",
+        {"brand": "Acme", "color": "red"},
+        "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", FURTHER)
+def test_exports_bring_brand_numbers_price_and_stock(
+    tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, text, expected, ignored = FURTHER[layout]
+    (tmp_path / name).write_text(text)
+    source = ADAPTERS[layout].products
+    assert source is not None
+    frame, _ = read_source(tmp_path / name, source, [])
+    assert frame["further"].tolist() == [expected]
+    said = capsys.readouterr().err
+    assert (f"columns ignored: {ignored}" in said) == bool(ignored)
+    assert "kept" not in said
+
+
+def test_further_columns_go_into_shards_and_into_fetched_tables(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    text = "Handle,Title,Image Src,Vendor,Variant SKU\nrug,Rug,,Acme,R-1\nmug,Mug,,,\n"
+    (tmp_path / "shop" / "products.csv").write_text(text)
+    fetch_pictures(tmp_path / "shop", tmp_path / "fetched", ADAPTERS["shopify"])
+    expected = {"rug": {"brand": "Acme", "sku": "R-1"}, "mug": {}}
+    products = read_tables(tmp_path / "fetched").products
+    assert dict(zip(products["product_id"], products["further"], strict=True)) == expected
+    build_shards(tmp_path / "fetched", tmp_path / "shards", dev_share=0)
+    found = {}
+    for further in (True, False):
+        split = Split(tmp_path / "shards", "train", ["title"], further=further)
+        fields = [split.read(sample, None)[0] for sample in range(len(split))]
+        found[further] = {each["product_id"]: each.get("further", {}) for each in fields}
+    assert found == {True: expected, False: {"rug": {}, "mug": {}}}
+    # A product without any has no such field, as in shards of old.
+    with tarfile.open(tmp_path / "shards" / "train-00000.tar") as tar:
+        texts = [tar.extractfile(name).read() for name in tar.getnames() if name.endswith("json")]
+    assert sorted("further" in json.loads(text) for text in texts) == [False, True]
