@@ -7,7 +7,7 @@ order of rows is that of trec_eval for equal scores.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -27,8 +27,10 @@ from beyond_text.indexing.facts import (
 )
 from beyond_text.indexing.source import WIDTH, Digests, Known
 from beyond_text.retrieval.described import Described, Place
+from beyond_text.retrieval.lexical import Lexical
 
 VECTORS, PRODUCTS, COLUMNS = "vectors.npy", "products.arrow", "columns.arrow"
+LEXICAL = "lexical"
 SCHEMA = {
     "product_id": pa.string(),
     "text": pa.string(),
@@ -58,6 +60,7 @@ def write_products(
     write_arrow(folder / PRODUCTS, pa.table(dict(zip(SCHEMA, arrays, strict=True))))
     table, types = table_of([product.columns for product in products])
     write_arrow(folder / COLUMNS, table)
+    Lexical.build(words_of_products(products, table)).save(folder / LEXICAL)
     return types
 
 
@@ -99,6 +102,7 @@ class Generation(NamedTuple):
     vectors: np.ndarray
     products: pa.Table
     columns: pa.Table
+    lexical: Lexical
 
     @classmethod
     def open(cls, index: Path) -> Generation:
@@ -136,7 +140,7 @@ class Generation(NamedTuple):
         falling = facts.products == 1 or pc.all(pc.greater(ids[:-1], ids[1:])).as_py()
         if any(products[name].null_count for name in SCHEMA) or not falling:
             raise IndexFormatError(f"{folder / PRODUCTS}: expected product_ids in falling order")
-        return cls(index, facts, vectors, products, columns)
+        return cls(index, facts, vectors, products, columns, _open_words(folder / LEXICAL, facts))
 
     def __len__(self) -> int:
         return self.facts.products
@@ -168,6 +172,35 @@ class Generation(NamedTuple):
             for identity, text, file, offset, size, digest, picture in zip(*columns, strict=True)
         ]
         return Known(self.facts.source.shards, rows)
+
+
+def _open_words(folder: Path, facts: Facts) -> Lexical:
+    """Maps the words into memory."""
+    try:
+        lexical = Lexical.load(folder)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise IndexFormatError(f"{folder}: no words of an index: {error}") from error
+    if len(lexical) != facts.products:
+        raise IndexFormatError(f"{folder}: {len(lexical)} products, expected {facts.products}")
+    return lexical
+
+
+def words_of_products(products: Sequence[Described], columns: pa.Table) -> Iterator[str]:
+    """Yields what words are searched in: a product's id, its text and its further texts.
+
+    Of numbers, those whole ones that differ from product to product are names too.
+    """
+    names = [field.name for field in columns.schema if _is_name(columns[field.name])]
+    for product in products:
+        values = (product.columns.get(name, "") for name in names)
+        further = (value for value in values if value not in product.text)
+        yield "\n".join([product.product_id, product.text, *further])
+
+
+def _is_name(column: pa.ChunkedArray) -> bool:
+    if column.type == pa.int64():
+        return pc.count_distinct(column).as_py() == len(column) - column.null_count > 1
+    return column.type == pa.string()
 
 
 def _open_vectors(path: Path, facts: Facts) -> np.ndarray:

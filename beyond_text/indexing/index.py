@@ -25,7 +25,10 @@ from beyond_text.indexing.exact import Exact
 from beyond_text.indexing.facts import ColumnType, IndexFormatError, check_files, read_facts
 from beyond_text.indexing.generation import Generation
 from beyond_text.indexing.models import MODELS
+from beyond_text.retrieval.hybrid import check_weight, top_weighted
 
+# How many nearest products bound what words can lift: many, so that few others are compared.
+NEAREST_BESIDE_WORDS = 256
 # A column of more values than this is no facet.
 FACET_VALUES = 1000
 Queries = Float32[np.ndarray, "queries dim"]
@@ -62,7 +65,12 @@ class Index:
         self.columns: dict[str, ColumnType] = generation.facts.columns
         self._generation = generation
         self._ids = generation.product_ids()
+        self._lexical = generation.lexical
         self._nearest = Exact(generation.vectors)
+        # A column of a shop's comes before the id.
+        columns, ids = generation.columns, generation.products["product_id"]
+        by_id = {} if "product_id" in self.columns else {"product_id": ids}
+        self._filtered = pa.table({**{name: columns[name] for name in self.columns}, **by_id})
         self._models: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._facets_of_all = lru_cache(maxsize=4)(lambda most: self._facets(None, most))
@@ -103,17 +111,21 @@ class Index:
             IndexFormatError: the index holds no model.
             ValueError: a query of neither words nor a picture.
         """
+        return self._queries(self._model(precision).encode_queries(texts, images))
+
+    def _model(self, precision: str) -> Any:
+        """Loads what encodes queries when it is first needed."""
         with self._lock:
             if precision not in self._models:
-                from beyond_text.encoding import load
-
                 kept = self.facts.query_model
                 if not kept.name:
                     raise IndexFormatError(f"{self.path}: no model in it: give vectors")
                 folder = self.path / MODELS / kept.name
                 check_files(folder, kept.files)
+                from beyond_text.encoding.model import load
+
                 self._models[precision] = load(folder, precision)
-        return self._queries(self._models[precision].encode_queries(texts, images))
+            return self._models[precision]
 
     def search(
         self,
@@ -160,10 +172,21 @@ class Index:
             raise ValueError(f"top: expected at least 1, got {top}")
         if texts is not None and len(texts) != len(queries):
             raise ValueError(f"{len(texts)} texts for {len(queries)} vectors")
+        if weight is not None:
+            check_weight(weight)
+        if texts is None and weight is not None and weight < 1:
+            raise ValueError(f"weight {weight:g}: expected texts too, or weight 1")
+        share = 1.0 if texts is None else self.facts.weight if weight is None else weight
         allowed = self._allowed(where)
+        if texts is None or share == 1:
+            found = self._by_vectors(queries, top, allowed)
+            return [
+                [self._hit(row, score, score, None) for score, row in zip(*each, strict=True)]
+                for each in found
+            ]
         return [
-            [self._hit(int(row), float(score), float(score), None) for score, row in found]
-            for found in self._by_vectors(queries, top, allowed)
+            self._by_both(query, text, top, allowed, share)
+            for query, text in zip(queries, texts, strict=True)
         ]
 
     def product(self, product_id: str) -> Hit:
@@ -238,32 +261,64 @@ class Index:
             return None
         from beyond_text.retrieval.filters import parse_filter, rows_of
 
-        return rows_of(self._generation.columns, [parse_filter(each) for each in where])
+        return rows_of(self._filtered, [parse_filter(each) for each in where])
 
     def _by_vectors(
         self, queries: Queries, top: int, allowed: np.ndarray | None
-    ) -> list[list[tuple[float, int]]]:
-        """Returns score and row of the `top` nearest products of each query."""
+    ) -> list[tuple[list[float], list[int]]]:
+        """Returns scores and rows of the `top` nearest products of each query."""
         most = len(self) if allowed is None else len(allowed)
+        found: list[tuple[list[float], list[int]]] = [([], []) for _ in queries]
+        if not most:
+            return found
         k = min(top, most)
-        if not k:
-            return [[] for _ in queries]
-        found: list[list[tuple[float, int]]] = [[] for _ in queries]
         unsettled, width = np.arange(len(queries)), min(k + 1, most)
         while len(unsettled):
-            scores, rows = self._nearest.search(queries[unsettled], width, allowed)
-            if not np.isfinite(scores).all():
-                raise IndexFormatError(f"{self.path}: damaged: a vector is not finite")
+            scores, rows = self._nearest_rows(queries[unsettled], width, allowed)
             # A query is settled once a product beyond the k-th has a smaller score than the k-th.
             settled = (scores[:, -1] < scores[:, k - 1]) | (scores.shape[1] == most)
-            for query, *pair in zip(
-                unsettled[settled], scores[settled], rows[settled], strict=True
-            ):
-                # Rows stand in the order of their product_ids.
-                best = sorted(zip(*(each.tolist() for each in pair), strict=True), reverse=True)
-                found[query] = best[:k]
+            for at in settled.nonzero()[0]:
+                # Rows stand in the order of trec_eval.
+                order = np.lexsort((rows[at], -scores[at]))[:k]
+                found[unsettled[at]] = scores[at][order].tolist(), rows[at][order].tolist()
             unsettled, width = unsettled[~settled], min(2 * width, most)
         return found
+
+    def _by_both(
+        self, query: np.ndarray, text: str, top: int, allowed: np.ndarray | None, weight: float
+    ) -> list[Hit]:
+        """Returns the `top` products by the weighted sum of vectors' and words' scores."""
+        most = len(self) if allowed is None else len(allowed)
+        if not most:
+            return []
+        try:
+            lexical = self._lexical.scores(text)
+        except IndexError as error:
+            raise IndexFormatError(f"{self.path}: damaged: words of no product") from error
+
+        def cosines(rows: np.ndarray) -> np.ndarray:
+            return self._generation.vectors[rows].astype(np.float32) @ query
+
+        width = min(max(NEAREST_BESIDE_WORDS, 2 * top), most)
+        scores, rows = (each[0] for each in self._nearest_rows(query[None], width, allowed))
+        scores, rows = top_weighted((scores, rows), lexical, cosines, weight, top, allowed)
+        if not np.isfinite(scores).all():
+            raise IndexFormatError(f"{self.path}: damaged: a score is not finite")
+        best = max(float(lexical.max()), np.finfo(np.float32).tiny)
+        parts = rows.tolist(), scores.tolist(), cosines(rows).tolist(), lexical[rows] / best
+        return [
+            self._hit(row, score, vector, float(share))
+            for row, score, vector, share in zip(*parts, strict=True)
+        ]
+
+    def _nearest_rows(
+        self, queries: Queries, k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns scores and rows of the k nearest products of each query."""
+        scores, rows = self._nearest.search(queries, k, allowed)
+        if not np.isfinite(scores).all():
+            raise IndexFormatError(f"{self.path}: damaged: a vector is not finite")
+        return scores, rows
 
     def _hit(self, row: int, score: float, vector: float, lexical: float | None) -> Hit:
         generation = self._generation
