@@ -32,10 +32,12 @@ from beyond_text.indexing.facts import (
     files_of,
     write_facts,
 )
+from beyond_text.indexing.faiss_cache import forget_nearest, open_nearest, update_nearest
 from beyond_text.indexing.generation import PRODUCTS, VECTORS, Generation, write_products
 from beyond_text.indexing.models import MODELS, ModelFacts, keep_model
 from beyond_text.indexing.source import Content, Digests, Known, describe_source, read_content
 from beyond_text.retrieval.described import Described
+from beyond_text.retrieval.nearest import Nearest, recall
 from beyond_text.tables.layouts import TableError
 from beyond_text.terminal import plain
 
@@ -126,7 +128,7 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
             kept,
             vectors[rows],
             (content.digests[rows], content.pictures[rows]),
-            old.facts if old else None,
+            old,
         )
         _tidy(index, facts, old)
     ids = {product.product_id for product in kept}
@@ -141,7 +143,7 @@ def write_state(
     products: Sequence[Described],
     vectors: np.ndarray,
     digests: tuple[Digests, Digests],
-    old: Facts | None = None,
+    old: Generation | None = None,
 ) -> Facts:
     """Writes a generation, then index.json; returns the facts with what was written.
 
@@ -153,18 +155,50 @@ def write_state(
         products: in descending order of their product_ids.
         vectors: float16, one for each product.
         digests: of each product, and of its main picture.
-        old: what index.json says now.
+        old: the state that is there.
     """
     place = _fresh(index / facts.place)
     with atomic_write(place / VECTORS, binary=True) as file:
         np.save(file, vectors, allow_pickle=False)
     columns = write_products(place, products, *digests)
     facts = replace(facts, columns=columns, files=files_of(place))
-    if old and replace(facts, generation=old.generation) == old:
-        shutil.rmtree(place)
-        return old
+    if old:
+        recall_at_10, generation = old.facts.recall_at_10, old.facts.generation
+        if replace(facts, recall_at_10=recall_at_10, generation=generation) == old.facts:
+            shutil.rmtree(place)
+            return old.facts
+    mapped = np.load(place / VECTORS, mmap_mode="r")
+    nearest = _nearest(facts, mapped, digests[0], old)
+    asked = np.random.default_rng(0).choice(len(mapped), min(ASKED, len(mapped)), replace=False)
+    # Of the products themselves, for what users will ask is not known.
+    queries = mapped[np.sort(asked)].astype(np.float32)
+    facts = replace(facts, recall_at_10=1.0 if facts.kind == "exact" else recall(nearest, queries))
     write_facts(index, facts)
     return facts
+
+
+def _nearest(
+    facts: Facts, vectors: np.ndarray, digests: Digests, old: Generation | None
+) -> Nearest:
+    """Returns the search over vectors, from that of the state before where there is one."""
+    own = facts.files[VECTORS].sha256
+    if (
+        facts.kind == "exact"
+        or not old
+        or (old.facts.model, old.facts.dim)
+        != (
+            facts.model,
+            facts.dim,
+        )
+    ):
+        return open_nearest(facts.kind, vectors, own)
+    row_of = {digest.tobytes(): row for row, digest in enumerate(old.digests())}
+    rows = np.array([row_of.get(digest.tobytes(), -1) for digest in digests], dtype=np.int64)
+    before = old.facts.files[VECTORS].sha256
+    found = update_nearest(facts.kind, (old.vectors, before), vectors, own, rows)
+    if own != before:
+        forget_nearest(facts.kind, before)
+    return found
 
 
 def _check_place(index: Path) -> None:

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from beyond_text.files import atomic_write
 from beyond_text.indexing.models import ModelFacts
 from beyond_text.indexing.source import WIDTH, Digests
-from beyond_text.retrieval.described import Described
+from beyond_text.retrieval.described import Described, Place
+from beyond_text.terminal import plain
 
 # Products of a part: what a kill can cost each process.
 PART = 512
@@ -110,10 +111,10 @@ def _encoded(
     """Yields the number of each part, and the part, as they are done."""
     if not parts:
         return
-    if workers == 1 or len(parts) == 1 or _has_gpu():
+    on_gpu = not task.model.is_export and _has_gpu()
+    if workers == 1 or len(parts) == 1 or on_gpu:
         # A GPU is one; its process is fed by others.
-        loaders = workers if _has_gpu() else 0
-        _start(task._replace(loaders=loaders, threads=workers))
+        _start(task._replace(loaders=workers if on_gpu else 0, threads=workers))
         yield from ((number, _encode(part)) for number, part in enumerate(parts))
         return
     # Not forked: threads of torch and FAISS do not survive that.
@@ -148,12 +149,9 @@ _ENCODER: Any = None
 def _start(task: Task) -> None:
     """Loads the model; lets a process end when the one that started it was killed."""
     global _ENCODER
-    import torch
-
     if parent_process() is not None:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-        torch.set_num_threads(task.threads)
-    _ENCODER = RunEncoder(task)
+    _ENCODER = ExportEncoder(task) if task.model.is_export else RunEncoder(task)
 
 
 def _end_with_parent() -> None:
@@ -170,8 +168,12 @@ class RunEncoder:
     """Encodes products by a run's model."""
 
     def __init__(self, task: Task) -> None:
+        import torch
+
         from beyond_text.retrieval.run import load_run
 
+        if parent_process() is not None:
+            torch.set_num_threads(task.threads)
         self.task = task
         self.encoder = replace(load_run(task.model.path), workers=task.loaders)
 
@@ -185,17 +187,86 @@ class RunEncoder:
         ids = [str(number) for number in range(len(products))]
         found = encode_products(self.encoder, Catalogue(samples, ids))["product"]
         rows = np.array([int(each) for each in found.ids], dtype=np.int64)
-        wrong = ~np.isfinite(found.vectors).all(axis=1)
-        if wrong.any():
-            name = products[rows[wrong.argmax()]].product_id
-            raise ValueError(f"vector of product {name!r} is not finite")
-        part = Part(
-            np.zeros((len(products), self.task.dim), dtype=np.float16),
-            np.zeros(len(products), dtype=bool),
-        )
-        part.vectors[rows] = narrowed(found.vectors, self.task.dim)
-        part.present[rows] = True
-        return part
+        return part_of(products, rows, found.vectors, self.task.dim)
+
+
+class ExportEncoder:
+    """Encodes products by an export's graphs, without torch."""
+
+    def __init__(self, task: Task) -> None:
+        from beyond_text.encoding.model import load
+
+        self.task = task
+        self.model = load(task.model.path, threads=task.threads)
+
+    def __call__(self, products: Sequence[Described]) -> Part:
+        """Returns the vectors of products, narrowed to the index's width."""
+        from beyond_text.tables.pictures import PictureError
+
+        pictures = [[(place, self._read(place)) for place in each.pictures] for each in products]
+        try:
+            return self._encode(products, pictures)
+        except PictureError:
+            # As with a run: of tables such a picture is not used, of shards it is an error.
+            usable = [[pair for pair in row if self._is_usable(*pair)] for row in pictures]
+            return self._encode(products, usable)
+
+    def _encode(
+        self, products: Sequence[Described], pictures: Sequence[Sequence[tuple[Place, bytes]]]
+    ) -> Part:
+        texts = [each.text if each.text.strip() else "" for each in products]
+        images = [[data for _, data in row if data] for row in pictures]
+        rows = np.array([n for n, each in enumerate(texts) if each or images[n]], dtype=np.int64)
+        vectors = np.zeros((0, self.task.model.dim), dtype=np.float32)
+        if len(rows):
+            vectors = self.model.encode_products(
+                [texts[row] for row in rows], [images[row] or None for row in rows]
+            )
+        return part_of(products, rows, vectors, self.task.dim)
+
+    def _read(self, place: Place) -> bytes:
+        """Reads a picture; of tables, one that is gone is empty."""
+        from beyond_text.tables.pictures import PictureError
+
+        try:
+            return place.read(self.task.root)
+        except PictureError as error:
+            if place.size:
+                raise
+            print(plain(f"{self.task.root / place.file}: not used: {error}"))
+            return b""
+
+    def _is_usable(self, place: Place, data: bytes) -> bool:
+        from beyond_text.tables.pictures import PictureError, decode_picture
+
+        try:
+            decode_picture(data)
+        except PictureError as error:
+            if place.size:
+                detail = f"{self.task.root / str(place)}: {error.detail}"
+                raise PictureError(error.reason, detail) from error
+            if data:
+                print(plain(f"{self.task.root / place.file}: not used: {error}"))
+            return False
+        return True
+
+
+def part_of(products: Sequence[Described], rows: np.ndarray, vectors: np.ndarray, dim: int) -> Part:
+    """Makes a part of the vectors of those products that have one, by their rows.
+
+    Raises:
+        ValueError: a vector is not finite; names the product.
+    """
+    wrong = ~np.isfinite(vectors).all(axis=1)
+    if wrong.any():
+        name = products[int(rows[wrong.argmax()])].product_id
+        raise ValueError(f"vector of product {name!r} is not finite")
+    part = Part(
+        np.zeros((len(products), dim), dtype=np.float16), np.zeros(len(products), dtype=bool)
+    )
+    part.vectors[rows] = narrowed(vectors, dim)
+    part.present[rows] = True
+    return part
 
 
 def narrowed(vectors: np.ndarray, dim: int) -> np.ndarray:

@@ -21,9 +21,9 @@ from jaxtyping import Float, Float32
 
 from beyond_text.config.names import IndexKind
 from beyond_text.indexing.copied_pictures import place_of_copy
-from beyond_text.indexing.exact import Exact
 from beyond_text.indexing.facts import ColumnType, IndexFormatError, check_files, read_facts
-from beyond_text.indexing.generation import Generation
+from beyond_text.indexing.faiss_cache import open_nearest
+from beyond_text.indexing.generation import VECTORS, Generation
 from beyond_text.indexing.models import MODELS
 from beyond_text.retrieval.hybrid import check_weight, top_weighted
 
@@ -66,7 +66,8 @@ class Index:
         self._generation = generation
         self._ids = generation.product_ids()
         self._lexical = generation.lexical
-        self._nearest = Exact(generation.vectors)
+        vectors = generation.facts.files[VECTORS].sha256
+        self._nearest = open_nearest(kind, generation.vectors, vectors)
         # A column of a shop's comes before the id.
         columns, ids = generation.columns, generation.products["product_id"]
         by_id = {} if "product_id" in self.columns else {"product_id": ids}

@@ -1,7 +1,8 @@
-"""Says what an index must know of a model before anything is encoded; imports no torch."""
+"""Says what an index must know of a model, a run's or an export's; imports no torch."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -14,10 +15,13 @@ from beyond_text.config.names import MODEL, check_finished
 from beyond_text.config.settings import ConfigError
 from beyond_text.files import atomic_folder
 from beyond_text.indexing.facts import KeptModel, files_of
-from beyond_text.indexing.source import Reads, digest_of_settings
+from beyond_text.indexing.source import Reads
+from beyond_text.shards.manifest import sha256_of
 
 # The folder of an index that holds what encodes queries.
 MODELS = "models"
+# What makes a folder an export.
+PREPROCESSING = "preprocessing.json"
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -29,6 +33,11 @@ class ModelFacts(NamedTuple):
     dim: int
     reads: Reads
 
+    @property
+    def is_export(self) -> bool:
+        """Whether it is an export, which onnxruntime runs without torch."""
+        return (self.path / PREPROCESSING).is_file()
+
 
 class _Settings(Struct):
     """Those of a model's settings that matter here."""
@@ -39,32 +48,57 @@ class _Settings(Struct):
     picture_size: Positive
 
 
-def keep_model(model: ModelFacts, index: Path) -> KeptModel:
-    """Copies what encodes queries into INDEX/models, unless it is there; says what it is."""
-    name = f"{model.digest[:16]}-run"
-    folder = index / MODELS / name
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(folder, is_ours=Path.is_dir) as partial:
-            shutil.copytree(model.path / MODEL, partial / MODEL)
-            if (model.path / "config.yaml").is_file():
-                shutil.copy(model.path / "config.yaml", partial)
-    return KeptModel(name, files_of(folder))
-
-
 def model_facts(path: Path) -> ModelFacts:
-    """Reads what an index must know of a finished run's model.
+    """Reads what an index must know of a finished run's or an export's model.
 
     Raises:
-        ConfigError: no finished model there, or a damaged one.
+        ConfigError: neither is there, or it is damaged.
     """
+    if (path / PREPROCESSING).is_file():
+        from beyond_text.encoding.preprocessing import read_preprocessing
+
+        export = read_preprocessing(path)
+        sizes = export.pictures.image_size, export.pictures.stored_size
+        reads = Reads(list(export.texts.product_fields), *sizes)
+        return ModelFacts(path, export.digest, export.dim, reads)
     check_finished(path)
     folder = path / MODEL
     try:
         content = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
         settings = msgspec.convert(content, _Settings)
-        digest = digest_of_settings({name: f.sha256 for name, f in files_of(folder).items()})
+        digest = _digest_of_files(folder)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise ConfigError(f"{folder}: not a whole model: {error}") from error
     sizes = settings.image_size, settings.picture_size
     return ModelFacts(path, digest, settings.dim, Reads(settings.text_fields, *sizes))
+
+
+def _digest_of_files(folder: Path) -> str:
+    """Returns a digest of the names and contents of all files of a folder."""
+    files = sorted(each.relative_to(folder) for each in folder.rglob("*") if each.is_file())
+    names = (f"{sha256_of(folder / file)} {file.as_posix()}\n" for file in files)
+    return hashlib.sha256("".join(names).encode()).hexdigest()
+
+
+def keep_model(model: ModelFacts, index: Path) -> KeptModel:
+    """Copies what encodes queries into INDEX/models, unless it is there; says what it is."""
+    name = f"{model.digest[:16]}-{'export' if model.is_export else 'run'}"
+    folder = index / MODELS / name
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(folder, is_ours=Path.is_dir) as partial:
+            for file in _query_side(model):
+                (partial / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(model.path / file, partial / file)
+    return KeptModel(name, files_of(folder))
+
+
+def _query_side(model: ModelFacts) -> list[Path]:
+    """Lists the files of a model that its queries need, as seen from its folder."""
+    if model.is_export:
+        found = [*model.path.glob("*.json"), *model.path.glob("onnx/*")]
+        # Of an export's graphs, products have their own.
+        found = [path for path in found if not path.name.startswith("product")]
+    else:
+        found = [*(model.path / MODEL).rglob("*"), model.path / "config.yaml"]
+    return [path.relative_to(model.path) for path in found if path.is_file()]

@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
 from beyond_text.indexing.facts import Source
-from beyond_text.retrieval.described import Described, Place
+from beyond_text.retrieval.described import Described, Place, place_of_file
+from beyond_text.retrieval.threads import map_in_threads
 from beyond_text.shards.manifest import FILE, ShardError, read_manifest, sha256_of
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, TableError, find_table, find_tables
 
@@ -150,15 +149,9 @@ def read_content(
     def digests(product: Described) -> tuple[bytes, bytes]:
         return known.digests(product, source.shards) or seen.digests(product)
 
-    with ThreadPoolExecutor(workers) as threads:
-        shown = tqdm(
-            threads.map(digests, described, chunksize=64),
-            desc="reading pictures",
-            total=len(described),
-            leave=False,
-            disable=None,
-        )
-        both = list(shown)
+    found = map_in_threads(digests, described, workers)
+    total = len(described)
+    both = list(tqdm(found, desc="reading pictures", total=total, leave=False, disable=None))
     whole, main = (_array([pair[side] for pair in both]) for side in (0, 1))
     return Content(Path(source.folder), described, whole, main)
 
@@ -176,7 +169,7 @@ class Pictures:
 
     def of_file(self, path: str) -> bytes:
         """Returns the digest of a picture's file."""
-        return self._of(Place(Path(path).relative_to(self.root).as_posix()))
+        return self._of(place_of_file(path, self.root))
 
     def digests(self, product: Described) -> tuple[bytes, bytes]:
         """Returns the digests of a product and of its main picture."""
@@ -204,8 +197,3 @@ def _digest(*parts: bytes) -> bytes:
         state.update(len(part).to_bytes(8, "big"))
         state.update(part)
     return state.digest()
-
-
-def digest_of_settings(settings: Any) -> str:
-    """Returns a digest, in hexadecimal, of anything that JSON can hold."""
-    return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from beyond_text.config.names import Pool
-from beyond_text.retrieval.described import Described, Place
+from beyond_text.retrieval.described import Described, Place, place_of_file
 from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.split import Split, product_text
@@ -113,8 +113,8 @@ class TableProducts(Dataset[Sample]):
     def describe(self, number: int) -> Described:
         """Returns what is known of the number-th product; reads no picture."""
         row = self.rows[number]
-        paths = [Path(path) for path in (row["image"], *row["images"][1:]) if path]
-        places = tuple(Place(path.relative_to(self.pictures).as_posix()) for path in paths)
+        paths = (path for path in (row["image"], *row["images"][1:]) if path)
+        places = tuple(place_of_file(path, self.pictures) for path in paths)
         return _described(row, product_text(row, self.text_fields), places)
 
 

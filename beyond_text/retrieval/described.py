@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -46,6 +47,13 @@ class Place(NamedTuple):
         if len(data) < self.size:
             raise PictureError("picture missing", f"{path}: no {self.size} bytes at {self.offset}")
         return data
+
+
+def place_of_file(path: str, folder: Path) -> Place:
+    """Returns the place of a file whose path begins with that of the folder."""
+    # By text, as paths' own arithmetic takes most of the time of reading a table.
+    inside = path.removeprefix(str(folder)).lstrip("/")
+    return Place(inside if os.sep == "/" else Path(path).relative_to(folder).as_posix())
 
 
 class Described(NamedTuple):

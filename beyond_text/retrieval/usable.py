@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from beyond_text.retrieval.threads import map_in_threads
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
 from beyond_text.tables.pictures import PictureError, decode_picture, read_picture
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects, drop_judgments
@@ -67,8 +67,7 @@ def _with_pictures(
         return rows, set()
     key = "product_id" if name == "products" else "query_id"
     file = tables.files[name].name
-    with ThreadPoolExecutor() as threads:
-        faults = list(threads.map(partial(_fault, is_usable), rows["image"]))
+    faults = list(map_in_threads(partial(_fault, is_usable), list(rows["image"])))
     for row, fault in zip(rows.to_dict("records"), faults, strict=True):
         if fault is not None:
             rejects.add(

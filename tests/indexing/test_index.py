@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from beyond_text.indexing.arrow_files import write_arrow
 from beyond_text.indexing.build import write_state
 from beyond_text.indexing.columns import typed
 from beyond_text.indexing.facts import Facts, File, IndexFormatError, KeptModel, Source
+from beyond_text.indexing.generation import Generation
 from beyond_text.indexing.index import Index
 from beyond_text.retrieval.described import Described, Place
 from beyond_text.shards.manifest import sha256_of
@@ -31,7 +33,11 @@ COLOURS = ("red", "blue", "green")
 
 
 def write_index(
-    folder: Path, vectors: np.ndarray, names: list[str] | None = None, **facts: Any
+    folder: Path,
+    vectors: np.ndarray,
+    names: list[str] | None = None,
+    old: Generation | None = None,
+    **facts: Any,
 ) -> Path:
     """Writes an index of these vectors; products have a price, a colour and a stock."""
     products, dim = vectors.shape
@@ -67,9 +73,10 @@ def write_index(
         "query_model": KeptModel("", {}),
         "files": {},
     }
-    digests = np.arange(products * 16).astype(np.uint8).reshape(-1, 16)
-    kept = vectors[order].astype(np.float16)
-    write_state(folder, Facts(**{**given, **facts}), described, kept, (digests, digests))
+    kept = np.ascontiguousarray(vectors[order].astype(np.float16))
+    hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in kept]
+    digests = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16)
+    write_state(folder, Facts(**{**given, **facts}), described, kept, (digests, digests), old)
     return folder
 
 
