@@ -89,13 +89,11 @@ def test_a_search_in_a_runs_own_index_filters_and_weighs_words(
     ]
     search([*words, "dev.7", "--weight", "0", "--top", "1"])
     assert "dev.7" in capsys.readouterr().out.rpartition("dev.7: 48")[2]
-    with pytest.raises(SystemExit, match="error: .*prices<9"):
+    with pytest.raises(SystemExit, match=r"error: .*prices<9"):
         search([*words, "--where", "prices<9"])
 
 
-def test_a_search_of_an_index_takes_no_products(
-    shop: Path, tiny_run: Path, tmp_path: Path
-) -> None:
+def test_a_search_of_an_index_takes_no_products(shop: Path, tiny_run: Path, tmp_path: Path) -> None:
     main([str(shop), str(tmp_path / "index"), "--model", str(tiny_run)])
     with pytest.raises(SystemExit, match="an index has its own products"):
         search([str(tmp_path / "index"), "rug", "--products", str(shop)])

@@ -88,7 +88,7 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
         BlockingIOError: another process builds it.
         OSError: it cannot be written.
     """
-    dim = options.dim or model.dim
+    dim = model.dim if options.dim is None else options.dim
     if not 0 < dim <= model.dim:
         raise ValueError(f"dim: expected 1 to {model.dim}, the width of the model, got {dim}")
     workers = options.workers or len(os.sched_getaffinity(0))
