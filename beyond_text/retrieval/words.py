@@ -44,15 +44,16 @@ DIGIT = regex.compile(r"(?![0-9])\p{Nd}")
 WITHOUT_BLANKS = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\u3005\u3007"
 )
-LETTER = r"[\p{L}\p{M}\p{N}]"
-# Word, then perhaps joints with a word after each.
-COMPOUND = regex.compile(rf"{LETTER}+(?:[-\u2010-\u2015\u2212_/\\.'\u2019+&#:\u00b7]{LETTER}+)*")
-PART = regex.compile(rf"{LETTER}+")
-POINT_IN_NUMBER = regex.compile(r"(?<=\p{N})\.(?=\p{N})|[\p{L}\p{M}\p{N}]+")
-RUN = regex.compile(
-    rf"(?P<pairs>[{WITHOUT_BLANKS}][{WITHOUT_BLANKS}\p{{M}}]*)|\p{{N}}+"
-    rf"|(?:(?![{WITHOUT_BLANKS}])[\p{{L}}\p{{M}}])+"
+LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{WITHOUT_BLANKS}]]"
+JOINT = r"[-\u2010-\u2015\u2212_/\\.'\u2019+&#:\u00b7]"
+# A run of a script without blanks, or a word, perhaps with joints and a word after each.
+WORD = regex.compile(
+    rf"(?V1)(?P<run>[{WITHOUT_BLANKS}][{WITHOUT_BLANKS}\p{{M}}]*)|{LETTER}+(?:{JOINT}{LETTER}+)*"
 )
+PART = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+# Without joints, but 12.5 is not 125.
+WHOLE = regex.compile(r"(?<=\p{N})\.(?=\p{N})|[\p{L}\p{M}\p{N}]+")
+LETTERS_OR_NUMBER = regex.compile(r"\p{N}+|[\p{L}\p{M}]+")
 
 
 def words_of(text: str) -> list[str]:
@@ -66,36 +67,30 @@ def folded(text: str) -> str:
         return text.lower()
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     text = unicodedata.normalize("NFC", DROPPED.sub("", text)).translate(LETTERS)
-    return DIGIT.sub(lambda found: str(unicodedata.digit(found.group())), text)
+    return DIGIT.sub(lambda found: str(unicodedata.digit(found[0], found[0])), text)
 
 
 def _words(text: str) -> Iterator[str]:
-    for compound in COMPOUND.findall(text):
-        parts = PART.findall(compound)
-        if len(parts) > 1:
-            # 12.5 is not 125.
-            yield "".join(POINT_IN_NUMBER.findall(compound))
-        for part in parts:
-            yield from _runs(part)
-
-
-def _runs(part: str) -> Iterator[str]:
-    """Yields a word without marks, and what it is made of: letters, numbers, characters."""
-    if part.isascii() and (part.isalpha() or part.isdigit()):
-        yield part
-        return
-    runs = [(found.group(), found["pairs"] is not None) for found in RUN.finditer(part)]
-    if len(runs) > 1 and not any(of_pairs for _, of_pairs in runs):
-        yield part
-    for run, of_pairs in runs:
-        if of_pairs:
-            yield from _pairs(run)
+    for found in WORD.finditer(text):
+        word = found[0]
+        if word.isascii() and (word.isalpha() or word.isdigit()):
+            yield word
+        elif found["run"]:
+            # A character has its marks with it.
+            characters = regex.findall(r"\X", word)
+            yield from characters
+            yield from map("".join, pairwise(characters))
         else:
-            yield run
+            yield from _whole_and_parts(word)
 
 
-def _pairs(run: str) -> Iterator[str]:
-    """Yields the characters of a run, each with its marks, and each two neighbours."""
-    characters = regex.findall(r"\X", run)
-    yield from characters
-    yield from map("".join, pairwise(characters))
+def _whole_and_parts(word: str) -> Iterator[str]:
+    """Yields a word without its joints, its parts between them, and their letters and numbers."""
+    parts = PART.findall(word)
+    if len(parts) > 1:
+        yield "".join(WHOLE.findall(word))
+    for part in parts:
+        pieces = LETTERS_OR_NUMBER.findall(part)
+        yield part
+        if len(pieces) > 1:
+            yield from pieces
