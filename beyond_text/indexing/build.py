@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from beyond_text.config.names import IndexKind
 from beyond_text.files import atomic_write, errors_name
 from beyond_text.indexing.arrow_files import open_arrow
 from beyond_text.indexing.copied_pictures import copy_pictures, remove_pictures
-from beyond_text.indexing.encode_parts import Task, encode_parts, read_parts
+from beyond_text.indexing.encode_parts import Task, encode_parts, read_parts, start_pool
 from beyond_text.indexing.facts import (
     VERSION,
     Facts,
@@ -45,6 +46,8 @@ BUILDING = "building"
 GENERATIONS = "generations"
 # Queries by which the recall of an index is measured.
 ASKED = 500
+# Products of an index from which on processes are started before its source is read.
+MANY = 20_000
 
 
 class Options(NamedTuple):
@@ -97,10 +100,12 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
     with _locked(index):
         old = _earlier(index)
         known = old.known() if old else Known()
+        task = Task(model, Path(source.folder), dim)
+        # To load a model takes as long as to read so many products.
+        early = start_pool(task, workers) if old and len(old) >= MANY else None
         content = read_content(folder, options.split, model.reads, source, known, workers)
         reused = old if old and _fits(old.facts, model, dim) else None
-        task = Task(model, content.root, dim, threads=1)
-        vectors, present, encoded = _vectors(index, task, content, reused, workers)
+        vectors, present, encoded = _vectors(index, task, content, reused, workers, early)
         if not present.any():
             raise TableError(f"{folder}: no product has a text or a picture")
         kept = [p for p, there in zip(content.products, present, strict=True) if there]
@@ -241,7 +246,12 @@ def _fits(facts: Facts, model: ModelFacts, dim: int) -> bool:
 
 
 def _vectors(
-    index: Path, task: Task, content: Content, old: Generation | None, workers: int
+    index: Path,
+    task: Task,
+    content: Content,
+    old: Generation | None,
+    workers: int,
+    pool: ProcessPoolExecutor | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns a vector for each product, which products have one, and how many were encoded."""
     digests = content.digests
@@ -266,7 +276,8 @@ def _vectors(
     firsts = [rows[0] for rows in rows_of.values() if not done[rows[0]]]
     products = [content.products[row] for row in firsts]
     todo = int((~done).sum())
-    for keys, part in encode_parts(task, products, digests[firsts], building, made_by, workers):
+    how = building, made_by, workers, pool
+    for keys, part in encode_parts(task, products, digests[firsts], *how):
         take(keys, *part)
     return vectors, present, todo
 

@@ -45,7 +45,7 @@ class Task(NamedTuple):
     model: ModelFacts
     root: Path
     dim: int
-    threads: int
+    threads: int = 1
     loaders: int = 0
 
 
@@ -74,6 +74,22 @@ def read_parts(folder: Path, made_by: Mapping[str, str]) -> Iterator[tuple[Diges
         yield digests, Part(vectors, present)
 
 
+def start_pool(task: Task, workers: int) -> ProcessPoolExecutor | None:
+    """Starts processes that load the model, so that they have it when there is work for them.
+
+    Returns None where one process encodes best: for one core or one GPU.
+    """
+    if workers == 1 or (not task.model.is_export and _has_gpu()):
+        return None
+    # Not forked: threads of torch and FAISS do not survive that.
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_start, initargs=(task._replace(threads=1),)
+    )
+    # The first task starts all processes.
+    pool.submit(int)
+    return pool
+
+
 def encode_parts(
     task: Task,
     products: Sequence[Described],
@@ -81,8 +97,11 @@ def encode_parts(
     folder: Path,
     made_by: Mapping[str, str],
     workers: int,
+    pool: ProcessPoolExecutor | None = None,
 ) -> Iterator[tuple[Digests, Part]]:
     """Encodes products; writes each part into a folder, and yields it, as it is done.
+
+    `pool` is one that was started before. Without it, few products are encoded in this process.
 
     Raises:
         OSError: a part cannot be written.
@@ -91,12 +110,15 @@ def encode_parts(
     """
     folder.mkdir(parents=True, exist_ok=True)
     # So few products are encoded before other processes have started.
-    size = min(PART, -(-len(products) // workers)) if len(products) > PART else PART
-    starts = range(0, len(products), size)
+    if pool is None and len(products) > PART:
+        pool = start_pool(task, workers)
+    size = max(1, min(PART, -(-len(products) // workers))) if pool else PART
+    parts = [products[first : first + size] for first in range(0, len(products), size)]
+    encoded = _in_pool(pool, parts) if pool else _in_this_process(task, parts, workers)
     first = 1 + max((int(path.stem) for path in folder.glob("*.safetensors")), default=-1)
     with tqdm(total=len(products), desc="encoding products", disable=None, unit=" products") as bar:
-        for number, part in _encoded(task, [products[s : s + size] for s in starts], workers):
-            here = digests[starts[number] : starts[number] + size]
+        for number, part in encoded:
+            here = digests[number * size : number * size + size]
             arrays = {"digests": np.ascontiguousarray(here), **part._asdict()}
             path = folder / f"{first + number:08}.safetensors"
             with atomic_write(path, binary=True) as file:
@@ -105,22 +127,22 @@ def encode_parts(
             yield here, part
 
 
-def _encoded(
+def _in_this_process(
     task: Task, parts: Sequence[Sequence[Described]], workers: int
 ) -> Iterator[tuple[int, Part]]:
-    """Yields the number of each part, and the part, as they are done."""
-    if not parts:
-        return
-    on_gpu = not task.model.is_export and _has_gpu()
-    if workers == 1 or len(parts) == 1 or on_gpu:
-        # A GPU is one; its process is fed by others.
+    """Yields the number of each part, and the part."""
+    if parts:
+        # A GPU's process is fed by others.
+        on_gpu = not task.model.is_export and _has_gpu()
         _start(task._replace(loaders=workers if on_gpu else 0, threads=workers))
-        yield from ((number, _encode(part)) for number, part in enumerate(parts))
-        return
-    # Not forked: threads of torch and FAISS do not survive that.
-    pool = ProcessPoolExecutor(
-        min(workers, len(parts)), get_context("spawn"), initializer=_start, initargs=(task,)
-    )
+    for number, part in enumerate(parts):
+        yield number, _encode(part)
+
+
+def _in_pool(
+    pool: ProcessPoolExecutor, parts: Sequence[Sequence[Described]]
+) -> Iterator[tuple[int, Part]]:
+    """Yields the number of each part, and the part, as they are done; then ends the pool."""
     with pool:
         running: dict[Future[Part], int] = {}
         try:

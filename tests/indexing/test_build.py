@@ -236,6 +236,20 @@ def test_a_killed_build_goes_on_with_the_parts_that_are_done(
     assert not (index / "building").exists()
 
 
+def test_a_large_index_is_updated_by_processes_that_were_started_before(
+    shop: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(shop, tmp_path / "index", tiny_run)
+    monkeypatch.setattr("beyond_text.indexing.build.MANY", 48)
+    rows = rows_of(shop)
+    for row in rows[:5]:
+        row["title"] = "blue lamp"
+    write_rows(shop, rows)
+    assert build(shop, tmp_path / "index", tiny_run, workers=2).encoded == 5
+    check(tmp_path / "index", shop, tiny_run)
+    assert build(shop, tmp_path / "index", tiny_run, workers=2).encoded == 0
+
+
 def test_a_damaged_part_is_encoded_again(shop: Path, tiny_run: Path, tmp_path: Path) -> None:
     building = tmp_path / "index" / "building"
     building.mkdir(parents=True)
