@@ -1,1 +1,29 @@
-"""Beyond Text: a curriculum recipe for multimodal product search."""
+"""Beyond Text: a curriculum recipe for multimodal product search.
+
+    model = beyond_text.load("runs/stage3")     # a finished run, or an export, without torch
+    model.encode_queries(["a red striped cushion"])
+    model.encode_products(["Cushion. Linen, 40 x 40 cm"], [Path("cushion.jpg")])
+
+Nothing is imported before it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from beyond_text.encoding.model import load as load
+
+# What the package offers, by the module that has it.
+OFFERED = {"load": "beyond_text.encoding.model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in OFFERED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(OFFERED[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *OFFERED))
