@@ -114,7 +114,7 @@ class Index:
         """
         return self._queries(self._model(precision).encode_queries(texts, images))
 
-    def _model(self, precision: str) -> Any:
+    def _model(self, precision: Literal["float32", "int8"]) -> Any:
         """Loads what encodes queries when it is first needed."""
         with self._lock:
             if precision not in self._models:

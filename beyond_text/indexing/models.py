@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -13,15 +12,14 @@ from msgspec import Meta, Struct
 
 from beyond_text.config.names import MODEL, check_finished
 from beyond_text.config.settings import ConfigError
+from beyond_text.encoding.digest import digest_of_run
+from beyond_text.encoding.preprocessing import PREPROCESSING, read_preprocessing
 from beyond_text.files import atomic_folder
 from beyond_text.indexing.facts import KeptModel, files_of
 from beyond_text.indexing.source import Reads
-from beyond_text.shards.manifest import sha256_of
 
 # The folder of an index that holds what encodes queries.
 MODELS = "models"
-# What makes a folder an export.
-PREPROCESSING = "preprocessing.json"
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -55,8 +53,6 @@ def model_facts(path: Path) -> ModelFacts:
         ConfigError: neither is there, or it is damaged.
     """
     if (path / PREPROCESSING).is_file():
-        from beyond_text.encoding.preprocessing import read_preprocessing
-
         export = read_preprocessing(path)
         sizes = export.pictures.image_size, export.pictures.stored_size
         reads = Reads(list(export.texts.product_fields), *sizes)
@@ -66,18 +62,11 @@ def model_facts(path: Path) -> ModelFacts:
     try:
         content = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
         settings = msgspec.convert(content, _Settings)
-        digest = _digest_of_files(folder)
+        digest = digest_of_run(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise ConfigError(f"{folder}: not a whole model: {error}") from error
     sizes = settings.image_size, settings.picture_size
     return ModelFacts(path, digest, settings.dim, Reads(settings.text_fields, *sizes))
-
-
-def _digest_of_files(folder: Path) -> str:
-    """Returns a digest of the names and contents of all files of a folder."""
-    files = sorted(each.relative_to(folder) for each in folder.rglob("*") if each.is_file())
-    names = (f"{sha256_of(folder / file)} {file.as_posix()}\n" for file in files)
-    return hashlib.sha256("".join(names).encode()).hexdigest()
 
 
 def keep_model(model: ModelFacts, index: Path) -> KeptModel:

@@ -46,6 +46,9 @@ class Tower(nn.Module):
     cached: Callable[[Tower, Sequence[Tensor]], Tensor] | None = None
     # Whether the model reads the tokens of this tower, and not its pooled vector.
     gives_tokens = False
+    # Whether the tower runs its encoder as it is, without what depends on the batch or makes a CPU
+    # faster, so that it can be exported; texts must then be padded on the right.
+    as_it_is = False
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -132,6 +135,7 @@ class TextTower(Tower):
         settings = self.settings
         return (
             ids.device.type == "cpu"
+            and not self.as_it_is
             and not self.compiled
             and settings.model_type in (*POSITIONS_FROM_ZERO, *POSITIONS_AFTER_PADDING)
             and settings._attn_implementation == "sdpa"
@@ -187,6 +191,8 @@ class TextTower(Tower):
     ) -> Float[Tensor, "texts features"]:
         """Returns pooled vectors [texts, features]."""
         input_ids, attention_mask = self._aligned(input_ids, attention_mask)
+        if self.as_it_is:
+            return self._pool(input_ids, attention_mask)
         length = attention_mask.sum(dim=1)
         one_bucket = self.buckets == 1 or len(length) < 8 * self.buckets
         if one_bucket or self.fixed_length or self._packs(input_ids):
@@ -212,7 +218,8 @@ class TextTower(Tower):
         return hidden, real.bool()
 
     def _aligned(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return (ids, mask) if self.fixed_length else first_on_the_left(ids, mask)
+        as_given = self.fixed_length or self.as_it_is
+        return (ids, mask) if as_given else first_on_the_left(ids, mask)
 
     def probe_inputs(self, device: torch.device) -> tuple[Tensor, ...]:
         """Returns two short texts."""
@@ -274,7 +281,8 @@ class ImageTower(Tower):
             scale,
         )
         run = getattr(self.encoder, "get_image_features", self.encoder)
-        with FastDepthwise() if image.device.type == "cpu" else nullcontext():
+        fast = image.device.type == "cpu" and not self.as_it_is
+        with FastDepthwise() if fast else nullcontext():
             return run(pixel_values=pixels)
 
     def forward(

@@ -58,6 +58,9 @@ class GatedEncoder(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.scale = dim**0.5
+        # Whether cross-attention runs over every row, also those with one modality, whose result
+        # is not used: an exported graph cannot leave rows out.
+        self.crosses_all_rows = False
         self.cross = nn.ModuleList(CrossLayer(dim, heads) for _ in range(CROSS_LAYERS))
         self.text = PooledBlocks(dim, heads, hidden, SELF_BLOCKS)
         self.image = PooledBlocks(dim, heads, hidden, SELF_BLOCKS)
@@ -77,6 +80,14 @@ class GatedEncoder(nn.Module):
         text, image = self._scaled(text, text_mask), self._scaled(image, image_mask)
         alone = self._pool(text, text_mask, image, image_mask)
         flags = torch.stack([text_mask.any(dim=1), image_mask.any(dim=1)], dim=1)
+        if self.crosses_all_rows:
+            has_both = flags.all(dim=1, keepdim=True)
+            crossed = self._cross(text, text_mask, image, image_mask)
+            joint_text, joint_image = (
+                torch.where(has_both, pair, single)
+                for single, pair in zip(alone, crossed, strict=True)
+            )
+            return Views(*alone, self._join(joint_text, joint_image, flags))
         both = flags.all(dim=1).nonzero().squeeze(1)
         crossed = self._cross(text[both], text_mask[both], image[both], image_mask[both])
         joint_text, joint_image = (

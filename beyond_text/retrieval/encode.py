@@ -63,7 +63,7 @@ def encode_products(
     for modality in MODALITIES:
         if modality not in modalities:
             products = DropModality(products, modality, share=1.0, seed=0)
-    return _encode(encoder, products, catalogue.product_ids, views, batch_size)
+    return encode_samples(encoder, products, catalogue.product_ids, views, batch_size)
 
 
 def encode_queries(
@@ -74,7 +74,9 @@ def encode_queries(
 ) -> Vectors:
     """Encodes the queries that have at least one of the modalities, from these modalities alone."""
     ids = list(query_set.queries["query_id"])
-    return _encode(encoder, Queries(query_set, modalities), ids, ("query",), batch_size)["query"]
+    return encode_samples(encoder, Queries(query_set, modalities), ids, ("query",), batch_size)[
+        "query"
+    ]
 
 
 class Queries(Dataset[Sample]):
@@ -98,7 +100,7 @@ class Queries(Dataset[Sample]):
 
 
 @torch.inference_mode()
-def _encode(
+def encode_samples(
     encoder: Encoder,
     samples: Dataset[Sample],
     ids: Sequence[str],

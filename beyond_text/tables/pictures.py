@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from simplejpeg import decode_jpeg, decode_jpeg_header
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
@@ -113,10 +116,10 @@ def decode_picture(
         return _upright(image)
 
 
-def decode_pixels(
+def decode_array(
     data: bytes, max_pixels: int = MAX_PIXELS, reduce_to: int | None = None
-) -> UInt8[Tensor, "3 height width"]:
-    """Decodes a picture to the pixels of `decode_picture`, channels last in memory.
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes a picture to the pixels of `decode_picture`, without torch.
 
     A plain JPEG of full size, as shards hold it, comes from simplejpeg: the same bits in a third
     of Pillow's time.
@@ -127,8 +130,21 @@ def decode_pixels(
     # Where simplejpeg fails, Pillow decides.
     with suppress(ValueError):
         if _plain_jpeg(data, max_pixels, reduce_to):
-            return torch.from_numpy(decode_jpeg(data)).permute(2, 0, 1)
-    return to_pixels(decode_picture(data, max_pixels, reduce_to))
+            return decode_jpeg(data)
+    return np.array(decode_picture(data, max_pixels, reduce_to))
+
+
+def decode_pixels(
+    data: bytes, max_pixels: int = MAX_PIXELS, reduce_to: int | None = None
+) -> UInt8[Tensor, "3 height width"]:
+    """Decodes a picture to the pixels of `decode_array`, channels last in memory.
+
+    Raises:
+        PictureError: as `decode_picture`.
+    """
+    import torch
+
+    return torch.from_numpy(decode_array(data, max_pixels, reduce_to)).permute(2, 0, 1)
 
 
 def _plain_jpeg(data: bytes, max_pixels: int, reduce_to: int | None) -> bool:
@@ -168,8 +184,37 @@ def reduce_picture(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> byte
     return encoded.getvalue()
 
 
+def is_reduced(data: bytes, size: int) -> bool:
+    """Says whether a picture is what `reduce_picture` writes: reduced again, it would lose detail.
+
+    That is a bare RGB JPEG of our quality, of at most `size` pixels a side.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+            return max(image.size) <= size and _traits(image) == _traits_of_reduced()
+    except Exception:
+        # What is wrong with it, the decoder says.
+        return False
+
+
+def _traits(image: Any) -> tuple[Any, ...]:
+    """Returns how a JPEG is encoded, and what stands in it beside the picture."""
+    extras = sorted(image.info), [name for name, _ in image.applist], image.layer
+    return image.mode, image.quantization, *extras
+
+
+@cache
+def _traits_of_reduced() -> tuple[Any, ...]:
+    encoded = BytesIO()
+    Image.new("RGB", (16, 16)).save(encoded, "JPEG", quality=JPEG_QUALITY)
+    with Image.open(encoded) as image:
+        return _traits(image)
+
+
 def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
     """Returns the pixels of an RGB image, channels last in memory."""
+    import torch
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 

@@ -1,0 +1,1 @@
+"""The command that writes a run's model as files that other programs read."""
