@@ -21,6 +21,7 @@ from beyond_text.shards.split import Split
 from beyond_text.shards.transform import to_square
 from beyond_text.tables.pictures import decode_pixels
 from tests.benchmarks import (
+    index_update,
     large_batch,
     measure,
     peers,
@@ -403,3 +404,16 @@ def test_pictures_are_decoded_and_resized_to_the_same_bits(
     pictures.main([str(tiny_shards), "--pictures", "3"])
     rows = [line for line in capsys.readouterr().out.splitlines() if "True" in line]
     assert len(rows) == 4
+
+
+@pytest.mark.parametrize("form", [[], ["--shards"]])
+def test_an_update_of_an_index_is_measured_beside_its_build(
+    tiny_run: Path, form: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    words = [str(tiny_run), "--products", "60", "--side", "32", "--share", "0.1", *form]
+    measured = index_update.main(words)
+    assert list(measured) == ["build", "nothing changed", "10% changed", "prices alone"]
+    said = capsys.readouterr().out
+    for line in ("60 encoded, 0 as", "0 encoded, 60 as", "6 encoded, 54 as", "0 encoded, 60 as"):
+        before, found, said = said.partition(line)
+        assert found, before

@@ -22,6 +22,9 @@ from beyond_text.search import main as search
 from tests import ROOT
 from tests.indexing.shop import build, copied_shop, rows_of, write_rows
 
+# PyTorch's export takes seconds a graph.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def tiny_export(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
