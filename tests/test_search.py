@@ -104,7 +104,7 @@ def test_the_index_is_kept_and_made_again_where_it_is_another_or_damaged(
     )
     found = [
         Searcher.open(run, tiny_shards, "dev", kind).search(["rug"], None, 3).product_ids
-        for kind in ("exact", "exact", "approximate", "approximate")
+        for kind in ("exact", "exact", "ivf_sq8", "rabitq")
     ]
     assert len(made) == 1
     assert found[0] == found[1]

@@ -24,7 +24,8 @@ import numpy as np
 
 from beyond_text.config.names import IndexKind
 from beyond_text.files import atomic_write, write_json
-from beyond_text.retrieval.index import KINDS, ProductIndex, Vectors
+from beyond_text.retrieval.index import ProductIndex, Vectors
+from beyond_text.retrieval.nearest import Nearest
 from beyond_text.retrieval.shown import Shown
 from beyond_text.shards.manifest import sha256_of
 
@@ -75,9 +76,7 @@ class Store:
         self.digest = digest
 
     def index(self, kind: IndexKind) -> ProductIndex:
-        """Returns an index over the vectors; an approximate one is kept in the user's cache."""
-        if kind == "exact":
-            return ProductIndex(self.products, KINDS[kind](self.vectors))
+        """Returns an index over the vectors; its lists are kept in the user's cache."""
         return ProductIndex(self.products, _cached_index(kind, self.vectors, self.digest))
 
     @classmethod
@@ -147,30 +146,31 @@ def user_cache() -> Path:
     return Path(home) / "beyond-text"
 
 
-def _cached_index(kind: IndexKind, vectors: Vectors, digest: str) -> Any:
-    """Returns an approximate index of the vectors, from the user's cache or built.
+def _cached_index(kind: IndexKind, vectors: Vectors, digest: str) -> Nearest:
+    """Returns an index of the vectors, with lists from the user's cache, or built.
 
     FAISS's parser trusts its files, so none is read but from this user's own folder.
     """
-    import faiss
-
     path = user_cache() / f"{kind}-{digest}.faiss"
     check = path.with_suffix(".sha256")
     if path.is_file() and check.is_file() and path.stat().st_uid == os.getuid():
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() == check.read_text(encoding="utf-8"):
-            return faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-    index = KINDS[kind](np.ascontiguousarray(vectors))
-    data = faiss.serialize_index(index).tobytes()
+        if sha256_of(path) == check.read_text(encoding="utf-8"):
+            return Nearest.load(kind, path, vectors)
+    nearest = Nearest.build(kind, vectors)
+    if nearest.lists is None:
+        return nearest
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with atomic_write(path, binary=True) as file:
-            file.write(data)
-        check.write_text(hashlib.sha256(data).hexdigest(), encoding="utf-8")
-    except OSError:
+        # Written under another name: a search beside this one may have mapped the file.
+        spare = path.with_name(f"{path.name}.{os.getpid()}")
+        nearest.save(spare)
+        digest = sha256_of(spare)
+        spare.replace(path)
+        check.write_text(digest, encoding="utf-8")
+    except (OSError, RuntimeError):
         # Only the next search is slower for it.
         pass
-    return index
+    return nearest
 
 
 def store_folder(run: Path, name: str) -> Path:
