@@ -9,7 +9,7 @@ from beyond_text.config.settings import ConfigError, FusionName
 
 FUSION_NAMES: tuple[str, ...] = get_args(FusionName)
 MEASURE_NAMES = ("ndcg@1", "ndcg@10", "recall@10", "recall@100", "mrr")
-IndexKind = Literal["exact", "approximate"]
+IndexKind = Literal["exact", "ivf_sq8", "rabitq"]
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 # What an evaluation searches: the products of its split, or those of every split.
 Pool = Literal["split", "all"]

@@ -33,7 +33,8 @@ from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.checkpoint import load_model
 from beyond_text.models.precision import uses_bf16
 from beyond_text.retrieval.encode import Encoder, encode_products, encode_queries
-from beyond_text.retrieval.index import KINDS, ProductIndex
+from beyond_text.retrieval.index import ProductIndex
+from beyond_text.retrieval.nearest import KINDS
 from beyond_text.retrieval.read_split import read_split
 from tests.benchmarks.measure import surroundings
 
@@ -130,7 +131,7 @@ def costs(products: Rows, queries: Rows, rounds: int) -> Iterator[Cost]:
             len(products),
             seconds,
             len(products) / seconds,
-            index.nbytes / 1e6,
+            index.nearest.nbytes / 1e6,
             recall(ranking, exact),
             *rates,
         )

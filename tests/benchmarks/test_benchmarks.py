@@ -289,7 +289,7 @@ def test_search_writes_the_cost_of_each_index_at_each_size(tmp_path: Path) -> No
     search.main([*words, "--out", str(tmp_path)])
     result = json.loads((tmp_path / "search.json").read_text())
     costs = result["costs"]
-    kinds = ("exact", "approximate")
+    kinds = ("exact", "ivf_sq8", "rabitq")
     assert [(c["products"], c["kind"]) for c in costs] == [
         (int(size), kind) for size in sizes for kind in kinds
     ]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 
-from beyond_text.retrieval.index import KINDS, IndexKind, ProductIndex
+from beyond_text.retrieval.index import ProductIndex
 
 
 def brute_force(vectors: np.ndarray, names: list[str], query: np.ndarray, k: int) -> list[str]:
@@ -49,60 +47,6 @@ def test_vectors_are_not_normalised() -> None:
     ranking = index.search(np.array([[2.0, 0.0]]), ["q"], 2)
     assert ranking.product_ids == [["long", "short"]]
     assert ranking.scores.tolist() == [[6.0, 2.0]]
-
-
-def directions(rows: int, dim: int, seed: int) -> np.ndarray:
-    vectors = np.random.default_rng(seed).normal(size=(rows, dim))
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def test_every_kind_of_index_has_a_name() -> None:
-    assert set(KINDS) == set(get_args(IndexKind))
-
-
-def test_an_approximate_index_finds_nearly_all_of_the_best_with_their_scores() -> None:
-    # There are 128 lists; a search reads a quarter of them.
-    names = [f"p{number}" for number in range(39 * 128)]
-    products, queries = directions(len(names), 16, 0), directions(50, 16, 1)
-    index = ProductIndex.build(names, products, "approximate")
-    ranking = index.search(queries, list(map(str, range(50))), 10)
-    found = 0
-    for row, query in enumerate(queries):
-        exact = brute_force(products, names, query, 10)
-        found += len(set(exact) & set(ranking.product_ids[row]))
-        scores = [products[names.index(name)] @ query for name in ranking.product_ids[row]]
-        np.testing.assert_allclose(ranking.scores[row], scores, atol=1e-3)
-        assert (np.diff(ranking.scores[row]) <= 0).all()
-    assert 0.95 * 500 <= found < 500
-
-
-def test_an_approximate_index_gives_as_many_products_as_asked_for() -> None:
-    # A search reads 32 of 64 lists, which hold about half of the products.
-    names = [f"p{number:04}" for number in range(39 * 64)]
-    index = ProductIndex.build(names, directions(len(names), 4, 0), "approximate")
-    ranking = index.search(directions(5, 4, 1), list("abcde"), 2000)
-    assert all(len(set(row)) == 2000 for row in ranking.product_ids)
-    ranking = index.search(directions(5, 4, 1), list("abcde"), len(names))
-    assert all(sorted(row) == names for row in ranking.product_ids)
-
-
-@pytest.mark.parametrize("products", [1, 2, 39, 200])
-def test_an_approximate_index_of_few_products_is_exhaustive(products: int) -> None:
-    names = [f"p{number:03}" for number in range(products)]
-    # Multiples of an eighth, which float16 holds exactly.
-    vectors = np.random.default_rng(products).integers(-8, 9, (products, 8)) / 8
-    queries = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
-    ranking = ProductIndex.build(names, vectors, "approximate").search(queries, list("abcdef"), 5)
-    for row, query in enumerate(queries):
-        assert ranking.product_ids[row] == brute_force(vectors, names, query, 5)
-
-
-def test_an_approximate_index_holds_two_bytes_a_dimension_and_an_exact_one_four() -> None:
-    names, vectors = [f"p{number}" for number in range(2000)], directions(2000, 64, 0)
-    exact, approximate = (ProductIndex.build(names, vectors, kind).nbytes for kind in KINDS)
-    assert exact == pytest.approx(2000 * 64 * 4, rel=0.01)
-    # An approximate index also holds positions (8 bytes each) and centroids.
-    assert 2000 * (64 * 2 + 8) < approximate < exact
 
 
 @pytest.mark.parametrize(
