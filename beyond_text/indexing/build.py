@@ -177,7 +177,9 @@ def write_state(
     asked = np.random.default_rng(0).choice(len(mapped), min(ASKED, len(mapped)), replace=False)
     # Of the products themselves, for what users will ask is not known.
     queries = mapped[np.sort(asked)].astype(np.float32)
-    facts = replace(facts, recall_at_10=1.0 if facts.kind == "exact" else recall(nearest, queries))
+    facts = replace(
+        facts, recall_at_10=1.0 if facts.kind == "exact" else recall(nearest, mapped, queries)
+    )
     write_facts(index, facts)
     return facts
 
