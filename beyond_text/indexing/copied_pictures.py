@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,15 @@ def remove_pictures(index: Path, wanted: Sequence[bytes]) -> None:
     for path in (index / PICTURES).glob("*/*"):
         if path.name not in names:
             path.unlink(missing_ok=True)
+
+
+def is_picture(data: bytes) -> bool:
+    """Says whether bytes begin as a picture does: an index must show nothing else of a disk."""
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")):
+            return True
+    except Exception:
+        # Damaged headers leave the decoders as errors of any kind.
+        return False

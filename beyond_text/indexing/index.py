@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Float32
 
 from beyond_text.config.names import IndexKind
-from beyond_text.indexing.copied_pictures import place_of_copy
+from beyond_text.indexing.copied_pictures import is_picture, place_of_copy
 from beyond_text.indexing.facts import ColumnType, IndexFormatError, check_files, read_facts
 from beyond_text.indexing.faiss_cache import open_nearest
 from beyond_text.indexing.generation import VECTORS, Generation
@@ -225,7 +224,7 @@ class Index:
                 data = each.read(folder)
             except (OSError, ValueError):
                 continue
-            if _is_picture(data):
+            if is_picture(data):
                 return data
         return None
 
@@ -343,15 +342,3 @@ class Index:
                 pairs = zip(*(counts.field(n).to_pylist() for n in (0, 1)), strict=True)
                 facets[name] = sorted(pairs, key=lambda pair: (-pair[1], str(pair[0])))[:most]
         return facets
-
-
-def _is_picture(data: bytes) -> bool:
-    """Says whether bytes begin as a picture does: an index must show nothing else of a disk."""
-    from PIL import Image
-
-    try:
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")):
-            return True
-    except Exception:
-        # Damaged headers leave the decoders as errors of any kind.
-        return False
