@@ -5,9 +5,11 @@ pool exactly and writes metrics.json, run.trec and qrels.trec. With one run or s
 
     python -m beyond_text.evaluate RUN [RUN ...] --tables TABLES --out OUT --scenarios [PAIRS.jsonl]
     python -m beyond_text.evaluate RUN [RUN ...] --tables TABLES --out OUT --missing
+    python -m beyond_text.evaluate RUN [RUN ...] --tables TABLES --out OUT --hybrid
 
 it writes NAME.json, NAME.md and NAME.png: `scenarios` are the nine scenarios of UniECS, for the
-queries of TABLES or for pairs of its products; `missing` removes shares of pictures and of texts.
+queries of TABLES or for pairs of its products; `missing` removes shares of pictures and of texts;
+`hybrid` compares vectors with words (BM25) and with both.
 """
 
 from __future__ import annotations
@@ -109,15 +111,25 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--missing", action="store_true", help="with shares of pictures and of texts removed"
     )
+    parser.add_argument(
+        "--hybrid",
+        action="store_true",
+        help="vectors, words and both, whose weight is tuned on the train queries of TABLES",
+    )
     arguments = parser.parse_args(argv)
-    chosen = {"scenarios": arguments.scenarios is not None, "missing": arguments.missing}
+    chosen = {
+        "scenarios": arguments.scenarios is not None,
+        "missing": arguments.missing,
+        "hybrid": arguments.hybrid,
+    }
     arguments.comparison = next((name for name, given in chosen.items() if given), None)
-    if all(chosen.values()):
-        parser.error("--scenarios and --missing: one at a time")
+    if sum(chosen.values()) > 1:
+        given = " and ".join(f"--{name}" for name, given in chosen.items() if given)
+        parser.error(f"{given}: one at a time")
     if arguments.comparison and arguments.view != "product":
         parser.error(f"--view: --{arguments.comparison} decides what is searched")
     if not arguments.comparison and len(arguments.runs) > 1:
-        parser.error("several runs: only with --scenarios or --missing")
+        parser.error("several runs: only with --scenarios, --missing or --hybrid")
     if len(arguments.runs) > 1 and not arguments.out:
         parser.error("several runs: --out says where their comparison is written")
     return arguments

@@ -272,9 +272,10 @@ def test_the_command_prints_a_table_and_says_mistakes_in_one_line(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", "b"], "several runs: only with --scenarios or --missing"),
+        (["a", "b"], "several runs: only with --scenarios, --missing or --hybrid"),
         (["a", "b", "--missing"], "several runs: --out says where"),
         (["a", "--missing", "--scenarios"], "one at a time"),
+        (["a", "--hybrid", "--missing"], "--missing and --hybrid: one at a time"),
         (["a", "--missing", "--view", "text"], "--view: --missing decides what is searched"),
         (["a", "--view", "trigger_text"], "invalid choice: 'trigger_text'"),
     ],

@@ -12,25 +12,28 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from beyond_text.config.names import Pool
-from beyond_text.evaluation import missing, scenarios
+from beyond_text.evaluation import hybrid, missing, scenarios
 from beyond_text.files import write_json, write_text
-from beyond_text.retrieval.catalogue import Catalogue
-from beyond_text.retrieval.encode import Encoder
-from beyond_text.retrieval.query_set import QuerySet, with_triggers
-from beyond_text.retrieval.run import load_run, split_for
+from beyond_text.retrieval.query_set import with_triggers
+from beyond_text.retrieval.run import load_run, split_for, train_for
 
 
 class Comparison(NamedTuple):
-    """A kind of comparison: how a run is measured, and the table and chart of all runs by label."""
+    """A kind of comparison: how a run is measured, and the table and chart of all runs by label.
 
-    measure: Callable[[Encoder, Catalogue, QuerySet], Any]
+    With `needs_train`, a run is measured with the train products and queries beside the others.
+    """
+
+    measure: Callable[..., Any]
     markdown: Callable[[Mapping[str, Any]], str]
     chart: Callable[[Mapping[str, Any]], Figure]
+    needs_train: bool = False
 
 
 COMPARISONS = {
     "scenarios": Comparison(scenarios.measure, scenarios.markdown, scenarios.chart),
     "missing": Comparison(missing.measure, missing.markdown, missing.chart),
+    "hybrid": Comparison(hybrid.measure, hybrid.markdown, hybrid.chart, needs_train=True),
 }
 
 
@@ -70,7 +73,8 @@ def compare(
         catalogue, query_set = split_for(encoder.model, tables, split, pool)
         if pairs is not None:
             query_set = with_triggers(catalogue, pairs)
-        results[label] = comparison.measure(encoder, catalogue, query_set)
+        train = (train_for(encoder.model, tables),) if comparison.needs_train else ()
+        results[label] = comparison.measure(encoder, catalogue, query_set, *train)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{name}.md", f"{comparison.markdown(results)}\n{catalogue.in_words}.\n")
     comparison.chart(results).savefig(out / f"{name}.png", dpi=150)

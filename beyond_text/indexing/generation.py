@@ -7,7 +7,7 @@ order of rows is that of trec_eval for equal scores.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -27,7 +27,7 @@ from beyond_text.indexing.facts import (
 )
 from beyond_text.indexing.source import WIDTH, Digests, Known
 from beyond_text.retrieval.described import Described, Place
-from beyond_text.retrieval.lexical import Lexical
+from beyond_text.retrieval.lexical import Lexical, searched_text
 
 VECTORS, PRODUCTS, COLUMNS = "vectors.npy", "products.arrow", "columns.arrow"
 LEXICAL = "lexical"
@@ -60,7 +60,8 @@ def write_products(
     write_arrow(folder / PRODUCTS, pa.table(dict(zip(SCHEMA, arrays, strict=True))))
     table, types = table_of([product.columns for product in products])
     write_arrow(folder / COLUMNS, table)
-    Lexical.build(words_of_products(products, table)).save(folder / LEXICAL)
+    words = (searched_text(each.product_id, each.text, each.columns) for each in products)
+    Lexical.build(words).save(folder / LEXICAL)
     return types
 
 
@@ -183,24 +184,6 @@ def _open_words(folder: Path, facts: Facts) -> Lexical:
     if len(lexical) != facts.products:
         raise IndexFormatError(f"{folder}: {len(lexical)} products, expected {facts.products}")
     return lexical
-
-
-def words_of_products(products: Sequence[Described], columns: pa.Table) -> Iterator[str]:
-    """Yields what words are searched in: a product's id, its text and its further texts.
-
-    Of numbers, those whole ones that differ from product to product are names too.
-    """
-    names = [field.name for field in columns.schema if _is_name(columns[field.name])]
-    for product in products:
-        values = (product.columns.get(name, "") for name in names)
-        further = (value for value in values if value not in product.text)
-        yield "\n".join([product.product_id, product.text, *further])
-
-
-def _is_name(column: pa.ChunkedArray) -> bool:
-    if column.type == pa.int64():
-        return pc.count_distinct(column).as_py() == len(column) - column.null_count > 1
-    return column.type == pa.string()
 
 
 def _open_vectors(path: Path, facts: Facts) -> np.ndarray:

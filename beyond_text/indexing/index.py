@@ -40,7 +40,7 @@ class Hit(NamedTuple):
         product_id: its id.
         score: what it was ranked by.
         vector: the inner product of its vector and the query's.
-        lexical: its BM25 beside the query's best, 0 to 1; None where words were not asked for.
+        lexical: what its words say, 0 to 1; None where words were not asked for.
         text: what the model reads of it.
         columns: its title, category and further columns, where they are not empty.
     """
@@ -304,8 +304,7 @@ class Index:
         scores, rows = top_weighted((scores, rows), lexical, cosines, weight, top, allowed)
         if not np.isfinite(scores).all():
             raise IndexFormatError(f"{self.path}: damaged: a score is not finite")
-        best = max(float(lexical.max()), np.finfo(np.float32).tiny)
-        parts = rows.tolist(), scores.tolist(), cosines(rows).tolist(), lexical[rows] / best
+        parts = rows.tolist(), scores.tolist(), cosines(rows).tolist(), lexical[rows]
         return [
             self._hit(row, score, vector, float(share))
             for row, score, vector, share in zip(*parts, strict=True)

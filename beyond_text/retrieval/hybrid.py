@@ -1,8 +1,8 @@
 """Joins what vectors and words find: a weighted sum of scores, and reciprocal rank fusion.
 
-The score of a product is weight x cosine + (1 - weight) x BM25 / the query's best BM25; the second
-part is 0 where no product has a word of the query. Weight 1 is vectors alone, 0 words alone. The
-best BM25 is that of all products, so a filter takes products away and changes no score.
+The score of a product is weight x cosine + (1 - weight) x the score of its words, which is 0 to 1
+(`lexical.py`). Weight 1 is vectors alone, 0 words alone. Both parts are those among all products,
+so a filter takes products away and changes no score.
 """
 
 from __future__ import annotations
@@ -24,25 +24,14 @@ def weighted(
     vector_scores: Float32[np.ndarray, " products"],
     lexical_scores: Float32[np.ndarray, " products"],
     weight: float,
-    best: float | None = None,
 ) -> Float32[np.ndarray, " products"]:
-    """Returns the weighted scores of products, which may be all or a part of them.
-
-    Args:
-        vector_scores: cosine of each product.
-        lexical_scores: BM25 of each product.
-        weight: of the vectors, 0 to 1.
-        best: the query's best BM25; None: the highest of `lexical_scores`, which then are those of
-            all products.
+    """Returns the weighted scores of products, of their cosines and of their scores by words.
 
     Raises:
-        ValueError: the weight is out of range.
+        ValueError: the weight is not from 0 to 1.
     """
     check_weight(weight)
-    if best is None:
-        best = float(lexical_scores.max(initial=0.0))
-    shares = lexical_scores / np.float32(best) if best > 0 else np.zeros_like(lexical_scores)
-    return np.float32(weight) * vector_scores + np.float32(1 - weight) * shares
+    return np.float32(weight) * vector_scores + np.float32(1 - weight) * lexical_scores
 
 
 def top_weighted(
@@ -62,7 +51,7 @@ def top_weighted(
     Args:
         nearest: scores and positions of the nearest products, best first, and only allowed ones;
             more than k (some hundred) make the bound tight, so that few others are compared.
-        lexical_scores: BM25 of all products, 0 where none.
+        lexical_scores: scores by words of all products.
         vector_scores_of: returns the cosines of the products at these positions.
         weight: of the vectors, 0 to 1.
         k: how many; fewer are returned where fewer are allowed.
@@ -72,16 +61,15 @@ def top_weighted(
         ValueError: the weight is out of range.
     """
     cosines, rows = nearest
-    best = float(lexical_scores.max(initial=0.0))
-    scores = weighted(cosines, lexical_scores[rows], weight, best)
+    scores = weighted(cosines, lexical_scores[rows], weight)
     others = _others(rows, len(lexical_scores), allowed)
     if len(others) and len(rows):
-        bound = weighted(np.full(len(others), cosines[-1]), lexical_scores[others], weight, best)
+        bound = weighted(np.full(len(others), cosines[-1]), lexical_scores[others], weight)
         # Not above the k-th either, for equal scores are put in order by position.
         least = np.sort(scores)[-k] if k <= len(scores) else -np.inf
         others = others[bound >= least - np.float32(1e-6)]
     if len(others):
-        further = weighted(vector_scores_of(others), lexical_scores[others], weight, best)
+        further = weighted(vector_scores_of(others), lexical_scores[others], weight)
         rows, scores = np.concatenate([rows, others]), np.concatenate([scores, further])
     order = np.lexsort((rows, -scores))[:k]
     return scores[order], rows[order]
@@ -118,7 +106,7 @@ def tune_weight(
     Of equal weights the highest is taken, that is the one nearest to vectors alone.
 
     Args:
-        queries: for each query, the vector scores and the BM25 of all products, and the gain
+        queries: for each query, the cosines and the scores by words of all products, and the gain
             (2^grade - 1) of each product, by position, whose grade is above 0.
         weights: the weights that are tried.
 

@@ -1,20 +1,28 @@
 """Scores products by the words that they share with a query: BM25, by bm25s, from mapped files.
 
-    data.npy, indices.npy   the score of each word in each product that has it, float32 and int32
+    data.npy, indices.npy   the BM25 of each word in each product that has it, float32 and int32
     indptr.npy              where each word's scores begin, int64
     vocabulary.arrow        the words, sorted
     facts.json              how many products there are
 
-They are read by parsers of plain data alone; nothing is unpickled. The formula is Lucene's
-(Kamphuis, de Vries, Boytsov and Lin 2020): the sum over the query's words of
+They are read by parsers of plain data alone; nothing is unpickled. BM25 is Lucene's (Kamphuis, de
+Vries, Boytsov and Lin 2020): the sum over the query's words of
 idf x tf / (tf + k1 (1 - b + b length / mean length)), idf = ln(1 + (N - n + 0.5) / (n + 0.5)).
 A word that a query repeats counts once.
+
+A score is BM25 / the query's best BM25 x trust, from 0 to 1. The trust is that of the query, so it
+changes no order among words: the largest share of the query's words, each by its idf, that one
+product has, to the power of 4. It is 1 where a product has them all, as for an article's number,
+and small where products have only what is beside the point: `red striped cushion` in a shop whose
+texts name no colour. Without it, what words find there would outweigh what pictures show.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -27,10 +35,16 @@ from beyond_text.files import MALFORMED, atomic_write, write_json
 from beyond_text.retrieval.words import words_of
 
 K1, B = 1.5, 0.75
+# Chosen on train queries of the built-in catalogue: their mean nDCG@10, as many of each kind and
+# with the weight tuned, is 0.975 with 3, 0.977 with 4, 0.978 with 5; without trust it is 0.887.
+TRUST = 4
 VERSION = 1
 FACTS = "facts.json"
 VOCABULARY = "vocabulary.arrow"
 ARRAYS = ("data", "indices", "indptr")
+TRUTH = frozenset({"true", "false", "yes", "no"})
+LEAST_DIGITS = 6
+AMOUNT = re.compile(rf"[+-]?(?:[0-9]{{1,{LEAST_DIGITS - 1}}}|[0-9]*[.,][0-9]+)")
 TYPES = {"data": np.float32, "indices": np.int32, "indptr": np.int64}
 
 
@@ -78,16 +92,24 @@ class Lexical:
         return cls(arrays, pa.array(words, pa.large_string()), len(documents))
 
     def scores(self, query: str) -> Float32[np.ndarray, " products"]:
-        """Returns the BM25 of every product; 0 where it has none of the query's words."""
+        """Returns the score of every product, 0 to 1; 0 where it has none of the query's words."""
         data, indices, indptr = (self._arrays[name] for name in ARRAYS)
-        scores = np.zeros(self._products, dtype=np.float32)
+        bm25, shared = np.zeros((2, self._products), dtype=np.float32)
+        asked = 0.0
         for word in dict.fromkeys(words_of(query)):
             number = bisect_left(self._vocabulary, word, key=_text)
-            if number < len(self._vocabulary) and _text(self._vocabulary[number]) == word:
-                part = slice(indptr[number], indptr[number + 1])
-                # A product comes once for a word.
-                scores[indices[part]] += data[part]
-        return scores
+            known = number < len(self._vocabulary) and _text(self._vocabulary[number]) == word
+            part = slice(indptr[number], indptr[number + 1]) if known else slice(0)
+            rows = indices[part]
+            idf = math.log1p((self._products - len(rows) + 0.5) / (len(rows) + 0.5))
+            asked += idf
+            # A product comes once for a word.
+            bm25[rows] += data[part]
+            shared[rows] += np.float32(idf)
+        if not (best := bm25.max(initial=0)):
+            return bm25
+        trust = (float(shared.max()) / asked) ** TRUST
+        return bm25 * np.float32(min(trust, 1.0) / best)
 
     def top(
         self, query: str, k: int, allowed: Int64[np.ndarray, " rows"] | None = None
@@ -145,6 +167,22 @@ class Lexical:
             raise ValueError(f"{folder}: not an index of words: {error}") from error
         _check(folder, facts, arrays, words)
         return cls(arrays, words, facts["products"])
+
+
+def searched_text(product_id: str, text: str, columns: Mapping[str, str]) -> str:
+    """Returns what words are searched in: a product's id, its text and its columns.
+
+    Of these, what the text holds and truth values are left out, and numbers of fewer than
+    LEAST_DIGITS digits, which are amounts rather than names: nobody means a price by `20`.
+    """
+    named = [
+        value
+        for value in columns.values()
+        if value.strip(" .") not in text
+        and value.lower() not in TRUTH
+        and not AMOUNT.fullmatch(value)
+    ]
+    return "\n".join([product_id, text, *named])
 
 
 def best_of(

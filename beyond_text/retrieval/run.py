@@ -16,6 +16,7 @@ from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.read_split import read_split
+from beyond_text.retrieval.read_train import read_train
 
 
 def load_run(run: Path) -> Encoder:
@@ -46,3 +47,13 @@ def split_for(
     return read_split(
         tables, split, settings.text_fields, settings.image_size, settings.picture_size, pool
     )
+
+
+def train_for(model: TwoTower, tables: Path) -> tuple[Catalogue, QuerySet]:
+    """Reads the train products and queries with the text fields and picture sizes of a model.
+
+    Raises:
+        TableError, ShardError: as for `read_train`.
+    """
+    settings = model.settings
+    return read_train(tables, settings.text_fields, settings.image_size, settings.picture_size)

@@ -8,6 +8,7 @@ for both and judgments known by construction.
 from __future__ import annotations
 
 from data_prep.catalogue.build import build_catalogue, contact_sheet
+from data_prep.catalogue.lookups import make_articles, make_lookups
 from data_prep.catalogue.products import make_products
 from data_prep.catalogue.queries import grade, judge, make_queries
 from data_prep.catalogue.scene import draw_product
@@ -18,6 +19,8 @@ __all__ = [
     "draw_product",
     "grade",
     "judge",
+    "make_articles",
+    "make_lookups",
     "make_products",
     "make_queries",
 ]

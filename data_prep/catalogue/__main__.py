@@ -16,11 +16,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
     parser.add_argument("--size", type=int, default=192, help="pixels a side (default: 192)")
     parser.add_argument("--workers", type=int, help="drawing processes (default: all cores)")
+    parser.add_argument(
+        "--lookups", action="store_true", help="with queries for numbers and brands too"
+    )
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet, a PNG file")
     arguments = parser.parse_args()
     try:
         facts = build_catalogue(
-            arguments.out, arguments.products, arguments.seed, arguments.size, arguments.workers
+            arguments.out,
+            arguments.products,
+            arguments.seed,
+            arguments.size,
+            arguments.workers,
+            arguments.lookups,
         )
         if arguments.sheet:
             contact_sheet(arguments.sheet, arguments.products, arguments.seed)

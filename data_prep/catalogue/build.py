@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from beyond_text.files import atomic_folder
+from data_prep.catalogue.lookups import COLUMNS, Article, make_articles, make_lookups
 from data_prep.catalogue.products import Product, make_products
 from data_prep.catalogue.queries import judge, make_queries
 from data_prep.catalogue.scene import draw_product
@@ -27,11 +28,17 @@ MARK = "catalogue.json"
 
 
 def build_catalogue(
-    out: Path, products: int = 2400, seed: int = 0, size: int = 192, workers: int | None = None
+    out: Path,
+    products: int = 2400,
+    seed: int = 0,
+    size: int = 192,
+    workers: int | None = None,
+    lookups: bool = False,
 ) -> dict[str, int]:
     """Builds the catalogue in `out`; returns the counts that it also writes to catalogue.json.
 
-    Pictures are `size` x `size` JPEG. `workers` processes draw (all cores by default).
+    Pictures are `size` x `size` JPEG. `workers` processes draw (all cores by default). With
+    `lookups` there are queries of kinds `sku` and `brand` too; all else is the same.
 
     Raises:
         FileExistsError: `out` exists and is not a catalogue made by this module.
@@ -40,25 +47,20 @@ def build_catalogue(
     if not 16 <= size <= 2048:
         raise ValueError(f"size: expected 16 to 2048 pixels, got {size}")
     goods = make_products(products, seed)
+    articles = make_articles(goods, seed)
     queries = make_queries(goods, seed)
     judgments = judge(queries, goods)
+    asked = [(q.query_id, q.query, q.split, q.kind) for q in queries]
     facts = {"products": products, "seed": seed, "size": size, "queries": len(queries),
              "judgments": len(judgments)}  # fmt: skip
+    if lookups:
+        named = make_lookups(goods, articles, seed)
+        asked += [(q.query_id, q.query, q.split, q.kind) for q in named]
+        judgments += [(q.query_id, p, grade) for q in named for p, grade in q.grades.items()]
+        facts["lookups"] = len(named)
     with atomic_folder(out, _is_catalogue) as folder:
-        _write(
-            folder / "products.csv",
-            ("product_id", "title", "description", "category", "image", "group_id", "split"),
-            (
-                (p.product_id, d.title, d.description, d.kind, p.image, d.group_id, d.split)
-                for p in goods
-                for d in (p.design,)
-            ),
-        )
-        _write(
-            folder / "queries.csv",
-            ("query_id", "query", "split", "kind"),
-            ((q.query_id, q.query, q.split, q.kind) for q in queries),
-        )
+        _write_products(folder, goods, articles)
+        _write(folder / "queries.csv", ("query_id", "query", "split", "kind"), asked)
         _write(folder / "qrels.csv", ("query_id", "product_id", "relevance"), judgments)
         _draw_all(folder, [p for p in goods if p.has_image], seed, size, workers)
         (folder / MARK).write_text(json.dumps(facts, indent=2) + "\n")
@@ -112,6 +114,17 @@ def _draw_all(
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for _ in bar(pool.map(draw, products, chunksize=16)):
             pass
+
+
+def _write_products(folder: Path, goods: Sequence[Product], articles: Sequence[Article]) -> None:
+    """Writes the table of products."""
+    ours = ("product_id", "title", "description", "category", "image", "group_id", "split")
+    rows = (
+        (p.product_id, d.title, d.description, d.kind, p.image, d.group_id, d.split, *article)
+        for p, article in zip(goods, articles, strict=True)
+        for d in (p.design,)
+    )
+    _write(folder / "products.csv", (*ours, *COLUMNS), rows)
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -60,6 +60,7 @@ WORDS = st.text(min_size=1, max_size=8).filter(str.strip)
 VALUES = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3).map(tuple)
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.builds(Filter, WORDS, st.sampled_from(["=", "!="]), VALUES),
@@ -70,6 +71,7 @@ def test_a_filter_that_is_written_is_read_again(wanted: Filter) -> None:
     assert parse_filter(str(wanted)) == wanted
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_filter_or_is_refused(text: str) -> None:
     with suppress(FilterError):
@@ -192,7 +194,7 @@ OPERATORS = {
 NUMBERS = st.none() | st.floats(allow_infinity=True, width=32) | st.integers(-3, 3).map(float)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(NUMBERS, max_size=12),
     st.sampled_from(sorted(OPERATORS)),
@@ -210,7 +212,7 @@ def test_numbers_pass_as_in_pandas(values: list[float | None], op: str, wanted: 
 TEXTS = st.none() | st.sampled_from(["", "a", "b", "A", "a|b", "ä", " a"]) | st.text(max_size=3)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS, max_size=12), st.sampled_from(["=", "!="]), VALUES)
 def test_texts_pass_as_in_pandas(
     values: list[str | None], op: str, wanted: tuple[str, ...]

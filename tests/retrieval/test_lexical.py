@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beyond_text.retrieval.lexical import K1, B, Lexical
+from beyond_text.retrieval.lexical import K1, TRUST, B, Lexical
 from beyond_text.retrieval.words import LONGEST_WORD, words_of
 
 WORDS = {
@@ -53,6 +53,7 @@ def test_a_text_is_parted_into_words(text: str) -> None:
     assert words_of(text) == WORDS[text]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_words_are_equal_whatever_the_case_and_the_form_of_a_text(text: str) -> None:
     words = words_of(text)
@@ -66,23 +67,28 @@ def test_a_long_word_is_cut() -> None:
 
 
 def brute_force(texts: list[str], query: str) -> list[float]:
+    """Returns BM25 beside the best, times the trust in the query's words."""
     documents = [Counter(words_of(text)) for text in texts]
     mean = sum(sum(document.values()) for document in documents) / len(documents)
-    scores = [0.0] * len(texts)
+    scores, shared, asked = [0.0] * len(texts), [0.0] * len(texts), 0.0
     for word in set(words_of(query)):
         having = sum(word in document for document in documents)
         idf = math.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
+        asked += idf
         for number, document in enumerate(documents):
             if count := document[word]:
+                shared[number] += idf
                 length = sum(document.values()) / mean
                 scores[number] += idf * count / (count + K1 * (1 - B + B * length))
-    return scores
+    if not any(scores):
+        return scores
+    return [score / max(scores) * (max(shared) / asked) ** TRUST for score in scores]
 
 
 TEXTS = st.lists(st.text("ab c-1\u00e9\u8d64", max_size=12), min_size=1, max_size=8)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(TEXTS, st.text("ab c-1\u00e9\u8d64", max_size=8))
 def test_scores_are_those_of_the_formula(texts: list[str], query: str) -> None:
     lexical = Lexical.build(texts)
@@ -113,6 +119,20 @@ def test_the_product_that_is_named_comes_first(query: str, best: int) -> None:
     assert rows[0] == best
     assert (np.diff(scores) <= 0).all()
     assert (scores > 0).all()
+
+
+def test_words_are_trusted_as_far_as_a_product_has_them() -> None:
+    lexical = Lexical.build(CATALOGUE)
+    # All words of a number stand in one product; no product is red, nor striped.
+    assert lexical.scores("HF-2001-B").max() == pytest.approx(1)
+    assert lexical.scores("Norrby cushion").max() == pytest.approx(1)
+    assert lexical.scores("cushion").max() == pytest.approx(1)
+    assert lexical.scores("red striped cushion").max() < 0.05
+    # Both words are known, but not of one product.
+    assert 0.05 < lexical.scores("vase rug").max() < 0.5
+    # The order among products is that of BM25.
+    assert np.argsort(lexical.scores("cushion norrby"))[-1] == 2
+    assert np.argsort(lexical.scores("cushion norrby striped"))[-1] == 2
 
 
 def test_a_word_that_a_query_repeats_counts_once() -> None:
