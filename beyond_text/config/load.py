@@ -217,11 +217,28 @@ def check(config: Config) -> None:
             f"{config.temperature_min:g}"
         )
     _check_unused(config)
+    _check_matryoshka(config)
     if config.loss_weighting == "learned" and config.rates.temperature == 0:
         raise ConfigError(
             "loss_weighting=learned: weights learn at the rate of lr.temperature, which is 0"
         )
     _check_data(config.data)
+
+
+def _check_matryoshka(config: Config) -> None:
+    """Checks the widths of shortened vectors, and their weights."""
+    widths, weights = config.matryoshka, config.matryoshka_weights
+    if widths != sorted(set(widths)) or not all(1 <= width <= config.dim for width in widths):
+        raise ConfigError(
+            f"matryoshka: expected ascending widths from 1 to {config.dim} (dim), got {widths}"
+        )
+    if weights and len(weights) != len(widths):
+        raise ConfigError(
+            f"matryoshka_weights: expected {len(widths)} weights, one for each of matryoshka's "
+            f"{widths}, got {weights}"
+        )
+    if not all(0 < weight < math.inf for weight in weights):
+        raise ConfigError(f"matryoshka_weights: expected weights above 0, got {weights}")
 
 
 def _check_data(data: Data) -> None:

@@ -167,6 +167,11 @@ class Config:
     cache: str = ""
     resume: str = "auto"
     dim: int = 384
+    # Widths at which the losses are computed as well, ascending, such as [64, 128, 384]: of the
+    # first numbers of the vectors, normalised again. Empty: at `dim` alone.
+    matryoshka: list[int] = field(default_factory=list)
+    # Weight of the losses at each width; empty: 1 each.
+    matryoshka_weights: list[float] = field(default_factory=list)
     fusion: str = "bilinear"
     fusion_rank: int = 512
     share_text_encoder: bool = True
@@ -221,6 +226,12 @@ def active_losses(config: Config) -> dict[str, float]:
         known = ", ".join(OBJECTIVE_VIEWS)
         raise ConfigError(f"losses: every weight is 0; give one of {known} a weight")
     return active
+
+
+def widths_of(config: Config) -> list[tuple[int, float]]:
+    """Returns the widths of vectors at which losses are computed, and the weight of each."""
+    widths = config.matryoshka or [config.dim]
+    return list(zip(widths, config.matryoshka_weights or [1.0] * len(widths), strict=True))
 
 
 def views_of(config: Config) -> set[View]:

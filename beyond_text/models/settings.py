@@ -42,6 +42,8 @@ class ModelSettings:
     # Layers after the pooling of texts, as sentence-transformers' folders have them.
     text_head: list[dict[str, Any]] = field(default_factory=list)
     image_pooling: str = "auto"
+    # Widths to which the vectors may be shortened; empty: they were trained at `dim` alone.
+    matryoshka: list[int] = field(default_factory=list)
 
 
 def settings_of(config: Config, picture_size: int) -> ModelSettings:
@@ -78,6 +80,7 @@ def settings_of(config: Config, picture_size: int) -> ModelSettings:
         lower_case=own.lower_case or reads_lower_case(own.encoder),
         text_head=own.head if as_made else [],
         image_pooling=image.pooling,
+        matryoshka=list(config.matryoshka),
     )
 
 

@@ -43,6 +43,9 @@ ADDED_ROWS = 50_000
 ROWS_READ = 16
 
 
+# At 10^6 vectors of 384 numbers, on one busy core, a query took 0.55 ms with SQ8, 1.8 ms with 4 bits
+# of RaBitQ (its fast-scan layout is slower at this many lists), and 0.45 ms with 1 bit, which even
+# with 80 candidates for 10 found 0.75. SQ8 needs 2 candidates for each row asked for, RaBitQ 4.
 class Code(NamedTuple):
     """How lists hold vectors: FAISS's name of it, and candidates for each row asked for."""
 
@@ -64,7 +67,7 @@ class Nearest:
         self.scan = Scan(vectors)
         # FAISS's index of lists; None where every search is a scan.
         self.lists = lists
-        self._refined = None if lists is None else faiss.IndexRefine(lists, self.scan.in_place)
+        self._refined: Any = lists and faiss.IndexRefine(lists, self.scan.in_place)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -132,9 +135,10 @@ class Nearest:
         """Searches the lists nearest to each query; a row of -1 stands where there are too few."""
         count = self.lists.nlist
         probed = max(probed_lists(count), -(-ROWS_READ * k * count // len(self)))
-        base: Any = faiss.SearchParametersIVF(nprobe=min(probed, count))
-        parameters: Any = faiss.IndexRefineSearchParameters(
-            k_factor=float(CODES[self.kind].candidates), base_index_params=base
+        library: Any = faiss
+        parameters = library.IndexRefineSearchParameters(
+            k_factor=float(CODES[self.kind].candidates),
+            base_index_params=library.SearchParametersIVF(nprobe=min(probed, count)),
         )
         return self._refined.search(queries, k, params=parameters)
 
@@ -210,8 +214,12 @@ def lists_for(rows: int) -> int:
 
 
 def probed_lists(lists: int) -> int:
-    """Returns how many lists a search reads; a smaller share of more lists."""
-    return max(16, int(lists**0.5))
+    """Returns how many lists a search reads; a smaller share of more lists.
+
+    Of vectors grown from a model's by `tests.benchmarks.search`, 32 of 1,264 lists hold 0.96 of the
+    ten best of 10^5, and 32 (64) of 4,000 hold 0.93 (0.97) of those of 10^6.
+    """
+    return max(32, round(0.75 * lists**0.5))
 
 
 def _trained(code: Code, vectors: np.ndarray, seed: int) -> Any:

@@ -14,6 +14,7 @@ from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_queries
 from beyond_text.retrieval.index import ProductIndex
 from beyond_text.retrieval.query_set import QuerySet
+from beyond_text.retrieval.truncate import truncate
 
 # Less than every cosine.
 BELOW_ALL = np.float32(-2)
@@ -30,14 +31,38 @@ def rank(
 
     A view that no product has is left out.
     """
+    return rank_at_widths(encoder, catalogue, query_set, views, (), depth)[0]
+
+
+def rank_at_widths(
+    encoder: Encoder,
+    catalogue: Catalogue,
+    query_set: QuerySet,
+    views: Sequence[View],
+    widths: Sequence[int],
+    depth: int = 100,
+) -> tuple[dict[View, Ranking], dict[int, Ranking]]:
+    """Returns what `rank` does, and rankings by fused vectors that are shortened to each width.
+
+    Everything is encoded once.
+    """
     queries = encode_queries(encoder, query_set)
     encoded = encode_products(encoder, catalogue, views)
     own = own_products(catalogue, query_set)
-    return {
+    by_view = {
         view: search(queries, vectors, own, depth)
         for view, vectors in encoded.items()
         if vectors.ids
     }
+    by_width = {
+        width: search(_shortened(queries, width), _shortened(encoded["product"], width), own, depth)
+        for width in widths
+    }
+    return by_view, by_width
+
+
+def _shortened(vectors: Vectors, width: int) -> Vectors:
+    return Vectors(vectors.ids, truncate(vectors.vectors, width))
 
 
 def search(

@@ -84,7 +84,8 @@ def _in_place(vectors: np.ndarray) -> Any:
     )
     codes = index.codes
     codes.is_owned = False
-    codes.view_data = codes.c_ptr = faiss.cast_integer_to_uint8_ptr(vectors.ctypes.data)
+    library: Any = faiss
+    codes.view_data = codes.c_ptr = library.cast_integer_to_uint8_ptr(vectors.ctypes.data)
     codes.view_size = codes.c_size = vectors.nbytes
     index.ntotal = rows
     return index
@@ -94,6 +95,8 @@ def _only(allowed: np.ndarray | None, rows: int) -> Any:
     """Returns FAISS's parameters of a search among the allowed rows; None for all."""
     if allowed is None:
         return None
+    library: Any = faiss
     bits = np.zeros(rows, dtype=bool)
     bits[allowed] = True
-    return faiss.SearchParameters(sel=faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little")))
+    chosen = library.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
+    return library.SearchParameters(sel=chosen)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from beyond_text.models.settings import ModelSettings
 from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products
 from beyond_text.retrieval.query_set import QuerySet
-from beyond_text.retrieval.ranking import picture_digest, rank, search
+from beyond_text.retrieval.ranking import picture_digest, rank_at_widths, search
 from beyond_text.retrieval.read_split import read_products, read_split
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.manifest import read_manifest
@@ -35,12 +35,14 @@ DEPTH = 100
 class Measured(NamedTuple):
     """The metrics of each view by kind of query, and those that stand for the run.
 
-    `ranking` is what `metrics` measure.
+    `ranking` is what `metrics` measure. `by_width` are metrics of all queries by fused vectors that
+    are shortened to each of the model's widths (Matryoshka).
     """
 
     by_view: dict[View, Metrics]
     metrics: Metrics
     ranking: Ranking
+    by_width: dict[int, dict[str, Any]]
 
 
 class QueryRetrieval(NamedTuple):
@@ -52,7 +54,10 @@ class QueryRetrieval(NamedTuple):
 
     def measure(self, encoder: Encoder) -> Measured:
         """Ranks the products for every query, and measures."""
-        rankings = rank(encoder, self.catalogue, self.query_set, self.views)
+        widths = encoder.model.settings.matryoshka
+        rankings, shortened = rank_at_widths(
+            encoder, self.catalogue, self.query_set, self.views, widths
+        )
         by_view: dict[View, Metrics] = {
             view: with_pool(
                 retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels),
@@ -61,7 +66,11 @@ class QueryRetrieval(NamedTuple):
             )
             for view, ranking in rankings.items()
         }
-        return Measured(by_view, by_view["product"], rankings["product"])
+        by_width = {
+            width: retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels)["all"]
+            for width, ranking in shortened.items()
+        }
+        return Measured(by_view, by_view["product"], rankings["product"], by_width)
 
 
 class PairRetrieval:
@@ -129,7 +138,7 @@ class PairRetrieval:
             one.product_ids + other.product_ids,
             np.concatenate([one.scores, other.scores]),
         )
-        return Measured(by_view, by_view["image"] | by_view["text"], both)
+        return Measured(by_view, by_view["image"] | by_view["text"], both, {})
 
 
 # Products that are searched, and queries whose rankings are measured.

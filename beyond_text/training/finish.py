@@ -39,6 +39,8 @@ def finish(
     _add_to_history(run, config.start, measured.by_view)
     training = _facts(config, module.model, seconds)
     _log_final(trainer, config, measured.metrics)
+    if measured.by_width:
+        training["widths"] = measured.by_width
     metrics = {**measured.metrics, "training": training}
     query_set = retrieval.dev.query_set
     write_results(run, metrics, measured.ranking, query_set.queries, query_set.qrels)

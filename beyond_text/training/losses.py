@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from beyond_text.config.views import PAIRS
 from beyond_text.training.blocks import Sums, contrasted_pairs, cosines, mean_over_blocks
 from beyond_text.training.relevance import Mask, Matrix
 
@@ -177,6 +178,11 @@ def chance_level(anchors: int, candidates: int) -> float:
     One term for each direction. For `ranked_nce` it is an upper bound, as positives do not compete.
     """
     return (math.log(max(candidates, 1)) + math.log(max(anchors, 1))) / 2
+
+
+def temperature_name(objective: str) -> str:
+    """Returns the pair of views whose temperature an objective uses; UniECS's use text_image's."""
+    return objective if objective in PAIRS else "text_image"
 
 
 LOSSES: dict[str, Loss] = {"info_nce": info_nce, "ranked_nce": ranked_nce, "sigmoid": sigmoid}

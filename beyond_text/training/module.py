@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from beyond_text.config.settings import Config, active_losses, views_of
+from beyond_text.config.settings import Config, active_losses, views_of, widths_of
 from beyond_text.config.views import PAIRS, QUERY, View
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.two_tower import TwoTower
@@ -30,7 +30,8 @@ from beyond_text.training.cross_batch import (
     first_slot_qrels,
 )
 from beyond_text.training.loss_weights import LossWeights
-from beyond_text.training.losses import LOSSES, chance_level
+from beyond_text.training.losses import LOSSES, chance_level, temperature_name
+from beyond_text.training.matryoshka import over_widths
 from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.optim import adamw, freeze, frozen_towers, warmup_cosine
 from beyond_text.training.relevance import (
@@ -47,11 +48,6 @@ class TrainingError(RuntimeError):
     """Stops a run that must not go on: the loss is NaN, or too many samples are unreadable."""
 
 
-def _temperature_name(objective: str) -> str:
-    """Returns the pair of views whose temperature an objective uses; UniECS's use text_image's."""
-    return objective if objective in PAIRS else "text_image"
-
-
 class ContrastiveModule(pl.LightningModule):
     """Trains a two-tower model with the losses of a stage."""
 
@@ -62,6 +58,7 @@ class ContrastiveModule(pl.LightningModule):
         self.config = config
         self.weights = LossWeights(active_losses(config), config.loss_weighting == "learned")
         self.views = views_of(config)
+        self.widths = widths_of(config)
         self.memory = CrossBatchMemory(config.memory_size)
         self.seen = 0
         self.skipped = 0
@@ -153,8 +150,8 @@ class ContrastiveModule(pl.LightningModule):
                 for view in QUERY
             }
             for name in objectives:
-                temperature = self._temperature(name).value
-                losses[name] = OBJECTIVES[name](vectors, present, relevance, keys, temperature)
+                rest = (present, relevance, keys, self._temperature(name).value)
+                losses[name] = over_widths(self.widths, OBJECTIVES[name], (vectors,), *rest)
         # Times 0 instead of left out: the backward pass of gathering is collective, so every
         # process must take part in it.
         return {name: loss * (name in batch.losses) for name, loss in losses.items()}
@@ -186,9 +183,10 @@ class ContrastiveModule(pl.LightningModule):
         elif pair == "query_text":
             relevance = share_between_equals(relevance, candidates.text_key)
         temperature = self._temperature(pair)
-        return LOSSES[self.config.loss](
-            anchors[anchor],
-            candidates.vectors[candidate],
+        return over_widths(
+            self.widths,
+            LOSSES[self.config.loss],
+            (anchors[anchor], candidates.vectors[candidate]),
             relevance,
             has_anchor[anchor],
             candidates.present[candidate],
@@ -248,7 +246,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def _temperature(self, objective: str) -> Temperature:
         """Returns the temperature that an objective divides by."""
-        temperature = self.model.temperatures[_temperature_name(objective)]
+        temperature = self.model.temperatures[temperature_name(objective)]
         assert isinstance(temperature, Temperature)
         return temperature
 
@@ -277,7 +275,7 @@ class ContrastiveModule(pl.LightningModule):
         rows = len(batch.product_ids)
         for name in batch.losses:
             self.log(f"loss/{name}", losses[name], prog_bar=True, batch_size=rows)
-        for pair in dict.fromkeys(map(_temperature_name, losses)):
+        for pair in dict.fromkeys(map(temperature_name, losses)):
             self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
         for name, weight in self.weights.learned().items():
             self.log(f"loss_weight/{name}", weight, batch_size=rows)
@@ -289,6 +287,7 @@ class ContrastiveModule(pl.LightningModule):
         products, processes = rows // self._queries_per_product(batch), self.trainer.world_size
         candidates = (products + self.memory.rows) * processes
         chance = chance_level(rows * processes, candidates)
+        chance *= sum(weight for _, weight in self.widths)
         self.log("loss/chance", chance, batch_size=rows)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from beyond_text.config.settings import (
     TextField,
     active_losses,
     views_of,
+    widths_of,
 )
 from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, View
 from beyond_text.models.fusion import FUSIONS
@@ -259,3 +260,30 @@ def test_differences_name_what_changes_the_numbers_and_nothing_else() -> None:
         "lr.fusion (asked 0.0, found 0.001)",
         "steps (asked 20, found 10)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["matryoshka=[64,512]"], r"matryoshka: expected ascending widths from 1 to 384 \(dim\)"),
+        (["matryoshka=[64,64,384]"], "matryoshka: expected ascending widths"),
+        (["matryoshka=[128,64]"], "matryoshka: expected ascending widths"),
+        (["matryoshka=[0,64]"], "matryoshka: expected ascending widths"),
+        (["matryoshka=[64]", "dim=32"], "from 1 to 32"),
+        (["matryoshka_weights=[1]"], "matryoshka_weights: expected 0 weights"),
+        (["matryoshka=[64,384]", "matryoshka_weights=[1]"], "expected 2 weights"),
+        (["matryoshka=[64]", "matryoshka_weights=[0]"], "expected weights above 0"),
+        (["matryoshka=[64]", "matryoshka_weights=[.nan]"], "expected weights above 0"),
+        (["matryoshka=[a]"], "matryoshka"),
+    ],
+)
+def test_widths_that_cannot_be_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config([], words)
+
+
+def test_widths_and_their_weights_are_paired() -> None:
+    assert widths_of(load_config([], ["dim=7"])) == [(7, 1.0)]
+    assert widths_of(load_config([], ["matryoshka=[64,384]"])) == [(64, 1.0), (384, 1.0)]
+    words = ["matryoshka=[64,384]", "matryoshka_weights=[2,0.5]"]
+    assert widths_of(load_config([], words)) == [(64, 2.0), (384, 0.5)]

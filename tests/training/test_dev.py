@@ -13,6 +13,7 @@ from PIL import Image
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
 from beyond_text.metrics.history import print_history
+from beyond_text.models.checkpoint import load_model
 from beyond_text.retrieval.encode import Encoder, encode_products
 from beyond_text.train import train
 from beyond_text.training.build import build
@@ -96,3 +97,17 @@ def test_later_stages_say_in_one_sentence_what_products_alone_lack(
         f"data.sources: no source can feed the loss {loss}, which needs {needs} "
         "(tables: no query in it)"
     )
+
+
+def test_a_run_reports_each_width_of_its_vectors(
+    tiny_settings: list[str], tiny_shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    more = [f"run={run}", "steps=2", "losses.query_product=1", "dim=16", "matryoshka=[2,16]"]
+    metrics = train(load_config([], [*tiny_settings, *more]))
+    widths = json.loads((run / "metrics.json").read_text())["training"]["widths"]
+    assert widths.keys() == {"2", "16"}
+    # The whole vectors are those that the run is measured by.
+    assert widths["16"]["ndcg@10"] == metrics["all"]["ndcg@10"] != widths["2"]["ndcg@10"]
+    model, _ = load_model(run)
+    assert model.settings.matryoshka == [2, 16]

@@ -177,6 +177,47 @@ def test_remembered_products_are_further_candidates_without_gradient(folder: Pat
     assert all(newer[view].grad.any() for view in ("query", "text", "image", "product"))
 
 
+@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("weights", [[], [0.5, 2.0, 3.0]])
+def test_losses_are_summed_over_the_widths_with_their_gradients(
+    folder: Path, loss: str, weights: list[float]
+) -> None:
+    widths = [4, 8, 16]
+    several = some_module(
+        folder, loss=loss, dim=16, memory_size=ROWS, matryoshka=widths, matryoshka_weights=weights
+    )
+    single = some_module(folder, loss=loss, dim=16, memory_size=ROWS)
+    now, before = some_embeddings(), some_embeddings(seed=1)
+    several.memory.add(some_batch(), before, queries_per_product=1)
+    leaves = {view: rows.clone().requires_grad_() for view, rows in now.vectors.items()}
+    found = several.losses(some_batch(), Embeddings(leaves, now.present))
+    by_hand = {view: rows.clone().requires_grad_() for view, rows in now.vectors.items()}
+    expected = dict.fromkeys(found, torch.tensor(0.0))
+    for width, weight in zip(widths, weights or [1.0] * 3, strict=True):
+        short = {v: rows[:, :width] for v, rows in by_hand.items()}
+        if width < 16:
+            lengths = {
+                v: rows.square().sum(dim=1, keepdim=True).sqrt() for v, rows in short.items()
+            }
+            short = {v: rows / lengths[v] for v, rows in short.items()}
+        older = {v: F.normalize(rows[:, :width], dim=1) for v, rows in before.vectors.items()}
+        single.memory = type(single.memory)(ROWS)
+        single.memory.add(some_batch(), Embeddings(older, before.present), queries_per_product=1)
+        for name, value in single.losses(some_batch(), Embeddings(short, now.present)).items():
+            expected[name] = expected[name] + weight * value
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name])
+        assert value > 0
+    several.weights(found).backward()
+    single.weights(expected).backward()
+    for view, rows in leaves.items():
+        torch.testing.assert_close(rows.grad, by_hand[view].grad)
+        assert rows.grad.any()
+    for name, temperature in several.model.temperatures.items():
+        other = single.model.temperatures[name]
+        torch.testing.assert_close(temperature.log_temperature.grad, other.log_temperature.grad)
+
+
 def test_a_product_with_several_rows_is_a_candidate_once(folder: Path) -> None:
     module, embeddings = some_module(folder, batch_size=ROWS // 2), some_embeddings()
     # Each product has two rows; the judgments of the second one are not used.

@@ -48,6 +48,8 @@ FLIPPED: dict[str, list[str]] = {
     "memory_size": ["memory_size=0"],
     "accumulate": ["accumulate=2"],
     "dim": ["dim=12"],
+    "matryoshka": ["matryoshka=[4,8]"],
+    "matryoshka_weights": ["matryoshka=[4,8]", "matryoshka_weights=[1,0.2]"],
     "fusion": ["fusion=gated"],
     "fusion_rank": ["fusion_rank=4"],
     "share_text_encoder": ["share_text_encoder=false"],
