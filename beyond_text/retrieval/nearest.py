@@ -43,9 +43,9 @@ ADDED_ROWS = 50_000
 ROWS_READ = 16
 
 
-# At 10^6 vectors of 384 numbers, on one busy core, a query took 0.55 ms with SQ8, 1.8 ms with 4 bits
-# of RaBitQ (its fast-scan layout is slower at this many lists), and 0.45 ms with 1 bit, which even
-# with 80 candidates for 10 found 0.75. SQ8 needs 2 candidates for each row asked for, RaBitQ 4.
+# At 10^6 vectors of 384 numbers, on one busy core, a query took 0.55 ms with SQ8, 1.8 ms with 4
+# bits of RaBitQ (its fast-scan layout is slower at this many lists), and 0.45 ms with 1 bit, which
+# even with 80 candidates for 10 found 0.75. SQ8 needs 2 candidates for each row, RaBitQ 4.
 class Code(NamedTuple):
     """How lists hold vectors: FAISS's name of it, and candidates for each row asked for."""
 
