@@ -219,7 +219,7 @@ def probed_lists(lists: int) -> int:
     Of vectors grown from a model's by `tests.benchmarks.search`, 32 of 1,264 lists hold 0.96 of the
     ten best of 10^5, and 32 (64) of 4,000 hold 0.93 (0.97) of those of 10^6.
     """
-    return max(32, round(0.75 * lists**0.5))
+    return max(48, round(0.75 * lists**0.5))
 
 
 def _trained(code: Code, vectors: np.ndarray, seed: int) -> Any:
