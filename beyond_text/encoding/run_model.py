@@ -45,7 +45,8 @@ class RunModel:
         return digest_of_run(self.run)
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """The whole model, in float32."""
         from beyond_text.retrieval.run import load_run
 
         return replace(load_run(self.run), bf16=False, workers=0)
@@ -59,7 +60,7 @@ class RunModel:
     ) -> Float32[np.ndarray, "queries dim"]:
         """Returns unit vectors of queries."""
         rows = rows_of(texts, images, most_pictures=1)
-        whole = "_encoder" in vars(self) or any(row.pictures for row in rows)
+        whole = "encoder" in vars(self) or any(row.pictures for row in rows)
         if not whole and (side := self._query_side) is not None:
             return _by_length(side, rows, self.dim)
         return self._encode(rows, "query", QUERIES_AT_ONCE)
@@ -76,7 +77,7 @@ class RunModel:
     ) -> Float32[np.ndarray, "rows dim"]:
         samples = _Samples(rows, view, *self._sizes)
         ids = [str(row.number) for row in rows]
-        found = encode_samples(self._encoder, samples, ids, (view,), batch_size)[view]
+        found = encode_samples(self.encoder, samples, ids, (view,), batch_size)[view]
         return np.ascontiguousarray(found.vectors, dtype=np.float32)
 
 

@@ -8,6 +8,7 @@ product, and -1 is a missing one.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyond_text.encoding.export_model import OUTPUT, PRODUCT, QUERY, QUERY_PICTURE
+from beyond_text.encoding.export_model import INT8, OUTPUT, PRODUCT, QUERY, QUERY_PICTURE
 from beyond_text.models.fusion import UniecsFusion
 from beyond_text.models.two_tower import TwoTower
 
@@ -128,6 +129,24 @@ def write_graphs(model: TwoTower, folder: Path) -> None:
     _write(QueryGraph(model), tokens, TEXT_AXES, folder / QUERY)
     _write(FusedGraph(model, of_queries=True), fused, AXES, folder / QUERY_PICTURE)
     _write(FusedGraph(model, of_queries=False), fused, AXES, folder / PRODUCT)
+
+
+def quantize(folder: Path) -> None:
+    """Writes the graph of text queries with weights of 8 bits, a scale for each channel."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().addFilter(_no_advice)
+    try:
+        quantize_dynamic(
+            folder / QUERY, folder / INT8, weight_type=QuantType.QInt8, per_channel=True
+        )
+    finally:
+        logging.getLogger().removeFilter(_no_advice)
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    """Hides the library's advice to optimise the graph first, which PyTorch's export has done."""
+    return "pre-processing before quantization" not in record.getMessage()
 
 
 def _write(

@@ -1,0 +1,41 @@
+"""Uploads an export to a hub, by huggingface_hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_name(name: str) -> str:
+    """Returns the name of a repository, OWNER/NAME.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    if not NAME.fullmatch(name) or ".." in name or "--" in name:
+        raise ValueError(f"--push: expected OWNER/NAME, got {name!r}")
+    return name
+
+
+def push(folder: Path, name: str) -> str:
+    """Uploads a folder as a private repository, which is made where it is missing; returns its URL.
+
+    The hub is HF_ENDPOINT, and the token that of `hf auth login` or HF_TOKEN.
+
+    Raises:
+        OSError: the hub does not answer, or refuses; names the repository.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    try:
+        url = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of Beyond Text")
+    # The library's errors, and those of the HTTP client below it, have no class in common.
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OSError(f"--push {name}: not uploaded: {first}") from error
+    return str(url)
