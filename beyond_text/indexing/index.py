@@ -56,7 +56,9 @@ class Hit(NamedTuple):
 class Index:
     """Searches the products of an index folder."""
 
-    def __init__(self, path: Path, generation: Generation, kind: IndexKind) -> None:
+    def __init__(
+        self, path: Path, generation: Generation, kind: IndexKind, threads: int = 0
+    ) -> None:
         self.path = path
         self.kind = kind
         self.facts = generation.facts
@@ -72,22 +74,24 @@ class Index:
         by_id = {} if "product_id" in self.columns else {"product_id": ids}
         self._filtered = pa.table({**{name: columns[name] for name in self.columns}, **by_id})
         self._models: dict[str, Any] = {}
+        self._threads = threads
         self._lock = threading.Lock()
         self._facets_of_all = lru_cache(maxsize=4)(lambda most: self._facets(None, most))
 
     @classmethod
-    def open(cls, path: Path | str, kind: IndexKind | None = None) -> Index:
+    def open(cls, path: Path | str, kind: IndexKind | None = None, threads: int = 0) -> Index:
         """Opens an index folder; imports no torch, and reads no vectors but to check few.
 
         Args:
             path: what `python -m beyond_text.index` made.
             kind: of the search over vectors; None for that of the build.
+            threads: that encode a query, where an export does; 0 for every core.
 
         Raises:
             IndexFormatError: it is missing, damaged or of a newer version.
         """
         generation = Generation.open(Path(path))
-        return cls(Path(path), generation, kind or generation.facts.kind)
+        return cls(Path(path), generation, kind or generation.facts.kind, threads)
 
     def __len__(self) -> int:
         return len(self._generation)
@@ -124,7 +128,7 @@ class Index:
                 check_files(folder, kept.files)
                 from beyond_text.encoding.model import load
 
-                self._models[precision] = load(folder, precision)
+                self._models[precision] = load(folder, precision, self._threads)
             return self._models[precision]
 
     def search(
