@@ -1,0 +1,64 @@
+"""Checks the pictures that are sent, so that a browser gets none that is something else."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from typing import NamedTuple
+
+from PIL import Image
+
+from beyond_text.tables.pictures import (
+    FORMATS,
+    MAX_PIXELS,
+    PictureError,
+    decode_picture,
+    reduce_picture,
+)
+
+# What every browser shows, with the type that it goes by.
+SENT = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+# Longest side in pixels; larger ones are reduced.
+SIDE = 1024
+
+
+class Sent(NamedTuple):
+    """A picture as it is sent."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def check_size(data: bytes, pixels: int) -> None:
+    """Checks that a query's picture is of a known format and not too large, by its header.
+
+    Raises:
+        PictureError: it is not.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise PictureError("picture too large", str(error)) from error
+    except Exception as error:
+        expected = f"expected {', '.join(FORMATS)}, got none of these"
+        raise PictureError("picture unreadable", expected) from error
+    if width * height > pixels:
+        detail = f"{width}x{height} is {width * height} pixels, expected <= {pixels}"
+        raise PictureError("picture too large", detail)
+
+
+def checked(data: bytes) -> Sent:
+    """Returns a picture that was decoded, as it came or as a JPEG of at most SIDE pixels a side.
+
+    Raises:
+        PictureError: it cannot be decoded.
+    """
+    with Image.open(BytesIO(data), formats=FORMATS) as image:
+        media_type, longest = SENT.get(image.format or ""), max(image.size)
+    if media_type is None or longest > SIDE:
+        data, media_type = reduce_picture(data, SIDE), "image/jpeg"
+    else:
+        decode_picture(data, MAX_PIXELS)
+    return Sent(data, media_type, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
