@@ -16,6 +16,8 @@ LAYOUT ?=
 BACKBONE ?=
 DATA ?=
 ARGS ?=
+# Options of the service that `make demo` starts, such as --port 8080.
+SERVE ?=
 # Not empty: stage 3 learns from pairs of products of one design as well, as UniECS always does.
 PAIRS ?=
 
@@ -51,7 +53,8 @@ TOGETHER := -n auto --dist worksteal
 # A tokenizer of each loader process has no use for threads of its own.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data shards pairs stage1 stage2 stage3 uniecs test quick lint tensorboard clean
+.PHONY: help install data shards pairs stage1 stage2 stage3 uniecs untouched demo test quick lint \
+        tensorboard clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -118,6 +121,18 @@ stage3: stage2 $(if $(PAIRS),pairs) ## query-to-image alignment and fusion
 
 uniecs: data pairs ## the second system, on queries and pairs of one design
 	$(TRAIN) $(WITH_PAIRS) $(value ARGS)
+
+untouched: data ## the encoders as they come, to compare with
+	$(TRAIN) $(value ARGS)
+
+# An export that is newer than its model is not made again, and of an index only what has changed.
+demo: stage3 untouched ## a page to search by: untouched encoders beside trained ones
+	@set -e; for run in untouched stage3; do out=$(runs)/exports/$$run; \
+	    if [ ! "$$out"/README.md -nt $(runs)/$$run/model/model.safetensors ]; then \
+	        (set -x; $(PY) -m beyond_text.export $(runs)/$$run "$$out"); fi; \
+	    (set -x; $(PY) -m beyond_text.index $(shards) $(runs)/indexes/$$run --model "$$out"); done
+	$(PY) -m beyond_text.serve trained=$(runs)/indexes/stage3 untouched=$(runs)/indexes/untouched \
+	    $(value SERVE)
 
 test: install ## run all tests
 	$(PY) -m pytest tests $(TOGETHER)

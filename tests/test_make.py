@@ -63,7 +63,7 @@ if given[:1] == ["-m"]:
         sys.exit(f"No module named {{module}}")
     places = {{"data_prep.shards": (1, "manifest.json"), "data_prep.catalogue": (0, "qrels.csv"),
               "data_prep.encoders": (0, "encoder"), "data_prep.mbeer": (1, ""),
-              "venv": (0, "bin/activate")}}
+              "beyond_text.export": (1, "README.md"), "venv": (0, "bin/activate")}}
     if module in places:
         place, name = places[module]
         made = Path(rest[place], name)
@@ -302,6 +302,51 @@ def test_any_folder_of_tables_and_of_runs_reaches_every_command_as_one_word(
     change(clone.folder / shop / "products.csv")
     clone.make(*targets)
     assert clone.ran() == [packed, *stages[:2], *paired, *stages[2:], *shown]
+
+
+def test_demo_serves_both_indexes_and_exports_only_what_has_changed(clone: Clone) -> None:
+    write_shop(clone, "shop")
+    runs = "my $runs"
+    python = ["python", "-m"]
+    stages = [
+        trained(runs, "stage1"),
+        trained(runs, "stage2", f"start={runs}/stage1"),
+        trained(runs, "stage3", f"start={runs}/stage2"),
+        trained(runs, "untouched"),
+    ]
+    exports, indexes = (
+        {run: f"{runs}/{what}/{run}" for run in ("untouched", "stage3")}
+        for what in ("exports", "indexes")
+    )
+    exported = {
+        run: [*python, "beyond_text.export", f"{runs}/{run}", exports[run]] for run in exports
+    }
+    indexed = {
+        run: [*python, "beyond_text.index", f"{runs}/shards", indexes[run], "--model", exports[run]]
+        for run in exports
+    }
+    named = [f"trained={indexes['stage3']}", f"untouched={indexes['untouched']}"]
+    served = [*python, "beyond_text.serve", *named, "--port", "8080"]
+    asked = ("demo", "TABLES=shop", f"RUNS={runs}", "SERVE=--port 8080")
+    clone.make(*asked)
+    [packed, *ran] = clone.ran()
+    assert packed[:3] == PACK
+    every = [command for run in exports for command in (exported[run], indexed[run])]
+    assert ran == [*stages, *every, served]
+    clone.make(*asked)
+    assert clone.ran() == [*stages, *indexed.values(), served]
+    weights = clone.folder / runs / "stage3/model/model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    change(weights)
+    clone.make(*asked)
+    assert clone.ran() == [
+        *stages,
+        indexed["untouched"],
+        exported["stage3"],
+        indexed["stage3"],
+        served,
+    ]
 
 
 def test_variables_of_the_environment_are_taken_as_they_are(clone: Clone) -> None:
