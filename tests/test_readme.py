@@ -29,11 +29,11 @@ from tests.warm import warm_python
 
 RUN = ("README.md", "recipes/README.md")
 RESULTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/results/*.md"))
-PAGES = (*RUN, "tests/README.md", *RESULTS)
+PAGES = (*RUN, "recipes/serving.md", "tests/README.md", *RESULTS)
 # The front page is read at one sitting.
 MOST_BYTES = 12_288
 # These run the tests, or do not end: make only says what it would do.
-DRY = ("make test", "make quick", "make lint", "make tensorboard", "make clean")
+DRY = ("make demo", "make test", "make quick", "make lint", "make tensorboard", "make clean")
 MODULES = ("beyond_text.train", "beyond_text.evaluate", "beyond_text.ablate", "beyond_text.search")
 TINY = (
     "steps=2 batch_size=8 dim=16 fusion_rank=8 text_encoder.max_length=16 "
