@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from beyond_text.indexing.index import Index
 
+from beyond_text.indexing.index import Index
 from beyond_text.serving.batching import Batcher, Found, Outcome, Query, search_batch
 from beyond_text.serving.measures import Measures
 from tests.hostile import GOOD_PICTURE
