@@ -95,9 +95,10 @@ def address_of(listening: socket.socket) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command until it is stopped."""
     arguments = parse(argv)
-    # Threads that search share the cores; FAISS and NumPy read this when they are imported.
+    # Threads that search share the cores; libraries read these when they are imported.
     apart = max(1, (os.cpu_count() or 1) // arguments.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(apart))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with errors_in_one_line():
         from beyond_text.serving.indexes import named
 
