@@ -117,6 +117,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="vectors, words and both, whose weight is tuned on the train queries of TABLES",
     )
     arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    return arguments
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Stops where options contradict each other; sets `comparison`."""
     chosen = {
         "scenarios": arguments.scenarios is not None,
         "missing": arguments.missing,
@@ -132,7 +138,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("several runs: only with --scenarios, --missing or --hybrid")
     if len(arguments.runs) > 1 and not arguments.out:
         parser.error("several runs: --out says where their comparison is written")
-    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -61,6 +61,8 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dim: Positive
     texts: Texts
     pictures: Pictures
+    # Shorter widths that the vectors were trained to be cut to.
+    widths: list[Positive] = []
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:

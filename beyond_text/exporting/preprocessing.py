@@ -48,7 +48,10 @@ def write_preprocessing_of(model: TwoTower, tokenizer: Any, digest: str, folder:
         mean=tuple(settings.mean),  # type: ignore[arg-type]
         std=tuple(settings.std),  # type: ignore[arg-type]
     )
-    write_preprocessing(folder, Preprocessing(VERSION, digest, settings.dim, texts, pictures))
+    widths = list(settings.matryoshka)
+    write_preprocessing(
+        folder, Preprocessing(VERSION, digest, settings.dim, texts, pictures, widths)
+    )
     written = as_one_file(plain, settings.lower_case)
     written.enable_truncation(texts.max_length)
     length = texts.max_length if texts.padding == "max_length" else None

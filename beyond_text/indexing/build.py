@@ -91,9 +91,7 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
         BlockingIOError: another process builds it.
         OSError: it cannot be written.
     """
-    dim = model.dim if options.dim is None else options.dim
-    if not 0 < dim <= model.dim:
-        raise ValueError(f"dim: expected 1 to {model.dim}, the width of the model, got {dim}")
+    dim = _width(model, options)
     workers = options.workers or len(os.sched_getaffinity(0))
     _check_place(index)
     source = describe_source(folder, index, options.split)
@@ -112,34 +110,40 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
         rows = present.nonzero()[0]
         if options.copy_pictures:
             copy_pictures(index, content, rows, workers)
-        facts = write_state(
-            index,
-            Facts(
-                version=VERSION,
-                generation=1 + (old.facts.generation if old else 0),
-                model=model.digest,
-                model_dim=model.dim,
-                dim=dim,
-                kind=options.kind,
-                recall_at_10=1.0,
-                weight=options.weight,
-                products=len(kept),
-                columns={},
-                source=source,
-                copied=options.copy_pictures,
-                query_model=keep_model(model, index) if options.keep_model else KeptModel("", {}),
-                files={},
-            ),
-            kept,
-            vectors[rows],
-            (content.digests[rows], content.pictures[rows]),
-            old,
+        facts = Facts(
+            version=VERSION,
+            generation=1 + (old.facts.generation if old else 0),
+            model=model.digest,
+            model_dim=model.dim,
+            dim=dim,
+            kind=options.kind,
+            recall_at_10=1.0,
+            weight=options.weight,
+            products=len(kept),
+            columns={},
+            source=source,
+            copied=options.copy_pictures,
+            query_model=keep_model(model, index) if options.keep_model else KeptModel("", {}),
+            files={},
         )
+        digests = content.digests[rows], content.pictures[rows]
+        facts = write_state(index, facts, kept, vectors[rows], digests, old)
         _tidy(index, facts, old)
-    ids = {product.product_id for product in kept}
-    removed = sum(each not in ids for each in old.product_ids()) if old else 0
+    removed = len({*old.product_ids()} - {each.product_id for each in kept}) if old else 0
     left_out = len(present) - len(kept)
     return Built(facts, encoded, len(kept) + left_out - encoded, removed, left_out)
+
+
+def _width(model: ModelFacts, options: Options) -> int:
+    """Returns the width of the vectors to keep; says where a model was not trained for it."""
+    dim = model.dim if options.dim is None else options.dim
+    if not 0 < dim <= model.dim:
+        raise ValueError(f"dim: expected 1 to {model.dim}, the width of the model, got {dim}")
+    if dim != model.dim and dim not in model.widths:
+        known = ", ".join(map(str, model.widths)) or "no other width"
+        line = f"dim {dim}: the model's vectors were trained to be cut to {known} (`matryoshka`)"
+        print(line, file=sys.stderr)
+    return dim
 
 
 def write_state(

@@ -26,6 +26,7 @@ from beyond_text.files import atomic_write
 from beyond_text.indexing.models import ModelFacts
 from beyond_text.indexing.source import WIDTH, Digests
 from beyond_text.retrieval.described import Described, Place
+from beyond_text.retrieval.truncate import truncate
 from beyond_text.terminal import plain
 
 # Products of a part: what a kill can cost each process.
@@ -286,14 +287,6 @@ def part_of(products: Sequence[Described], rows: np.ndarray, vectors: np.ndarray
     part = Part(
         np.zeros((len(products), dim), dtype=np.float16), np.zeros(len(products), dtype=bool)
     )
-    part.vectors[rows] = narrowed(vectors, dim)
+    part.vectors[rows] = truncate(vectors, dim)
     part.present[rows] = True
     return part
-
-
-def narrowed(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """Returns the first `dim` numbers of each vector, as unit vectors where that takes some off."""
-    if dim == vectors.shape[1]:
-        return vectors
-    cut = vectors[:, :dim].astype(np.float32)
-    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)

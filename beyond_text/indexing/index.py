@@ -25,6 +25,7 @@ from beyond_text.indexing.faiss_cache import open_nearest
 from beyond_text.indexing.generation import VECTORS, Generation
 from beyond_text.indexing.models import MODELS
 from beyond_text.retrieval.hybrid import check_weight, top_weighted
+from beyond_text.retrieval.truncate import truncate
 
 # How many nearest products bound what words can lift: many, so that few others are compared.
 NEAREST_BESIDE_WORDS = 256
@@ -253,11 +254,7 @@ class Index:
         wrong = ~np.isfinite(vectors).all(axis=1)
         if wrong.any():
             raise ValueError(f"vector of query {int(wrong.argmax())} is not finite")
-        if vectors.shape[1] > self.dim:
-            vectors = vectors[:, : self.dim]
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = vectors / np.maximum(norms, np.float32(1e-12))
-        return np.ascontiguousarray(vectors)
+        return np.ascontiguousarray(truncate(vectors, self.dim))
 
     def _allowed(self, where: Sequence[str]) -> np.ndarray | None:
         """Returns the rows that fulfil all conditions, in order; None where there is none."""

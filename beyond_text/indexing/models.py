@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -24,12 +25,16 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class ModelFacts(NamedTuple):
-    """A model that encodes products: where it lies, its digest, width, and what it reads."""
+    """A model that encodes products: where it lies, its digest, width, and what it reads.
+
+    `widths` are those that its vectors were trained to be cut to.
+    """
 
     path: Path
     digest: str
     dim: int
     reads: Reads
+    widths: Sequence[int] = ()
 
     @property
     def is_export(self) -> bool:
@@ -44,6 +49,7 @@ class _Settings(Struct):
     text_fields: list[str]
     image_size: Positive
     picture_size: Positive
+    matryoshka: list[Positive] = []
 
 
 def model_facts(path: Path) -> ModelFacts:
@@ -56,7 +62,7 @@ def model_facts(path: Path) -> ModelFacts:
         export = read_preprocessing(path)
         sizes = export.pictures.image_size, export.pictures.stored_size
         reads = Reads(list(export.texts.product_fields), *sizes)
-        return ModelFacts(path, export.digest, export.dim, reads)
+        return ModelFacts(path, export.digest, export.dim, reads, export.widths)
     check_finished(path)
     folder = path / MODEL
     try:
@@ -66,7 +72,8 @@ def model_facts(path: Path) -> ModelFacts:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise ConfigError(f"{folder}: not a whole model: {error}") from error
     sizes = settings.image_size, settings.picture_size
-    return ModelFacts(path, digest, settings.dim, Reads(settings.text_fields, *sizes))
+    reads = Reads(settings.text_fields, *sizes)
+    return ModelFacts(path, digest, settings.dim, reads, settings.matryoshka)
 
 
 def keep_model(model: ModelFacts, index: Path) -> KeptModel:

@@ -2,8 +2,7 @@
 
 Any class that AutoModel loads will do: BERT-like encoders, decoders such as Qwen3, both halves of
 CLIP, SigLIP and SigLIP2, DINOv2, DINOv3, ViT, Swin, ConvNeXt, and timm's through TimmWrapper. A
-two-headed model keeps only the half that is used. LoRA is added by peft and merged on export, so a
-finished model holds no adapters.
+two-headed model keeps only the half that is used. LoRA is added by peft and merged at the end.
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ class Tower(nn.Module):
     cached: Callable[[Tower, Sequence[Tensor]], Tensor] | None = None
     # Whether the model reads the tokens of this tower, and not its pooled vector.
     gives_tokens = False
-    # Whether the tower runs its encoder as it is, without what depends on the batch or makes a CPU
-    # faster, so that it can be exported; texts must then be padded on the right.
+    # Whether the encoder runs as it is, to be exported; texts are then padded on the right.
     as_it_is = False
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -281,8 +279,8 @@ class ImageTower(Tower):
             scale,
         )
         run = getattr(self.encoder, "get_image_features", self.encoder)
-        fast = image.device.type == "cpu" and not self.as_it_is
-        with FastDepthwise() if fast else nullcontext():
+        slow = self.as_it_is or image.device.type != "cpu"
+        with nullcontext() if slow else FastDepthwise():
             return run(pixel_values=pixels)
 
     def forward(

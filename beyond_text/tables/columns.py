@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -54,7 +54,6 @@ def read_source(
             raise _missing(path, column, names)
         theirs = theirs[theirs[column] == value]
         left_out = rows - len(theirs)
-
     ours = theirs[["row"]].copy()
     for column, template in source.columns.items():
         known = {**{name: theirs[name] for name in theirs}, **{name: ours[name] for name in ours}}
@@ -65,9 +64,7 @@ def read_source(
                 raise _missing(path, absent, names)
             continue
         values = fill(usable, {name: known[name] for name in fields_of(usable)})
-        meanings = source.values.get(column, {})
-        known_values = [meanings.get(value, meanings.get(value.lower(), value)) for value in values]
-        cleaned = [_cleaned(column, value) for value in known_values]
+        cleaned = _cleaned_values(column, values, source.values.get(column, {}))
         ours[column] = pd.Series(cleaned, index=ours.index, dtype=str)
     if source.one_of and not any(column in ours for column in source.one_of):
         raise _missing(path, " or ".join(source.one_of), names)
@@ -120,6 +117,12 @@ def _renamed(path: Path, theirs: pd.DataFrame, source: Source) -> tuple[pd.DataF
                 names[found[0]] = name
                 break
     return theirs[["row", *names]].rename(columns=names), set(names)
+
+
+def _cleaned_values(column: str, values: Iterable[str], meanings: Mapping[str, str]) -> list[str]:
+    """Cleans the values of one of our columns; `meanings` are ours for some of theirs."""
+    ours = (meanings.get(value, meanings.get(value.lower(), value)) for value in values)
+    return [_cleaned(column, value) for value in ours]
 
 
 def _cleaned(column: str, value: str) -> str:
