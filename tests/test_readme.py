@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -175,6 +176,8 @@ def clone(
     build_catalogue(folder / "data" / "catalogue", products=150, size=48, workers=1)
     for name in ("shop", "hm", "myntra", "ikea", "crowdflower", "homedepot"):
         write_tiny_tables(folder / name)
+    products = folder / "shop" / "products.csv"
+    pd.read_csv(products, dtype=str).assign(price="20").to_csv(products, index=False)
     (folder / ".venv" / "bin").mkdir(parents=True)
     with warm_python(folder / ".venv" / "bin", MODULES):
         yield folder

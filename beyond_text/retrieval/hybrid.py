@@ -101,9 +101,10 @@ def tune_weight(
     ],
     weights: Sequence[float] = WEIGHTS,
 ) -> tuple[float, dict[float, float]]:
-    """Returns the weight with the highest mean nDCG@10, and the mean of each weight.
+    """Returns the weight of the vectors to take, and the mean nDCG@10 of each weight.
 
-    Of equal weights the highest is taken, that is the one nearest to vectors alone.
+    Of the weights whose mean is within one standard error of the best it is the highest, that is
+    the nearest to vectors alone (the rule of one standard error of Breiman et al. 1984).
 
     Args:
         queries: for each query, the cosines and the scores by words of all products, and the gain
@@ -113,18 +114,19 @@ def tune_weight(
     Raises:
         ValueError: no query has a gain, or a weight is out of range.
     """
-    totals, number = np.zeros(len(weights)), 0
+    values: list[list[float]] = []
     for vector_scores, lexical_scores, gains in queries:
         if not gains:
             continue
-        number += 1
-        for place, weight in enumerate(weights):
-            scores = weighted(vector_scores, lexical_scores, weight)
-            totals[place] += _ndcg(scores, gains)
-    if not number:
+        scores = (weighted(vector_scores, lexical_scores, weight) for weight in weights)
+        values.append([_ndcg(each, gains) for each in scores])
+    if not values:
         raise ValueError("no query with a relevant product to tune the weight on")
-    means = {weight: float(total / number) for weight, total in zip(weights, totals, strict=True)}
-    return max(weights, key=lambda weight: (means[weight], weight)), means
+    mean = np.mean(values, axis=0)
+    best = int(mean.argmax())
+    error = float(np.std(values, axis=0)[best]) / len(values) ** 0.5
+    taken = max(w for w, each in zip(weights, mean, strict=True) if each >= mean[best] - error)
+    return taken, dict(zip(weights, mean.tolist(), strict=True))
 
 
 def check_weight(weight: float) -> None:

@@ -121,6 +121,18 @@ def test_ndcg_of_a_weight_counts_gains_and_discounts() -> None:
     assert means == {1.0: pytest.approx(expected)}
 
 
+def test_of_weights_within_a_standard_error_the_highest_is_taken() -> None:
+    # Words are right for nine queries of ten, by vectors it is one more or one less.
+    words = np.array([0, 1], np.float32)
+    right, wrong = np.array([0.1, 0.2], np.float32), np.array([0.2, 0.1], np.float32)
+    for helped, taken in ((1, 1.0), (10, 0.9)):
+        queries = [(wrong, words, {1: 1.0})] * helped + [(right, words, {1: 1.0})] * 20
+        queries += [(right, words, {0: 1.0})] * 5
+        weight, means = tune_weight(queries, [0.9, 1.0])
+        assert means[0.9] > means[1.0]
+        assert weight == taken
+
+
 def test_a_weight_cannot_be_tuned_on_nothing() -> None:
     with pytest.raises(ValueError, match="no query with a relevant product"):
         tune_weight([(VECTOR, LEXICAL, {})])
