@@ -33,7 +33,7 @@ from beyond_text.retrieval.hybrid import (
     tune_weight,
     weighted,
 )
-from beyond_text.retrieval.lexical import RARE, TRUST, Lexical, best_of, searched_text
+from beyond_text.retrieval.lexical import TRUST, Lexical, best_of, searched_text
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import BELOW_ALL, own_products
 
@@ -55,9 +55,8 @@ NOTE = (
     f"{MEASURE}, with 95 % bootstrap intervals. Every ranking is exact over all products. The "
     "weighted sum is weight x cosine + (1 - weight) x BM25 / the query's best BM25 x the trust in "
     "the query's words: the largest share of them, by idf, that a product has, to the power of "
-    f"{TRUST}, or if larger the idf of the rarest of them beside that of a word of one product, to "
-    f"the power of {RARE}. Words are those of a product's text, its id and its further columns. "
-    "Reciprocal ranks are the sum of "
+    f"{TRUST}. Words are those of a product's text, its id and its further columns. Reciprocal "
+    "ranks are the sum of "
     f"1 / ({RRF_K} + rank) over the first {RRF_DEPTH:,} of either. Differences are paired by "
     "query, with a sign-flip permutation test over needs: queries that want the same products."
 )
