@@ -26,6 +26,7 @@ from beyond_text.indexing.arrow_files import open_arrow
 from beyond_text.indexing.copied_pictures import copy_pictures, remove_pictures
 from beyond_text.indexing.encode_parts import Task, encode_parts, read_parts, start_pool
 from beyond_text.indexing.facts import (
+    GENERATIONS,
     VERSION,
     Facts,
     IndexFormatError,
@@ -43,7 +44,6 @@ from beyond_text.tables.layouts import TableError
 from beyond_text.terminal import plain
 
 BUILDING = "building"
-GENERATIONS = "generations"
 # Queries by which the recall of an index is measured.
 ASKED = 500
 # Products of an index from which on processes are started before its source is read.
@@ -102,7 +102,7 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
         # To load a model takes as long as to read so many products.
         early = start_pool(task, workers) if old and len(old) >= MANY else None
         content = read_content(folder, options.split, model.reads, source, known, workers)
-        reused = old if old and _fits(old.facts, model, dim) else None
+        reused = old if old and _fits(old.facts, model.digest, dim) else None
         vectors, present, encoded = _vectors(index, task, content, reused, workers, early)
         if not present.any():
             raise TableError(f"{folder}: no product has a text or a picture")
@@ -181,9 +181,7 @@ def write_state(
     asked = np.random.default_rng(0).choice(len(mapped), min(ASKED, len(mapped)), replace=False)
     # Of the products themselves, for what users will ask is not known.
     queries = mapped[np.sort(asked)].astype(np.float32)
-    facts = replace(
-        facts, recall_at_10=1.0 if facts.kind == "exact" else recall(nearest, mapped, queries)
-    )
+    facts = replace(facts, recall_at_10=1.0 if facts.kind == "exact" else recall(nearest, queries))
     write_facts(index, facts)
     return facts
 
@@ -193,15 +191,7 @@ def _nearest(
 ) -> Nearest:
     """Returns the search over vectors, from that of the state before where there is one."""
     own = facts.files[VECTORS].sha256
-    if (
-        facts.kind == "exact"
-        or not old
-        or (old.facts.model, old.facts.dim)
-        != (
-            facts.model,
-            facts.dim,
-        )
-    ):
+    if facts.kind == "exact" or not old or not _fits(old.facts, facts.model, facts.dim):
         return open_nearest(facts.kind, vectors, own)
     row_of = {digest.tobytes(): row for row, digest in enumerate(old.digests())}
     rows = np.array([row_of.get(digest.tobytes(), -1) for digest in digests], dtype=np.int64)
@@ -247,8 +237,9 @@ def _earlier(index: Path) -> Generation | None:
         return None
 
 
-def _fits(facts: Facts, model: ModelFacts, dim: int) -> bool:
-    return facts.model == model.digest and facts.dim == dim
+def _fits(facts: Facts, model: str, dim: int) -> bool:
+    """Says whether vectors are those of a model, by its digest, at a width."""
+    return facts.model == model and facts.dim == dim
 
 
 def _vectors(

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from beyond_text.indexing.facts import ColumnType
+from beyond_text.retrieval.described import BOOLEANS
 
 # Numbers as shops and programs write them; 007 is a name, and so is 1e5, but not 1e-05.
 INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-][0-9]+)?", re.IGNORECASE)
-BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 # Larger whole numbers, such as long article numbers, are not all floats.
 EXACT = 2**53
 

@@ -66,8 +66,10 @@ def is_picture(data: bytes) -> bool:
     """Says whether bytes begin as a picture does: an index must show nothing else of a disk."""
     from PIL import Image
 
+    from beyond_text.tables.pictures import FORMATS
+
     try:
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")):
+        with Image.open(BytesIO(data), formats=FORMATS):
             return True
     except Exception:
         # Damaged headers leave the decoders as errors of any kind.

@@ -22,6 +22,7 @@ from beyond_text.files import MALFORMED, write_text
 from beyond_text.shards.manifest import sha256_of
 
 VERSION = 1
+GENERATIONS = "generations"
 # Files up to this size, in bytes, are compared with their checksums whenever an index is opened.
 CHECKED = 256 * 2**20
 Count = Annotated[int, Meta(ge=0)]
@@ -101,7 +102,7 @@ class Facts(Struct, frozen=True):
     @property
     def place(self) -> str:
         """The folder of the generation, as seen from the index."""
-        return f"generations/{self.generation}"
+        return f"{GENERATIONS}/{self.generation}"
 
 
 class _Versioned(Struct):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +25,7 @@ from beyond_text.indexing.faiss_cache import open_nearest
 from beyond_text.indexing.generation import VECTORS, Generation
 from beyond_text.indexing.models import MODELS
 from beyond_text.retrieval.hybrid import check_weight, top_weighted
+from beyond_text.retrieval.nearest import settled
 from beyond_text.retrieval.truncate import truncate
 
 # How many nearest products bound what words can lift: many, so that few others are compared.
@@ -273,16 +274,11 @@ class Index:
         if not most:
             return found
         k = min(top, most)
-        unsettled, width = np.arange(len(queries)), min(k + 1, most)
-        while len(unsettled):
-            scores, rows = self._nearest_rows(queries[unsettled], width, allowed)
-            # A query is settled once a product beyond the k-th has a smaller score than the k-th.
-            settled = (scores[:, -1] < scores[:, k - 1]) | (scores.shape[1] == most)
-            for at in settled.nonzero()[0]:
-                # Rows stand in the order of trec_eval.
-                order = np.lexsort((rows[at], -scores[at]))[:k]
-                found[unsettled[at]] = scores[at][order].tolist(), rows[at][order].tolist()
-            unsettled, width = unsettled[~settled], min(2 * width, most)
+        nearest = partial(self._nearest_rows, allowed=allowed)
+        for query, scores, rows in settled(nearest, queries, k, most):
+            # Rows stand in the order of trec_eval.
+            order = np.lexsort((rows, -scores))[:k]
+            found[query] = scores[order].tolist(), rows[order].tolist()
         return found
 
     def _by_both(

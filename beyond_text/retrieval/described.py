@@ -6,6 +6,9 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+# How shops write truth values, in lower case.
+BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
+
 
 class Place(NamedTuple):
     """Where a picture lies, in a folder of products.

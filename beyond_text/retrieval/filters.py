@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
+from beyond_text.retrieval.described import BOOLEANS
+
 QUOTED = r'"(?:[^"]|"")*"'
 # A name without quotes ends at the first character of an operator.
 FILTER = re.compile(
@@ -31,7 +33,7 @@ FLAG = re.compile(rf'\s*(?P<no>!?)\s*(?P<column>{QUOTED}|[^"<>=!\s][^<>=!]*?)\s*
 VALUE = re.compile(rf'\s*(?P<value>{QUOTED}|[^"|][^|]*?)\s*(?:\||\Z)', re.DOTALL)
 # Not what float() takes: nan, inf, 1_000 and digits of other scripts.
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
-BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+ASKED = BOOLEANS | {"1": True, "0": False}
 ORDERS: dict[str, Callable[..., Any]] = {
     "<": pc.less,
     "<=": pc.less_equal,
@@ -173,8 +175,8 @@ def _typed(each: Filter, kind: str, value: str) -> Any:
         if NUMBER.fullmatch(value):
             return float(value)
         raise _error(str(each), f"{each.column} holds numbers: expected one, got {_shown(value)}")
-    if value.lower() in BOOLEANS:
-        return BOOLEANS[value.lower()]
+    if value.lower() in ASKED:
+        return ASKED[value.lower()]
     raise _error(
         str(each), f"{each.column} holds booleans: expected true or false, got {_shown(value)}"
     )

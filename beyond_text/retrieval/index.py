@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32
 
 from beyond_text.config.names import IndexKind
 from beyond_text.metrics.found import Ranking
-from beyond_text.retrieval.nearest import Nearest
+from beyond_text.retrieval.nearest import Nearest, settled
 
 Vectors = Float32[np.ndarray, "rows dim"]
 
@@ -75,19 +75,11 @@ class ProductIndex:
         k = min(k, len(self))
         product_ids: list[list[str]] = [[] for _ in query_ids]
         scores = np.zeros((len(query_ids), k), dtype=np.float32)
-        open_rows, width = np.arange(len(query_ids)), min(k + 1, len(self))
-        while len(open_rows):
-            nearest, positions = self.nearest.search(vectors[open_rows], width)
-            # A row is settled once a product beyond the k-th has a smaller score than the k-th.
-            settled = (nearest[:, -1] < nearest[:, k - 1]) | (width == len(self))
-            for row, row_scores, row_positions in zip(
-                open_rows[settled], nearest[settled], positions[settled], strict=True
-            ):
-                names = [self.product_ids[position] for position in row_positions]
-                best = sorted(zip(row_scores, names, strict=True), reverse=True)[:k]
-                scores[row] = [score for score, _ in best]
-                product_ids[row] = [name for _, name in best]
-            open_rows, width = open_rows[~settled], min(2 * width, len(self))
+        for row, row_scores, row_positions in settled(self.nearest.search, vectors, k, len(self)):
+            names = [self.product_ids[position] for position in row_positions]
+            best = sorted(zip(row_scores, names, strict=True), reverse=True)[:k]
+            scores[row] = [score for score, _ in best]
+            product_ids[row] = [name for _, name in best]
         return Ranking(list(query_ids), product_ids, scores)
 
 

@@ -32,6 +32,7 @@ import pyarrow as pa
 from jaxtyping import Float32, Int64
 
 from beyond_text.files import MALFORMED, atomic_write, write_json
+from beyond_text.retrieval.described import BOOLEANS
 from beyond_text.retrieval.words import words_of
 
 K1, B = 1.5, 0.75
@@ -44,7 +45,6 @@ VERSION = 1
 FACTS = "facts.json"
 VOCABULARY = "vocabulary.arrow"
 ARRAYS = ("data", "indices", "indptr")
-TRUTH = frozenset({"true", "false", "yes", "no"})
 LEAST_DIGITS = 6
 AMOUNT = re.compile(rf"[+-]?(?:[0-9]{{1,{LEAST_DIGITS - 1}}}|[0-9]*[.,][0-9]+)")
 TYPES = {"data": np.float32, "indices": np.int32, "indptr": np.int64}
@@ -181,7 +181,7 @@ def searched_text(product_id: str, text: str, columns: Mapping[str, str]) -> str
         value
         for value in columns.values()
         if value.strip(" .") not in text
-        and value.lower() not in TRUTH
+        and value.lower() not in BOOLEANS
         and not AMOUNT.fullmatch(value)
     ]
     return "\n".join([product_id, text, *named])

@@ -17,6 +17,7 @@ stay where they are, in a mapped file too (`scan.py`).
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,14 +196,35 @@ class Nearest:
         return Nearest(self.kind, vectors, lists)
 
 
-def recall(
-    nearest: Nearest,
-    vectors: Float[np.ndarray, "rows dim"],
+def settled(
+    search: Callable[[Float32[np.ndarray, "queries dim"], int], Found],
     queries: Float32[np.ndarray, "queries dim"],
-    k: int = 10,
-) -> float:
+    k: int,
+    most: int,
+) -> Iterator[tuple[int, Float32[np.ndarray, " found"], Int64[np.ndarray, " found"]]]:
+    """Yields each query's number, with scores and rows of its k best and of all that tie with them.
+
+    A search cuts equal scores by position. So one product more than the k-th is asked for, and
+    twice as many again, until a product beyond the k-th has a smaller score.
+
+    Args:
+        search: returns scores and rows of as many of the best as it is given.
+        queries: their vectors.
+        k: how many are wanted, at most `most`.
+        most: how many there are.
+    """
+    unsettled, width = np.arange(len(queries)), min(k + 1, most)
+    while len(unsettled):
+        scores, rows = search(queries[unsettled], width)
+        done = (scores[:, -1] < scores[:, k - 1]) | (width == most)
+        for at in done.nonzero()[0]:
+            yield int(unsettled[at]), scores[at], rows[at]
+        unsettled, width = unsettled[~done], min(2 * width, most)
+
+
+def recall(nearest: Nearest, queries: Float32[np.ndarray, "queries dim"], k: int = 10) -> float:
     """Returns the share of each query's k best vectors that a search finds, averaged."""
-    _, best = Scan(vectors).search(queries, k)
+    _, best = nearest.scan.search(queries, k)
     _, found = nearest.search(queries, k)
     pairs = zip(found, best, strict=True)
     return float(np.mean([np.isin(exact, row).mean() for row, exact in pairs]))

@@ -34,7 +34,7 @@ class HitOut(Product):
 
     score: float = Field(description="weight x vector + (1 - weight) x lexical")
     vector: float = Field(description="Cosine of the query's and the product's vector.")
-    lexical: float | None = Field(description="BM25, divided by the query's best; null: not used.")
+    lexical: float | None = Field(description="What its words say, 0 to 1; null: not used.")
 
 
 class SearchAnswer(BaseModel):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.resources import files
 
-from beyond_text.serving.pictures import Sent
+from beyond_text.serving.pictures import Sent, sent
 
 TYPES = {
     "html": "text/html; charset=utf-8",
@@ -21,7 +20,5 @@ def page_files() -> dict[str, Sent]:
     for file in (files("beyond_text.serving") / "page").iterdir():
         _, _, ending = file.name.rpartition(".")
         if ending in TYPES:
-            content = file.read_bytes()
-            etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-            found[file.name] = Sent(content, TYPES[ending], etag)
+            found[file.name] = sent(file.read_bytes(), TYPES[ending])
     return found

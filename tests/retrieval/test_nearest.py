@@ -89,7 +89,7 @@ def test_lists_miss_few_and_their_scores_are_those_of_the_vectors(
     nearest = Nearest.build(kind, vectors)
     assert nearest.lists is not None
     queries = vectors[::131].astype(np.float32)
-    assert recall(nearest, vectors, queries) >= 0.95
+    assert recall(nearest, queries) >= 0.95
     scores, rows = nearest.search(queries, 10)
     own = np.einsum("qd,qkd->qk", queries, vectors[rows].astype(np.float32))
     np.testing.assert_allclose(scores, own, atol=1e-6)
