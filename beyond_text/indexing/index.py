@@ -45,6 +45,7 @@ class Hit(NamedTuple):
         lexical: what its words say, 0 to 1; None where words were not asked for.
         text: what the model reads of it.
         columns: its title, category and further columns, where they are not empty.
+        has_picture: whether the source has a picture of it.
     """
 
     product_id: str
@@ -53,6 +54,7 @@ class Hit(NamedTuple):
     lexical: float | None
     text: str
     columns: dict[str, Any]
+    has_picture: bool
 
 
 class Index:
@@ -326,6 +328,7 @@ class Index:
             lexical,
             generation.products["text"][row].as_py(),
             {name: value for name, value in values.items() if value is not None},
+            generation.place(row) is not None,
         )
 
     def _facets(self, allowed: np.ndarray | None, most: int) -> dict[str, list[tuple[Any, int]]]:

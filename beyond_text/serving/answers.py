@@ -26,7 +26,7 @@ class Product(BaseModel):
     title: str
     text: str
     columns: dict[str, Value] = Field(description="What filters and facets know of it.")
-    picture: str = Field(description="Where its picture is, if it has one.")
+    picture: str | None = Field(description="Where its picture is; null: it has none.")
 
 
 class HitOut(Product):
@@ -84,7 +84,7 @@ def product_of(hit: Hit, index: str) -> dict[str, Any]:
         "title": str(hit.columns.get("title") or hit.text),
         "text": hit.text,
         "columns": hit.columns,
-        "picture": place,
+        "picture": place if hit.has_picture else None,
     }
 
 

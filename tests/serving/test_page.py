@@ -141,6 +141,9 @@ def test_what_is_no_picture_is_said(show: Open) -> None:
 
 def test_the_like_of_a_product_is_found_by_its_picture(show: Open) -> None:
     page = show("/?q=red+rug")
+    without = page.locator(f"{CARDS}:not(:has(img))")
+    assert without.count() > 0
+    assert without.locator(".similar").count() == 0
     card = page.locator(f"{CARDS}:has(img)").first
     product = card.get_attribute("data-product")
     card.hover()

@@ -253,7 +253,8 @@ function listenToPlaces() {
     const { product: id } = view.dataset;
     delete view.dataset.product;
     if (state.product !== null) navigate({ product: null });
-    results.querySelector(`a[data-product="${CSS.escape(id)}"]`)?.focus({ preventScroll: true });
+    // The browser gives the focus back to what had it, if that is still there.
+    if (document.activeElement === document.body) results.querySelector(`a[data-product="${CSS.escape(id)}"]`)?.focus({ preventScroll: true });
   });
   view.addEventListener("click", (event) => event.target === view && view.close());
   addEventListener("scroll", () => document.querySelector(".top").classList.toggle("scrolled", scrollY > 4), { passive: true });

@@ -6,9 +6,13 @@ import { address } from "./state.js";
 const SHOWN_APART = ["title", "price", "image", "description"];
 const PRICES = ["price", "sale_price"];
 
-/** Makes a photo, or a mark where there is none. */
+/** Makes a photo, or a mark where there is none, or it cannot be read. */
 export function photo(place, alt) {
   const frame = make("div", { class: "photo" });
+  if (!place) {
+    frame.append(icon("none"));
+    return frame;
+  }
   const image = make("img", { class: "coming", alt, loading: "lazy", decoding: "async" });
   image.addEventListener("load", () => image.classList.remove("coming"));
   image.addEventListener("error", () => image.replaceWith(icon("none")));
@@ -55,7 +59,7 @@ export function card(hit, state, { badge = null, onlike } = {}) {
     badge && make("span", { class: `badge ${badge[1]}`, title: badge[2] }, badge[0]),
     make("h3", {}, hit.title));
   link.dataset.product = hit.product_id;
-  const similar = make("button", { class: "similar", type: "button", title: "Search by this picture",
+  const similar = hit.picture && make("button", { class: "similar", type: "button", title: "Search by this picture",
     "aria-label": `Search by the picture of ${hit.title}`, onclick: () => onlike(hit.product_id) }, icon("like"));
   const line = about(hit.columns);
   const found = make("li", { class: "card" }, link, similar,
@@ -95,7 +99,7 @@ export function details(product, hit, { onclose, onlike, oncopy }) {
         make("dl", {}, [["product_id", product.product_id], ...shown].map(([name, value]) =>
           [make("dt", {}, name === "product_id" ? "Product" : title(name)), make("dd", {}, value === true ? "yes" : value === false ? "no" : String(value))])),
         make("div", { class: "actions" },
-          make("button", { class: "button", type: "button", onclick: onlike }, icon("like"), "Find similar"),
+          product.picture && make("button", { class: "button", type: "button", onclick: onlike }, icon("like"), "Find similar"),
           copy))),
   ];
 }
