@@ -68,11 +68,12 @@ def _with_pictures(
     key = "product_id" if name == "products" else "query_id"
     file = tables.files[name].name
     faults = list(map_in_threads(partial(_fault, is_usable), list(rows["image"])))
-    for row, fault in zip(rows.to_dict("records"), faults, strict=True):
-        if fault is not None:
-            rejects.add(
-                Reject(file, int(row["row"]), row[key], fault.reason, f"{row['image']}: {fault}")
-            )
+    faulty = [fault for fault in faults if fault]
+    lost = rows[[fault is not None for fault in faults]]
+    for number, identity, image, fault in zip(
+        lost["row"], lost[key], lost["image"], faulty, strict=True
+    ):
+        rejects.add(Reject(file, int(number), identity, fault.reason, f"{image}: {fault}"))
     images = ["" if fault else image for image, fault in zip(rows["image"], faults, strict=True)]
     rows = rows.assign(image=images)
     empty = (rows[[*texts, "image"]] == "").all(axis=1)

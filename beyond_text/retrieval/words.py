@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 import regex
@@ -58,7 +59,18 @@ LETTERS_OR_NUMBER = regex.compile(r"\p{N}+|[\p{L}\p{M}]+")
 
 def words_of(text: str) -> list[str]:
     """Lists the words of a text, folded, in order; a word with joints whole and in parts."""
-    return [word[:LONGEST_WORD] for word in _words(folded(text))]
+    # No word reaches across a blank, and shops say most things again and again.
+    words: list[str] = []
+    for piece in text.split():
+        words += _known(piece) if len(piece) <= LONGEST_WORD else _of_piece(piece)
+    return words
+
+
+def _of_piece(piece: str) -> list[str]:
+    return [word[:LONGEST_WORD] for word in _words(folded(piece))]
+
+
+_known = lru_cache(maxsize=1 << 16)(_of_piece)
 
 
 def folded(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -21,6 +21,8 @@ from beyond_text.tables.layouts import (
 from beyond_text.tables.near import near_ids
 
 URL_PICTURE = "picture is a URL"
+# A path that is absolute (POSIX or Windows), goes up, is a URL or holds a NUL.
+OUTSIDE = re.compile(r"[\\/]|[A-Za-z][A-Za-z0-9+.-]*:|.*\0|(?:.*[\\/])?\.\.(?:[\\/]|\Z)", re.DOTALL)
 
 
 class RowFilter:
@@ -196,8 +198,8 @@ def _pictures(
     """Returns absolute paths of each row's pictures; those that are no file's path are rejects."""
     root = folder.resolve()
     pictures = []
-    for record in frame.to_dict("records"):
-        cell = record["image"]
+    faults = []
+    for row, cell in enumerate(frame["image"]):
         # A name may hold what parts names elsewhere.
         whole = "|" in cell and not is_url(cell) and not leaves_folder(cell)
         names = [cell] if whole and os.path.isfile(root / cell) else picture_names(cell)
@@ -205,27 +207,22 @@ def _pictures(
         for name in names:
             if is_url(name):
                 if not absent_pictures:
-                    row_filter.add(record, URL_PICTURE, f"image {name[:200]!r}, expected a file")
+                    faults.append((row, URL_PICTURE, f"image {name[:200]!r}, expected a file"))
             elif leaves_folder(name):
                 detail = f"image {name[:200]!r}, expected a path inside the folder"
-                row_filter.add(record, "picture outside folder", detail)
+                faults.append((row, "picture outside folder", detail))
             # Not by Path: it raises where a name is too long for the disk.
             elif not absent_pictures or os.path.isfile(root / name):
                 paths.append(str(root / name))
         if len(paths) > MAX_PICTURES:
             detail = f"{len(paths)} pictures, expected at most {MAX_PICTURES}: the first are used"
-            row_filter.add(record, "too many pictures", detail)
+            faults.append((row, "too many pictures", detail))
         pictures.append(paths[:MAX_PICTURES])
+    for row, reason, detail in faults:
+        row_filter.add(frame.iloc[row].to_dict(), reason, detail)
     return pictures
 
 
 def leaves_folder(image: str) -> bool:
     """Says whether a path is absolute (POSIX or Windows), goes up, is a URL or holds a NUL."""
-    windows = PureWindowsPath(image)
-    return bool(
-        PurePosixPath(image).is_absolute()
-        or windows.anchor
-        or ".." in windows.parts
-        or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", image)
-        or "\0" in image
-    )
+    return bool(OUTSIDE.match(image))
