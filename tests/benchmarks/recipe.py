@@ -164,16 +164,17 @@ def training(
     stage: str,
     prepared: Prepared | None = None,
     further: Sequence[str] = (),
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Iterator[float]:
     """Yields the speed of a stage as `beyond_text.train` runs it, by its steps alone.
 
-    `further` are `key=value` settings.
+    `further` are `key=value` settings; `callbacks` take the place of the one that logs speed.
     """
     keep_freed_memory()
     config, module, data, _ = prepared or prepare(setting.config(stage, further=further))
     while True:
         counted = _Counted(module.views, setting.warmup + setting.steps)
-        trainer = make_trainer(config, [Throughput(), counted])
+        trainer = make_trainer(config, [*(callbacks or [Throughput()]), counted])
         with step_ends() as ends:
             trainer.fit(module, data)
         yield rate(ends, counted.products, setting.warmup)
@@ -306,9 +307,9 @@ def peak(setting: Setting, stage: str) -> Iterator[float]:
         yield _operations_per_second(kind, device) / operations
 
 
-def loader(setting: Setting) -> Iterator[float]:
-    """Yields the speed of stage 1's loader alone, with as many processes as cores."""
-    prepared = prepare(setting.config("stage1", workers=setting.cores))
+def loader(setting: Setting, stage: str = "stage1") -> Iterator[float]:
+    """Yields the speed of a stage's loader alone, with as many processes as cores."""
+    prepared = prepare(setting.config(stage, workers=setting.cores))
     views = prepared.module.views
     while True:
         sizes = (complete(batch, views) for batch in prepared.loader)

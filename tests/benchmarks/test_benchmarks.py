@@ -20,6 +20,7 @@ from beyond_text.shards.split import Split
 from beyond_text.shards.transform import to_square
 from beyond_text.tables.pictures import decode_pixels
 from tests.benchmarks import (
+    gpu,
     index_update,
     large_batch,
     measure,
@@ -325,6 +326,30 @@ def test_random_towers_are_encoders_that_train_on_the_shards(
     ]
     assert heads[0]["hidden_size"] == 512
     assert heads[1]["architecture"] == "vit_base_patch32_224"
+
+
+def test_the_gpu_table_has_a_line_of_each_case_and_says_why_one_is_missing(
+    tiny_shards: Path,
+    tiny_text_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ["stage 1, 1,024", "stage 3, 1,024, four queries each"]
+    monkeypatch.setitem(gpu.CASES, names[1], gpu.CASES[names[1]]._replace(limit=1))
+    words = [str(tiny_shards), "--tokenizer", str(tiny_text_encoder), "--layers", "1"]
+    counts = ["--batch", "8", "--steps", "2", "--warmup", "1", "--workers", "1"]
+    found = gpu.main([*words, *counts, "--out", str(tmp_path / "gpu.json"), "--cases", *names])
+    assert found[names[0]].keys() == set(gpu.HEADS)
+    assert found[names[0]]["products/s"] > 0
+    assert 0 <= found[names[0]]["waiting"] < 1
+    assert found[names[1]] == "stopped at its limit of 1 s"
+    assert "stopped at its limit" in capsys.readouterr().out
+    assert json.loads((tmp_path / "gpu.json").read_text())["cases"] == found
+
+
+def test_the_limits_of_the_gpu_table_are_four_minutes() -> None:
+    assert sum(case.limit for case in gpu.CASES.values()) <= 240
 
 
 def test_versions_of_what_is_not_installed_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
