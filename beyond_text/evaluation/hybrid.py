@@ -173,8 +173,10 @@ def _tuned(
     for (query_id, product_id), grade in positive.items():  # type: ignore[misc]
         if product_id in sides.position:
             gains.setdefault(query_id, {})[sides.position[product_id]] = 2.0**grade - 1
+    kinds = query_kinds(drawn.queries)
     weight, means = tune_weight(
-        (each.cosines, each.words, gains.get(each.query_id, {})) for each in sides.find(drawn)
+        (each.cosines, each.words, gains.get(each.query_id, {}), kinds[each.query_id])
+        for each in sides.find(drawn)
     )
     tuned = {"queries": len(drawn.queries), "products": len(sides.ids), "seed": SEED}
     return weight, {**tuned, MEASURE: {f"{each:g}": mean for each, mean in means.items()}}

@@ -8,6 +8,7 @@ so a filter takes products away and changes no score.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -97,36 +98,49 @@ def tune_weight(
             Float32[np.ndarray, " products"],
             Float32[np.ndarray, " products"],
             Mapping[int, float],
+            str,
         ]
     ],
     weights: Sequence[float] = WEIGHTS,
 ) -> tuple[float, dict[float, float]]:
     """Returns the weight of the vectors to take, and the mean nDCG@10 of each weight.
 
-    Of the weights whose mean is within one standard error of the best it is the highest, that is
+    What words win for one kind of query must not cost another: a weight by which a kind does worse
+    than by vectors alone, by more than half a standard error of the difference, is not taken. Of the
+    others, those whose mean is within one standard error of the best, it is the highest, that is
     the nearest to vectors alone (the rule of one standard error of Breiman et al. 1984).
 
     Args:
-        queries: for each query, the cosines and the scores by words of all products, and the gain
-            (2^grade - 1) of each product, by position, whose grade is above 0.
-        weights: the weights that are tried.
+        queries: for each query, the cosines and the scores by words of all products, the gain
+            (2^grade - 1) of each product, by position, whose grade is above 0, and its kind.
+        weights: the weights that are tried; the last is 1.
 
     Raises:
         ValueError: no query has a gain, or a weight is out of range.
     """
-    values: list[list[float]] = []
-    for vector_scores, lexical_scores, gains in queries:
+    found: list[list[float]] = []
+    kinds: list[str] = []
+    for vector_scores, lexical_scores, gains, kind in queries:
         if not gains:
             continue
         scores = (weighted(vector_scores, lexical_scores, weight) for weight in weights)
-        values.append([_ndcg(each, gains) for each in scores])
-    if not values:
+        found.append([_ndcg(each, gains) for each in scores])
+        kinds.append(kind)
+    if not found:
         raise ValueError("no query with a relevant product to tune the weight on")
-    mean = np.mean(values, axis=0)
-    best = int(mean.argmax())
-    error = float(np.std(values, axis=0)[best]) / len(values) ** 0.5
-    taken = max(w for w, each in zip(weights, mean, strict=True) if each >= mean[best] - error)
-    return taken, dict(zip(weights, mean.tolist(), strict=True))
+    values = np.array(found)
+    more = values - values[:, -1:]
+    of_kind = (more[np.array(kinds) == kind] for kind in set(kinds))
+    harmless = np.all([part.mean(axis=0) >= -_error(part) / 2 for part in of_kind], axis=0)
+    mean = values.mean(axis=0)
+    best = int(np.where(harmless, mean, -1).argmax())
+    taken = harmless & (mean >= mean[best] - _error(values)[best])
+    return max(compress(weights, taken)), dict(zip(weights, mean.tolist(), strict=True))
+
+
+def _error(values: Float64[np.ndarray, "queries weights"]) -> Float64[np.ndarray, " weights"]:
+    """Returns the standard error of each column's mean."""
+    return values.std(axis=0) / len(values) ** 0.5
 
 
 def check_weight(weight: float) -> None:

@@ -103,9 +103,9 @@ def test_reciprocal_ranks_are_added() -> None:
 
 def test_the_weight_with_the_highest_ndcg_is_taken() -> None:
     # The words are right for one query, the vectors for another, and both need the sum.
-    by_words = (np.array([0.2, 0.3], np.float32), np.array([1, 0], np.float32), {0: 3.0})
-    by_vectors = (np.array([0.9, 0.1], np.float32), np.array([2 / 3, 1], np.float32), {0: 3.0})
-    weight, means = tune_weight([by_words, by_vectors, (*by_words[:2], {})])
+    by_words = (np.array([0.2, 0.3], np.float32), np.array([1, 0], np.float32), {0: 3.0}, "a")
+    by_vectors = (np.array([0.9, 0.1], np.float32), np.array([2 / 3, 1], np.float32), {0: 3.0}, "a")
+    weight, means = tune_weight([by_words, by_vectors, (*by_words[:2], {}, "a")])
     assert list(means) == list(WEIGHTS)
     assert means[1.0] == pytest.approx((1 / np.log2(3) + 1) / 2)
     assert means[0.0] == pytest.approx((1 + 1 / np.log2(3)) / 2)
@@ -116,7 +116,7 @@ def test_the_weight_with_the_highest_ndcg_is_taken() -> None:
 
 def test_ndcg_of_a_weight_counts_gains_and_discounts() -> None:
     vector = np.array([0.4, 0.3, 0.2, 0.1], np.float32)
-    _, means = tune_weight([(vector, np.zeros(4, np.float32), {1: 1.0, 2: 3.0})], [1.0])
+    _, means = tune_weight([(vector, np.zeros(4, np.float32), {1: 1.0, 2: 3.0}, "a")], [1.0])
     expected = (1 / np.log2(3) + 3 / np.log2(4)) / (3 / np.log2(2) + 1 / np.log2(3))
     assert means == {1.0: pytest.approx(expected)}
 
@@ -126,13 +126,26 @@ def test_of_weights_within_a_standard_error_the_highest_is_taken() -> None:
     words = np.array([0, 1], np.float32)
     right, wrong = np.array([0.1, 0.2], np.float32), np.array([0.2, 0.1], np.float32)
     for helped, taken in ((1, 1.0), (10, 0.9)):
-        queries = [(wrong, words, {1: 1.0})] * helped + [(right, words, {1: 1.0})] * 20
-        queries += [(right, words, {0: 1.0})] * 5
+        queries = [(wrong, words, {1: 1.0}, "a")] * helped + [(right, words, {1: 1.0}, "a")] * 20
+        queries += [(right, words, {0: 1.0}, "a")] * 5
         weight, means = tune_weight(queries, [0.9, 1.0])
         assert means[0.9] > means[1.0]
         assert weight == taken
 
 
+def test_a_weight_that_costs_a_kind_is_not_taken() -> None:
+    words = np.array([0, 1], np.float32)
+    near, far = np.array([0.6, 0.5], np.float32), np.array([0.9, 0.1], np.float32)
+    # What words win for ids by any weight below 0.9, they cost attributes by one below 0.55.
+    ids = [(near, words, {1: 1.0}, "id")] * 50
+    for attributes, taken in ((0, 0.9), (10, 0.9)):
+        kinds = ids + [(far, words, {0: 1.0}, "attribute")] * attributes
+        assert tune_weight(kinds, [0.3, 0.9, 1.0])[0] == taken
+    # Without that weight there is none that wins without a loss.
+    assert tune_weight(kinds, [0.3, 1.0])[0] == 1.0
+    assert tune_weight(ids, [0.3, 1.0])[0] == 0.3
+
+
 def test_a_weight_cannot_be_tuned_on_nothing() -> None:
     with pytest.raises(ValueError, match="no query with a relevant product"):
-        tune_weight([(VECTOR, LEXICAL, {})])
+        tune_weight([(VECTOR, LEXICAL, {}, "a")])
