@@ -52,3 +52,19 @@ def test_every_fusion_gives_the_vectors_of_torch(folder: Path, tmp_path: Path, f
     changes = {"share_text_encoder": fusion not in ("gated", "uniecs")}
     exported = export(folder, tmp_path, "bert", "timm_resnet", fusion=fusion, **changes)
     assert_equal_vectors(tmp_path, exported)
+
+
+@pytest.mark.parametrize(
+    ("text", "image"),
+    [
+        ("xlm-roberta", "vit"),
+        ("clip", "clip"),
+        ("siglip", "siglip"),
+        ("bert", "dinov2"),
+        ("siglip2_naflex", "timm_vit"),
+    ],
+)
+def test_every_class_of_encoder_gives_the_vectors_of_torch(
+    folder: Path, tmp_path: Path, text: str, image: str
+) -> None:
+    assert_equal_vectors(tmp_path, export(folder, tmp_path, text, image))
