@@ -1,7 +1,6 @@
 """Encodes queries and products by the graphs of an export: onnxruntime, tokenizers and pillow.
 
-python example.py "a red striped cushion"            # from the export's folder
-python example.py "a red striped cushion" photo.jpg  # a query with a picture
+python example.py "a red striped cushion" [photo.jpg]
 """
 
 import json
@@ -21,14 +20,6 @@ TEXTS, PICTURES = SETTINGS["texts"], SETTINGS["pictures"]
 TOKENIZER = Tokenizer.from_file(str(HERE / "tokenizer.json"))
 
 
-def tokens(texts, prefix):
-    """Returns a graph's inputs for texts."""
-    found = TOKENIZER.encode_batch([prefix + text for text in texts])
-    ids = np.array([text.ids for text in found], dtype=np.int64)
-    mask = np.array([text.attention_mask for text in found], dtype=np.int64)
-    return {"input_ids": ids, "attention_mask": mask if TEXTS["masked"] else np.ones_like(ids)}
-
-
 def opened(data, size):
     """Returns a picture upright, in RGB over white; a JPEG may be decoded at half its size."""
     file = Image.open(BytesIO(data))
@@ -39,29 +30,26 @@ def opened(data, size):
 
 def pixels(data):
     """Returns a picture's pixels: reduced to a small JPEG, as in training, and squeezed."""
-    stored, size = BytesIO(), PICTURES["image_size"]
-    image = opened(data, PICTURES["stored_size"])
-    scale = min(1, PICTURES["stored_size"] / max(image.size))
-    smaller = [max(1, round(side * scale)) for side in image.size]
-    image.resize(smaller, Image.Resampling.LANCZOS).save(
-        stored, "JPEG", quality=PICTURES["stored_quality"]
-    )
+    stored, size, largest = BytesIO(), PICTURES["image_size"], PICTURES["stored_size"]
+    image = opened(data, largest)
+    scale = min(1, largest / max(image.size))
+    smaller = image.resize([max(1, round(scale * s)) for s in image.size], Image.Resampling.LANCZOS)
+    smaller.save(stored, "JPEG", quality=PICTURES["stored_quality"])
     square = opened(stored.getvalue(), size).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(square).transpose(2, 0, 1)
 
 
 def encode(graph, texts, pictures, prefix):
     """Returns unit vectors of rows with a text, "" for none, a picture's bytes, None, or both."""
-    has_text = np.array([text != "" for text in texts])
-    has_image = np.array([picture is not None for picture in pictures])
-    blank = np.zeros((3,) + (PICTURES["image_size"],) * 2, dtype=np.uint8)
     session = onnxruntime.InferenceSession(str(HERE / "onnx" / graph))
-    inputs = tokens(texts, prefix)
+    found = TOKENIZER.encode_batch([prefix + text for text in texts])
+    ids, mask = np.array([[each.ids, each.attention_mask] for each in found]).swapaxes(0, 1)
+    inputs = {"input_ids": ids, "attention_mask": mask if TEXTS["masked"] else np.ones_like(ids)}
     if "pixels" in {each.name for each in session.get_inputs()}:
-        numbers = np.arange(len(texts))
-        inputs["text_row"] = np.where(has_text, numbers, -1)
-        inputs["pixels"] = np.stack([blank if p is None else pixels(p) for p in pictures])
-        inputs["image_row"] = np.where(has_image, numbers, -1)
+        blank = np.zeros((3,) + (PICTURES["image_size"],) * 2, dtype=np.uint8)
+        inputs["pixels"] = np.stack([pixels(each) if each else blank for each in pictures])
+        for name, column in (("text_row", texts), ("image_row", pictures)):
+            inputs[name] = np.array([row if each else -1 for row, each in enumerate(column)])
     return session.run(["vectors"], inputs)[0]
 
 
