@@ -19,6 +19,8 @@ WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 RRF_K = 60
 # The cut of the nDCG that a weight is tuned for.
 CUT = 10
+# Of a kind's mean nDCG: smaller differences come and go with the rounding of vectors.
+LEAST_LOSS = 0.0005
 
 
 def weighted(
@@ -106,7 +108,7 @@ def tune_weight(
     """Returns the weight of the vectors to take, and the mean nDCG@10 of each weight.
 
     What words win for one kind of query must not cost another: a weight by which a kind does worse
-    than by vectors alone, by more than half a standard error of the difference, is not taken. Of the
+    than by vectors alone, by more than half a standard error and LEAST_LOSS, is not taken. Of the
     others, those whose mean is within one standard error of the best, it is the highest, that is
     the nearest to vectors alone (the rule of one standard error of Breiman et al. 1984).
 
@@ -131,7 +133,8 @@ def tune_weight(
     values = np.array(found)
     more = values - values[:, -1:]
     of_kind = (more[np.array(kinds) == kind] for kind in set(kinds))
-    harmless = np.all([part.mean(axis=0) >= -_error(part) / 2 for part in of_kind], axis=0)
+    losses = (-part.mean(axis=0) > np.maximum(_error(part) / 2, LEAST_LOSS) for part in of_kind)
+    harmless = ~np.any(list(losses), axis=0)
     mean = values.mean(axis=0)
     best = int(np.where(harmless, mean, -1).argmax())
     taken = harmless & (mean >= mean[best] - _error(values)[best])
