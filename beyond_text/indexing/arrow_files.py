@@ -29,12 +29,14 @@ def write_arrow(path: Path, table: pa.Table) -> None:
             writer.write_batch(batch)
 
 
-def open_arrow(path: Path, rows: int, schema: dict[str, pa.DataType] | None = None) -> pa.Table:
+def open_arrow(
+    path: Path, rows: int | None, schema: dict[str, pa.DataType] | None = None
+) -> pa.Table:
     """Maps a table into memory.
 
     Args:
         path: of a file that `write_arrow` wrote.
-        rows: how many it must have.
+        rows: how many it must have; None for any number.
         schema: the columns that it must have; None for any of plain types.
 
     Raises:
@@ -54,7 +56,7 @@ def open_arrow(path: Path, rows: int, schema: dict[str, pa.DataType] | None = No
         table = reader.read_all()
         if pa.total_allocated_bytes() - before > path.stat().st_size:
             raise ValueError("compressed, which no index is")
-        if table.num_rows != rows:
+        if rows is not None and table.num_rows != rows:
             raise ValueError(f"{table.num_rows} rows, expected {rows}")
         table.validate(full=path.stat().st_size <= CHECKED)
         for column in table.columns:

@@ -37,6 +37,7 @@ from beyond_text.indexing.facts import (
 from beyond_text.indexing.faiss_cache import forget_nearest, open_nearest, update_nearest
 from beyond_text.indexing.generation import PRODUCTS, VECTORS, Generation, write_products
 from beyond_text.indexing.models import MODELS, ModelFacts, keep_model
+from beyond_text.indexing.seen import Seen
 from beyond_text.indexing.source import Content, Digests, Known, describe_source, read_content
 from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.nearest import Nearest, recall
@@ -101,7 +102,8 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
         task = Task(model, Path(source.folder), dim)
         # To load a model takes as long as to read so many products.
         early = start_pool(task, workers) if old and len(old) >= MANY else None
-        content = read_content(folder, options.split, model.reads, source, known, workers)
+        files = Seen(index)
+        content = read_content(folder, options.split, model.reads, source, known, files, workers)
         reused = old if old and _fits(old.facts, model.digest, dim) else None
         vectors, present, encoded = _vectors(index, task, content, reused, workers, early)
         if not present.any():
@@ -128,6 +130,7 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
         )
         digests = content.digests[rows], content.pictures[rows]
         facts = write_state(index, facts, kept, vectors[rows], digests, old)
+        files.save()
         _tidy(index, facts, old)
     removed = len({*old.product_ids()} - {each.product_id for each in kept}) if old else 0
     left_out = len(present) - len(kept)

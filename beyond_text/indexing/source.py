@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from beyond_text.indexing.facts import Source
+from beyond_text.indexing.seen import Seen, state_of
 from beyond_text.retrieval.described import Described, Place, place_of_file
 from beyond_text.retrieval.threads import map_in_threads
 from beyond_text.shards.manifest import FILE, ShardError, read_manifest, sha256_of
@@ -120,9 +121,15 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def read_content(
-    folder: Path, split: str | None, reads: Reads, source: Source, known: Known, workers: int
+    folder: Path,
+    split: str | None,
+    reads: Reads,
+    source: Source,
+    known: Known,
+    files: Seen,
+    workers: int,
 ) -> Content:
-    """Reads the products of a folder of shards or tables.
+    """Reads the products of a folder of shards or tables; `files` says which need not be read.
 
     Raises:
         TableError, ShardError: no such products.
@@ -130,7 +137,7 @@ def read_content(
     """
     from beyond_text.retrieval.read_split import read_products
 
-    seen = Pictures(Path(source.folder))
+    seen = Pictures(Path(source.folder), files)
     sizes = reads.image_size, reads.stored_size
     catalogue = read_products(
         folder,
@@ -163,8 +170,9 @@ def _array(digests: Sequence[bytes]) -> Digests:
 class Pictures:
     """Computes digests of products by the bytes of their pictures; each file is read once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, seen: Seen) -> None:
         self.root = root
+        self.seen = seen
         self._files: dict[str, bytes] = {}
 
     def of_file(self, path: str) -> bytes:
@@ -178,16 +186,24 @@ class Pictures:
         return _digest(text, *pictures), pictures[0] if pictures else NO_PICTURE
 
     def _of(self, place: Place) -> bytes:
-        if place.file in self._files and not place.size:
-            return self._files[place.file]
+        if place.size:
+            return self._read(place)
+        if place.file not in self._files:
+            path = self.root / place.file
+            digest = self.seen.digest(place.file, path)
+            if digest is None:
+                state = state_of(path)
+                digest = self._read(place)
+                self.seen.note(place.file, state, digest)
+            self._files[place.file] = digest
+        return self._files[place.file]
+
+    def _read(self, place: Place) -> bytes:
         try:
-            digest = _digest(place.read(self.root))
+            return _digest(place.read(self.root))
         except ValueError as error:
             # Whoever encodes it says so; until it changes it is encoded without.
-            digest = _digest(b"", str(error).encode())
-        if not place.size:
-            self._files[place.file] = digest
-        return digest
+            return _digest(b"", str(error).encode())
 
 
 def _digest(*parts: bytes) -> bytes:
