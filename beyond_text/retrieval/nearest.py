@@ -42,6 +42,11 @@ MIN_POINTS_PER_CENTROID = 39
 ADDED_ROWS = 50_000
 # Lists of at least so many times the rows that are asked for are read.
 ROWS_READ = 16
+# Products that are searched for their neighbours, to see how many lists a search must read: the
+# fewest of these numbers by which they find SURE of them. Of vectors grown from the models of the
+# built-in catalogue by `tests.benchmarks.search`, queries then find 0.97 of their ten best.
+TRIED, NEIGHBOURS, SURE = 400, 10, 0.985
+LISTS_READ = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 # At 10^6 vectors of 384 numbers, on one busy core, a query took 0.55 ms with SQ8, 1.8 ms with 4
@@ -94,7 +99,10 @@ class Nearest:
         lists = _trained(CODES[kind], vectors, seed)
         for first in range(0, len(vectors), ADDED_ROWS):
             lists.add(vectors[first : first + ADDED_ROWS].astype(np.float32))
-        return cls(kind, vectors, lists)
+        nearest = cls(kind, vectors, lists)
+        # FAISS's file of the lists keeps it.
+        lists.nprobe = _lists_to_read(nearest, seed)
+        return nearest
 
     def search(
         self,
@@ -135,7 +143,7 @@ class Nearest:
     def _by_lists(self, queries: np.ndarray, k: int) -> Found:
         """Searches the lists nearest to each query; a row of -1 stands where there are too few."""
         count = self.lists.nlist
-        probed = max(probed_lists(count), -(-ROWS_READ * k * count // len(self)))
+        probed = max(self.lists.nprobe, -(-ROWS_READ * k * count // len(self)))
         library: Any = faiss
         parameters = library.IndexRefineSearchParameters(
             k_factor=float(CODES[self.kind].candidates),
@@ -235,13 +243,28 @@ def lists_for(rows: int) -> int:
     return max(1, min(int(4 * rows**0.5), rows // MIN_POINTS_PER_CENTROID))
 
 
-def probed_lists(lists: int) -> int:
-    """Returns how many lists a search reads; a smaller share of more lists.
+def _lists_to_read(nearest: Nearest, seed: int) -> int:
+    """Returns how many lists a search reads: the fewest by which products find their neighbours.
 
-    Of vectors grown from a model's by `tests.benchmarks.search`, 32 of 1,264 lists hold 0.96 of the
-    ten best of 10^5, and 32 (64) of 4,000 hold 0.93 (0.97) of those of 10^6.
+    How many that takes differs with the model and the catalogue. Queries are not known here; they
+    find less than products do, hence a recall of SURE.
     """
-    return max(48, round(0.75 * lists**0.5))
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.choice(len(nearest), min(TRIED, len(nearest)), replace=False))
+    vectors = nearest.vectors[rows].astype(np.float32)
+    # Each finds itself, whatever is read.
+    best = nearest.scan.search(vectors, NEIGHBOURS + 1)[1]
+    neighbours = [set(each) - {row} for each, row in zip(best.tolist(), rows.tolist(), strict=True)]
+    for count in LISTS_READ:
+        nearest.lists.nprobe = count
+        _, found = nearest.search(vectors, NEIGHBOURS + 1)
+        shares = [
+            len(want.intersection(got)) / len(want)
+            for want, got in zip(neighbours, found.tolist(), strict=True)
+        ]
+        if np.mean(shares) >= SURE or count >= nearest.lists.nlist:
+            break
+    return count
 
 
 def _trained(code: Code, vectors: np.ndarray, seed: int) -> Any:

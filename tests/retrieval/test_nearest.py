@@ -123,6 +123,19 @@ def test_a_saved_index_finds_the_same_in_a_mapped_file(kind: IndexKind, tmp_path
         np.testing.assert_array_equal(before, after)
 
 
+def test_as_many_lists_are_read_as_the_vectors_need(tmp_path: Path) -> None:
+    # Hundreds of vectors around each of a few directions find their neighbours in the nearest list.
+    centres = directions(20, DIM, 3).repeat(ROWS // 20, axis=0)
+    easy = centres + 0.05 * directions(len(centres), DIM, 4)
+    easy /= np.linalg.norm(easy, axis=1, keepdims=True)
+    few, many = Nearest.build("ivf_sq8", easy), index_of("ivf_sq8")
+    assert few.lists.nprobe < many.lists.nprobe < many.lists.nlist
+    for index in (few, many):
+        assert recall(index, index.vectors[:200]) > 0.97
+    many.save(tmp_path / "lists")
+    assert Nearest.load("ivf_sq8", tmp_path / "lists", VECTORS).lists.nprobe == many.lists.nprobe
+
+
 def test_lists_of_other_vectors_or_none_are_refused(tmp_path: Path) -> None:
     index_of("ivf_sq8").save(tmp_path / "lists")
     for file, vectors, message in (
