@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from beyond_text.files import atomic_folder
-from beyond_text.shards.manifest import FILE, VERSION, ShardError, read_manifest
+from beyond_text.shards.manifest import FILE, VERSION, EarlierError, ShardError, read_manifest
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, MissingError, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.read import read_tables
@@ -48,7 +48,7 @@ def build_shards(
     test_share: float = 0.0,
     grades: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Writes `out`: shards of every split, queries and judgments of all but train, a manifest.
+    """Writes `out`: shards, queries and judgments of every split, and a manifest.
 
     Where a picture cannot be used, its product or query is kept by its text, or rejected too.
     Returns the manifest, as written to manifest.json.
@@ -147,6 +147,8 @@ def _is_build(folder: Path) -> bool:
     """Says whether a folder is a finished build."""
     try:
         read_manifest(folder)
+    except EarlierError:
+        return True
     except ShardError:
         # Folders of other programs may have a manifest.json too.
         return False
@@ -199,7 +201,7 @@ def _print_counts(manifest: dict[str, Any]) -> None:
     """Prints what each split holds, what train holds too, and what was rejected."""
     for split, entry in manifest["splits"].items():
         counts = {**entry, "shards": len(entry["shards"])}
-        counts.pop("tables", None)
+        counts = {name: value for name, value in counts.items() if name not in ("asked", "judged")}
         query_pictures = sum(shard["samples"] for shard in counts.pop("query_shards", []))
         counts |= {"query_pictures": query_pictures} if query_pictures else {}
         line = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())

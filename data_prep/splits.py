@@ -1,4 +1,4 @@
-"""Writes the files of a build's splits: shards of products and query pictures, queries, qrels.
+"""Writes the files of a build's splits: shards of products and query pictures, queries, judgments.
 
 One sample is one product, so a picture is stored once however many queries reach it; a query's
 picture is stored once however many products answer it. The same tables give the same bytes, hence
@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 from tqdm import tqdm
 from webdataset import TarWriter
 
 from beyond_text.shards.archive import PICTURES
+from beyond_text.shards.columns import write_columns
+from beyond_text.shards.judged import ASKED, judged_schema
 from beyond_text.shards.manifest import sha256_of
+from beyond_text.shards.records import record_of, write_records
 from beyond_text.tables.layouts import TEXT_COLUMNS
 from beyond_text.tables.pictures import PictureError, digest_of
 from beyond_text.tables.rejects import Rejects, drop_judgments
@@ -98,23 +103,14 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
     grades = build.tables.grades
     queries, query_pictures = _write_query_pictures(split, queries, build)
     qrels = drop_judgments(qrels, query_pictures.unused, QUERIES.id, build.rejects)
-    queries_of = _queries_of_products(queries, qrels, grades, _twins(products, queries))
-    written = _write_rows(
-        split,
-        _shuffled(products, seed),
-        PRODUCTS,
-        lambda record: _metadata(record, queries_of.get(record["product_id"], [])),
-        build,
-    )
+    written = _write_rows(split, _shuffled(products, seed), PRODUCTS, _fields, build)
     qrels = drop_judgments(qrels, written.unused, PRODUCTS.id, build.rejects)
-    tables: list[dict[str, Any]] = []
-    if split != "train" and len(queries):
-        further = [name for name in ("image", "product_id", "seen") if (queries[name] != "").any()]
-        columns = ["query_id", "query", "kind", *further]
-        queries.to_csv(build.out / f"queries-{split}.csv", columns=columns, index=False)
-        columns = ["query_id", "product_id", *grades]
-        qrels.to_csv(build.out / f"qrels-{split}.csv", columns=columns, index=False)
-        tables = [_file_entry(build.out / f"{name}-{split}.csv") for name in ("queries", "qrels")]
+    queries = queries.sort_values("query_id", ignore_index=True)
+    asked, judged = (build.out / f"{name}-{split}.arrow" for name in ("asked", "judged"))
+    write_columns(asked, ASKED, [_asked(queries)])
+    numbers = {record["product_id"]: number for number, record in enumerate(written.records)}
+    pairs = _judged(queries, qrels, grades, _twins(products, queries), numbers)
+    write_columns(judged, judged_schema(grades), [pairs])
     build.digests[split] = written.digests
     entry = {
         "products": len(written.records),
@@ -123,11 +119,12 @@ def _write_split(split: str, seed: int, build: _Build) -> dict[str, Any]:
         "queries": len(queries),
         "judged_pairs": int((qrels[grades] > 0).any(axis=1).sum()),
         "shards": written.shards,
+        "asked": _file_entry(asked),
+        "judged": _file_entry(judged),
     }
     further_pictures = sum(max(0, count - 1) for count in written.pictures)
     optional = {
         "query_shards": query_pictures.shards,
-        "tables": tables,
         "further_pictures": further_pictures,
     }
     return entry | {name: files for name, files in optional.items() if files}
@@ -142,7 +139,7 @@ def _write_query_pictures(
         f"queries-{split}",
         [record | {"images": [record["image"]]} for record in pictured],
         QUERIES,
-        lambda record: json.dumps({"query_id": record["query_id"]}, ensure_ascii=False).encode(),
+        lambda record: {"query_id": record["query_id"]},
         build,
     )
     stored = compress(written.records, written.pictures)
@@ -155,10 +152,10 @@ def _write_rows(
     name: str,
     records: list[Any],
     table: StoredTable,
-    metadata: Callable[[dict[str, Any]], bytes],
+    fields: Callable[[dict[str, Any]], dict[str, Any]],
     build: _Build,
 ) -> _Written:
-    """Writes shards NAME-00000.tar ... of the usable rows; `metadata` makes a sample's JSON."""
+    """Writes shards NAME-00000.tar ... of the usable rows; `fields` makes a sample's JSON."""
     written = _Written([], [], [], set(), set())
     first_key = 0
     for start in range(0, len(records), build.samples_per_shard):
@@ -177,7 +174,7 @@ def _write_rows(
         written.unused.update(record[table.id] for record in part)
         written.unused.difference_update(record[table.id] for record, _ in usable)
         samples = [
-            (metadata(record), jpegs) for record, jpegs in usable if table.stores_text or jpegs
+            (fields(record), jpegs) for record, jpegs in usable if table.stores_text or jpegs
         ]
         if samples:
             path = build.out / f"{name}-{len(written.shards):05d}.tar"
@@ -196,32 +193,54 @@ def _shuffled(products: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     return sorted(records, key=digest)
 
 
-def _queries_of_products(
-    queries: pd.DataFrame, qrels: pd.DataFrame, grades: list[str], twins: dict[str, list[str]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Lists the queries judged for each product, and those that are the product or its twin.
+def _asked(queries: pd.DataFrame) -> pa.RecordBatch:
+    """Makes the columns of a split's queries."""
+    columns = {
+        **{name: queries[name].tolist() for name in ("query_id", "query", "kind", "product_id")},
+        "picture": [-1 if number == "" else int(number) for number in queries["image"]],
+        "seen": [seen == "1" for seen in queries["seen"]],
+    }
+    arrays = [pa.array(columns[field.name], field.type) for field in ASKED]
+    return pa.RecordBatch.from_arrays(arrays, schema=ASKED)
 
-    Judgments of grade 0 are kept, since a stated no is information.
+
+def _judged(
+    queries: pd.DataFrame,
+    qrels: pd.DataFrame,
+    grades: list[str],
+    twins: dict[str, list[str]],
+    numbers: dict[str, int],
+) -> pa.RecordBatch:
+    """Makes the columns of a split's judgments, in the order of sample and query.
+
+    Judgments of grade 0 are kept, since a stated no is information. A query that is a product has a
+    row of its own for that product and its twins, but for those that are judged.
+
+    Args:
+        queries: sorted by query_id.
+        qrels: judgments of the queries and of the products that are stored.
+        grades: its columns of grades.
+        twins: the products of one picture.
+        numbers: the sample of each product.
     """
-    by_id: dict[str, dict[str, Any]] = {}
-    self_matches: list[tuple[str, str]] = []
-    for record in queries.to_dict("records"):
-        query = {key: record[key] for key in ("query_id", "query", "kind")}
-        picture = {} if record["image"] == "" else {"picture": record["image"]}
-        by_id[record["query_id"]] = query | picture
-        if record["product_id"]:
-            self_matches.append((record["product_id"], record["query_id"]))
-    queries_of: dict[str, list[dict[str, Any]]] = {}
-    for record in qrels.to_dict("records"):
-        entry = by_id[record["query_id"]] | {"grades": {grade: record[grade] for grade in grades}}
-        queries_of.setdefault(record["product_id"], []).append(entry)
-    # Only twins can be judged already: a query that judges itself was rejected before.
-    judged = set(zip(qrels["product_id"], qrels["query_id"], strict=True)) if twins else set()
-    for product_id, query_id in self_matches:
-        for twin in twins.get(product_id, [product_id]):
-            if (twin, query_id) not in judged:
-                queries_of.setdefault(twin, []).append(by_id[query_id] | {"own": True})
-    return queries_of
+    rows = {query_id: row for row, query_id in enumerate(queries["query_id"])}
+    judged = zip(qrels["product_id"], qrels["query_id"], strict=True)
+    pairs = [(numbers[product], rows[query]) for product, query in judged]
+    known = set(pairs)
+    for row, product_id in enumerate(queries["product_id"]):
+        own = [numbers[twin] for twin in twins.get(product_id, [product_id]) if twin in numbers]
+        pairs += [(sample, row) for sample in own if (sample, row) not in known]
+    sample, query = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    order = np.lexsort((query, sample))
+    is_own = np.arange(len(pairs)) >= len(qrels)
+    graded = np.zeros((len(pairs), len(grades)), dtype=np.float32)
+    graded[: len(qrels)] = qrels[grades].to_numpy()
+    columns = [sample, query, is_own, *graded.T]
+    schema = judged_schema(grades)
+    arrays = [
+        pa.array(column[order], field.type) for column, field in zip(columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _twins(products: pd.DataFrame, queries: pd.DataFrame) -> dict[str, list[str]]:
@@ -236,40 +255,32 @@ def _twins(products: pd.DataFrame, queries: pd.DataFrame) -> dict[str, list[str]
     return {product_id: twins for twins in by_digest.values() for product_id in twins}
 
 
-def _metadata(record: dict[str, Any], queries: list[dict[str, Any]]) -> bytes:
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
     """Makes the JSON of a product."""
-    names = ("product_id", *TEXT_COLUMNS, "group_id")
-    content = {name: record[name] for name in names} | {"queries": queries}
-    if record["further"]:
-        content["further"] = record["further"]
-    return json.dumps(content, ensure_ascii=False).encode()
+    content = {name: record[name] for name in ("product_id", *TEXT_COLUMNS, "group_id")}
+    return content | ({"further": record["further"]} if record["further"] else {})
 
 
 def _write_shard(
-    path: Path, first_key: int, samples: Iterable[tuple[bytes, list[bytes]]]
+    path: Path, first_key: int, samples: Iterable[tuple[dict[str, Any], list[bytes]]]
 ) -> dict[str, Any]:
-    """Writes one shard; returns its entry in the manifest."""
-    count = 0
+    """Writes one shard and its index; returns their entry in the manifest."""
+    records = []
     # A file object, since webdataset would take a name such as "pipe:..." for a command.
     with path.open("wb") as file, TarWriter(
         file, user="", group="", mtime=0, encoder=False
     ) as writer:  # fmt: skip
-        for sample in _members(first_key, samples):
-            writer.write(sample)
-            count += 1
-    return {"samples": count} | _file_entry(path)
+        for key, (fields, jpegs) in enumerate(samples, first_key):
+            records.append(record_of(writer.tarstream.offset, fields, len(jpegs)))
+            # Product ids hold dots and slashes, which a member's name cannot.
+            data = json.dumps(fields, ensure_ascii=False).encode()
+            sample = {"__key__": f"{key:08d}", "json": data}
+            writer.write(sample | dict(zip(PICTURES, jpegs, strict=False)))
+    index = path.with_suffix(".npy")
+    write_records(index, records)
+    return {"samples": len(records)} | _file_entry(path) | {"index": _file_entry(index)}
 
 
 def _file_entry(path: Path) -> dict[str, Any]:
     """Makes the manifest's entry of a file."""
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _members(
-    first_key: int, samples: Iterable[tuple[bytes, list[bytes]]]
-) -> Iterator[dict[str, Any]]:
-    """Yields samples as webdataset writes them, keyed by number."""
-    for key, (metadata, jpegs) in enumerate(samples, first_key):
-        # Product ids hold dots and slashes, which a member's name cannot.
-        sample: dict[str, Any] = {"__key__": f"{key:08d}", "json": metadata}
-        yield sample | dict(zip(PICTURES, jpegs, strict=False))

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 import tarfile
 import zlib
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from PIL import Image
 
 from beyond_text.shards.batch import Sample, SampleIndex
+from beyond_text.shards.columns import write_columns
 from beyond_text.shards.dataset import Products
+from beyond_text.shards.judged import ASKED, judged_schema
 from beyond_text.shards.manifest import files_of
+from beyond_text.shards.records import category_key, write_records
 from beyond_text.shards.split import Split
 from tests.tables.test_pictures import bomb, encode
 
-SHARD = "train-00000.tar"
+SHARD, INDEX = "train-00000.tar", "train-00000.npy"
+ASKED_FILE, JUDGED_FILE = "asked-train.arrow", "judged-train.arrow"
 FIELDS = ["title", "category", "description"]
 GOOD_PICTURE = encode(Image.new("RGB", (30, 20), "teal"), "JPEG")
 
@@ -39,16 +46,24 @@ def tar(*members: bytes) -> bytes:
 
 def product(**changes: Any) -> dict[str, Any]:
     """Makes the JSON of a product; a change to ... removes the field."""
-    asked = {"query_id": "q", "query": "red vase", "kind": "human", "grades": {"relevance": 2.0}}
     fields = {"product_id": "p", "title": "vase", "description": "", "category": "decor"}
-    found = fields | {"group_id": "p", "queries": [asked]} | changes
+    found = fields | {"group_id": "p"} | changes
     return {name: value for name, value in found.items() if value is not ...}
 
 
-def asked(**changes: Any) -> dict[str, Any]:
-    """Makes the JSON of a product whose only query has the changes."""
-    query = product()["queries"][0] | changes
-    return product(queries=[{name: value for name, value in query.items() if value is not ...}])
+def asked(**changes: Any) -> pa.RecordBatch:
+    """Makes the queries of a split, one query with the changes."""
+    row = {"query_id": "q", "query": "red vase", "kind": "human", "picture": -1,
+           "product_id": "", "seen": False}  # fmt: skip
+    return pa.RecordBatch.from_pylist([row | changes], ASKED)
+
+
+def judged(*rows: tuple[int, int, bool, float]) -> pa.RecordBatch:
+    """Makes the judgments of a split from samples, queries, whether they are own, and grades."""
+    columns = zip(*rows, strict=True) if rows else [[]] * 4
+    schema = judged_schema(["relevance"])
+    arrays = [pa.array(each, field.type) for each, field in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def sample(key: int, content: bytes | dict[str, Any], picture: bytes = b"") -> bytes:
@@ -56,17 +71,42 @@ def sample(key: int, content: bytes | dict[str, Any], picture: bytes = b"") -> b
     return member(f"{key}.json", text) + (member(f"{key}.jpg", picture) if picture else b"")
 
 
-def write_folder(folder: Path, shard: bytes, samples: int = 1) -> Path:
-    """Writes a folder of one shard, with a manifest that is true of it."""
+def write_folder(
+    folder: Path,
+    shard: bytes,
+    samples: int = 1,
+    queries: pa.RecordBatch | None = None,
+    judgments: pa.RecordBatch | None = None,
+) -> Path:
+    """Writes a folder of one shard, with an index and a manifest that are true of it.
+
+    Its only query is judged 2 for each sample unless `queries` or `judgments` say otherwise.
+    """
     folder.mkdir(parents=True)
     (folder / SHARD).write_bytes(shard)
-    entry = {"file": SHARD, "samples": samples, "bytes": 0, "sha256": ""}
+    starts = [0, *(m.start() for m in re.finditer(rb"\d+\.json\0", shard) if m.start())]
+    starts = [*starts, *[len(shard)] * samples][: samples + 1]
+    pictures = [shard[a:b].count(b".jpg\0") for a, b in pairwise(starts)]
+    decor = category_key("decor")
+    write_records(
+        folder / INDEX, [(a, decor, n, 1) for a, n in zip(starts, pictures, strict=False)]
+    )
+    queries = asked() if queries is None else queries
+    rows = judged(*((sample, 0, False, 2.0) for sample in range(samples)))
+    write_columns(folder / ASKED_FILE, queries.schema, [queries])
+    judgments = rows if judgments is None else judgments
+    write_columns(folder / JUDGED_FILE, judgments.schema, [judgments])
+    index, asked_file, judged_file = (
+        {"file": name, "bytes": 0, "sha256": ""} for name in (INDEX, ASKED_FILE, JUDGED_FILE)
+    )
+    entry = {"file": SHARD, "samples": samples, "bytes": 0, "sha256": "", "index": index}
     counts = dict.fromkeys(("products", "pictures", "texts", "queries", "judged_pairs"), samples)
+    files = {"shards": [entry], "asked": asked_file, "judged": judged_file}
     manifest = {
-        "version": 1,
+        "version": 2,
         "picture_size": 40,
         "grades": {"relevance": {"max": 2.0}},
-        "splits": {"train": {**counts, "shards": [entry]}},
+        "splits": {"train": {**counts, **files}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     sign(folder)
@@ -151,7 +191,10 @@ SHARDS: dict[str, tuple[bytes, str]] = {
     "a folder": (tar(member("0", type=tarfile.DIRTYPE), GOOD), "of type b'5'"),
     "a file with holes": (tar(GOOD, member("0.jpg", type=tarfile.GNUTYPE_SPARSE)), "of type b'S'"),
     "a size below zero": (tar(GOOD, member("0.jpg", size=-1024)), "0.jpg of -1024 bytes"),
-    "a size of 2^80": (tar(GOOD, member("0.jpg", size=2**80)), "and no more than the 1024 bytes"),
+    "a size of 2^80": (
+        tar(GOOD, member("0.jpg", size=2**80)),
+        "expected no more than the 1024 bytes",
+    ),
     "a size past the end": (tar(GOOD, member("0.jpg", size=1025)), "no more than the 1024 bytes"),
     "a header of another checksum": (tar(GOOD[:100] + b"1" + GOOD[101:]), "bad checksum"),
     "no end": (GOOD, "empty header"),
@@ -160,7 +203,7 @@ SHARDS: dict[str, tuple[bytes, str]] = {
     "a member twice": (tar(GOOD, GOOD), "sample 0 has two members json"),
     "more samples than the manifest says": (
         tar(GOOD, sample(1, product())),
-        "2 samples, the manifest says 1",
+        "expected sample 0 alone, got one of 1 with it",
     ),
 }
 
@@ -177,43 +220,6 @@ SKIPPED: dict[str, tuple[bytes | dict[str, Any], bytes, str]] = {
     "a number for a title": (product(title=5), b"", "Expected `str`, got `int` - at `$.title`"),
     "null for a title": (product(title=None), b"", "Expected `str`, got `null` - at `$.title`"),
     "half a character": (product(title="\ud800"), b"", "surrogate"),
-    "queries in an object": (product(queries={}), b"", "got `object` - at `$.queries`"),
-    "a text for a query": (product(queries=["q"]), b"", "got `str` - at `$.queries[0]`"),
-    "a query without id": (asked(query_id=...), b"", "field `query_id` - at `$.queries[0]`"),
-    "a list for a query's text": (asked(query=[]), b"", "got `array` - at `$.queries[0].query`"),
-    "a query without grades": (asked(grades=...), b"", "query 'q': expected grades, got none"),
-    "a grade of another name": (asked(grades={"x": 1}), b"", "required field `relevance`"),
-    "grades in a list": (asked(grades=[1]), b"", "got `array` - at `$.queries[0].grades`"),
-    **{
-        f"a grade of {grade!r}": (asked(grades={"relevance": grade}), b"", "JSON is malformed")
-        for grade in (float("nan"), float("inf"))
-    },
-    **{
-        f"a grade of {grade!r}": (
-            asked(grades={"relevance": grade}),
-            b"",
-            f"Expected `float`{but} - at `$.queries[0].grades.relevance`",
-        )
-        for grade, but in (
-            (-1, " >= 0.0"),
-            (3, " <= 2.0"),
-            (True, ", got `bool`"),
-            ("1", ", got `str`"),
-            (None, ", got `null`"),
-        )
-    },
-    "a grade of 400 digits": (asked(grades={"relevance": 10**400}), b"", "Number out of range"),
-    "a yes in words": (asked(own="yes"), b"", "got `str` - at `$.queries[0].own`"),
-    "a picture of a query that is not there": (
-        asked(picture=7),
-        GOOD_PICTURE,
-        "expected a sample below 0, got 7",
-    ),
-    "a number below zero for a picture": (
-        asked(picture=-1),
-        b"",
-        "Expected `int` >= 0 - at `$.queries[0].picture`",
-    ),
     "half a picture": (product(), GOOD_PICTURE[:300], "picture unreadable"),
     "a text for a picture": (product(), b"a teal square", "picture unreadable: expected JPEG"),
     "a picture of 3.6 billion pixels": (product(), bomb(60_000, 60_000), "picture too large"),
@@ -224,9 +230,6 @@ SKIPPED: dict[str, tuple[bytes | dict[str, Any], bytes, str]] = {
 USED: dict[str, tuple[dict[str, Any], bytes, tuple[int, int] | None]] = {
     "fields of our own": (product(x=[1, {}], title=...), b"", None),
     "a text of one megabyte": (product(title="red vase " * 120_000), b"", None),
-    "no query": (product(queries=[]), b"", None),
-    "a grade too small for a gain": (asked(grades={"relevance": 1e-20}), b"", None),
-    "a query that is the product itself": (asked(own=True, grades=...), b"", None),
     "a PNG under another extension": (
         product(),
         encode(Image.new("RGBA", (30, 20), "teal")),
@@ -242,7 +245,8 @@ USED: dict[str, tuple[dict[str, Any], bytes, tuple[int, int] | None]] = {
 FIRST = ("splits", "train", "shards", 0)
 # Name: the place in the manifest, its value (... removes it), and what the error says.
 MANIFESTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
-    "a newer version": (("version",), 2, "of version 2, expected at most 1: a newer"),
+    "a newer version": (("version",), 3, "of version 3, expected 2: a newer"),
+    "an earlier version": (("version",), 1, "of version 1, expected 2: pack it again with `python"),
     "a version in words": (("version",), "one", "Expected `int`, got `str` - at `$.version`"),
     "no version": (("version",), ..., "missing required field `version`"),
     "no picture size": (("picture_size",), 0, "Expected `int` >= 1 - at `$.picture_size`"),
@@ -262,6 +266,8 @@ MANIFESTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "a negative count": (("splits", "train", "texts"), -1, "Expected `int` >= 0 - at `$.splits"),
     "samples below one": ((*FIRST, "samples"), 0, "shards[0].samples`"),
     "a fraction of a sample": ((*FIRST, "samples"), 1.5, "got `float` - at"),
+    "a shard without its index": ((*FIRST, "index"), ..., "missing required field `index`"),
+    "no judgments": (("splits", "train", "judged"), ..., "missing required field `judged`"),
     "a short checksum": ((*FIRST, "sha256"), "ab", "shards[0].sha256`"),
     **{
         f"a shard called {name!r}": ((*FIRST, "file"), name, "shards[0].file`")
@@ -269,23 +275,67 @@ MANIFESTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     },
 }  # fmt: skip
 
-ASKED = "query_id,query,kind,image\n"
-JUDGED = "query_id,product_id,relevance\n"
-# Name: the file, its new content, and what the error says.
-TABLES_OF_A_SPLIT: dict[str, tuple[str, str | bytes, str]] = {
-    "no bytes": ("queries", "", "expected a query at least, got none"),
-    "no kinds": ("queries", "query_id,query\nq,a\n", "missing required field `kind` - at `$[0]`"),
-    "no grades": ("qrels", "query_id,product_id\nq,p\n", "required field `relevance` - at `$[0]`"),
-    "a short row": ("qrels", f"{JUDGED}q,p,1\nq,p\n", "got `null` - at `$[1].relevance`"),
-    "a long row": ("qrels", f"{JUDGED}q,p,1,2\n", "at `key` in `$[0]`"),
-    "an empty id": ("queries", f"{ASKED},a,b,\n", "length >= 1 - at `$[0].query_id`"),
-    "a picture's name": ("queries", f"{ASKED}q,a,b,x.jpg\n", "at `$[0].image`"),
-    "a picture below zero": ("queries", f"{ASKED}q,a,b,-1\n", "at `$[0].image`"),
-    "a broken quote": ("queries", f'{ASKED}q,"a"x,b,\n', "expected after"),
-    "a quote that never ends": ("queries", f'{ASKED}q,"a,b,\n', "unexpected end"),
-    "half a character": ("queries", ASKED.encode() + b"q,\xc3,b,\n", "codec can't decode"),
+NAN = float("nan")
+# Name: queries, judgments, the file that is wrong, and what the error says.
+COLUMNS: dict[str, tuple[pa.RecordBatch | None, pa.RecordBatch | None, str, str]] = {
+    "an empty id": (asked(query_id=""), None, ASKED_FILE, "row 0: expected a query_id, got"),
+    "a picture below -1": (asked(picture=-2), None, ASKED_FILE, "expected a picture of -1 or more"),
+    "no id": (asked(query_id=None), None, ASKED_FILE, "expected no nulls, got some in 'query_id'"),
+    "no seen": (asked(seen=None), None, ASKED_FILE, "expected no nulls, got some in 'seen'"),
+    "the same query twice": (
+        pa.RecordBatch.from_pylist(asked().to_pylist() * 2, ASKED),
+        None,
+        ASKED_FILE,
+        "row 0: expected a query_id before that of the next row",
+    ),
+    "other columns": (judged(), None, ASKED_FILE, "expected columns query_id: string, query:"),
+    "queries for judgments": (None, asked(), JUDGED_FILE, "expected columns sample: uint32, query"),
+    "a sample that is not there": (
+        None,
+        judged((2, 0, False, 1.0)),
+        JUDGED_FILE,
+        "row 0: expected a sample below 2, got [2, 0, False, 1.0]",
+    ),
+    "a query that is not there": (
+        None,
+        judged((0, 0, False, 1.0), (0, 1, False, 1.0)),
+        JUDGED_FILE,
+        "row 1: expected a query below 1, got [0, 1,",
+    ),
+    "samples out of order": (
+        None,
+        judged((1, 0, False, 1.0), (0, 0, False, 1.0)),
+        JUDGED_FILE,
+        "row 1: expected pairs in the order of sample and query",
+    ),
+    "a pair twice": (
+        None,
+        judged((1, 0, False, 1.0), (1, 0, True, 1.0)),
+        JUDGED_FILE,
+        "row 1: expected pairs in the order of sample and query",
+    ),
     **{
-        f"a grade of {grade!r}": ("qrels", f"{JUDGED}q,p,{grade}\n", "at `$[0].relevance`")
-        for grade in ("", "a", "nan", "inf", "-1", "3", "1_0")
+        f"a grade of {grade}": (
+            None,
+            judged((0, 0, False, grade)),
+            JUDGED_FILE,
+            "row 0: expected grades from 0 to [2.0], got",
+        )
+        for grade in (NAN, float("inf"), -float("inf"), -1.0, 2.5)
     },
+    "a grade of nothing": (None, judged((0, 0, False, None)), JUDGED_FILE, "some in 'relevance'"),
+    "a sample of nothing": (None, judged((None, 0, False, 1.0)), JUDGED_FILE, "some in 'sample'"),
+}
+
+# Name: the records of two samples, and what the error says; the shard ends at 4096.
+RECORDS: dict[str, tuple[list[tuple[int, int, int, int]], str]] = {
+    "too few": ([(0, 0, 0, 1)], "expected 2 records of 15 bytes, got (1,)"),
+    "too many": ([(0, 0, 0, 1)] * 3, "expected 2 records of 15 bytes, got (3,)"),
+    "a place past the end": ([(0, 0, 0, 1), (2**40, 0, 0, 1)], "sample 0: expected a place"),
+    "a place at the end": ([(0, 0, 0, 1), (4096, 0, 0, 1)], "sample 1: expected a place"),
+    "a place of 2^64": ([(0, 0, 0, 1), (2**64 - 512, 0, 0, 1)], "sample 0: expected a place"),
+    "the same place": ([(0, 0, 0, 1), (0, 0, 0, 1)], "sample 0: expected a place"),
+    "places out of order": ([(1024, 0, 0, 1), (0, 0, 0, 1)], "sample 0: expected a place"),
+    "a place in the middle": ([(0, 0, 0, 1), (1000, 0, 0, 1)], "sample 1: expected a place"),
+    "a start after the first": ([(512, 0, 0, 1), (1024, 0, 0, 1)], "sample 0: expected a place"),
 }

@@ -17,9 +17,9 @@ from beyond_text.evaluation.compare import names_of
 from beyond_text.models.checkpoint import load_model
 from beyond_text.retrieval.encode import Encoder, encode_products, encode_queries, evaluating
 from beyond_text.retrieval.read_split import read_split
-from beyond_text.shards.archive import index_shard
 from beyond_text.shards.collate import tokenize
 from beyond_text.shards.manifest import ShardError
+from beyond_text.shards.split import Split
 from beyond_text.tables.layouts import TableError
 from beyond_text.tables.rejects import RejectError
 from beyond_text.train import train
@@ -223,9 +223,9 @@ def test_a_damaged_picture_stops_a_measurement_and_is_named(
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_shards, folder)
     path = folder / "dev-00000.tar"
-    number, picture = next(
-        (n, members["jpg"]) for n, members in enumerate(index_shard(path)) if "jpg" in members
-    )
+    products = Split(folder, "dev", []).products
+    places = ((number, products.place(number, "jpg")) for number in range(7))
+    number, (_, picture) = next((number, place) for number, place in places if place)
     content = bytearray(path.read_bytes())
     content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
     path.write_bytes(content)
@@ -237,9 +237,18 @@ def test_a_damaged_picture_stops_a_measurement_and_is_named(
         catalogue.products[number]
 
 
-def test_a_split_without_queries_is_refused(tiny_shards: Path, tiny_tables: Path) -> None:
+def test_a_split_without_queries_is_refused(
+    tiny_shards: Path, tiny_tables: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "tables"
+    shutil.copytree(tiny_tables, bare)
+    for name in ("queries.csv", "qrels.csv"):
+        (bare / name).unlink()
+    build_shards(bare, tmp_path / "shards", workers=1)
     with pytest.raises(TableError, match="'train' has no queries to evaluate"):
-        read_split(tiny_shards, "train", ["title"], 32)
+        read_split(tmp_path / "shards", "train", ["title"], 32)
+    with pytest.raises(ShardError, match="no split 'test'; it has train, dev"):
+        read_split(tiny_shards, "test", ["title"], 32)
     with pytest.raises(TableError, match=r"'test' has 0 products and 0 queries \(splits: dev, tra"):
         read_split(tiny_tables, "test", ["title"], 32)
 

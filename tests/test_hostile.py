@@ -9,13 +9,14 @@ import pickle
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from io import BytesIO, StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,8 @@ from beyond_text.retrieval.read_split import read_split
 from beyond_text.shards.batch import SELF_MATCH, Sample
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.manifest import ShardError, read_manifest
+from beyond_text.shards.records import write_records
+from beyond_text.shards.roles import roles_of
 from beyond_text.shards.split import Split
 from beyond_text.tables.layouts import TableError
 from beyond_text.tables.pairs import read_pairs
@@ -40,16 +43,22 @@ from data_prep.rejects import BuildError
 from data_prep.shards import build_shards
 from tests.conftest import tiny_tokenizer
 from tests.hostile import (
+    ASKED_FILE,
+    COLUMNS,
     DEEP,
     FIELDS,
     GOOD_PICTURE,
+    INDEX,
+    JUDGED_FILE,
     MANIFESTS,
+    RECORDS,
     SHARD,
     SHARDS,
     SKIPPED,
-    TABLES_OF_A_SPLIT,
     USED,
     animated,
+    asked,
+    judged,
     member,
     product,
     read_all,
@@ -95,10 +104,6 @@ def test_a_hostile_sample_is_a_line_that_names_it_and_the_next_is_used(
     assert expected in line
     assert isinstance(following, Sample)
     assert COLLATE([line, following]).skipped == [line]
-    # A sampler reads the category first, from JSON of any kind.
-    split = Split(folder, "train", [])
-    assert split.category(0) in ("", "decor")
-    assert split.category(1) == "decor"
 
 
 def test_an_empty_picture_in_a_shard_is_a_line_that_names_it(tmp_path: Path) -> None:
@@ -193,39 +198,116 @@ def test_checksums_cover_the_pictures_of_queries_too(tiny_pairs: Path, tmp_path:
         split.verify()
 
 
-@pytest.mark.parametrize("name", TABLES_OF_A_SPLIT)
-def test_a_hostile_table_of_a_split_is_an_error_that_names_file_row_and_column(
-    name: str, tiny_shards: Path, tmp_path: Path
+@pytest.mark.parametrize("name", COLUMNS)
+def test_hostile_queries_and_judgments_are_an_error_that_names_file_and_row(
+    name: str, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
-    table, content, expected = TABLES_OF_A_SPLIT[name]
-    path = folder / f"{table}-dev.csv"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    queries, judgments, file, expected = COLUMNS[name]
+    shard = tar(sample(0, product()), sample(1, product(product_id="r")))
+    folder = write_folder(tmp_path / "shards", shard, 2, queries, judgments)
+    reads: list[Callable[[], object]] = [
+        lambda: read_all(folder),
+        lambda: read_split(folder, "train", FIELDS, 32),
+    ]
+    if file == JUDGED_FILE:
+        reads.append(lambda: roles_of(Split(folder, "train", FIELDS), ["query_product"]))
+    for read in reads:
+        with pytest.raises(ShardError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{folder / file}: ")
+        assert expected in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_hostile_index_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
+    records, expected = RECORDS[name]
+    shard = tar(sample(0, product()), sample(1, product(product_id="r"))).ljust(4096, b"\0")
+    folder = write_folder(tmp_path / "shards", shard, 2)
+    write_records(folder / INDEX, records)
     sign(folder)
     with pytest.raises(ShardError) as caught:
-        read_split(folder, "dev", FIELDS, 32)
-    assert str(caught.value).startswith(f"{path}: ")
+        read_all(folder)
+    assert str(caught.value).startswith(f"{folder / INDEX}: ")
     assert expected in str(caught.value)
 
 
-def test_checksums_cover_queries_and_judgments_where_the_manifest_lists_them(
-    tiny_shards: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\3\4", pickle.dumps([1]), b"\x93NUMPY\1\0\4\0{{{\n"], ids=repr
+)
+@pytest.mark.parametrize("name", [INDEX, ASKED_FILE, JUDGED_FILE])
+def test_a_file_of_another_kind_is_an_error_that_names_it(
+    name: str, data: bytes, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "shards", tar(sample(0, product())))
+    (folder / name).write_bytes(data)
+    sign(folder)
+    with pytest.raises(ShardError) as caught:
+        read_all(folder)
+    assert str(caught.value).startswith(f"{folder / name}: ")
+
+
+def test_an_index_that_must_be_unpickled_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "shards", tar(sample(0, product())))
+    np.save(folder / INDEX, np.array([MakesFolder(tmp_path / "made")], dtype=object))
+    sign(folder)
+    with pytest.raises(ShardError, match=r"train-00000\.npy: not a readable index"):
+        read_all(folder)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("queries", [asked(picture=7)])
+def test_a_query_whose_picture_is_not_there_is_a_line(
+    queries: pa.RecordBatch, tmp_path: Path
+) -> None:
+    shard = tar(sample(0, product(), GOOD_PICTURE))
+    [line] = read_all(write_folder(tmp_path / "shards", shard, 1, queries))
+    assert isinstance(line, str)
+    assert "expected a sample below 0, got 7" in line
+
+
+@pytest.mark.parametrize(
+    ("judgments", "gains"),
+    [
+        (judged(), []),
+        (judged((0, 0, False, 1e-20)), [0.0]),
+        (judged((0, 0, True, 0.0)), [SELF_MATCH]),
+        (judged((0, 0, False, 2.0)), [1.0]),
+    ],
+    ids=["none", "a grade too small for a gain", "the product itself", "the highest grade"],
+)
+def test_odd_judgments_are_used(
+    judgments: pa.RecordBatch, gains: list[float], tmp_path: Path
+) -> None:
+    shard = tar(sample(0, product()))
+    [found] = read_all(write_folder(tmp_path / "shards", shard, judgments=judgments))
+    assert isinstance(found, Sample)
+    assert [judgment.gain for judgment in found.judgments] == gains
+    assert (found.query is not None) == (gains == [1.0])
+
+
+def test_a_table_of_one_grade_is_not_taken_for_that_of_another(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "shards", tar(sample(0, product())))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["grades"]["desire"] = {"max": 2.0}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=r"judged-train\.arrow: expected columns .*desire: float"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize("name", ["asked-dev.arrow", "judged-dev.arrow", "dev-00000.npy"])
+def test_checksums_cover_queries_judgments_and_indexes(
+    name: str, tiny_shards: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
-    path = folder / "qrels-dev.csv"
+    path = folder / name
     whole = path.read_bytes()
-    path.write_bytes(whole.replace(b",2.0", b",1.0", 1))
-    with pytest.raises(ShardError, match=r"qrels-dev\.csv: damaged: SHA-256"):
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ShardError, match=rf"{name}: damaged: SHA-256"):
         read_split(folder, "dev", FIELDS, 32)
     path.write_bytes(whole[:-1])
-    with pytest.raises(ShardError, match=r"qrels-dev\.csv: \d+ bytes, the manifest says"):
+    with pytest.raises(ShardError, match=rf"{name}: \d+ bytes, the manifest says"):
         read_split(folder, "dev", FIELDS, 32)
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    del manifest["splits"]["dev"]["tables"]
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    older, newer = (read_split(each, "dev", FIELDS, 32)[1] for each in (folder, tiny_shards))
-    pd.testing.assert_frame_equal(older.qrels, newer.qrels)
-    pd.testing.assert_frame_equal(older.queries, newer.queries)
 
 
 class MakesFolder:
@@ -448,23 +530,43 @@ def test_fuzzed_shards_are_shard_errors_lines_or_samples(
         try:
             found = read_all(write_folder(Path(folder) / "shards", shard, samples=2))
         except ShardError as error:
-            assert SHARD in str(error)  # noqa: PT017
+            assert "train-00000." in str(error)  # noqa: PT017
             return
     assert all(isinstance(each, Sample | str) for each in found)
     COLLATE(found)
 
 
 @FUZZ
-@given(variants(product(queries=product()["queries"] * 2)))
+@given(variants(product()))
 def test_fuzzed_samples_are_lines_or_samples_of_the_right_types(content: Any) -> None:
     with TemporaryDirectory() as folder:
         shard = tar(sample(0, content, GOOD_PICTURE))
         [found] = read_all(write_folder(Path(folder) / "shards", shard))
     if isinstance(found, Sample):
         assert found.product_id
-        gains = [judged.gain for judged in found.judgments]
-        assert all(0 < gain <= 1 or gain == SELF_MATCH for gain in gains)
     COLLATE([found])
+
+
+@FUZZ
+@given(st.sampled_from([INDEX, ASKED_FILE, JUDGED_FILE]), EDITS, CUT)
+def test_fuzzed_indexes_and_columns_are_shard_errors_or_samples(
+    name: str, edits: list[tuple[int, int]], cut: int | None
+) -> None:
+    with TemporaryDirectory() as made:
+        folder = write_folder(Path(made) / "shards", TWO, samples=2)
+        path = folder / name
+        path.write_bytes(edited(path.read_bytes(), edits, cut))
+        sign(folder)
+        try:
+            found = read_all(folder)
+            roles_of(Split(folder, "train", FIELDS), ["query_product", "text_image"])
+        except ShardError as error:
+            assert str(folder) in str(error)  # noqa: PT017
+            return
+    assert all(isinstance(each, Sample | str) for each in found)
+    gains = [judged.gain for each in found if isinstance(each, Sample) for judged in each.judgments]
+    assert all(0 <= gain <= 1 or gain == SELF_MATCH for gain in gains)
+    COLLATE(found)
 
 
 @FUZZ
@@ -512,7 +614,7 @@ CELLS = st.sampled_from(
     ["", "a", "b", "c", "1", "2", "nan", "inf", "-1", "1e999", "train", "dev", "../a", "a.jpg",
      "\0", '"', "a\nb", "a\rb", "\ufeff", "=1+1", "{a}", "%s", "p" * 300]
 ) | st.text(max_size=4)  # fmt: skip
-COLUMNS = {
+HEADERS_OF_TABLES = {
     "products": ["product_id", "title", "image", "group_id", "split"],
     "queries": ["query_id", "query", "product_id", "split", "kind"],
     "qrels": ["query_id", "product_id", "relevance", "further"],
@@ -523,7 +625,7 @@ COLUMNS = {
 def tables(draw: st.DrawFn) -> dict[str, bytes]:
     """Draws CSV files of odd cells under right headers, now and then damaged."""
     found = {}
-    for name, header in COLUMNS.items():
+    for name, header in HEADERS_OF_TABLES.items():
         kept = [each for each in header if draw(st.integers(0, 9))]
         row = st.lists(CELLS, min_size=len(kept), max_size=len(kept) + draw(st.integers(0, 1)))
         buffer = StringIO(newline="")

@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.settings import ConfigError
 from beyond_text.metrics.history import print_history, read_history
-from beyond_text.shards.archive import index_shard
 from beyond_text.shards.manifest import ShardError
+from beyond_text.shards.split import Split
 from beyond_text.train import main, train
 from beyond_text.training.module import TrainingError
 from data_prep.shards import build_shards
@@ -235,7 +235,11 @@ def damaged_shards(tiny_shards: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_shards, folder)
     path = folder / "train-00001.tar"
-    picture = next(members["jpg"] for members in index_shard(path) if "jpg" in members)
+    products = Split(folder, "train", []).products
+    # The first of the second shard that has a picture.
+    places = (products.place(number, "jpg") for number in range(7, 14))
+    name, picture = next(filter(None, places))
+    assert name == path.name
     content = bytearray(path.read_bytes())
     content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
     path.write_bytes(content)

@@ -6,12 +6,11 @@ queries of a split are measured are its pool: those of the split, or those of ev
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from beyond_text.retrieval.catalogue import Catalogue, ShardProducts, TableProdu
 from beyond_text.retrieval.query_set import COLUMNS, QuerySet
 from beyond_text.retrieval.usable import usable_tables
 from beyond_text.shards.manifest import FILE, ShardError, read_manifest
-from beyond_text.shards.schema import QueryRow, judgment_row
 from beyond_text.shards.split import Split
 from beyond_text.tables.layouts import TableError
 from beyond_text.tables.read import read_tables
@@ -85,7 +83,9 @@ def read_products(
         RejectError: too many rows or pictures cannot be used.
     """
     if (folder / FILE).is_file():
-        return _shard_products(folder, split, text_fields, picture_size)
+        names = [split] if split else read_manifest(folder)["splits"]
+        splits = _splits(folder, names, text_fields)
+        return _shard_products(splits, picture_size, "split" if split else "all")[0]
     # Of all splits nobody asks which is whose, and to draw them takes the bytes of all pictures.
     tables = read_tables(folder) if split else read_tables(folder, dev_share=0.0)
     sizes = picture_size, stored_size
@@ -143,61 +143,63 @@ def _table_split(
 
 
 def _shard_products(
-    folder: Path,
-    split: str | None,
-    text_fields: list[str],
-    picture_size: int,
-    verify: bool = False,
-) -> Catalogue:
-    """Reads products of shards; with `verify`, compares the files with their checksums first."""
-    names = [split] if split else [n for n, e in read_manifest(folder)["splits"].items() if e]
-    splits = [Split(folder, name, text_fields, further=True) for name in names]
+    splits: Sequence[Split], picture_size: int, pool: Pool
+) -> tuple[Catalogue, list[list[str]]]:
+    """Reads the products of splits of shards; also returns the product_ids of each split."""
+    ids = [[each.read(n, None)[0]["product_id"] for n in range(len(each))] for each in splits]
     places: dict[str, tuple[int, int]] = {}
-    for number, each in enumerate(splits):
-        if verify:
-            each.verify()
-        for sample in range(len(each)):
+    for number, own in enumerate(ids):
+        for sample, product_id in enumerate(own):
             # A product without a split of its own may lie in several.
-            places.setdefault(each.read(sample, None)[0]["product_id"], (number, sample))
+            places.setdefault(product_id, (number, sample))
     if not places:
-        raise ShardError(f"{folder}: no products in split {split!r}")
+        raise ShardError(f"{splits[0].name}: no products in it")
     products = ShardProducts(splits, list(places.values()), picture_size)
-    return Catalogue(products, list(places), "split" if split else "all")
+    return Catalogue(products, list(places), pool), ids
+
+
+def _splits(folder: Path, names: Iterable[str], text_fields: list[str]) -> list[Split]:
+    """Opens splits with the further columns of their products."""
+    return [Split(folder, name, text_fields, further=True) for name in names]
 
 
 def _shard_split(
     folder: Path, split: str, text_fields: list[str], picture_size: int, pool: Pool | None
 ) -> tuple[Catalogue, QuerySet]:
     """Reads a split of shards and its pool, whose files it compares with their checksums first."""
-    shards = Split(folder, split, text_fields)
-    rows = {"queries": QueryRow, "qrels": judgment_row(shards.highest)}
-    paths = {name: folder / f"{name}-{split}.csv" for name in rows}
-    for path in paths.values():
-        if not path.is_file():
-            raise TableError(f"{path}: missing: split {split!r} has no queries to evaluate")
-    pool = pool or ("split" if read_manifest(folder).get("products_have_split", True) else "all")
-    searched = split if pool == "split" else None
-    catalogue = _shard_products(folder, searched, text_fields, picture_size, verify=True)
-    queries, qrels = (_read_rows(paths[name], row) for name, row in rows.items())
-    if queries.empty:
-        raise ShardError(f"{paths['queries']}: expected a query at least, got none")
-    query_image = partial(_shard_query_picture, shards, list(queries["image"]), picture_size)
+    manifest = read_manifest(folder)
+    pool = pool or ("split" if manifest.get("products_have_split", True) else "all")
+    # Opened first, since there may be no such split.
+    measured = Split(folder, split, text_fields)
+    names = list(manifest["splits"]) if pool == "all" else [split]
+    splits = _splits(folder, names, text_fields)
+    for each in splits:
+        each.verify()
+    if not len(measured.asked):
+        raise TableError(f"{folder}: split {split!r} has no queries to evaluate")
+    catalogue, ids = _shard_products(splits, picture_size, pool)
+    product_ids = np.array(ids[names.index(split)], dtype=object)
+    queries = pd.DataFrame(measured.asked.table().to_pydict())
+    query_image = partial(_shard_query_picture, measured, queries["picture"].tolist(), picture_size)
+    queries = queries.assign(seen=queries["seen"].map({True: "1", False: ""}))
+    qrels = _qrels(measured, queries["query_id"].to_numpy(), product_ids)
     return catalogue, QuerySet(queries[[*COLUMNS, "seen"]], qrels, query_image)
 
 
-def _read_rows(path: Path, row: type) -> pd.DataFrame:
-    """Reads the rows of a CSV file; an optional column that it lacks is "" throughout.
-
-    Raises:
-        ShardError: a row does not have its type; names file, row (from 0) and column.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            records = list(csv.DictReader(file, strict=True))
-        rows = msgspec.convert(records, list[row], strict=False)  # type: ignore[valid-type]
-    except (csv.Error, UnicodeDecodeError, OSError, msgspec.ValidationError) as error:
-        raise ShardError(f"{path}: {error}") from error
-    return pd.DataFrame(rows).reindex(columns=list(row.__annotations__), fill_value="")
+def _qrels(split: Split, query_ids: np.ndarray, product_ids: np.ndarray) -> pd.DataFrame:
+    """Returns the judgments of a split, less those of queries that are the product itself."""
+    parts = [
+        pd.DataFrame(
+            {
+                "query_id": query_ids[pairs.query],
+                "product_id": product_ids[pairs.sample],
+                **dict(zip(split.highest, pairs.grades, strict=True)),
+            }
+        )[~pairs.own]
+        for pairs in split.judged
+    ]
+    columns = ["query_id", "product_id", *split.highest]
+    return pd.concat([pd.DataFrame(columns=columns), *parts], ignore_index=True)
 
 
 def _table_query_picture(
@@ -207,8 +209,8 @@ def _table_query_picture(
 
 
 def _shard_query_picture(
-    split: Split, picture_numbers: Sequence[str], picture_size: int, number: int
+    split: Split, picture_numbers: Sequence[int], picture_size: int, number: int
 ) -> Tensor | None:
-    if not picture_numbers[number]:
+    if picture_numbers[number] < 0:
         return None
-    return split.read_query_picture(int(picture_numbers[number]), picture_size)
+    return split.read_query_picture(picture_numbers[number], picture_size)

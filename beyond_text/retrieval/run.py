@@ -16,7 +16,6 @@ from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.read_split import read_split
-from beyond_text.retrieval.read_train import read_train
 
 
 def load_run(run: Path) -> Encoder:
@@ -53,7 +52,6 @@ def train_for(model: TwoTower, tables: Path) -> tuple[Catalogue, QuerySet]:
     """Reads the train products and queries with the text fields and picture sizes of a model.
 
     Raises:
-        TableError, ShardError: as for `read_train`.
+        TableError, ShardError: as for `read_split`.
     """
-    settings = model.settings
-    return read_train(tables, settings.text_fields, settings.image_size, settings.picture_size)
+    return split_for(model, tables, "train", "split")

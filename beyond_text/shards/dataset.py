@@ -107,14 +107,14 @@ class Products(Dataset[Sample | str]):
             fields, picture = source.read(index.sample, self.picture, which)
         except SampleError as error:
             return str(error)
-        judgments = source.judgments_of(fields) if self.draws_queries[index.source] else []
+        judgments = source.judgments(index.sample) if self.draws_queries[index.source] else []
         seed = (self.seed, index.source, index.sample, index.epoch)
         drawn = draw_queries(judgments, seed, self.queries_per_product[index.source])
         try:
             queries = [(query, self._query_picture(source, query)) for query in drawn]
         except SampleError as error:
             # All rows of the product are skipped: its first row is the one among the candidates.
-            return f"{source.folder} sample {index.sample}: {error}"
+            return f"{source.name} sample {index.sample}: {error}"
         return _Product(fields, picture, judgments, queries)
 
     def _drawn_picture(self, source: Split, index: SampleIndex) -> int:

@@ -17,13 +17,14 @@ import msgspec
 from tqdm import tqdm
 
 from beyond_text.files import MALFORMED
-from beyond_text.shards.schema import File, Manifest, SplitEntry, Versioned
+from beyond_text.shards.schema import Earlier, File, Manifest, SplitEntry, Versioned
 
 FILE = "manifest.json"
-VERSION = 1
+VERSION = 2
 # A sample is at least a header and some content, each in blocks of 512 bytes.
 SMALLEST_SAMPLE = 1024
 VERSIONED = msgspec.json.Decoder(Versioned)
+EARLIER = msgspec.json.Decoder(Earlier)
 MANIFEST = msgspec.json.Decoder(Manifest)
 
 
@@ -31,37 +32,52 @@ class ShardError(ValueError):
     """A folder of shards that is missing, incomplete or not what its manifest says."""
 
 
-def read_manifest(folder: Path) -> Manifest:
+class EarlierError(ShardError):
+    """A finished folder of shards of an earlier version, which must be packed again."""
+
+
+def read_manifest(place: Path | str) -> Manifest:
     """Reads and checks the manifest of a finished folder of shards.
 
     Raises:
         ShardError: there is none, which an interrupted build also looks like, it is damaged or
-            contradicts itself, or a newer version wrote it.
+            contradicts itself, or another version wrote it.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise ShardError(
-            f"{folder}: no {FILE}: not a finished folder of shards; make one with "
-            "`python -m data_prep.shards TABLES OUT`"
-        )
+    # A store raises this module's errors.
+    from beyond_text.shards.store import Store
+
+    store = Store.of(place)
+    return decode_manifest(store.read_manifest_bytes(), f"{store.name}/{FILE}")
+
+
+def decode_manifest(data: bytes, name: str) -> Manifest:
+    """Decodes and checks a manifest, which errors call `name`.
+
+    Raises:
+        ShardError: as for `read_manifest`.
+    """
     try:
-        data = path.read_bytes()
         version = VERSIONED.decode(data)["version"]
         if version > VERSION:
             raise ShardError(
-                f"{path}: of version {version}, expected at most {VERSION}: "
-                "a newer beyond_text wrote it"
+                f"{name}: of version {version}, expected {VERSION}: a newer beyond_text wrote it"
+            )
+        if version < VERSION:
+            EARLIER.decode(data)
+            raise EarlierError(
+                f"{name}: of version {version}, expected {VERSION}: pack it again with "
+                "`python -m data_prep.shards TABLES OUT`"
             )
         manifest = MANIFEST.decode(data)
-    except (*MALFORMED, OSError) as error:
-        raise ShardError(f"{path}: not a manifest: {error}") from error
+    except MALFORMED as error:
+        raise ShardError(f"{name}: not a manifest: {error}") from error
     if "relevance" not in manifest["grades"]:
-        raise ShardError(f"{path}: expected a grade 'relevance', got {list(manifest['grades'])}")
-    for name, split in manifest["splits"].items():
-        stored = sum(shard["samples"] for shard in split["shards"])
-        if stored != split["products"]:
+        raise ShardError(f"{name}: expected a grade 'relevance', got {list(manifest['grades'])}")
+    for split, entry in manifest["splits"].items():
+        stored = sum(shard["samples"] for shard in entry["shards"])
+        if stored != entry["products"]:
             raise ShardError(
-                f"{path}: split {name!r}: expected {split['products']} products, got {stored} "
+                f"{name}: split {split!r}: expected {entry['products']} products, got {stored} "
                 "samples in its shards"
             )
     return manifest
@@ -74,8 +90,10 @@ def sha256_of(path: Path) -> str:
 
 
 def files_of(split: SplitEntry) -> list[File]:
-    """Lists every file of a split: shards of products and of queries' pictures, tables."""
-    return [*split["shards"], *split.get("query_shards", []), *split.get("tables", [])]
+    """Lists every file of a split: shards with their indexes, queries and judgments."""
+    shards = [*split["shards"], *split.get("query_shards", [])]
+    indexed = [file for shard in shards for file in (shard, shard["index"])]
+    return [*indexed, split["asked"], split["judged"]]
 
 
 def check_sizes(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -7,17 +7,20 @@ that nobody judged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64
-from tqdm import tqdm
 
 from beyond_text.config.views import PAIRS
-from beyond_text.shards.archive import SampleError
 from beyond_text.shards.batch import query_text_key
+from beyond_text.shards.records import text_bits
 from beyond_text.shards.split import Split
+
+# The most judged negatives that are kept of a sample; a batch takes one of them.
+MOST_NEGATIVES = 16
+Numbers = Int64[np.ndarray, " numbers"]
 
 
 class Roles(NamedTuple):
@@ -53,42 +56,23 @@ class Roles(NamedTuple):
 
 
 def roles_of(split: Split, losses: Collection[str]) -> Roles:
-    """Reads which samples of a split are anchors of one of the losses.
-
-    A sample that cannot be read counts as one, so that training meets it and counts it.
+    """Returns which samples of a split are anchors of one of the losses, from its arrays alone.
 
     Raises:
-        ShardError: a shard is damaged.
+        ShardError: one of its files is damaged.
     """
-    needed = [_views(name) for name in losses]
+    has = {"query": np.zeros(len(split), dtype=bool)} | _views_of_products(split)
+    zeros: list[tuple[Numbers, Numbers]] = []
+    for pairs in split.judged:
+        gains = split.gains(pairs.grades)
+        has["query"][pairs.sample[(gains > 0) & ~pairs.own]] = True
+        refused = (gains == 0) & ~pairs.own
+        zeros.append((pairs.query[refused], pairs.sample[refused]))
     anchor = np.zeros(len(split), dtype=bool)
-    wanted: list[tuple[int, int]] = []
-    refused: list[tuple[int, int]] = []
-    numbers = tqdm(
-        range(len(split)), desc=f"reading judgments of {split.folder.name}", disable=None
-    )
-    for sample in numbers:
-        try:
-            fields, _ = split.read(sample, None)
-        except SampleError:
-            anchor[sample] = True
-            continue
-        judgments = split.judgments_of(fields)
-        matches = [judgment for judgment in judgments if judgment.gain > 0]
-        has = {
-            "query": bool(matches),
-            "text": bool(split.text_of(fields)),
-            "image": bool(split.picture_numbers(sample)),
-        }
-        anchor[sample] = any(all(has[view] for view in views) for views in needed)
-        if has["query"]:
-            wanted += [(query_text_key(judgment.query), sample) for judgment in matches]
-        refused += [
-            (query_text_key(judgment.query), sample)
-            for judgment in judgments
-            if judgment.gain == 0 and judgment.query
-        ]
-    return Roles(anchor, *_joined(wanted, refused, len(split)))
+    for loss in losses:
+        anchor |= np.logical_and.reduce([has[view] for view in _views(loss)])
+    owners, negatives = _judged_negatives(split, zeros)
+    return Roles(anchor, np.searchsorted(owners, np.arange(len(split) + 1)), negatives)
 
 
 def _views(loss: str) -> set[str]:
@@ -96,14 +80,61 @@ def _views(loss: str) -> set[str]:
     return {"query", "text", "image"} & set(PAIRS.get(loss, ("query", "query")))
 
 
+def _views_of_products(split: Split) -> dict[str, Bool[np.ndarray, " samples"]]:
+    """Returns which samples have a text, and which a picture."""
+    bits = text_bits(split.text_fields)
+    shards = [split.products.records(shard) for shard in range(len(split.sizes))]
+    none = np.zeros(0, dtype=bool)
+    return {
+        "text": np.concatenate([none, *(records["texts"] & bits > 0 for records in shards)]),
+        "image": np.concatenate([none, *(records["pictures"] > 0 for records in shards)]),
+    }
+
+
+def _judged_negatives(
+    split: Split, zeros: Sequence[tuple[Numbers, Numbers]]
+) -> tuple[Numbers, Numbers]:
+    """Returns pairs of samples in order: one that a query wants, and one judged 0 for its words.
+
+    `zeros` are queries, by their rows, and samples that are judged 0 for them.
+    """
+    none = np.zeros(0, dtype=np.int64)
+    query, sample = map(np.concatenate, zip((none, none), *zeros, strict=True))
+    if not len(query):
+        return none, none
+    keys = _keys(split)
+    order = np.argsort(keys[query], kind="stable")
+    keyed, sample = keys[query][order], sample[order]
+    # Queries of pictures alone have no words to be known by.
+    keyed, sample = keyed[keyed != 0], sample[keyed != 0]
+    found = [np.zeros((2, 0), np.int64), *_joined(split, keys, keyed, sample)]
+    owners, negatives = np.concatenate(found, axis=1)
+    return owners, negatives
+
+
+def _keys(split: Split) -> Numbers:
+    """Returns the key of each query's words."""
+    # Past the memory of `query_text_key`, which queries in use fill better.
+    key = query_text_key.__wrapped__
+    texts = (text for part in split.asked.columns for text in part["query"].to_pylist())
+    return np.fromiter(map(key, texts), dtype=np.int64, count=len(split.asked))
+
+
 def _joined(
-    wanted: Iterable[tuple[int, int]], refused: Iterable[tuple[int, int]], samples: int
-) -> tuple[Int64[np.ndarray, " bounds"], Int64[np.ndarray, " pairs"]]:
-    """Joins (query, sample) pairs of matches and of judged zeros to each sample's negatives."""
-    zeros: dict[int, list[int]] = {}
-    for query, sample in refused:
-        zeros.setdefault(query, []).append(sample)
-    pairs = sorted({(sample, no) for query, sample in wanted for no in zeros.get(query, ())})
-    owners = np.array([owner for owner, _ in pairs], dtype=np.int64)
-    negatives = np.array([negative for _, negative in pairs], dtype=np.int64)
-    return np.searchsorted(owners, np.arange(samples + 1)), negatives
+    split: Split, keys: Numbers, keyed: Numbers, sample: Numbers
+) -> Iterator[Int64[np.ndarray, "2 pairs"]]:
+    """Yields the pairs of each part of the judgments, in order, few of each sample.
+
+    `keyed` are keys of queries, sorted, and `sample` is judged 0 for them.
+    """
+    for pairs in split.judged:
+        wanted = (split.gains(pairs.grades) > 0) & ~pairs.own
+        owner, key = pairs.sample[wanted], keys[pairs.query[wanted]]
+        first, last = (np.searchsorted(keyed, key, side) for side in ("left", "right"))
+        number = np.minimum(last - first, MOST_NEGATIVES)
+        # The places from each first on, one after the other.
+        within = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+        negative = sample[np.repeat(first, number) + within]
+        both = np.unique(np.stack([np.repeat(owner, number), negative]), axis=1)
+        rank = np.arange(both.shape[1]) - np.searchsorted(both[0], both[0])
+        yield both[:, rank < MOST_NEGATIVES]

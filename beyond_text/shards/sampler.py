@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from torch.utils.data import Sampler
 
-from beyond_text.shards.batch import SampleIndex, key_of
+from beyond_text.shards.batch import SampleIndex
 from beyond_text.shards.roles import Roles
 
 WINDOW = 16
@@ -41,7 +41,7 @@ def epoch_order(
         yield order(numbers, random) if order else numbers
 
 
-def group_by_category(category: Callable[[int], str], length: int) -> Reorder:
+def group_by_category(category: Callable[[int], int], length: int) -> Reorder:
     """Returns an order in which up to `length` samples of one category stand together.
 
     The runs themselves are in random order. In batches of them a product meets others of its
@@ -54,7 +54,7 @@ def group_by_category(category: Callable[[int], str], length: int) -> Reorder:
     def key(number: int) -> int:
         if number not in known:
             # A sample without a category is a group of its own.
-            known[number] = key_of(category(number) or f"sample {number}")
+            known[number] = category(number) or -1 - number
         return known[number]
 
     def order(numbers: Numbers, random: np.random.Generator) -> Numbers:

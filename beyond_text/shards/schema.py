@@ -5,9 +5,8 @@ Fields that no type names are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -34,19 +33,20 @@ class Grade(TypedDict):
 class File(TypedDict):
     """A file of the manifest's own folder: its name is never a path."""
 
-    file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+\.(tar|csv)\Z")]
+    file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+\.(tar|npy|arrow)\Z")]
     bytes: Count
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Shard(File):
-    """A tar of samples."""
+    """A tar of samples, and the index beside it."""
 
     samples: Positive
+    index: File
 
 
 class SplitEntry(TypedDict):
-    """The counts and the files of a split; older folders list no files but shards."""
+    """The counts and the files of a split."""
 
     products: Count
     pictures: Count
@@ -57,7 +57,17 @@ class SplitEntry(TypedDict):
     query_shards: NotRequired[list[Shard]]
     # Pictures of products beside the main one of each.
     further_pictures: NotRequired[Count]
-    tables: NotRequired[list[File]]
+    # Queries and judgments.
+    asked: File
+    judged: File
+
+
+class Earlier(Versioned):
+    """What tells a manifest of an earlier version from one of something else."""
+
+    picture_size: Positive
+    grades: dict[str, Grade]
+    splits: dict[str, dict[str, Any]]
 
 
 class Manifest(Versioned):
@@ -71,63 +81,15 @@ class Manifest(Versioned):
     crossing: NotRequired[dict[str, dict[str, Count]]]
 
 
-class Category(TypedDict):
-    """The category in a product's JSON."""
-
-    category: NotRequired[str]
-
-
-CATEGORY = msgspec.json.Decoder(Category)
-
-
-class QueryRow(TypedDict):
-    """A row of queries-SPLIT.csv; columns that are empty throughout are left out."""
-
-    query_id: Name
-    query: str
-    kind: str
-    # The number of its picture.
-    image: NotRequired[Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z")]]
-    product_id: NotRequired[str]
-    # "1" where a train query has its words or its picture.
-    seen: NotRequired[Literal["", "1"]]
-
-
-def judgment_row(highest: Mapping[str, float]) -> type:
-    """Makes the type of a row of qrels-SPLIT.csv, where grades go up to `highest`."""
-    return _object({"query_id": Name, "product_id": Name, **_grades(highest)})
-
-
 @cache
 def sample_decoder(
-    text_fields: tuple[str, ...], highest: tuple[tuple[str, float], ...], further: bool = False
+    text_fields: tuple[str, ...], further: bool = False
 ) -> msgspec.json.Decoder[Any]:
-    """Makes the decoder of a product's JSON, where grades go up to `highest`.
-
-    With `further` it reads the further columns too, which older shards do not have.
-    """
-    query = {
-        "query_id": Name,
-        "query": str,
-        "kind": str,
-        "grades": NotRequired[_object(_grades(dict(highest)))],
-        "own": NotRequired[bool],
-        "picture": NotRequired[Count],
-    }
+    """Makes the decoder of a product's JSON; with `further` it reads the further columns too."""
     texts = dict.fromkeys(("title", "category", *text_fields), NotRequired[str])
-    product = {**texts, "product_id": Name, "queries": list[_object(query)]}  # type: ignore[misc]
+    product: dict[str, Any] = {**texts, "product_id": Name}
     if further:
         product["further"] = NotRequired[dict[str, str]]
-    return msgspec.json.Decoder(_object(product))
-
-
-def _grades(highest: Mapping[str, float]) -> dict[str, Any]:
-    """Makes the types of grade columns."""
-    return {name: Annotated[float, Meta(ge=0, le=high)] for name, high in highest.items()}
-
-
-def _object(fields: dict[str, Any]) -> type:
-    """Makes the type of a JSON object with the fields."""
     # Columns are known at run time only.
     make: Any = TypedDict
-    return make("Object", fields)
+    return msgspec.json.Decoder(make("Product", product))

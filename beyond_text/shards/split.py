@@ -1,9 +1,10 @@
 """Opens one split of a folder of shards and reads its samples by number.
 
-A sample is a product: its JSON and, where there is one, its picture. A JSON parser and an
-allow-listed picture decoder are the only parsers; nothing is unpickled. Pictures of queries lie in
+A sample is a product: its JSON and, where there is one, its picture; its judgments, and what the
+index tells without opening a shard, are mapped into memory. A JSON parser and an allow-listed
+picture decoder are the only parsers of samples; nothing is unpickled. Pictures of queries lie in
 shards of their own, once however many products answer them. A sample that is not what it should be
-is a SampleError, which training counts; a shard that is not is an error that stops.
+is a SampleError, which training counts; a file that is not is an error that stops.
 """
 
 from __future__ import annotations
@@ -12,14 +13,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import ValidationError
+import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from beyond_text.files import MALFORMED
 from beyond_text.shards.archive import PICTURES, SampleError, Shards
 from beyond_text.shards.batch import SELF_MATCH, Judgment
-from beyond_text.shards.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
-from beyond_text.shards.schema import CATEGORY, sample_decoder
+from beyond_text.shards.judged import Asked, Judged
+from beyond_text.shards.manifest import (
+    FILE,
+    ShardError,
+    check_sizes,
+    check_sums,
+    decode_manifest,
+    files_of,
+)
+from beyond_text.shards.schema import sample_decoder
+from beyond_text.shards.store import Store
 from beyond_text.tables.pictures import PictureError, decode_pixels
 
 
@@ -48,12 +59,13 @@ class Split:
         grades: Mapping[str, float] | None = None,
         further: bool = False,
     ) -> None:
-        self.folder = Path(folder)
+        self.store = Store.of(folder)
+        self.name = self.store.name
         self.further = further
-        manifest = read_manifest(self.folder)
+        manifest = decode_manifest(self.store.read_manifest_bytes(), f"{self.name}/{FILE}")
         if split not in manifest["splits"]:
             known = ", ".join(manifest["splits"])
-            raise ShardError(f"{self.folder}: no split {split!r}; it has {known}")
+            raise ShardError(f"{self.name}: no split {split!r}; it has {known}")
         entry = manifest["splits"][split]
         self.counts: Mapping[str, Any] = entry
         self.highest = {name: column["max"] for name, column in manifest["grades"].items()}
@@ -61,12 +73,14 @@ class Split:
         self.weights = {name: wanted[name] for name in wanted if name in self.highest}
         if entry["judged_pairs"] and not sum(self.weights.values()):
             asked, known = ", ".join(wanted), ", ".join(self.highest) or "none"
-            raise ShardError(f"{self.folder}: expected one of the grades {asked}, it has {known}")
+            raise ShardError(f"{self.name}: expected one of the grades {asked}, it has {known}")
         self.text_fields = list(text_fields)
-        self.products = Shards(self.folder, entry["shards"])
-        self.query_pictures = Shards(self.folder, entry.get("query_shards", []))
+        self.products = Shards(self.store, entry["shards"])
+        self.query_pictures = Shards(self.store, entry.get("query_shards", []))
         self._files = files_of(entry)
-        check_sizes(self.folder, self._files)
+        self._tables: tuple[Asked, Judged] | None = None
+        if not self.store.is_remote:
+            check_sizes(Path(self.name), self._files)
 
     @property
     def sizes(self) -> list[int]:
@@ -87,7 +101,39 @@ class Split:
         Raises:
             ShardError: one has another.
         """
-        check_sums(self.folder, self._files)
+        if not self.store.is_remote:
+            # Of others, files are checked when they are fetched.
+            check_sums(Path(self.name), self._files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what another process needs, which maps the files itself."""
+        return self.__dict__ | {"_tables": None}
+
+    @property
+    def asked(self) -> Asked:
+        """The queries of the split.
+
+        Raises:
+            ShardError: their file is damaged.
+        """
+        return self._mapped[0]
+
+    @property
+    def judged(self) -> Judged:
+        """The judgments of the split.
+
+        Raises:
+            ShardError: their file, or that of the queries, is damaged.
+        """
+        return self._mapped[1]
+
+    @property
+    def _mapped(self) -> tuple[Asked, Judged]:
+        if self._tables is None:
+            asked = Asked(self.store.local(self.counts["asked"]))
+            path = self.store.local(self.counts["judged"])
+            self._tables = asked, Judged(path, self.highest, len(self), len(asked))
+        return self._tables
 
     def read(
         self, sample: int, picture: int | None, which: int = 0
@@ -105,13 +151,12 @@ class Split:
         return fields, pictures[0] if pictures else None
 
     def picture_numbers(self, sample: int) -> list[int]:
-        """Returns the numbers of a sample's pictures, without reading them.
+        """Returns the numbers of a sample's pictures, from the index alone.
 
         Raises:
             SampleError: there is no such sample.
         """
-        members = self.products.members(sample)
-        return [number for number, name in enumerate(PICTURES) if name in members]
+        return list(range(min(int(self.products.record(sample)["pictures"]), len(PICTURES))))
 
     def read_pictures(self, sample: int, picture: int) -> tuple[dict[str, Any], list[Tensor]]:
         """Reads the JSON of a sample and all its pictures, the main one first.
@@ -127,33 +172,17 @@ class Split:
         """Reads the JSON of a sample, and those of the named pictures that it has."""
         content = self.products.read(sample, ("json", *names))
         try:
-            fields = self._decode(content["json"])
+            # Looked up, since a split that holds a decoder cannot be sent to other processes.
+            decoder = sample_decoder(tuple(self.text_fields), self.further)
+            fields = decoder.decode(content["json"])
             jpegs = [content[name] for name in names if name in content]
             return fields, [decode_pixels(jpeg, reduce_to=picture) for jpeg in jpegs]
         except (*MALFORMED, PictureError) as error:
-            raise SampleError(f"{self.folder} sample {sample}: {error}") from error
+            raise SampleError(f"{self.name} sample {sample}: {error}") from error
 
-    def _decode(self, data: bytes) -> dict[str, Any]:
-        """Decodes the JSON of a sample and checks its types."""
-        # Looked up, since a split that holds a decoder cannot be sent to other processes.
-        decoder = sample_decoder(tuple(self.text_fields), tuple(self.highest.items()), self.further)
-        fields = decoder.decode(data)
-        for item in fields["queries"]:
-            if not item.get("own") and "grades" not in item:
-                raise ValidationError(f"query {item['query_id']!r:.200}: expected grades, got none")
-        return fields
-
-    def category(self, sample: int) -> str:
-        """Reads the last level of a sample's category, such as Dress of `Women > Dress`.
-
-        Empty where it has none, or cannot be read.
-        """
-        try:
-            content = self.products.read(sample, ("json",))
-            category = CATEGORY.decode(content["json"]).get("category", "")
-        except (*MALFORMED, SampleError):
-            return ""
-        return category.rpartition(">")[2].strip()
+    def category(self, sample: int) -> int:
+        """Returns the key of a sample's category, from the index alone; 0 where it has none."""
+        return int(self.products.record(sample)["category"])
 
     def read_query_picture(self, number: int, size: int) -> Tensor:
         """Reads the number-th picture of a query, which may be reduced to `size` pixels a side.
@@ -162,7 +191,7 @@ class Split:
             SampleError: there is none of that number, or its bytes are no picture.
         """
         content = self.query_pictures.read(number, ("jpg",))
-        name = f"{self.folder} query picture {number}"
+        name = f"{self.name} query picture {number}"
         if "jpg" not in content:
             raise SampleError(f"{name}: expected a jpg, got none")
         try:
@@ -174,27 +203,34 @@ class Split:
         """Returns the product text of a sample."""
         return product_text(fields, self.text_fields)
 
-    def judgments_of(self, fields: dict[str, Any]) -> list[Judgment]:
-        """Returns the judgments; a grade's gain is (2^grade - 1) / (2^max - 1), at most 1.
+    def judgments(self, sample: int) -> list[Judgment]:
+        """Returns the judgments of a sample, in the order of their query_id.
 
-        The gain is the evaluation's, so a partial match weighs in training what it counts there. A
-        query that is the product itself has gain SELF_MATCH.
+        A query that is the product itself has gain SELF_MATCH, another as `gains` says.
+
+        Raises:
+            ShardError: the file of queries or of judgments is damaged.
         """
-        return [
-            Judgment(
-                item["query_id"],
-                item["query"],
-                item["kind"],
-                SELF_MATCH if item.get("own") else self._gain(item["grades"]),
-                item.get("picture"),
-            )
-            for item in fields["queries"]
-        ]
+        pairs = self.judged.of(sample)
+        gains = np.where(pairs.own, SELF_MATCH, self.gains(pairs.grades))
+        found = []
+        for row, gain in zip(pairs.query.tolist(), gains.tolist(), strict=True):
+            query = self.asked[row]
+            picture = None if query.picture < 0 else query.picture
+            found.append(Judgment(query.query_id, query.query, query.kind, gain, picture))
+        return found
 
-    def _gain(self, grades: Mapping[str, float]) -> float:
-        """Returns the gain of a judgment: the mean of its grades' gains, by their weights."""
-        total = 0.0
-        for name, weight in self.weights.items():
-            # A column may be all zeros.
-            total += weight * (2 ** grades[name] - 1) / (2 ** (self.highest[name] or 1) - 1)
-        return total / sum(self.weights.values())
+    def gains(
+        self, grades: Float[np.ndarray, "grades judgments"]
+    ) -> Float[np.ndarray, " judgments"]:
+        """Returns the gain of judgments: the mean of their grades' gains, by the grades' weights.
+
+        A grade's gain is (2^grade - 1) / (2^max - 1), at most 1. It is the evaluation's, so a
+        partial match weighs in training what it counts there.
+        """
+        total = np.zeros(grades.shape[1])
+        for (name, highest), column in zip(self.highest.items(), grades, strict=True):
+            if weight := self.weights.get(name, 0.0):
+                # A column may be all zeros.
+                total += weight * (2**column - 1) / (2 ** (highest or 1) - 1)
+        return np.minimum(total / (sum(self.weights.values()) or 1), 1)

@@ -134,7 +134,7 @@ def _fill(model: TwoTower, config: Config, tokenizer: Any, cache_files: _CacheFi
         num_workers=config.data.workers,
         collate_fn=collate_for(model, tokenizer),
     )
-    title = f"outputs of frozen towers for {split.folder.name}"
+    title = f"outputs of frozen towers for {split.name}"
     written: dict[str, set[int]] = {name: set() for name in missing}
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
@@ -175,8 +175,8 @@ class _TowerInputs(Dataset[Sample]):
     def __init__(self, split: Split, picture: int | None) -> None:
         self.split = split
         self.picture = picture
-        items = (self._product(number, None)[0]["queries"] for number in range(len(split)))
-        self.queries = list(dict.fromkeys(item["query"] for queries in items for item in queries))
+        queries = split.asked.table()["query"].unique().to_pylist()
+        self.queries = [query for query in queries if query]
         self.query_pictures = 0 if picture is None else len(split.query_pictures)
 
     def __len__(self) -> int:
@@ -186,7 +186,7 @@ class _TowerInputs(Dataset[Sample]):
         try:
             return self.split.read(number, picture)
         except SampleError:
-            return {"queries": ()}, None
+            return {}, None
 
     def __getitem__(self, number: int) -> Sample:
         """Returns the number-th input as a sample."""

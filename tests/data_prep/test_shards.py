@@ -13,9 +13,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from beyond_text.shards.manifest import files_of
 from beyond_text.shards.split import Split
 from beyond_text.tables.layouts import TableError
 from data_prep.rejects import BuildError
@@ -73,7 +75,22 @@ def samples(out: Path, split: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_shards_hold_every_product_of_a_split_with_its_queries(
+def asked_of(out: Path, split: str) -> list[dict[str, Any]]:
+    """Reads the queries of a split with Arrow alone."""
+    return pa.ipc.open_file(out / f"asked-{split}.arrow").read_all().to_pylist()
+
+
+def judged(out: Path, split: str) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """Reads the judgments of a split with Arrow alone: own and grades by product and query."""
+    products = {content["key"]: name for name, content in samples(out, split).items()}
+    queries = [row["query_id"] for row in asked_of(out, split)]
+    table = pa.ipc.open_file(out / f"judged-{split}.arrow").read_all()
+    rows = list(zip(*table.to_pydict().values(), strict=True))
+    assert rows == sorted(rows, key=lambda row: row[:2])
+    return {(products[f"{row[0]:08d}"], queries[row[1]]): row[2:] for row in rows}
+
+
+def test_shards_hold_every_product_of_a_split_and_beside_them_its_queries(
     tables: Path, tmp_path: Path
 ) -> None:
     build(tables, tmp_path / "out", picture_size=16, samples_per_shard=2)
@@ -85,37 +102,44 @@ def test_shards_hold_every_product_of_a_split_with_its_queries(
     assert dev["g"]["title"] == "Plåt"
     with Image.open(BytesIO(train["d"]["jpg"])) as image:
         assert (image.format, image.size) == ("JPEG", (16, 8))
-    question = {"query_id": "q1", "query": "red", "kind": "attribute"}
-    grades = {"relevance": 2.0, "desirability": 1.0}
-    assert train["a.1/x"]["queries"] == [question | {"grades": grades}]
-    assert train["b"]["queries"][0]["grades"] == {"relevance": 0.0, "desirability": 0.0}
-    assert train["e"]["queries"] == []
+    assert "queries" not in train["a.1/x"]
     assert train["e"]["group_id"] == "e"
+    assert judged(tmp_path / "out", "train") == {
+        ("a.1/x", "q1"): (False, 2.0, 1.0),
+        ("b", "q1"): (False, 0.0, 0.0),
+        ("d", "q1"): (False, 1.0, 0.5),
+    }
+    assert asked_of(tmp_path / "out", "train") == [
+        {"query_id": "q1", "query": "red", "kind": "attribute", "picture": -1, "product_id": "",
+         "seen": False}
+    ]  # fmt: skip
 
 
 def test_the_manifest_counts_what_is_there(tables: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     manifest = build(tables, out, samples_per_shard=2)
     assert manifest == json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["version"] == 1
+    assert manifest["version"] == 2
     assert manifest["source"] == "shop"
     assert manifest["grades"] == {"relevance": {"max": 2.0}, "desirability": {"max": 3.0}}
     train = manifest["splits"]["train"]
-    counts = {name: train[name] for name in train if name != "shards"}
+    files = {"shards", "asked", "judged"}
+    counts = {name: train[name] for name in train if name not in files}
     assert counts == {"products": 5, "pictures": 4, "texts": 4, "queries": 1, "judged_pairs": 2}
     assert [shard["samples"] for shard in train["shards"]] == [2, 2, 1]
-    tables_of_dev = manifest["splits"]["dev"]["tables"]
-    assert [entry["file"] for entry in tables_of_dev] == ["queries-dev.csv", "qrels-dev.csv"]
-    for entry in train["shards"] + tables_of_dev:
+    assert [shard["index"]["file"] for shard in train["shards"]] == [
+        f"train-0000{number}.npy" for number in range(3)
+    ]
+    for entry in files_of(train) + files_of(manifest["splits"]["dev"]):
         data = (out / entry["file"]).read_bytes()
         assert entry["bytes"] == len(data)
         assert entry["sha256"] == hashlib.sha256(data).hexdigest()
-    assert (out / "queries-dev.csv").read_text() == "query_id,query,kind\nq2,round,human\n"
-    expected = "query_id,product_id,relevance,desirability\nq2,f,2.0,3.0\n"
-    assert (out / "qrels-dev.csv").read_text() == expected
+    assert judged(out, "dev") == {("f", "q2"): (False, 2.0, 3.0)}
+    tars = ["train-00000", "train-00001", "train-00002", "dev-00000"]
     assert {path.name for path in out.iterdir()} == {
-        "train-00000.tar", "train-00001.tar", "train-00002.tar", "dev-00000.tar",
-        "queries-dev.csv", "qrels-dev.csv", "rejects.csv", "manifest.json",
+        *(f"{name}.{kind}" for name in tars for kind in ("tar", "npy")),
+        *(f"{name}-{split}.arrow" for name in ("asked", "judged") for split in ("train", "dev")),
+        "rejects.csv", "manifest.json",
     }  # fmt: skip
 
 
@@ -212,6 +236,21 @@ def test_only_an_empty_folder_or_an_earlier_build_is_replaced(tables: Path, tmp_
     assert (tables / "products.csv").exists()
 
 
+def test_a_build_of_an_earlier_version_is_replaced_and_a_strange_folder_is_not(
+    tables: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    manifest = build(tables, out)
+    for entry in manifest["splits"].values():
+        del entry["asked"], entry["judged"]
+    path = out / "manifest.json"
+    path.write_text(json.dumps({"version": 1, "splits": {}}))
+    with pytest.raises(BuildError, match="earlier build"):
+        build(tables, out)
+    path.write_text(json.dumps(manifest | {"version": 1}))
+    assert build(tables, out)["version"] == 2
+
+
 def test_tables_without_a_usable_product_build_nothing(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("product_id,title\n", encoding="utf-8")
     with pytest.raises(TableError, match=r"products\.csv: expected a row of a product at least"):
@@ -263,33 +302,33 @@ def test_query_pictures_are_stored_once_and_pointed_at_by_number(
         assert (image.format, image.size) == ("JPEG", (16, 8))
         assert image.getpixel((8, 4))[2] > 200
 
-    train = samples(out, "train")
-    numbers = {item["query_id"]: item["picture"] for item in train["a.1/x"]["queries"]}
+    assert [(row["query_id"], row["picture"]) for row in asked_of(out, "train")] == [
+        ("q1", 0), ("q3", 1), ("q4", 2),
+    ]  # fmt: skip
     # A product with the picture of the query's own product is neither match nor negative, unless
     # it is judged.
-    assert numbers == {"q1": 0, "q3": 1, "q4": 2}
-    assert train["a.1/x"]["queries"][-1] == train["e"]["queries"][-1]
-    own = {"query_id": "q3", "query": "", "kind": "pair", "picture": 1, "own": True}
-    assert train["b"]["queries"][-1] == own
-    assert train["e"]["queries"] == [
-        own,
-        {"query_id": "q4", "query": "mug", "kind": "pair", "picture": 2, "own": True},
-    ]
-    assert samples(out, "dev")["g"]["queries"] == [
-        {"query_id": "q2", "query": "round", "kind": "human", "own": True}
-    ]
-    assert (out / "queries-dev.csv").read_text() == (
-        "query_id,query,kind,image,product_id\nq2,round,human,,g\nq5,,human,0,\n"
-    )
+    own = True, 0.0
+    assert judged(out, "train") == {
+        ("a.1/x", "q1"): (False, 2.0), ("b", "q1"): (False, 0.0), ("d", "q1"): (False, 1.0),
+        ("a.1/x", "q3"): (False, 1.0), ("d", "q3"): (False, 1.0), ("b", "q3"): own,
+        ("e", "q3"): own, ("b", "q4"): (False, 1.0), ("a.1/x", "q4"): own, ("d", "q4"): own,
+        ("e", "q4"): own,
+    }  # fmt: skip
+    assert judged(out, "dev") == {
+        ("f", "q2"): (False, 2.0), ("g", "q2"): own, ("f", "q5"): (False, 1.0),
+    }  # fmt: skip
+    assert asked_of(out, "dev") == [
+        {"query_id": "q2", "query": "round", "kind": "human", "picture": -1, "product_id": "g",
+         "seen": False},
+        {"query_id": "q5", "query": "", "kind": "human", "picture": 0, "product_id": "",
+         "seen": False},
+    ]  # fmt: skip
 
 
 def test_a_build_without_query_pictures_names_none(tables: Path, tmp_path: Path) -> None:
     manifest = build(tables, tmp_path / "out")
     assert all("query_shards" not in entry for entry in manifest["splits"].values())
-    for sample in samples(tmp_path / "out", "train").values():
-        assert all(
-            set(item) == {"query_id", "query", "kind", "grades"} for item in sample["queries"]
-        )
+    assert [row["picture"] for row in asked_of(tmp_path / "out", "train")] == [-1]
 
 
 def test_a_query_whose_picture_is_bad_goes_by_its_text_or_goes_with_its_judgments(
@@ -298,12 +337,13 @@ def test_a_query_whose_picture_is_bad_goes_by_its_text_or_goes_with_its_judgment
     (asked / "asked" / "1.png").write_bytes(b"nothing")
     (asked / "asked" / "3.png").unlink()
     manifest = build(asked, tmp_path / "out", max_rejected=0.6)
-    train = samples(tmp_path / "out", "train")
-    assert [item["query_id"] for item in train["a.1/x"]["queries"]] == ["q1", "q4"]
-    assert "picture" not in train["a.1/x"]["queries"][0]
-    assert [item["query_id"] for item in train["b"]["queries"]] == ["q1", "q4"]
     # The remaining pictures are numbered from 0 again.
-    assert train["e"]["queries"][0]["picture"] == 0
+    rows = asked_of(tmp_path / "out", "train")
+    assert [(row["query_id"], row["picture"]) for row in rows] == [("q1", -1), ("q4", 0)]
+    pairs = judged(tmp_path / "out", "train")
+    assert {pair for pair in pairs if pair[0] in "a.1/xb"} == {
+        (product, query) for product in ("a.1/x", "b") for query in ("q1", "q4")
+    }
     assert manifest["splits"]["train"]["queries"] == 2
     assert manifest["splits"]["train"]["judged_pairs"] == 3
     assert manifest["rejects"] == {
@@ -406,9 +446,9 @@ def test_what_crosses_splits_is_counted_and_seen_queries_are_marked(
     assert manifest["crossing"] == {
         "dev": {"queries": 1, "products": 0, "groups": 1, "texts": 1, "pictures": 1}
     }
-    assert (out / "queries-dev.csv").read_text() == (
-        "query_id,query,kind,seen\nq2,round,query,\nq3,Red,query,1\n"
-    )
+    assert [(row["query_id"], row["seen"]) for row in asked_of(out, "dev")] == [
+        ("q2", False), ("q3", True),
+    ]  # fmt: skip
 
 
 def test_a_folder_of_nothing_but_products_and_pictures_is_a_shop(

@@ -28,7 +28,6 @@ from beyond_text.retrieval.hybrid import reciprocal_rank_fusion, weighted
 from beyond_text.retrieval.lexical import Lexical, searched_text
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.read_split import read_split
-from beyond_text.retrieval.read_train import read_train
 from tests.conftest import tiny_tokenizer
 from tests.evaluation.test_scenarios import tiny_model
 
@@ -42,7 +41,7 @@ def encoder(tiny_text_encoder: Path, tiny_image_encoder: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def scores(encoder: Encoder, tiny_shards: Path) -> Scores:
-    train = read_train(tiny_shards, FIELDS, 32)
+    train = read_split(tiny_shards, "train", FIELDS, 32)
     return measure(encoder, *read_split(tiny_shards, "dev", FIELDS, 32), train)
 
 
@@ -86,7 +85,7 @@ def test_every_ranking_is_that_of_all_products(
 def test_the_weight_is_the_best_on_train_queries_among_train_products(
     encoder: Encoder, scores: Scores, tiny_shards: Path
 ) -> None:
-    catalogue, query_set = read_train(tiny_shards, FIELDS, 32)
+    catalogue, query_set = read_split(tiny_shards, "train", FIELDS, 32)
     tuned = scores["tuned"]
     assert tuned["products"] == len(catalogue.product_ids)
     assert tuned["queries"] == query_set.qrels["query_id"].nunique() <= TUNED_ON
@@ -103,7 +102,7 @@ def test_the_weight_is_the_best_on_train_queries_among_train_products(
 def test_train_is_the_same_of_shards_and_of_tables(tiny_shards: Path, tiny_tables: Path) -> None:
     found = []
     for folder in (tiny_shards, tiny_tables):
-        catalogue, query_set = read_train(folder, FIELDS, 32, 40)
+        catalogue, query_set = read_split(folder, "train", FIELDS, 32, 40, "split")
         products = catalogue.products
         searched = [
             searched_text(*products.describe(n)[:3]) for n in range(len(catalogue.product_ids))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import re
@@ -11,20 +10,25 @@ import tarfile
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import webdataset
 from torch.utils.data import DataLoader
 
-from beyond_text.shards.archive import SampleError, index_shard
+from beyond_text.shards import columns
+from beyond_text.shards.archive import SampleError
 from beyond_text.shards.batch import EMPTY_SAMPLE, SELF_MATCH, Judgment, Sample, SampleIndex
+from beyond_text.shards.columns import write_columns
 from beyond_text.shards.dataset import Products, draw_queries
-from beyond_text.shards.manifest import ShardError, read_manifest
+from beyond_text.shards.manifest import ShardError
+from beyond_text.shards.records import category_key, text_bits
 from beyond_text.shards.sampler import BatchSampler, epoch_order, group_by_category
 from beyond_text.shards.split import Split, product_text
 from data_prep.shards import build_shards
 from tests import hostile
+from tests.hostile import sign
 from tests.tiny import as_bytes
 
 FIELDS = ["title", "category", "description"]
@@ -58,7 +62,8 @@ def test_an_epoch_holds_each_sample_once_in_an_order_of_seed_and_epoch() -> None
 
 def test_samples_of_a_category_stand_together_in_short_runs_in_an_order_of_the_seed() -> None:
     kinds = [*"vrvlrvvvrvvv", *[""] * 12]
-    order = group_by_category(kinds.__getitem__, 4)
+    keys = [category_key(kind) for kind in kinds]
+    order = group_by_category(keys.__getitem__, 4)
     orders = []
     for seed in range(6):
         found = np.concatenate(list(epoch_order([12, 12], (seed,), order=order))).tolist()
@@ -75,17 +80,17 @@ def test_samples_of_a_category_stand_together_in_short_runs_in_an_order_of_the_s
 
 @pytest.mark.parametrize(
     ("category", "level"),
-    [("decor", "decor"), ("Women > Dress", "Dress"), ("A>B > c d ", "c d"), ("", ""), (..., "")],
+    [("decor", "decor"), ("Women > Dress", "Dress"), ("A>B > c d ", "c d"), (" > ", ""), ("", "")],
 )
-def test_a_category_is_known_by_its_last_level(category: str, level: str, tmp_path: Path) -> None:
-    content = hostile.sample(0, hostile.product(category=category))
-    folder = hostile.write_folder(tmp_path / "shards", hostile.tar(content))
-    assert Split(folder, "train", []).category(0) == level
+def test_a_category_is_known_by_its_last_level(category: str, level: str) -> None:
+    assert category_key(category) == category_key(level)
+    assert (category_key(category) == 0) == (level == "")
+    assert category_key("Dress") != category_key("Skirt")
 
 
 def test_runs_stay_within_a_window_of_shards() -> None:
     starts = np.cumsum(SIZES)
-    order = group_by_category(lambda number: "vase", 5)
+    order = group_by_category(lambda number: 1, 5)
     for numbers in epoch_order(SIZES, (0, 0, 0), window=2, order=order):
         assert len(set(np.searchsorted(starts, numbers, side="right").tolist())) == 2
 
@@ -365,27 +370,66 @@ def copied(tiny_shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
 
 
-def test_judgments_hold_the_gain_of_their_grade_relative_to_the_columns_highest(
+def test_the_gain_of_a_judgment_is_that_of_its_grade_relative_to_the_columns_highest(
     copied: Path,
 ) -> None:
-    manifest = read_manifest(copied)
-    given = [
-        {"query_id": name, "query": name, "kind": "human",
-         "grades": {"relevance": relevance, "desire": 2.0}}
-        for name, relevance in (("a", 4.0), ("b", 1.0), ("no", 0.0))
-    ]  # fmt: skip
+    manifest = json.loads((copied / "manifest.json").read_text())
 
-    def judgments(highest: float, queries: list[dict[str, Any]]) -> list[Judgment]:
+    def gains(highest: float, *relevance: float) -> list[float]:
         manifest["grades"] = {"relevance": {"max": highest}, "desire": {"max": 8.0}}
         (copied / "manifest.json").write_text(json.dumps(manifest))
-        return Split(copied, "train", FIELDS).judgments_of({"queries": queries})
+        grades = np.array([relevance, [2.0] * len(relevance)])
+        return Split(copied, "train", FIELDS).gains(grades).tolist()
 
-    no = judgment("no", "human", 0.0)
-    assert judgments(4.0, given) == [
-        judgment("a", "human", 1.0), judgment("b", "human", 1 / 15), no,
-    ]  # fmt: skip
+    assert gains(4.0, 4.0, 1.0, 0.0) == [1.0, 1 / 15, 0.0]
     # A column may be all zeros.
-    assert judgments(0.0, given[2:]) == [no]
+    assert gains(0.0, 0.0) == [0.0]
+
+
+def test_judgments_of_a_sample_are_found_wherever_the_parts_of_their_file_end(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied / "judged-train.arrow"
+    whole = Split(copied, "train", FIELDS)
+    expected = [whole.judgments(sample) for sample in range(24)]
+    assert [len(found) for found in expected] == [3] * 24
+    table = pa.ipc.open_file(path).read_all()
+    for rows in (1, 2, 3, 7, 71):
+        monkeypatch.setattr(columns, "ROWS", rows)
+        write_columns(path, table.schema, table.to_batches())
+        sign(copied)
+        split = Split(copied, "train", FIELDS)
+        assert [split.judgments(sample) for sample in range(24)] == expected
+        assert len(split.judged) == 72
+
+
+def test_webdatasets_own_reader_reads_the_shards(tiny_shards: Path) -> None:
+    split = Split(tiny_shards, "train", FIELDS)
+    paths = [str(tiny_shards / entry["file"]) for entry in split.counts["shards"]]
+    samples = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False))
+    assert len(samples) == len(split) == 24
+    for number, found in enumerate(samples):
+        fields, picture = split.read(number, 32)
+        assert json.loads(found["json"])["product_id"] == fields["product_id"]
+        assert ("jpg" in found) == (picture is not None)
+
+
+def test_the_index_says_what_a_sample_has_without_opening_its_shard(
+    tiny_shards: Path, copied: Path
+) -> None:
+    for path in copied.glob("train-*.tar"):
+        path.write_bytes(bytes(path.stat().st_size))
+    bare, whole = (Split(each, "train", FIELDS) for each in (copied, tiny_shards))
+    found = [whole.read(number, 32) for number in range(24)]
+    assert [bare.picture_numbers(number) for number in range(24)] == [
+        [] if picture is None else [0] for _, picture in found
+    ]
+    assert {bare.category(number) for number in range(24)} == {category_key("decor")}
+    records = np.concatenate([bare.products.records(shard) for shard in range(4)])
+    assert records.dtype.itemsize <= 20
+    no_description = [fields["product_id"] == "train.3" for fields, _ in found]
+    assert (records["texts"] & text_bits(["description"]) == 0).tolist() == no_description
+    assert (records["texts"] & text_bits(["title"]) > 0).all()
 
 
 def test_an_unknown_split_names_those_that_are_there(tiny_shards: Path) -> None:
@@ -401,14 +445,6 @@ def test_a_folder_without_a_whole_manifest_is_no_folder_of_shards(copied: Path) 
     manifest.unlink()
     with pytest.raises(ShardError, match=f"{copied}: no manifest.json"):
         Split(copied, "train", FIELDS)
-
-
-def write_tar(path: Path, names: list[str]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name in names:
-            member = tarfile.TarInfo(name)
-            member.size = 2
-            tar.addfile(member, io.BytesIO(b"{}"))
 
 
 def last_member(path: Path) -> tarfile.TarInfo:
@@ -454,24 +490,34 @@ def test_a_shard_of_other_length_than_its_manifest_says_is_an_error(copied: Path
         read_all(copied)
 
 
-def test_interleaved_members_are_an_error_and_no_half_samples(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
-    write_tar(path, ["1.json", "2.json", "1.jpg", "2.jpg"])
-    with pytest.raises(ShardError, match=r"a\.tar: members of sample 1 do not stand together"):
-        index_shard(path)
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["1.json", "2.json", "1.jpg", "2.jpg"], "expected sample 1 alone, got one of 2 with it"),
+        (["1.jpg", "1.json", "2.jpg"], "expected sample 1 alone, got one of 2 with it"),
+        (["1.jpg"], "sample 1 has no json"),
+        ([], "sample None has no json"),
+        (["1.json", "1.jpg", "1.jpg"], "sample 1 has two members jpg"),
+    ],
+)
+def test_what_is_no_sample_is_an_error_that_says_so(
+    names: list[str], said: str, tmp_path: Path
+) -> None:
+    content = hostile.tar(*(hostile.member(name, b"{}") for name in names))
+    folder = hostile.write_folder(tmp_path / "shards", content)
+    with pytest.raises(ShardError, match=rf"train-00000\.tar: {said}"):
+        Split(folder, "train", FIELDS).read(0, None)
 
 
-def test_a_sample_without_json_is_an_error_that_names_it(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
-    write_tar(path, ["1.json", "1.jpg", "2.jpg"])
-    with pytest.raises(ShardError, match=r"a\.tar: sample 2 has no json"):
-        index_shard(path)
-
-
-def test_only_json_and_jpg_members_are_ever_indexed(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
-    write_tar(path, ["1.json", "1.jpg", "1.pyd", "1.pickle", "2.json"])
-    assert [sorted(members) for members in index_shard(path)] == [["jpg", "json"], ["json"]]
+def test_only_json_and_jpg_members_are_ever_used(tmp_path: Path) -> None:
+    names = ["1.json", "1.jpg", "1.pyd", "1.pickle"]
+    content = hostile.tar(*(hostile.member(name, b"{}") for name in names))
+    folder = hostile.write_folder(tmp_path / "shards", content)
+    products = Split(folder, "train", FIELDS).products
+    found = products.read(0, ["json", "jpg", "pyd", "pickle"])
+    assert found == {"json": b"{}", "jpg": b"{}"}
+    assert products.place(0, "jpg") == ("train-00000.tar", (1536, 2))
+    assert products.place(0, "pyd") is None
 
 
 def test_a_sample_that_cannot_be_read_is_a_line_that_says_which_and_why(copied: Path) -> None:
