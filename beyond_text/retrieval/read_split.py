@@ -153,7 +153,7 @@ def _shard_products(
             # A product without a split of its own may lie in several.
             places.setdefault(product_id, (number, sample))
     if not places:
-        raise ShardError(f"{splits[0].name}: no products in it")
+        raise ShardError(f"{splits[0].store}: no products in it")
     products = ShardProducts(splits, list(places.values()), picture_size)
     return Catalogue(products, list(places), pool), ids
 

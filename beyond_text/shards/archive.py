@@ -27,8 +27,8 @@ PICTURES = ("jpg", *(f"{number}.jpg" for number in range(1, MAX_PICTURES)))
 READ = frozenset(("json", *PICTURES))
 # A key and an extension, never a path.
 MEMBER_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_.-]+)")
-# The most indexes that a process maps at a time; systems allow some 65,000 maps.
-MOST_MAPPED = 1024
+# The most indexes that a process maps at a time; each takes one of its open files.
+MOST_MAPPED = 64
 
 
 class SampleError(ShardError):
@@ -156,9 +156,7 @@ class Shards:
     def _place(self, sample: int) -> tuple[int, int]:
         """Returns the number of a sample's shard, and its number there."""
         if not 0 <= sample < len(self):
-            raise SampleError(
-                f"{self.store.name}: expected a sample below {len(self)}, got {sample}"
-            )
+            raise SampleError(f"{self.store}: expected a sample below {len(self)}, got {sample}")
         shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
         return shard, sample - int(self._starts[shard])
 

@@ -114,7 +114,7 @@ class Products(Dataset[Sample | str]):
             queries = [(query, self._query_picture(source, query)) for query in drawn]
         except SampleError as error:
             # All rows of the product are skipped: its first row is the one among the candidates.
-            return f"{source.name} sample {index.sample}: {error}"
+            return f"{source.store} sample {index.sample}: {error}"
         return _Product(fields, picture, judgments, queries)
 
     def _drawn_picture(self, source: Split, index: SampleIndex) -> int:

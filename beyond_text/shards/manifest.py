@@ -11,13 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from tqdm import tqdm
 
 from beyond_text.files import MALFORMED
 from beyond_text.shards.schema import Earlier, File, Manifest, SplitEntry, Versioned
+
+if TYPE_CHECKING:
+    from beyond_text.shards.store import Store
 
 FILE = "manifest.json"
 VERSION = 2
@@ -36,7 +39,7 @@ class EarlierError(ShardError):
     """A finished folder of shards of an earlier version, which must be packed again."""
 
 
-def read_manifest(place: Path | str) -> Manifest:
+def read_manifest(place: Path | str | Store) -> Manifest:
     """Reads and checks the manifest of a finished folder of shards.
 
     Raises:
@@ -47,37 +50,29 @@ def read_manifest(place: Path | str) -> Manifest:
     from beyond_text.shards.store import Store
 
     store = Store.of(place)
-    return decode_manifest(store.read_manifest_bytes(), f"{store.name}/{FILE}")
-
-
-def decode_manifest(data: bytes, name: str) -> Manifest:
-    """Decodes and checks a manifest, which errors call `name`.
-
-    Raises:
-        ShardError: as for `read_manifest`.
-    """
+    path, data = store.where(FILE), store.read_manifest_bytes()
     try:
         version = VERSIONED.decode(data)["version"]
         if version > VERSION:
             raise ShardError(
-                f"{name}: of version {version}, expected {VERSION}: a newer beyond_text wrote it"
+                f"{path}: of version {version}, expected {VERSION}: a newer beyond_text wrote it"
             )
         if version < VERSION:
             EARLIER.decode(data)
             raise EarlierError(
-                f"{name}: of version {version}, expected {VERSION}: pack it again with "
+                f"{path}: of version {version}, expected {VERSION}: pack it again with "
                 "`python -m data_prep.shards TABLES OUT`"
             )
         manifest = MANIFEST.decode(data)
     except MALFORMED as error:
-        raise ShardError(f"{name}: not a manifest: {error}") from error
+        raise ShardError(f"{path}: not a manifest: {error}") from error
     if "relevance" not in manifest["grades"]:
-        raise ShardError(f"{name}: expected a grade 'relevance', got {list(manifest['grades'])}")
+        raise ShardError(f"{path}: expected a grade 'relevance', got {list(manifest['grades'])}")
     for split, entry in manifest["splits"].items():
         stored = sum(shard["samples"] for shard in entry["shards"])
         if stored != entry["products"]:
             raise ShardError(
-                f"{name}: split {split!r}: expected {entry['products']} products, got {stored} "
+                f"{path}: split {split!r}: expected {entry['products']} products, got {stored} "
                 "samples in its shards"
             )
     return manifest
@@ -96,32 +91,39 @@ def files_of(split: SplitEntry) -> list[File]:
     return [*indexed, split["asked"], split["judged"]]
 
 
-def check_sizes(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+def check_sizes(store: Store, entries: Sequence[Mapping[str, Any]]) -> None:
     """Checks that every entry of the manifest is a file of the size that it says.
 
     Raises:
         ShardError: one is not, or is too small for as many samples.
     """
+    sizes = store.sizes([entry["file"] for entry in entries])
+    if sizes is None:
+        # Each is compared when it is fetched.
+        return
     for entry in entries:
-        path = folder / entry["file"]
-        # Reading a pipe would never end.
-        if not path.is_file():
-            raise ShardError(f"{path}: no such file, the manifest lists it")
-        size, least = path.stat().st_size, SMALLEST_SAMPLE * entry.get("samples", 0)
+        file = store.where(entry["file"])
+        size, least = sizes.get(entry["file"]), SMALLEST_SAMPLE * entry.get("samples", 0)
+        if size is None:
+            raise ShardError(f"{file}: no such file, the manifest lists it")
         if size != entry["bytes"] or size < least:
             raise ShardError(
-                f"{path}: {size} bytes, the manifest says {entry['bytes']}, at least {least}"
+                f"{file}: {size} bytes, the manifest says {entry['bytes']}, at least {least}"
             )
 
 
-def check_sums(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+def check_sums(store: Store, entries: Sequence[Mapping[str, Any]]) -> None:
     """Checks that every file has the SHA-256 that the manifest says; reads all of them.
+
+    Those of a URL are left out: each is compared when it is fetched.
 
     Raises:
         ShardError: one has another, or cannot be read.
     """
-    for entry in tqdm(entries, desc=f"checking {folder.name}", unit="file", disable=None):
-        path = folder / entry["file"]
+    if store.is_remote:
+        return
+    for entry in tqdm(entries, desc=f"checking {store.label}", unit="file", disable=None):
+        path = store.local(entry)
         try:
             digest = sha256_of(path)
         except OSError as error:

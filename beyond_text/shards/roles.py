@@ -83,12 +83,14 @@ def _views(loss: str) -> set[str]:
 def _views_of_products(split: Split) -> dict[str, Bool[np.ndarray, " samples"]]:
     """Returns which samples have a text, and which a picture."""
     bits = text_bits(split.text_fields)
-    shards = [split.products.records(shard) for shard in range(len(split.sizes))]
-    none = np.zeros(0, dtype=bool)
-    return {
-        "text": np.concatenate([none, *(records["texts"] & bits > 0 for records in shards)]),
-        "image": np.concatenate([none, *(records["pictures"] > 0 for records in shards)]),
-    }
+    text, image = np.zeros((2, len(split)), dtype=bool)
+    first = 0
+    for shard, samples in enumerate(split.sizes):
+        records = split.products.records(shard)
+        text[first : first + samples] = records["texts"] & bits > 0
+        image[first : first + samples] = records["pictures"] > 0
+        first += samples
+    return {"text": text, "image": image}
 
 
 def _judged_negatives(

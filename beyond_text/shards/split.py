@@ -21,14 +21,7 @@ from beyond_text.files import MALFORMED
 from beyond_text.shards.archive import PICTURES, SampleError, Shards
 from beyond_text.shards.batch import SELF_MATCH, Judgment
 from beyond_text.shards.judged import Asked, Judged
-from beyond_text.shards.manifest import (
-    FILE,
-    ShardError,
-    check_sizes,
-    check_sums,
-    decode_manifest,
-    files_of,
-)
+from beyond_text.shards.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
 from beyond_text.shards.schema import sample_decoder
 from beyond_text.shards.store import Store
 from beyond_text.tables.pictures import PictureError, decode_pixels
@@ -53,19 +46,18 @@ class Split:
 
     def __init__(
         self,
-        folder: Path | str,
+        place: Path | str | Store,
         split: str,
         text_fields: Sequence[str],
         grades: Mapping[str, float] | None = None,
         further: bool = False,
     ) -> None:
-        self.store = Store.of(folder)
-        self.name = self.store.name
+        self.store = Store.of(place)
         self.further = further
-        manifest = decode_manifest(self.store.read_manifest_bytes(), f"{self.name}/{FILE}")
+        manifest = read_manifest(self.store)
         if split not in manifest["splits"]:
             known = ", ".join(manifest["splits"])
-            raise ShardError(f"{self.name}: no split {split!r}; it has {known}")
+            raise ShardError(f"{self.store}: no split {split!r}; it has {known}")
         entry = manifest["splits"][split]
         self.counts: Mapping[str, Any] = entry
         self.highest = {name: column["max"] for name, column in manifest["grades"].items()}
@@ -73,14 +65,13 @@ class Split:
         self.weights = {name: wanted[name] for name in wanted if name in self.highest}
         if entry["judged_pairs"] and not sum(self.weights.values()):
             asked, known = ", ".join(wanted), ", ".join(self.highest) or "none"
-            raise ShardError(f"{self.name}: expected one of the grades {asked}, it has {known}")
+            raise ShardError(f"{self.store}: expected one of the grades {asked}, it has {known}")
         self.text_fields = list(text_fields)
         self.products = Shards(self.store, entry["shards"])
         self.query_pictures = Shards(self.store, entry.get("query_shards", []))
         self._files = files_of(entry)
         self._tables: tuple[Asked, Judged] | None = None
-        if not self.store.is_remote:
-            check_sizes(Path(self.name), self._files)
+        check_sizes(self.store, self._files)
 
     @property
     def sizes(self) -> list[int]:
@@ -101,9 +92,7 @@ class Split:
         Raises:
             ShardError: one has another.
         """
-        if not self.store.is_remote:
-            # Of others, files are checked when they are fetched.
-            check_sums(Path(self.name), self._files)
+        check_sums(self.store, self._files)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what another process needs, which maps the files itself."""
@@ -178,7 +167,7 @@ class Split:
             jpegs = [content[name] for name in names if name in content]
             return fields, [decode_pixels(jpeg, reduce_to=picture) for jpeg in jpegs]
         except (*MALFORMED, PictureError) as error:
-            raise SampleError(f"{self.name} sample {sample}: {error}") from error
+            raise SampleError(f"{self.store} sample {sample}: {error}") from error
 
     def category(self, sample: int) -> int:
         """Returns the key of a sample's category, from the index alone; 0 where it has none."""
@@ -191,7 +180,7 @@ class Split:
             SampleError: there is none of that number, or its bytes are no picture.
         """
         content = self.query_pictures.read(number, ("jpg",))
-        name = f"{self.name} query picture {number}"
+        name = f"{self.store} query picture {number}"
         if "jpg" not in content:
             raise SampleError(f"{name}: expected a jpg, got none")
         try:

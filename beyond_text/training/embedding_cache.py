@@ -134,7 +134,7 @@ def _fill(model: TwoTower, config: Config, tokenizer: Any, cache_files: _CacheFi
         num_workers=config.data.workers,
         collate_fn=collate_for(model, tokenizer),
     )
-    title = f"outputs of frozen towers for {split.name}"
+    title = f"outputs of frozen towers for {split.store.label}"
     written: dict[str, set[int]] = {name: set() for name in missing}
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))

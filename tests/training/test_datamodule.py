@@ -17,6 +17,7 @@ from beyond_text.shards.batch import Judgment, Sample, SampleIndex
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import Products
 from beyond_text.shards.sources import expected_batches, supplies_of
+from beyond_text.shards.records import category_key
 from beyond_text.shards.split import Split
 from beyond_text.train import train
 from beyond_text.training.build import warn_of_small_pictures
@@ -201,8 +202,8 @@ def test_products_of_a_category_stand_together_in_a_batch(
     data = ShardData(config, settings_of(config, 40), tokenizer, False)
     data.trainer = make_trainer(config, [])
     split = data.sources["tables"].split
-    assert {split.category(number) for number in range(len(split))} == {"decor"}
-    monkeypatch.setattr(Split, "category", lambda self, number: "abcdef"[number // 4])
+    assert {split.category(number) for number in range(len(split))} == {category_key("decor")}
+    monkeypatch.setattr(Split, "category", lambda self, number: 1 + number // 4)
     identities = [split.read(number, None)[0]["product_id"] for number in range(len(split))]
     kind = {name: split.category(number) for number, name in enumerate(identities)}
     batches = [batch.product_ids for batch in data.train_dataloader()]
