@@ -16,8 +16,8 @@ from beyond_text.models.settings import settings_of
 from beyond_text.shards.batch import Judgment, Sample, SampleIndex
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import Products
-from beyond_text.shards.sources import expected_batches, supplies_of
 from beyond_text.shards.records import category_key
+from beyond_text.shards.sources import expected_batches, supplies_of
 from beyond_text.shards.split import Split
 from beyond_text.train import train
 from beyond_text.training.build import warn_of_small_pictures
