@@ -84,6 +84,12 @@ def atomic_folder(out: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def user_cache() -> Path:
+    """Returns the folder in which this user's programs keep what they can make again."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(home) / "beyond-text"
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file completely or not at all."""
     with atomic_write(path) as file:

@@ -14,18 +14,12 @@ from typing import Any
 import numpy as np
 
 from beyond_text.config.names import IndexKind
-from beyond_text.files import write_text
+from beyond_text.files import user_cache, write_text
 from beyond_text.retrieval.nearest import Nearest
 from beyond_text.shards.manifest import sha256_of
 
 # Larger files, in bytes, are not read whole whenever they are opened.
 CHECKED = 2**30
-
-
-def user_cache() -> Path:
-    """Returns the folder in which this user's programs keep what they can make again."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(home) / "beyond-text"
 
 
 def open_nearest(kind: IndexKind, vectors: np.ndarray, digest: str) -> Nearest:

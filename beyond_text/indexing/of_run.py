@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from beyond_text.config.names import IndexKind
+from beyond_text.files import user_cache
 from beyond_text.indexing.facts import IndexFormatError
-from beyond_text.indexing.faiss_cache import user_cache
 from beyond_text.indexing.index import Index
 from beyond_text.indexing.models import ModelFacts, model_facts
 from beyond_text.indexing.source import describe_source

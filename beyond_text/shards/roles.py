@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt32
 
 from beyond_text.config.views import PAIRS
 from beyond_text.shards.batch import query_text_key
@@ -30,29 +30,50 @@ class Roles(NamedTuple):
     """
 
     anchor: Bool[np.ndarray, " samples"]
-    starts: Int64[np.ndarray, " bounds"]
-    negatives: Int64[np.ndarray, " pairs"]
+    starts: UInt32[np.ndarray, " bounds"]
+    negatives: UInt32[np.ndarray, " pairs"]
 
     @property
     def all_alike(self) -> bool:
         """Whether every sample is an anchor, and none has a judged negative."""
         return bool(self.anchor.all()) and not len(self.negatives)
 
-    def anchors_in(self, number: int, share: float, reserve: bool = False) -> int:
-        """Returns how many of a batch's `number` products are anchors.
+    def anchors_in(self, number: int, share: float) -> int:
+        """Returns how many of a batch's `number` products are anchors, the next ones in order.
 
-        Others have their share of the source, but at most `share`, and what anchors cannot fill.
-        With `reserve`, as many places as judged negatives may take are kept free as well.
+        Others have their share of the source, and judged negatives a place for each anchor that may
+        have one; both together no more than `share`, and what anchors cannot fill.
         """
         anchors, samples = int(self.anchor.sum()), len(self.anchor)
-        others = int(share * number)
-        if not (reserve and len(self.negatives)):
-            others = min(others, (samples - anchors) * number // samples)
-        return min(anchors, number - others)
+        asking = int(np.count_nonzero(np.diff(self.starts)))
+        others = (samples - anchors) * number // samples - (-asking * number // samples)
+        return min(anchors, number - min(int(share * number), others))
 
-    def of(self, sample: int) -> Int64[np.ndarray, " negatives"]:
+    def of(self, sample: int) -> UInt32[np.ndarray, " negatives"]:
         """Returns the judged negatives of a sample."""
         return self.negatives[self.starts[sample] : self.starts[sample + 1]]
+
+    def draw_negatives(
+        self, samples: Numbers, random: np.random.Generator
+    ) -> tuple[Numbers, Numbers]:
+        """Draws a judged negative of each sample that has one.
+
+        Returns:
+            The positions of these among `samples`, and the negatives.
+        """
+        first = self.starts[samples].astype(np.int64)
+        number = self.starts[samples + 1] - first
+        owner = np.flatnonzero(number)
+        drawn = (random.random(len(owner)) * number[owner]).astype(np.int64)
+        return owner, self.negatives[first[owner] + drawn].astype(np.int64)
+
+
+def roles_from(anchor: Bool[np.ndarray, " samples"], owners: Numbers, negatives: Numbers) -> Roles:
+    """Makes roles of pairs of a sample and a judged negative, which are in order of the sample."""
+    number = np.bincount(owners, minlength=len(anchor)) if len(owners) else np.zeros(0, np.int64)
+    starts = np.zeros(len(anchor) + 1, dtype=np.uint32)
+    starts[1 : len(number) + 1] = np.cumsum(number)
+    return Roles(anchor, starts, negatives.astype(np.uint32))
 
 
 def roles_of(split: Split, losses: Collection[str]) -> Roles:
@@ -72,7 +93,7 @@ def roles_of(split: Split, losses: Collection[str]) -> Roles:
     for loss in losses:
         anchor |= np.logical_and.reduce([has[view] for view in _views(loss)])
     owners, negatives = _judged_negatives(split, zeros)
-    return Roles(anchor, np.searchsorted(owners, np.arange(len(split) + 1)), negatives)
+    return roles_from(anchor, owners, negatives)
 
 
 def _views(loss: str) -> set[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt32
 from torch import Tensor
 
 from beyond_text.files import MALFORMED
@@ -169,9 +169,13 @@ class Split:
         except (*MALFORMED, PictureError) as error:
             raise SampleError(f"{self.store} sample {sample}: {error}") from error
 
-    def category(self, sample: int) -> int:
-        """Returns the key of a sample's category, from the index alone; 0 where it has none."""
-        return int(self.products.record(sample)["category"])
+    def categories(self, shard: int) -> UInt32[np.ndarray, " samples"]:
+        """Returns the keys of the categories of a shard's samples; 0 stands for none."""
+        return self.products.records(shard)["category"]
+
+    def ahead(self, shards: Sequence[int]) -> None:
+        """Is told the shards of products that are read next."""
+        self.store.ahead([self.products.entries[shard] for shard in shards])
 
     def read_query_picture(self, number: int, size: int) -> Tensor:
         """Reads the number-th picture of a query, which may be reduced to `size` pixels a side.

@@ -1,7 +1,7 @@
 """Loads the batches of a run's steps from its sources of shards.
 
-Which samples make up a batch is decided by seed and step alone, so any number of loader workers
-gives the same batches, and a resumed run goes on with the next one.
+Which samples make up a batch is decided by seed and step alone, so any number of processes and of
+loader workers gives the same batches, and a resumed run goes on with the next one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from beyond_text.shards.batch import Sample
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import Products
 from beyond_text.shards.roles import Roles, roles_of
-from beyond_text.shards.sampler import BatchSampler, group_by_category
+from beyond_text.shards.sampler import BatchSampler
 from beyond_text.shards.sources import supplies_of
 
 # Views that need the products' pictures, whatever the source.
@@ -58,21 +58,27 @@ class ShardData(pl.LightningDataModule):
         self.sees_pictures = bool(views & PICTURED) or (has_query_pictures and "query" in views)
 
     def check_shares(self, processes: int) -> None:
-        """Refuses a source that cannot fill a batch: it would hold the same products twice.
+        """Refuses a batch that processes cannot share, or that a source cannot fill.
+
+        A source that is too small would hold the same products twice.
 
         Raises:
-            ConfigError: names the source, its products, and the batch that they must fill.
+            ConfigError: names the batch and the processes, or the source and its products.
         """
-        batch = self.config.batch_size * processes
+        batch = self.config.batch_size
+        if batch % processes:
+            raise ConfigError(
+                f"batch_size: expected a multiple of the {processes} processes that share it, got "
+                f"{batch}"
+            )
         for name, roles in self.roles.items():
             self._say_few_anchors(name, roles, batch)
         for name, source in self.sources.items():
             if len(source.split) < batch:
                 raise ConfigError(
                     f"data.sources.{name}: {len(source.split)} products in "
-                    f"{len(source.split.sizes)} shards do not fill a batch of {batch} "
-                    f"(batch_size={self.config.batch_size} on {processes} processes); "
-                    "take a smaller batch_size, or weight 0"
+                    f"{len(source.split.sizes)} shards do not fill a batch_size of {batch}; "
+                    "take a smaller one, or weight 0"
                 )
 
     def _say_few_anchors(self, name: str, roles: Roles, batch: int) -> None:
@@ -101,7 +107,7 @@ class ShardData(pl.LightningDataModule):
             source.split.verify()
 
     def train_dataloader(self) -> DataLoader[Sample | str]:
-        """Returns the batches from the current step on, one slice of each per process."""
+        """Returns the batches from the current step on: of each, this process's share."""
         config = self.config
         products = Products(
             [source.split for source in self.sources.values()],
@@ -119,13 +125,14 @@ class ShardData(pl.LightningDataModule):
             num_workers=config.data.workers,
             worker_init_fn=_freeze_garbage,
             pin_memory=self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-            prefetch_factor=_batches_ahead(config.batch_size) if config.data.workers else None,
+            prefetch_factor=_batches_ahead(config.batch_size // self.trainer.world_size)
+            if config.data.workers
+            else None,
         )
 
     def _batch_sampler(self, trainer: pl.Trainer) -> BatchSampler:
         """Returns the samples of each batch from the trainer's current step on."""
         config, sources = self.config, list(self.sources.values())
-        run_length = config.data.same_category
         return BatchSampler(
             [source.split.sizes for source in sources],
             [source.weight for source in sources],
@@ -136,11 +143,11 @@ class ShardData(pl.LightningDataModule):
             trainer.world_size,
             start=trainer.global_step * config.accumulate,
             queries_per_product=[source.queries_per_product for source in sources],
-            orders=[group_by_category(source.split.category, run_length) for source in sources]
-            if run_length > 1
-            else (),
             roles=list(self.roles.values()),
             negatives=config.data.negatives,
+            categories=[source.split.categories for source in sources],
+            run=config.data.same_category,
+            told=[source.split.ahead for source in sources],
         )
 
 

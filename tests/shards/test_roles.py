@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beyond_text.shards import columns
 from beyond_text.shards.batch import SampleIndex
-from beyond_text.shards.roles import Roles, roles_of
+from beyond_text.shards.roles import MOST_NEGATIVES, Roles, roles_from, roles_of
 from beyond_text.shards.sampler import BatchSampler
 from beyond_text.shards.split import Split
 from data_prep.shards import build_shards
@@ -87,6 +88,38 @@ def test_products_judged_0_for_a_query_are_the_negatives_of_its_products(few: Sp
     assert found == {2: {7}, 3: {8}, 4: {9}}
 
 
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_queries_of_one_wording_share_their_judged_negatives_and_few_are_kept(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "ROWS", rows)
+    write_table(
+        tmp_path / "products.csv",
+        [{"product_id": str(n), "title": f"thing {n}", "split": "train"} for n in range(40)],
+    )
+    # Two ids of the same words; products 3 to 39 are judged 0 for one, 0 is wanted by the other.
+    write_table(
+        tmp_path / "queries.csv",
+        [{"query_id": name, "query": words, "split": "train"}
+         for name, words in (("a", "Red  vase"), ("b", "red vase"), ("c", "rug"))],
+    )  # fmt: skip
+    judged = [("a", 0, 2), ("c", 1, 1), ("c", 2, 0), *(("b", n, 0) for n in range(3, 40))]
+    write_table(
+        tmp_path / "qrels.csv",
+        [{"query_id": q, "product_id": str(p), "relevance": grade} for q, p, grade in judged],
+    )
+    build_shards(tmp_path, tmp_path / "shards", workers=1)
+    split = Split(tmp_path / "shards", "train", FIELDS)
+    roles = roles_of(split, ["query_product"])
+    assert ids(split, np.flatnonzero(roles.anchor)) == {0, 1}
+    number = {min(ids(split, [sample])): sample for sample in range(40)}
+    assert ids(split, roles.of(number[1])) == {2}
+    found = ids(split, roles.of(number[0]))
+    assert found <= set(range(3, 40))
+    assert len(found) == MOST_NEGATIVES
+    assert not any(len(roles.of(number[n])) for n in range(2, 40))
+
+
 def plan(roles: Roles, batch_size: int, batches: int, negatives: float, **place: int) -> list:
     sizes = [[6, 6, 6, 2]]
     return list(
@@ -99,12 +132,8 @@ def plan(roles: Roles, batch_size: int, batches: int, negatives: float, **place:
 def some_roles(anchors: int, negatives: dict[int, list[int]] | None = None) -> Roles:
     """Returns roles of twenty samples, of which the first ones are anchors."""
     pairs = sorted((one, other) for one, others in (negatives or {}).items() for other in others)
-    owners = np.array([one for one, _ in pairs], dtype=np.int64)
-    return Roles(
-        np.arange(20) < anchors,
-        np.searchsorted(owners, np.arange(21)),
-        np.array([other for _, other in pairs], dtype=np.int64),
-    )
+    owners, others = (np.array([pair[side] for pair in pairs], np.int64) for side in (0, 1))
+    return roles_from(np.arange(20) < anchors, owners, others)
 
 
 def test_where_few_are_judged_three_quarters_of_a_batch_are_anchors() -> None:
@@ -147,14 +176,14 @@ def test_a_mixed_plan_is_cut_by_process_and_goes_on_where_it_was_stopped() -> No
     roles = some_roles(9, {0: [12, 13], 3: [14], 5: [2]})
     whole = plan(roles, 8, 12, 0.25)
     assert plan(roles, 8, 12, 0.25, start=5) == whole[5:]
-    halves = [plan(roles, 4, 12, 0.25, rank=rank, world=2) for rank in (0, 1)]
+    halves = [plan(roles, 8, 12, 0.25, rank=rank, world=2) for rank in (0, 1)]
     for batch, one, other in zip(whole, *halves, strict=True):
         assert one == batch[::2]
         assert other == batch[1::2]
         assert sum(index.sample < 9 for index in one) >= 2
 
 
-def test_a_sample_that_its_batch_holds_already_waits_for_the_next_one() -> None:
+def test_a_source_of_fewer_than_two_batches_has_each_sample_once_an_epoch_and_in_a_batch() -> None:
     batches = list(BatchSampler([[3, 2]], [1.0], 4, 10, 0))
     for batch in batches:
         assert len({index.sample for index in batch}) == 4

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -21,7 +22,7 @@ from beyond_text.shards.sources import expected_batches, supplies_of
 from beyond_text.shards.split import Split
 from beyond_text.train import train
 from beyond_text.training.build import warn_of_small_pictures
-from beyond_text.training.datamodule import ShardData
+from beyond_text.training.datamodule import ShardData, _batches_ahead
 from beyond_text.training.trainer import make_trainer
 from data_prep.shards import build_shards
 from tests.conftest import tiny_tokenizer
@@ -131,37 +132,39 @@ def test_a_source_meant_for_an_unknown_loss_is_refused(sources: dict[str, Path])
         settings(sources, "shop", "data.sources.shop.losses=[text_imago]")
 
 
-def test_a_source_that_cannot_fill_the_batch_of_all_processes_is_named(
+def test_a_batch_that_processes_cannot_share_or_a_source_cannot_fill_is_named(
     sources: dict[str, Path], tiny_overrides: list[str]
 ) -> None:
-    config = settings(sources, "shop", *tiny_overrides, "losses.query_text=1", "batch_size=12")
-    tokenizer = AutoTokenizer.from_pretrained(config.text_encoder.path)
-    data = ShardData(config, settings_of(config, 40), tokenizer, False)
-    data.check_shares(processes=2)
-    with pytest.raises(
-        ConfigError,
-        match=r"sources\.shop: 24 products in 1 shards .* of 36 \(batch_size=12 on 3 processes\)",
-    ):
-        data.check_shares(processes=3)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_overrides[0].partition("=")[2])
+
+    def data(batch_size: int) -> ShardData:
+        words = [*tiny_overrides, "losses.query_text=1", f"batch_size={batch_size}"]
+        config = settings(sources, "shop", *words)
+        return ShardData(config, settings_of(config, 40), tokenizer, False)
+
+    data(24).check_shares(processes=3)
+    with pytest.raises(ConfigError, match="multiple of the 3 processes that share it, got 20"):
+        data(20).check_shares(processes=3)
+    with pytest.raises(ConfigError, match=r"shop: 24 products in 1 shards .* a batch_size of 36;"):
+        data(36).check_shares(processes=3)
 
 
-@pytest.mark.parametrize(("batch", "ahead"), [(8, 4), (256, 4), (512, 2), (4096, 1)])
 def test_workers_read_a_few_batches_ahead_and_of_large_ones_a_single_one(
-    batch: int, ahead: int, sources: dict[str, Path], tiny_overrides: list[str]
+    sources: dict[str, Path], tiny_overrides: list[str]
 ) -> None:
-    words = [*tiny_overrides, "losses.query_text=1", "data.workers=1", f"batch_size={batch}"]
-    config = settings(sources, "shop", *words)
+    config = settings(sources, "shop", *tiny_overrides, "losses.query_text=1", "data.workers=1")
     tokenizer = AutoTokenizer.from_pretrained(config.text_encoder.path)
     data = ShardData(config, settings_of(config, 40), tokenizer, False)
     data.trainer = make_trainer(config, [])
-    assert data.train_dataloader().prefetch_factor == ahead
+    assert data.train_dataloader().prefetch_factor == 4
+    assert [_batches_ahead(rows) for rows in (8, 256, 512, 4096)] == [4, 4, 2, 1]
 
 
-def test_a_command_for_more_processes_than_a_source_can_feed_ends_before_it_starts_them(
+def test_a_command_for_more_processes_than_share_a_batch_ends_before_it_starts_them(
     tiny_overrides: list[str],
 ) -> None:
-    asked = ["losses.query_text=1", "trainer.devices=4", "trainer.accelerator=cpu"]
-    with pytest.raises(ConfigError, match=r"sources\.tables: 24 products .* a batch of 32 "):
+    asked = ["losses.query_text=1", "trainer.devices=3", "trainer.accelerator=cpu"]
+    with pytest.raises(ConfigError, match="a multiple of the 3 processes that share it, got 8"):
         train(load_config([], [*tiny_overrides, *asked]))
 
 
@@ -202,10 +205,12 @@ def test_products_of_a_category_stand_together_in_a_batch(
     data = ShardData(config, settings_of(config, 40), tokenizer, False)
     data.trainer = make_trainer(config, [])
     split = data.sources["tables"].split
-    assert {split.category(number) for number in range(len(split))} == {category_key("decor")}
-    monkeypatch.setattr(Split, "category", lambda self, number: 1 + number // 4)
+    assert set(split.categories(1).tolist()) == {category_key("decor")}
+    assert split.sizes == [7, 7, 7, 3]
+    kinds_of = 1 + np.arange(24, dtype=np.uint32) // 4
+    monkeypatch.setattr(Split, "categories", lambda self, shard: kinds_of[7 * shard :][:7])
     identities = [split.read(number, None)[0]["product_id"] for number in range(len(split))]
-    kind = {name: split.category(number) for number, name in enumerate(identities)}
+    kind = dict(zip(identities, kinds_of.tolist(), strict=True))
     batches = [batch.product_ids for batch in data.train_dataloader()]
     assert batches
     for names in batches:

@@ -362,9 +362,15 @@ def test_the_order_of_a_source_is_decided_by_seed_and_epoch_alone() -> None:
     alone = order(0, 5, 1, 0, 1.0)
     assert all(sorted(d.sample for d in epoch) == list(range(24)) for epoch in alone)
     assert len({tuple(d.sample for d in epoch) for epoch in alone}) == 3
-    for batch_size, processes, others, share in ((3, 1, 0, 1.0), (2, 3, 1, 2.0), (7, 1, 2, 0.3)):
+    for batch_size, processes, others, share in ((5, 5, 1, 2.0), (5, 1, 2, 0.3)):
         assert order(0, batch_size, processes, others, share) == alone
     assert order(1, 5, 1, 0, 1.0) != alone
+    # Where an epoch ends within a batch, whoever would meet itself there waits. Else batches of any
+    # size give one order.
+    whole = order(0, 4, 1, 0, 1.0)
+    for batch_size, processes, others, share in ((8, 4, 1, 2.0), (6, 3, 2, 0.3), (3, 1, 0, 1.0)):
+        assert order(0, batch_size, processes, others, share) == whole
+    assert [order(0, size, 1, 0, 1.0)[0] for size in (5, 7)] == whole[:1] * 2
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""The batches of one source: its anchors, products judged 0 for their queries, and others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from beyond_text.shards.order import Categories, Draws, Order, Told
+from beyond_text.shards.roles import Roles
+
+# What the numbers that follow a source's in a seed are for.
+ANCHORS, OTHERS, FURTHER, NEGATIVES = range(4)
+
+
+class SourcePlan:
+    """The products of each batch of a source, by the batch's number alone.
+
+    Without roles, or where all are alike, batches follow one order of all products. Else the
+    anchors of a batch are the next ones in an order of theirs, so that an epoch takes each once. Up
+    to a share of `negatives` are other products: first such as are judged 0 for the queries of the
+    batch's anchors, then the next ones in an order of those that are no anchors. What is still free
+    is filled with anchors from another order. A product stands in a batch once.
+
+    Args:
+        sizes: samples in each shard.
+        size: products in a batch.
+        seed: the run's seed, and the number of the source.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        size: int,
+        seed: tuple[int, int],
+        roles: Roles | None = None,
+        negatives: float = 0.0,
+        categories: Categories | None = None,
+        run: int = 1,
+        told: Told | None = None,
+    ) -> None:
+        order = partial(Order, sizes, categories=categories, run=run, told=told)
+        self.size = size
+        self.seed = seed
+        self.roles = roles
+        self.others: list[Order] = []
+        if roles is None or roles.all_alike:
+            self.anchors = order(size, (*seed, ANCHORS))
+            return
+        first = roles.anchors_in(size, negatives)
+        self.anchors = order(first, (*seed, ANCHORS), roles.anchor)
+        if first == size:
+            return
+        self._taken = np.zeros(len(roles.anchor), dtype=bool)
+        for kind, members in ((OTHERS, ~roles.anchor), (FURTHER, roles.anchor)):
+            if number := min(size - first, int(members.sum())):
+                self.others.append(order(number, (*seed, kind), members))
+
+    def batch(self, number: int) -> Draws:
+        """Returns the samples of the number-th batch of the source."""
+        anchors = self.anchors.batch(number)
+        if not self.others:
+            return anchors
+        self._taken[anchors.samples] = True
+        parts = [anchors, self._judged(anchors, number)]
+        for order in self.others:
+            parts += self._free(order, number, self.size - sum(len(part.samples) for part in parts))
+        samples, epochs = map(np.concatenate, zip(*parts, strict=True))
+        self._taken[samples] = False
+        return Draws(samples, epochs)
+
+    def _judged(self, anchors: Draws, number: int) -> Draws:
+        """Draws for each anchor a product that one of its queries is judged 0 for, if there is."""
+        assert self.roles is not None
+        random = np.random.default_rng([*self.seed, NEGATIVES, number])
+        owner, sample = self.roles.draw_negatives(anchors.samples, random)
+        # Of several anchors that draw one product, the first has it.
+        _, first = np.unique(sample, return_index=True)
+        first = np.sort(first[~self._taken[sample[first]]])[: self.size - len(anchors.samples)]
+        self._taken[sample[first]] = True
+        return Draws(sample[first], anchors.epochs[owner[first]])
+
+    def _free(self, order: Order, number: int, wanted: int) -> list[Draws]:
+        """Returns the next samples of an order that the batch does not hold, as many as there are.
+
+        Whoever has gone through the order once has seen them all.
+        """
+        parts = []
+        for further in range(-(-order.size // order.take) + 1):
+            if wanted <= 0:
+                break
+            draws = order.batch(number + further)
+            free = np.flatnonzero(~self._taken[draws.samples])[:wanted]
+            parts.append(Draws(draws.samples[free], draws.epochs[free]))
+            self._taken[draws.samples[free]] = True
+            wanted -= len(free)
+        return parts
