@@ -1,14 +1,15 @@
 """Reads the manifest of a folder of shards and checks the files against it.
 
-Sizes are checked whenever a split is opened; that opens no file. Checksums are checked once a run,
-by one process before the first step. Hashing a shard costs about a hundredth of decoding its
-pictures once, so it need not be put off or left out however large the set is, and nobody learns
-after a week of training that a disk has lost a bit.
+Sizes are checked whenever a split is opened; that opens no file. Checksums are checked before the
+first step, once as long as a file does not change (`verified.py`). Hashing a shard costs about a
+hundredth of decoding its pictures once, so it need not be put off or left out however large the set
+is, and nobody learns after a week of training that a download has lost a bit.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from beyond_text.files import MALFORMED
 from beyond_text.shards.schema import Earlier, File, Manifest, SplitEntry, Versioned
+from beyond_text.shards.verified import Verified
 
 if TYPE_CHECKING:
     from beyond_text.shards.store import Store
@@ -113,7 +115,7 @@ def check_sizes(store: Store, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_sums(store: Store, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Checks that every file has the SHA-256 that the manifest says; reads all of them.
+    """Checks that every file has the SHA-256 that the manifest says; reads those not read before.
 
     Those of a URL are left out: each is compared when it is fetched.
 
@@ -122,14 +124,26 @@ def check_sums(store: Store, entries: Sequence[Mapping[str, Any]]) -> None:
     """
     if store.is_remote:
         return
-    for entry in tqdm(entries, desc=f"checking {store.label}", unit="file", disable=None):
-        path = store.local(entry)
-        try:
-            digest = sha256_of(path)
-        except OSError as error:
-            raise ShardError(f"{path}: not readable: {error.strerror}") from error
+    verified = Verified(Path(store.name))
+    try:
+        for entry in tqdm(entries, desc=f"checking {store.label}", unit="file", disable=None):
+            _check_sum(store.local(entry), entry, verified)
+    finally:
+        verified.save()
+
+
+def _check_sum(path: Path, entry: Mapping[str, Any], verified: Verified) -> None:
+    """Compares a file with its checksum, unless that was done before."""
+    try:
+        if verified.knows(path, entry):
+            return
+        begun = time.time_ns()
+        digest = sha256_of(path)
         if digest != entry["sha256"]:
             raise ShardError(
                 f"{path}: damaged: SHA-256 {digest}, the manifest says {entry['sha256']}; "
                 "fetch or build it again"
             )
+        verified.add(path, entry, begun)
+    except OSError as error:
+        raise ShardError(f"{path}: not readable: {error.strerror}") from error
