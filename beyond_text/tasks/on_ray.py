@@ -1,0 +1,106 @@
+"""Does tasks on a Ray cluster: Ray Data hands their numbers to a pool of actors.
+
+Results are files and sidecars in the plan's folder, which all machines see; only what became of
+each task travels back. Ray starts an actor anew, and gives its tasks to another, when a process or
+a machine is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import msgspec
+
+from beyond_text.tasks.plan import PlanError
+from beyond_text.tasks.runner import Order, Outcome, attempt
+
+# Tasks of a block are given out together; Ray keeps books of every block.
+MOST_BLOCKS = 10_000
+
+
+class _Actor:
+    """Does tasks in a process of the cluster, which keeps what it has loaded."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        outcomes = [attempt(self.order, int(number)) for number in batch["item"]]
+        return {"outcome": [msgspec.json.encode(outcome) for outcome in outcomes]}
+
+
+def run_on_ray(
+    order: Order, numbers: Sequence[int], address: str, actors: int | None, gpus: float
+) -> Generator[Outcome]:
+    """Does tasks; yields what became of each as it ends.
+
+    Args:
+        order: the plan.
+        numbers: of the tasks.
+        address: of the cluster; "auto" for that of this machine, "local" starts one here.
+        actors: most of them; None for one a core, or a GPU, of the cluster.
+        gpus: that an actor takes.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+        ConnectionError: there is no such cluster.
+        PlanError: the cluster has too little for one actor.
+        RuntimeError: Ray gave up.
+    """
+    ray = _start(address)
+    try:
+        have = ray.cluster_resources()
+        room = int(have.get("GPU", 0) / gpus) if gpus else int(have.get("CPU", 0))
+        if room < 1:
+            kind = f"{gpus:g} GPUs" if gpus else "a core"
+            raise PlanError(f"Ray at {address}: no machine has {kind} for an actor")
+        dataset = ray.data.from_items(
+            [int(number) for number in numbers],
+            override_num_blocks=min(len(numbers), MOST_BLOCKS),
+        ).map_batches(
+            _Actor,
+            fn_constructor_args=(order,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, max_size=min(actors or room, len(numbers))
+            ),
+            num_cpus=1,
+            num_gpus=gpus,
+        )
+        for row in dataset.iter_rows():
+            yield msgspec.json.decode(row["outcome"], type=Outcome)
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"Ray at {address}: {_last_line(error)}") from error
+    finally:
+        ray.shutdown()
+
+
+def _start(address: str) -> Any:
+    """Connects to a cluster; returns the module."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"--ray {address}: needs Ray ({error}): pip install '.[cluster]'"
+        ) from error
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConnectionError(
+            f"--ray {address}: no cluster there ({_last_line(error)}): start one with "
+            "`ray start --head`, or leave --ray out"
+        ) from error
+    context = ray.data.DataContext.get_current()
+    # The bar is that of the plan.
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return ray
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

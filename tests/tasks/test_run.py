@@ -1,0 +1,362 @@
+"""A plan gives the same bytes whoever does it, and goes on after every fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from beyond_text.tasks.plan import Plan, PlanError
+from beyond_text.tasks.run import is_done, results, run_plan
+from tests import ROOT
+from tests.tasks.work import SIZE, Work, bytes_of, plan_of, tries
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    (tmp_path / "notes").mkdir()
+    return tmp_path / "notes"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for some tasks of `plan_of`, which is full for real after these."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={40 * SIZE}", "tmpfs", str(disk)]
+    try:
+        subprocess.run(words, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def undisturbed(folder: Path, **fields: object) -> dict[str, bytes]:
+    plan = plan_of(folder, **fields)  # type: ignore[arg-type]
+    run_plan(plan, workers=1)
+    results(plan)
+    return bytes_of(folder)
+
+
+def test_a_task_leaves_its_files_and_a_sidecar(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "plan", 2)
+    run_plan(plan, workers=1)
+    names = ["000000.done.json", "000001.done.json"]
+    names += ["a-000.bin", "a-001.bin", "b-000.txt", "b-001.txt", "plan.json"]
+    assert list(bytes_of(plan.folder)) == names
+    first, second = results(plan)
+    assert (first.task, second.task) == (0, 1)
+    assert second.counts == {"numbers": SIZE, "seed": 1}
+    assert {name: written.bytes for name, written in second.files.items()} == {
+        "a-001.bin": SIZE, "b-001.txt": len((plan.folder / "b-001.txt").read_text()),
+    }  # fmt: skip
+    digest = subprocess.run(
+        ["sha256sum", str(plan.folder / "a-001.bin")], capture_output=True, text=True, check=True
+    )
+    assert second.files["a-001.bin"].sha256 == digest.stdout.split()[0]
+
+
+@pytest.mark.parametrize("workers", [2, 9])
+def test_processes_write_what_one_process_writes(workers: int, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "plan")
+    run_plan(plan, workers=workers)
+    assert len(results(plan)) == 6
+    assert bytes_of(plan.folder) == undisturbed(tmp_path / "other")
+
+
+@pytest.mark.parametrize("jobs", [1, 3, 7])
+def test_the_jobs_of_an_array_do_each_task_once(jobs: int, tmp_path: Path, notes: Path) -> None:
+    plan = plan_of(tmp_path / "plan", notes=str(notes))
+    for share in range(jobs):
+        run_plan(plan, workers=1, array=(share, jobs))
+        assert is_done(plan) == (share >= min(jobs, 6) - 1)
+        if not is_done(plan):
+            with pytest.raises(PlanError, match=r"of 6 tasks \(.*\) (is|are) not done"):
+                results(plan)
+    assert is_done(plan)
+    assert tries(notes) == dict.fromkeys(range(6), 1)
+    assert bytes_of(plan.folder) == undisturbed(tmp_path / "other", notes=str(notes))
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, notes: Path) -> None:
+    plan = plan_of(tmp_path / "plan", notes=str(notes))
+    run_plan(plan, workers=1, array=(1, 2))
+    before = {p.name: p.stat().st_mtime_ns for p in plan.folder.glob("*-*")}
+    for _ in range(2):
+        run_plan(plan, workers=1)
+    assert tries(notes) == dict.fromkeys(range(6), 1)
+    assert {name: (plan.folder / name).stat().st_mtime_ns for name in before} == before
+
+
+def test_another_plan_is_refused_in_one_line_that_says_how_it_differs(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "plan", 3)
+    run_plan(plan, workers=1)
+    before = bytes_of(plan.folder)
+    for other, words in (
+        (plan_of(plan.folder, 2), "3 tasks, expected 2"),
+        (plan_of(plan.folder, 3, size=2), "task 0 has size '1', expected '2'"),
+        (plan._replace(function="tests.tasks.work:again"), "of tests.tasks.work:write"),
+        (plan._replace(tasks=[Work(0), Work(2), Work(1)]), "task 1 has seed '1', expected '2'"),
+    ):
+        from tests.tasks import work
+
+        work.again = work.write  # type: ignore[attr-defined]
+        with pytest.raises(PlanError, match=r"plan\.json: holds another plan") as caught:
+            run_plan(other, workers=1)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(PlanError, match="holds another plan"):
+            results(other)
+    assert bytes_of(plan.folder) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b"null"])
+def test_a_plan_that_is_none_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_bytes(content)
+    with pytest.raises(PlanError, match=r"plan\.json: not a plan of tasks"):
+        run_plan(plan_of(tmp_path), workers=1)
+
+
+def test_a_strangers_plan_runs_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "plan"
+    plan = plan_of(folder, 1)
+    stranger = Plan(folder, "os:system", plan.tasks)
+    from beyond_text.tasks.plan import freeze
+
+    freeze(stranger)
+    with pytest.raises(PlanError, match=r"holds another plan \(of os:system, expected tests"):
+        run_plan(plan, workers=1)
+    # Nor where its digest is that of another content.
+    content = json.loads((folder / "plan.json").read_bytes()) | {
+        "function": "tests.tasks.work:write"
+    }
+    (folder / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(PlanError, match="damaged: its digest is another"):
+        run_plan(plan, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("tests.tasks.work:nothing", "expected a function of a task and a folder"),
+        ("tests.tasks.work:tries", "expected a function of a task and a folder"),
+        ("tests.tasks.work:no_task", "annotated with a Struct"),
+    ],
+)
+def test_what_is_no_function_of_tasks_is_refused(function: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=words):
+        run_plan(Plan(tmp_path / "plan", function, [Work(0)]), workers=1)
+    assert not (tmp_path / "plan").exists()
+
+
+def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
+    for words, settings in (
+        ("workers: expected at least 1, got 0", {"workers": 0}),
+        ("got 2/2", {"array": (2, 2)}),
+        ("got -1/2", {"array": (-1, 2)}),
+        ("gpus: expected at least 0, got -1", {"gpus": -1}),
+        ("gpus: expected at least 0, got nan", {"gpus": float("nan")}),
+        ("at most 1, got 2", {"gpus": 2}),
+    ):
+        with pytest.raises(PlanError, match=words):
+            run_plan(plan_of(tmp_path / "plan"), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a-001.bin", "b-003.txt"])
+@pytest.mark.parametrize("how", ["gone", "short", "changed", "another task's"])
+def test_damaged_results_are_found_and_done_again(name: str, how: str, tmp_path: Path) -> None:
+    expected = undisturbed(tmp_path / "other")
+    plan = plan_of(tmp_path / "plan")
+    run_plan(plan, workers=1)
+    path = plan.folder / name
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "another task's":
+        shutil.copy(plan.folder / name.replace("1", "0").replace("3", "0"), path)
+        path.write_bytes(path.read_bytes()[: len(content)].ljust(len(content)))
+    else:
+        changed = content[:-1] if how == "short" else content[:-1] + b"\0"
+        path.write_bytes(changed)
+    with pytest.raises(PlanError, match=rf"not done|{name}: not the bytes that task") as caught:
+        results(plan)
+    assert "1 of 6 tasks" in str(caught.value)
+    run_plan(plan, workers=1)
+    results(plan)
+    assert bytes_of(plan.folder) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": 3}, {"plan": "0" * 64}, {"files": {"../x": {"bytes": 1, "sha256": ""}}},
+        {"files": {"none": {"bytes": 1, "sha256": ""}}}, {"counts": {"a": "b"}}, {"further": 1},
+    ],
+)  # fmt: skip
+def test_a_sidecar_of_something_else_counts_for_nothing(
+    change: dict[str, object], tmp_path: Path, notes: Path
+) -> None:
+    plan = plan_of(tmp_path / "plan", 3, notes=str(notes))
+    (tmp_path / "x").write_text("1")
+    run_plan(plan, workers=1)
+    path = plan.folder / "000001.done.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert not is_done(plan)
+    run_plan(plan, workers=1)
+    assert tries(notes) == {0: 1, 1: 2, 2: 1}
+    assert len(results(plan)) == 3
+
+
+def test_two_tasks_that_write_one_file_are_found(tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "plan", "tests.tasks.work:write", [Work(1), Work(1)])
+    run_plan(plan, workers=1)
+    with pytest.raises(PlanError, match=r"a-001\.bin: written by tasks 0 and 1"):
+        results(plan)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        ("input", PlanError, r"^row 3: expected a number, got 'x'$"),
+        ("code", RuntimeError, r"(?s)task 3: Traceback.*KeyError: 'seed'"),
+        ("name", PlanError, r"task 3 wrote 'plan.json': expected a plain file's name"),
+        ("folder", PlanError, r"task 3 wrote 'further': expected a plain file's name"),
+    ],
+)
+def test_a_task_that_fails_ends_the_run_and_leaves_nothing_half_done(
+    fault: str, error: type[Exception], words: str, workers: int, tmp_path: Path
+) -> None:
+    tasks = [Work(seed, fault=fault if seed == 3 else "") for seed in range(6)]
+    plan = Plan(tmp_path / "plan", "tests.tasks.work:write", tasks)
+    with pytest.raises(error, match=words):
+        run_plan(plan, workers=workers)
+    assert not is_done(plan)
+    assert not [name for name in bytes_of(plan.folder) if name.startswith(".") or "003" in name]
+    if workers == 1:
+        assert (plan.folder / "000002.done.json").exists()
+        assert not (plan.folder / "000004.done.json").exists()
+
+
+def test_a_killed_process_is_one_line_and_the_run_goes_on(tmp_path: Path, notes: Path) -> None:
+    tasks = [
+        Work(seed, fault="killed once" if seed == 3 else "", notes=str(notes)) for seed in range(6)
+    ]
+    plan = Plan(tmp_path / "plan", "tests.tasks.work:write", tasks)
+    with pytest.raises(RuntimeError, match="a process was killed") as caught:
+        run_plan(plan, workers=2)
+    assert "\n" not in str(caught.value)
+    assert not list(plan.folder.glob(".*"))
+    run_plan(plan, workers=2)
+    assert {p.name: p.read_bytes() for p in plan.folder.glob("?-*")} == {
+        name: data for name, data in undisturbed(tmp_path / "other").items() if name[1] == "-"
+    }
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from beyond_text.tasks.run import run_plan
+from tests.tasks.work import plan_of
+if __name__ == "__main__":
+    run_plan(plan_of(Path(sys.argv[1]), notes=sys.argv[2], wait=0.3), workers=int(sys.argv[3]))
+"""
+
+
+def driver(folder: Path, notes: Path, workers: int) -> subprocess.Popen[str]:
+    script = folder.with_name("driver.py")
+    script.write_text(DRIVER)
+    words = [sys.executable, str(script), str(folder), str(notes), str(workers)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: object, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_is_stopped_takes_its_processes_along_and_goes_on(
+    number: signal.Signals, workers: int, tmp_path: Path, notes: Path
+) -> None:
+    folder = tmp_path / "plan"
+    process = driver(folder, notes, workers)
+    wait_for(lambda: len(list(folder.glob("*.done.json"))) >= 2)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    who = {int(path.name.split("-")[2]) for path in notes.iterdir()}
+    wait_for(lambda: not [pid for pid in who if os.path.exists(f"/proc/{pid}")])
+    done = len(list(folder.glob("*.done.json")))
+    assert 2 <= done < 6
+    plan = plan_of(folder, notes=str(notes), wait=0.3)
+    run_plan(plan, workers=1)
+    results(plan)
+    assert sum(tries(notes).values()) <= 6 + workers
+    assert bytes_of(folder) == undisturbed(tmp_path / "other", notes=str(notes), wait=0.3)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
+    workers: int, small_disk: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(small_disk / "plan", 9, size=9)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run_plan(plan, workers=workers)
+    assert str(plan.folder) in str(caught.value)
+    names = list(bytes_of(plan.folder))
+    assert not [name for name in names if name.startswith(".")]
+    sidecars = [name for name in names if name.endswith(".done.json")]
+    assert len(sidecars) == 3 if workers == 1 else len(sidecars) <= 4
+    # A larger disk, and the same command goes on.
+    subprocess.run(["mount", "-o", f"remount,size={200 * SIZE}", str(small_disk)], check=True)
+    run_plan(plan, workers=workers)
+    results(plan)
+    assert bytes_of(plan.folder) == undisturbed(tmp_path / "other", count=9, size=9)
+
+
+def test_no_task_is_a_plan_too(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "plan", 0)
+    run_plan(plan)
+    assert results(plan) == []
+    assert is_done(plan)
+
+
+def test_sidecars_are_equal_wherever_they_were_written(tmp_path: Path) -> None:
+    for name in "ab":
+        run_plan(plan_of(tmp_path / name), workers=1)
+    one, other = (results(plan_of(tmp_path / name)) for name in "ab")
+    assert [msgspec.json.encode(s) for s in one] == [msgspec.json.encode(s) for s in other]
+
+
+def test_leftovers_of_the_living_stay(tmp_path: Path) -> None:
+    import socket
+
+    plan = plan_of(tmp_path / "plan", 1)
+    run_plan(plan, workers=1)
+    (plan.folder / "000000.done.json").unlink()
+    host = socket.gethostname()
+    alive = plan.folder / f".000000.{host}.{os.getppid()}"
+    elsewhere = plan.folder / ".000000.node-7.local.4194999"
+    dead = plan.folder / f".000000.{host}.4194999"
+    for folder in (alive, elsewhere, dead):
+        folder.mkdir()
+    run_plan(plan, workers=1)
+    assert (alive.exists(), elsewhere.exists(), dead.exists()) == (True, True, False)
+    results(plan)
+    assert not list(plan.folder.glob(".*"))
