@@ -7,8 +7,11 @@ a machine is lost.
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,13 +52,14 @@ def run_on_ray(
         PlanError: the cluster has too little for one actor.
         RuntimeError: Ray gave up.
     """
-    ray = _start(address)
+    ray, ours = _start(address)
     try:
         have = ray.cluster_resources()
         room = int(have.get("GPU", 0) / gpus) if gpus else int(have.get("CPU", 0))
         if room < 1:
             kind = f"{gpus:g} GPUs" if gpus else "a core"
             raise PlanError(f"Ray at {address}: no machine has {kind} for an actor")
+        size = min(actors or room, len(numbers))
         dataset = ray.data.from_items(
             [int(number) for number in numbers],
             override_num_blocks=min(len(numbers), MOST_BLOCKS),
@@ -63,9 +67,8 @@ def run_on_ray(
             _Actor,
             fn_constructor_args=(order,),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=min(actors or room, len(numbers))
-            ),
+            # One may be all that is left after machines are lost.
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
             num_cpus=1,
             num_gpus=gpus,
         )
@@ -74,12 +77,14 @@ def run_on_ray(
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"Ray at {address}: {_last_line(error)}") from error
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
-def _start(address: str) -> Any:
-    """Connects to a cluster; returns the module."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def _start(address: str) -> tuple[Any, bool]:
+    """Connects to a cluster; returns the module, and whether it was not connected before."""
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
@@ -87,18 +92,36 @@ def _start(address: str) -> Any:
         raise ModuleNotFoundError(
             f"--ray {address}: needs Ray ({error}): pip install '.[cluster]'"
         ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        return ray, False
+    # All processes run the code of this one, where its folder is shared.
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        _knock(address)
+        ray.init(
+            address=address,
+            runtime_env=environment,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConnectionError(
             f"--ray {address}: no cluster there ({_last_line(error)}): start one with "
             "`ray start --head`, or leave --ray out"
         ) from error
-    context = ray.data.DataContext.get_current()
     # The bar is that of the plan.
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    return ray
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray, True
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT; Ray itself tries for more than a minute."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            pass
 
 
 def _last_line(error: BaseException) -> str:

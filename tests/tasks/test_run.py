@@ -7,9 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,35 +14,17 @@ import pytest
 
 from beyond_text.tasks.plan import Plan, PlanError
 from beyond_text.tasks.run import is_done, results, run_plan
-from tests import ROOT
-from tests.tasks.work import SIZE, Work, bytes_of, plan_of, tries
-
-
-@pytest.fixture
-def notes(tmp_path: Path) -> Path:
-    (tmp_path / "notes").mkdir()
-    return tmp_path / "notes"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk with room for some tasks of `plan_of`, which is full for real after these."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={40 * SIZE}", "tmpfs", str(disk)]
-    try:
-        subprocess.run(words, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no disk can be mounted here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def undisturbed(folder: Path, **fields: object) -> dict[str, bytes]:
-    plan = plan_of(folder, **fields)  # type: ignore[arg-type]
-    run_plan(plan, workers=1)
-    results(plan)
-    return bytes_of(folder)
+from tests.tasks.work import (
+    SIZE,
+    Work,
+    bytes_of,
+    driver,
+    living,
+    plan_of,
+    tries,
+    undisturbed,
+    wait_for,
+)  # fmt: skip
 
 
 def test_a_task_leaves_its_files_and_a_sidecar(tmp_path: Path) -> None:
@@ -263,31 +242,6 @@ def test_a_killed_process_is_one_line_and_the_run_goes_on(tmp_path: Path, notes:
     }
 
 
-DRIVER = """
-import sys
-from pathlib import Path
-from beyond_text.tasks.run import run_plan
-from tests.tasks.work import plan_of
-if __name__ == "__main__":
-    run_plan(plan_of(Path(sys.argv[1]), notes=sys.argv[2], wait=0.3), workers=int(sys.argv[3]))
-"""
-
-
-def driver(folder: Path, notes: Path, workers: int) -> subprocess.Popen[str]:
-    script = folder.with_name("driver.py")
-    script.write_text(DRIVER)
-    words = [sys.executable, str(script), str(folder), str(notes), str(workers)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: object, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
@@ -295,20 +249,20 @@ def test_a_run_that_is_stopped_takes_its_processes_along_and_goes_on(
     number: signal.Signals, workers: int, tmp_path: Path, notes: Path
 ) -> None:
     folder = tmp_path / "plan"
-    process = driver(folder, notes, workers)
+    fields = {"notes": str(notes), "wait": 0.3}
+    process = driver(folder, **fields, how={"workers": workers})
     wait_for(lambda: len(list(folder.glob("*.done.json"))) >= 2)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    who = {int(path.name.split("-")[2]) for path in notes.iterdir()}
-    wait_for(lambda: not [pid for pid in who if os.path.exists(f"/proc/{pid}")])
+    wait_for(lambda: not living(notes))
     done = len(list(folder.glob("*.done.json")))
     assert 2 <= done < 6
-    plan = plan_of(folder, notes=str(notes), wait=0.3)
+    plan = plan_of(folder, **fields)
     run_plan(plan, workers=1)
     results(plan)
     assert sum(tries(notes).values()) <= 6 + workers
-    assert bytes_of(folder) == undisturbed(tmp_path / "other", notes=str(notes), wait=0.3)
+    assert bytes_of(folder) == undisturbed(tmp_path / "other", **fields)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from beyond_text.tasks.plan import Plan
+from beyond_text.tasks.run import results, run_plan
+from tests import ROOT
 
 FUNCTION = "tests.tasks.work:write"
 # Bytes that a task of size 1 writes.
@@ -70,3 +76,30 @@ def tries(notes: Path) -> dict[int, int]:
     """Counts how often each task was tried."""
     seeds = [int(path.name.split("-")[0]) for path in notes.iterdir()]
     return {seed: seeds.count(seed) for seed in sorted(set(seeds))}
+
+
+def living(notes: Path) -> set[int]:
+    """Returns the processes that have tried a task and still are."""
+    processes = {int(path.name.split("-")[2]) for path in notes.iterdir()}
+    return {each for each in processes if os.path.exists(f"/proc/{each}")}
+
+
+def undisturbed(folder: Path, **fields: object) -> dict[str, bytes]:
+    plan = plan_of(folder, **fields)  # type: ignore[arg-type]
+    run_plan(plan, workers=1)
+    results(plan)
+    return bytes_of(folder)
+
+
+def driver(folder: Path, how: dict[str, object], **fields: object) -> subprocess.Popen[str]:
+    """Runs a plan in a process of its own."""
+    given = json.dumps({**fields, "how": how})
+    words = [sys.executable, "-m", "tests.tasks.driver", str(folder), given]
+    return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)

@@ -1,0 +1,150 @@
+"""On a real Ray cluster a plan gives the same bytes, whatever of it is killed or full."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beyond_text.tasks.plan import Plan, PlanError
+from beyond_text.tasks.run import is_done, results, run_plan
+from tests.tasks.work import (
+    FUNCTION,
+    SIZE,
+    Work,
+    bytes_of,
+    driver,
+    living,
+    plan_of,
+    tries,
+    undisturbed,
+    wait_for,
+)  # fmt: skip
+
+pytestmark = pytest.mark.slow
+STORE = 80 * 2**20
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    pytest.importorskip("ray", reason="needs the extra `cluster`")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE}
+    )
+    yield started
+    started.shutdown()
+
+
+def done(folder: Path) -> int:
+    return len(list(folder.glob("*.done.json")))
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """Waits for a driver; returns what it said."""
+    _, said = process.communicate(timeout=240)
+    return said
+
+
+def test_a_killed_actor_is_replaced(cluster: Any, tmp_path: Path, notes: Path) -> None:
+    tasks = [
+        Work(seed, fault="killed once" if seed in (0, 4) else "", notes=str(notes))
+        for seed in range(6)
+    ]
+    plan = Plan(tmp_path / "plan", FUNCTION, tasks)
+    run_plan(plan, ray=cluster.address, workers=2)
+    results(plan)
+    assert tries(notes)[0] >= 2
+    assert tries(notes)[4] >= 2
+    other = plan._replace(folder=tmp_path / "other")
+    run_plan(other, workers=1)
+    results(other)
+    assert bytes_of(plan.folder) == bytes_of(other.folder)
+
+
+def test_a_killed_driver_takes_its_actors_along_and_its_plan_goes_on(
+    cluster: Any, tmp_path: Path, notes: Path
+) -> None:
+    fields = {"count": 8, "notes": str(notes), "wait": 0.7}
+    folder = tmp_path / "plan"
+    process = driver(folder, {"ray": cluster.address, "workers": 2}, **fields)
+    wait_for(lambda: done(folder) >= 2)
+    process.kill()
+    ended(process)
+    assert process.returncode == -signal.SIGKILL
+    wait_for(lambda: not living(notes))
+    assert 2 <= done(folder) < 8
+    process = driver(folder, {"ray": cluster.address, "workers": 2}, **fields)
+    said = ended(process)
+    assert process.returncode == 0, said
+    results(plan_of(folder, **fields))  # type: ignore[arg-type]
+    assert bytes_of(folder) == undisturbed(tmp_path / "other", **fields)
+
+
+def test_the_tasks_of_a_machine_that_is_lost_are_done_by_another(
+    cluster: Any, tmp_path: Path, notes: Path
+) -> None:
+    fields = {"count": 8, "notes": str(notes), "wait": 1.0}
+    folder = tmp_path / "plan"
+    machine = cluster.add_node(num_cpus=2, object_store_memory=STORE)
+    process = driver(folder, {"ray": cluster.address, "workers": 4}, **fields)
+    wait_for(lambda: len(living(notes)) >= 3)
+    cluster.remove_node(machine, allow_graceful=False)
+    said = ended(process)
+    assert process.returncode == 0, said
+    results(plan_of(folder, **fields))  # type: ignore[arg-type]
+    assert max(tries(notes).values()) > 1
+    assert bytes_of(folder) == undisturbed(tmp_path / "other", **fields)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
+    cluster: Any, small_disk: Path, tmp_path: Path
+) -> None:
+    folder = small_disk / "plan"
+    fields = {"count": 9, "size": 9}
+    process = driver(folder, {"ray": cluster.address, "workers": 2}, **fields)
+    lines = [line for line in ended(process).splitlines() if "tasks:" not in line]
+    assert process.returncode == 1
+    assert lines[-1].startswith(f"error: [Errno 28] No space left on device: '{folder}")
+    wait_for(lambda: not [path for path in folder.iterdir() if path.name.startswith(".")])
+    plan = plan_of(folder, **fields)  # type: ignore[arg-type]
+    assert not is_done(plan)
+    subprocess.run(["mount", "-o", f"remount,size={200 * SIZE}", str(small_disk)], check=True)
+    run_plan(plan, ray=cluster.address, workers=2)
+    results(plan)
+    assert bytes_of(folder) == undisturbed(tmp_path / "other", **fields)
+
+
+def test_errors_are_those_of_one_process(cluster: Any, tmp_path: Path) -> None:
+    for fault, error, words in (
+        ("input", PlanError, r"^row 0: expected a number, got 'x'$"),
+        ("code", RuntimeError, r"(?s)task 0: Traceback.*KeyError: 'seed'"),
+    ):
+        with pytest.raises(error, match=words):
+            run_plan(Plan(tmp_path / fault, FUNCTION, [Work(0, fault=fault)]), ray=cluster.address)
+    with pytest.raises(PlanError, match="no machine has 1 GPUs for an actor"):
+        run_plan(plan_of(tmp_path / "gpu"), ray=cluster.address, gpus=1)
+
+
+def test_no_cluster_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra `cluster`")
+    with pytest.raises(ConnectionError, match=r"no cluster there \(.*start --head") as caught:
+        run_plan(plan_of(tmp_path / "plan"), ray="127.0.0.1:1")
+    assert "\n" not in str(caught.value)
+
+
+def test_ray_that_is_not_installed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[cluster\]'") as caught:
+        run_plan(plan_of(tmp_path / "plan"), ray="auto")
+    assert "\n" not in str(caught.value)
