@@ -6,6 +6,9 @@
 PRODUCTS are tables or shards, with queries or without. Given again, the command encodes only what
 has changed: products whose text or pictures are others, or all where the model is. Products that
 are gone leave the index. The new state appears whole; until then the old one answers.
+
+With --ray a cluster encodes; with --array I/N, each of N jobs, such as those of a SLURM array,
+encodes a share, and the last makes the index.
 """
 
 from __future__ import annotations
@@ -15,7 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beyond_text.config.names import INDEX_KINDS
+from beyond_text.tasks.options import add_run_options, run_options
 from beyond_text.terminal import check_writable, errors_in_one_line, plain
+
+WAITS = (
+    "this share is done: the job that finds all shares done makes the index, or the same command "
+    "without --array"
+)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,7 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="finished run")
     parser.add_argument("--kind", choices=INDEX_KINDS, default="exact", help="default: exact")
     parser.add_argument("--dim", type=int, help="width of the vectors; default: the model's")
-    parser.add_argument("--workers", type=int, help="processes that encode; default: one a core")
+    add_run_options(parser)
     parser.add_argument("--split", help="only the products of one split; default: of all")
     parser.add_argument(
         "--weight",
@@ -42,8 +51,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--copy-pictures", action="store_true", help="the index holds the main pictures itself"
     )
     arguments = parser.parse_args(argv)
-    if arguments.workers is not None and arguments.workers < 1:
-        parser.error(f"--workers {arguments.workers}: expected at least 1")
     if not 0 <= arguments.weight <= 1:
         parser.error(f"--weight {arguments.weight}: expected 0 to 1")
     return arguments
@@ -68,12 +75,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             Options(
                 kind=arguments.kind,
                 dim=arguments.dim,
-                workers=arguments.workers,
                 split=arguments.split,
                 weight=arguments.weight,
                 copy_pictures=arguments.copy_pictures,
+                **run_options(arguments),
             ),
         )
+        if built is None:
+            print(plain(f"{arguments.index}: {WAITS}"))
+            return
         facts = built.facts
         lost = f", {built.left_out:,} left out that have neither" if built.left_out else ""
         print(

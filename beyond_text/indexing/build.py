@@ -11,10 +11,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -24,13 +23,15 @@ from beyond_text.config.names import IndexKind
 from beyond_text.files import atomic_write, errors_name
 from beyond_text.indexing.arrow_files import open_arrow
 from beyond_text.indexing.copied_pictures import copy_pictures, remove_pictures
-from beyond_text.indexing.encode_parts import Task, encode_parts, read_parts, start_pool
+from beyond_text.indexing.encode_parts import start_processes
+from beyond_text.indexing.encoders import Job
 from beyond_text.indexing.facts import (
     GENERATIONS,
     VERSION,
     Facts,
     IndexFormatError,
     KeptModel,
+    Source,
     files_of,
     write_facts,
 )
@@ -39,9 +40,11 @@ from beyond_text.indexing.generation import PRODUCTS, VECTORS, Generation, write
 from beyond_text.indexing.models import MODELS, ModelFacts, keep_model
 from beyond_text.indexing.seen import Seen
 from beyond_text.indexing.source import Content, Digests, Known, describe_source, read_content
+from beyond_text.indexing.vectors import Vectors, encode_changes
 from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.nearest import Nearest, recall
 from beyond_text.tables.layouts import TableError
+from beyond_text.tasks.processes import Processes
 from beyond_text.terminal import plain
 
 BUILDING = "building"
@@ -57,7 +60,10 @@ class Options(NamedTuple):
     Attributes:
         kind: of the search over its vectors.
         dim: width of the vectors that are kept; None for the model's.
-        workers: processes that encode; None for one a core.
+        workers: processes that encode, or actors of Ray; None for one a core.
+        ray: address of the Ray cluster that encodes; None for processes.
+        array: (I, N) encodes the I-th of N shares, from 0; None all.
+        gpus: that a process or actor takes; 0 for this process on one, where there is one.
         split: whose products; None for those of every split.
         weight: of vectors beside words, where a search names none.
         copy_pictures: whether the index holds the main pictures.
@@ -67,6 +73,9 @@ class Options(NamedTuple):
     kind: IndexKind = "exact"
     dim: int | None = None
     workers: int | None = None
+    ray: str | None = None
+    array: tuple[int, int] | None = None
+    gpus: float = 0
     split: str | None = None
     weight: float = 1.0
     copy_pictures: bool = False
@@ -83,8 +92,11 @@ class Built(NamedTuple):
     left_out: int
 
 
-def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) -> Built:
+def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) -> Built | None:
     """Makes `index` an index of the products of a folder.
+
+    Returns None from a job of an array when others have not done their shares yet: the last makes
+    the index.
 
     Raises:
         TableError, ShardError, RejectError: the products cannot be used.
@@ -96,42 +108,69 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
     workers = options.workers or len(os.sched_getaffinity(0))
     _check_place(index)
     source = describe_source(folder, index, options.split)
-    with _locked(index):
+    how = {name: getattr(options, name) for name in ("workers", "ray", "array", "gpus")}
+    with _locked(index, shared=options.array is not None) as lock:
         old = _earlier(index)
         known = old.known() if old else Known()
-        task = Task(model, Path(source.folder), dim)
-        # To load a model takes as long as to read so many products.
-        early = start_pool(task, workers) if old and len(old) >= MANY else None
-        files = Seen(index)
-        content = read_content(folder, options.split, model.reads, source, known, files, workers)
+        job = Job(model, Path(source.folder), dim)
         reused = old if old and _fits(old.facts, model.digest, dim) else None
-        vectors, present, encoded = _vectors(index, task, content, reused, workers, early)
-        if not present.any():
+        files = Seen(index)
+        with _early(job, old, options, workers) as early:
+            content = read_content(
+                folder, options.split, model.reads, source, known, files, workers
+            )
+            files.save()
+            vectors = encode_changes(index / BUILDING, job, content, reused, how, early)
+        if vectors is None or (options.array and not _is_last(lock, index, old)):
+            return None
+        if not vectors.present.any():
             raise TableError(f"{folder}: no product has a text or a picture")
-        kept = [p for p, there in zip(content.products, present, strict=True) if there]
-        rows = present.nonzero()[0]
-        if options.copy_pictures:
-            copy_pictures(index, content, rows, workers)
-        facts = Facts(
-            version=VERSION,
-            generation=1 + (old.facts.generation if old else 0),
-            model=model.digest,
-            model_dim=model.dim,
-            dim=dim,
-            kind=options.kind,
-            recall_at_10=1.0,
-            weight=options.weight,
-            products=len(kept),
-            columns={},
-            source=source,
-            copied=options.copy_pictures,
-            query_model=keep_model(model, index) if options.keep_model else KeptModel("", {}),
-            files={},
-        )
-        digests = content.digests[rows], content.pictures[rows]
-        facts = write_state(index, facts, kept, vectors[rows], digests, old)
-        files.save()
-        _tidy(index, facts, old)
+        return _write(index, model, content, source, vectors, options, old)
+
+
+def _early(
+    job: Job, old: Generation | None, options: Options, workers: int
+) -> AbstractContextManager[Processes | None]:
+    """Starts processes for an update: to load a model takes as long as to read so many products."""
+    if not old or len(old) < MANY or options.ray is not None or options.gpus:
+        return nullcontext()
+    return start_processes(job, workers) or nullcontext()
+
+
+def _write(
+    index: Path,
+    model: ModelFacts,
+    content: Content,
+    source: Source,
+    found: Vectors,
+    options: Options,
+    old: Generation | None,
+) -> Built:
+    """Writes the new state."""
+    vectors, present, encoded = found
+    kept = [p for p, there in zip(content.products, present, strict=True) if there]
+    rows = present.nonzero()[0]
+    if options.copy_pictures:
+        copy_pictures(index, content, rows, options.workers or len(os.sched_getaffinity(0)))
+    facts = Facts(
+        version=VERSION,
+        generation=1 + (old.facts.generation if old else 0),
+        model=model.digest,
+        model_dim=model.dim,
+        dim=vectors.shape[1],
+        kind=options.kind,
+        recall_at_10=1.0,
+        weight=options.weight,
+        products=len(kept),
+        columns={},
+        source=source,
+        copied=options.copy_pictures,
+        query_model=keep_model(model, index) if options.keep_model else KeptModel("", {}),
+        files={},
+    )
+    digests = content.digests[rows], content.pictures[rows]
+    facts = write_state(index, facts, kept, vectors[rows], digests, old)
+    _tidy(index, facts, old)
     removed = len({*old.product_ids()} - {each.product_id for each in kept}) if old else 0
     left_out = len(present) - len(kept)
     return Built(facts, encoded, len(kept) + left_out - encoded, removed, left_out)
@@ -215,18 +254,33 @@ def _check_place(index: Path) -> None:
 
 
 @contextmanager
-def _locked(index: Path) -> Iterator[None]:
-    """Lets one process at a time build an index; a kill frees it."""
+def _locked(index: Path, shared: bool) -> Iterator[IO[str]]:
+    """Lets one process at a time build an index, or the jobs of an array; a kill frees it."""
     building = index / BUILDING
     with errors_name(building):
         building.mkdir(parents=True, exist_ok=True)
         with (index / ".lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 message = f"{index}: another process builds this index: wait until it is done"
                 raise BlockingIOError(message) from error
-            yield
+            yield file
+
+
+def _is_last(lock: IO[str], index: Path, old: Generation | None) -> bool:
+    """Says whether a job of an array is to make the index, which from then on it does alone.
+
+    Of several jobs that find all done, one gets the lock: at the latest, the last to ask for it.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    now = _earlier(index)
+    # Another may have made it in between.
+    return (now.facts.generation if now else 0) == (old.facts.generation if old else 0)
 
 
 def _earlier(index: Path) -> Generation | None:
@@ -243,43 +297,6 @@ def _earlier(index: Path) -> Generation | None:
 def _fits(facts: Facts, model: str, dim: int) -> bool:
     """Says whether vectors are those of a model, by its digest, at a width."""
     return facts.model == model and facts.dim == dim
-
-
-def _vectors(
-    index: Path,
-    task: Task,
-    content: Content,
-    old: Generation | None,
-    workers: int,
-    pool: ProcessPoolExecutor | None,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns a vector for each product, which products have one, and how many were encoded."""
-    digests = content.digests
-    vectors = np.zeros((len(digests), task.dim), dtype=np.float16)
-    present = np.zeros(len(digests), dtype=bool)
-    done = np.zeros(len(digests), dtype=bool)
-    rows_of: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(digests):
-        rows_of.setdefault(digest.tobytes(), []).append(row)
-
-    def take(keys: np.ndarray, found: np.ndarray, there: Sequence[bool] | np.ndarray) -> None:
-        for key, vector, is_there in zip(keys, found, there, strict=True):
-            rows = rows_of.get(key.tobytes(), [])
-            vectors[rows], present[rows], done[rows] = vector, is_there, True
-
-    if old:
-        take(old.digests(), old.vectors, np.ones(len(old), dtype=bool))
-    building = index / BUILDING
-    made_by = {"model": task.model.digest, "dim": str(task.dim)}
-    for keys, part in read_parts(building, made_by):
-        take(keys, *part)
-    firsts = [rows[0] for rows in rows_of.values() if not done[rows[0]]]
-    products = [content.products[row] for row in firsts]
-    todo = int((~done).sum())
-    how = building, made_by, workers, pool
-    for keys, part in encode_parts(task, products, digests[firsts], *how):
-        take(keys, *part)
-    return vectors, present, todo
 
 
 def _fresh(folder: Path) -> Path:

@@ -69,7 +69,8 @@ def run_on_ray(
             batch_size=1,
             # One may be all that is left after machines are lost.
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
-            num_cpus=1,
+            # Ray sets OMP_NUM_THREADS to them.
+            num_cpus=max(1, int(have.get("CPU", 0)) // room) if gpus else 1,
             num_gpus=gpus,
         )
         for row in dataset.iter_rows():

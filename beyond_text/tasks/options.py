@@ -38,7 +38,7 @@ def run_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def at_least_one(text: str) -> int:
     """Parses a count."""
     if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text!r}")
     return int(text)
 
 

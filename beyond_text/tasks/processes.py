@@ -19,7 +19,7 @@ AHEAD = 2
 
 
 class Processes:
-    """Processes that do tasks; leaving the context ends them, at once where an error leaves it.
+    """Processes that do tasks; leaving the context ends them at once.
 
     Args:
         count: of processes.
@@ -50,12 +50,10 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind:
-            # Nobody waits for tasks whose results are not wanted.
-            self._line.close()
-        self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *_: object) -> None:
+        # What is not done by now is not wanted, such as a model that is still being loaded.
         self._line.close()
+        self._pool.shutdown(cancel_futures=True)
 
     def run(self, order: Order, numbers: Sequence[int]) -> Iterator[Outcome]:
         """Does tasks; yields what became of each as it ends.
@@ -99,6 +97,8 @@ def _start(
             own = devices[turn.value % len(devices)]
             turn.value += 1
         os.environ["CUDA_VISIBLE_DEVICES"] = own
+        share = len(os.sched_getaffinity(0)) // len(devices)
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
     if warm:
         warm(*arguments)
 

@@ -58,8 +58,8 @@ def test_single_jobs_of_an_array_are_given_again(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--workers", "0"), "expected a number of at least 1, got '0'"),
-        (("--workers", "two"), "expected a number of at least 1, got 'two'"),
+        (("--workers", "0"), "expected at least 1, got '0'"),
+        (("--workers", "two"), "expected at least 1, got 'two'"),
         (("--array", "10/10"), "expected I from 0 to N - 1, got 10 of 10"),
         (("--array", "0/0"), "expected I from 0 to N - 1, got 0 of 0"),
         (("--array", "-1/3"), "expected I/N, auto/N or auto, got '-1/3'"),
