@@ -48,9 +48,22 @@ def test_the_command_builds_and_updates(
     assert Index.open(tmp_path / "index").product("dev.2").columns["price"] == 7.5
 
 
+def test_jobs_of_an_array_say_who_makes_the_index(
+    shop: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [str(shop), str(tmp_path / "index"), "--model", str(tiny_run)]
+    main([*words, "--array", "1/2"])
+    assert "the job that finds all shares done makes the index" in capsys.readouterr().out
+    main([*words, "--array", "0/2"])
+    assert "48 products: 48 encoded" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["{shop}", "{out}", "--model", "{run}", "--array", "2/2"], "expected I from 0 to N - 1"),
+        (["{shop}", "{out}", "--model", "{run}", "--gpus", "nan"], "gpus: expected at least 0"),
+        (["{shop}", "{out}", "--model", "{run}", "--ray", "127.0.0.1:1"], "no cluster there"),
         (["{shop}", "{out}", "--model", "nowhere"], "nowhere: no finished model there"),
         (["nowhere", "{out}", "--model", "{run}"], "nowhere: no such file or folder"),
         (["{shop}", "{shop}", "--model", "{run}"], "expected a new or empty folder or an index"),

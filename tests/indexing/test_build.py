@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beyond_text.indexing import encode_parts
 from beyond_text.indexing.index import Index
 from beyond_text.retrieval.encode import encode_products
 from beyond_text.retrieval.read_split import read_products
@@ -237,6 +238,66 @@ def test_a_killed_build_goes_on_with_the_parts_that_are_done(
     assert 46 <= built.encoded + 7 * parts <= 49
     check(index, shop, tiny_run)
     assert not (index / "building").exists()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_the_last_job_of_an_array_makes_the_index(
+    order: tuple[int, ...],
+    shop: Path,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encode_parts, "PART", 7)
+    monkeypatch.setattr(encode_parts, "LEAST", 7)
+    index = tmp_path / "index"
+    first, second, last = (
+        build(shop, index, tiny_run, workers=1, array=(share, 3)) for share in order
+    )
+    assert (first, second) == (None, None)
+    assert last.facts.products == 48
+    check(index, shop, tiny_run)
+    other = build(shop, tmp_path / "other", tiny_run, workers=1)
+    assert last.facts.files == other.facts.files
+    assert not (index / "building").exists()
+    # A job that comes too late changes nothing.
+    files = files_of(index)
+    late = build(shop, index, tiny_run, workers=1, array=(1, 3))
+    assert (late.encoded, late.kept) == (0, 48)
+    assert files_of(index) == files
+
+
+def test_an_array_with_a_share_that_is_not_done_is_finished_without_it(
+    shop: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode_parts, "PART", 7)
+    monkeypatch.setattr(encode_parts, "LEAST", 7)
+    index = tmp_path / "index"
+    assert build(shop, index, tiny_run, workers=1, array=(1, 2)) is None
+    with pytest.raises(ValueError, match="not an index"):
+        Index.open(index)
+    built = build(shop, index, tiny_run, workers=1)
+    assert built.encoded == 46 - 3 * 7 + 2
+    check(index, shop, tiny_run)
+
+
+def test_jobs_of_an_array_work_at_the_same_time_and_no_other_build_does(
+    shop: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    monkeypatch.setattr(encode_parts, "PART", 7)
+    monkeypatch.setattr(encode_parts, "LEAST", 7)
+    index = tmp_path / "index"
+    (index / "building").mkdir(parents=True)
+    with (index / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with pytest.raises(BlockingIOError, match="another process builds"):
+            build(shop, index, tiny_run, workers=1)
+        # All is done, and the job that holds the lock will make the index.
+        assert build(shop, index, tiny_run, workers=1, array=(0, 1)) is None
+    assert build(shop, index, tiny_run, workers=1, array=(0, 1)).encoded == 0
+    check(index, shop, tiny_run)
 
 
 def test_a_large_index_is_updated_by_processes_that_were_started_before(

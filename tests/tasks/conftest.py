@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import cluster
 from tests.tasks.work import SIZE
+
+__all__ = ["cluster"]
 
 
 @pytest.fixture

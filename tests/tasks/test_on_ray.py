@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import pytest
 
 from beyond_text.tasks.plan import Plan, PlanError
 from beyond_text.tasks.run import is_done, results, run_plan
+from tests.cluster import STORE
+from tests.indexing.shop import build
 from tests.tasks.work import (
     FUNCTION,
     SIZE,
@@ -28,20 +28,6 @@ from tests.tasks.work import (
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow
-STORE = 80 * 2**20
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    pytest.importorskip("ray", reason="needs the extra `cluster`")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    started = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE}
-    )
-    yield started
-    started.shutdown()
 
 
 def done(folder: Path) -> int:
@@ -148,3 +134,12 @@ def test_ray_that_is_not_installed_is_one_line(
     with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[cluster\]'") as caught:
         run_plan(plan_of(tmp_path / "plan"), ray="auto")
     assert "\n" not in str(caught.value)
+
+
+def test_an_index_is_encoded_by_a_cluster(
+    cluster: Any, tiny_tables: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    built = build(tiny_tables, tmp_path / "ray", tiny_run, ray=cluster.address, workers=1)
+    other = build(tiny_tables, tmp_path / "alone", tiny_run, workers=1)
+    assert (built.encoded, built.facts.files) == (48, other.facts.files)
+    assert not (tmp_path / "ray" / "building").exists()
