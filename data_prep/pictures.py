@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,21 +24,23 @@ from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, Reject, TableErro
 from beyond_text.tables.pictures import MAX_BYTES
 from beyond_text.tables.read import with_grades
 from beyond_text.tables.rejects import MAX_REJECTED, RejectError, Rejects
+from beyond_text.tasks.lock import Lock, locked
+from beyond_text.tasks.options import add_run_options
+from beyond_text.tasks.plan import PlanError
+from beyond_text.tasks.run import is_done, run_plan
+from beyond_text.terminal import one_line
 from data_prep.adapters import add_layout_options, layout_of
-from data_prep.fetch.content import EXTENSIONS
-from data_prep.fetch.fetcher import FetchSettings, fetch_all, file_stem
-from data_prep.fetch.shop import read_shop, with_files, write_table
-from data_prep.fetch.status import (
-    FAILED,
-    FETCHED,
-    Outcome,
-    add_outcome,
-    read_outcomes,
-    write_outcomes,
-)
+from data_prep.fetch.earlier import LOCK, STATUS, counted, outcomes_before
+from data_prep.fetch.fetcher import FetchSettings, fetch_all
+from data_prep.fetch.shop import Shop, read_shop, with_files, write_table
+from data_prep.fetch.slices import outcomes_of, plan_slices, remove_plans
+from data_prep.fetch.status import FAILED, FETCHED, Outcome, add_outcome, write_outcomes
 from data_prep.rejects import BuildError
 
-STATUS = "pictures.csv"
+WAITS = (
+    "this share is done: the job that finds all shares done writes the tables, or the same command "
+    "without --array"
+)
 
 
 class Fetched(NamedTuple):
@@ -63,8 +63,14 @@ def fetch_pictures(
     retry_failed: bool = False,
     max_rejected: float = MAX_REJECTED,
     grades: Sequence[str] | None = None,
-) -> Fetched:
+    workers: int | None = None,
+    ray: str | None = None,
+    array: tuple[int, int] | None = None,
+) -> Fetched | None:
     """Fetches every URL of the columns `image` once, then writes the tables that name the files.
+
+    Returns None from a job of an array when others have not done their shares yet: the last writes
+    the tables.
 
     Args:
         tables_path: folder of tables, or the file of products in it.
@@ -74,6 +80,9 @@ def fetch_pictures(
         retry_failed: tries again what failed before.
         max_rejected: share of any one file's rows, 0 to 1, that may be no rows.
         grades: columns of judgments that are grades; None for the layout's.
+        workers: processes, or actors of Ray; None for one process, or one actor a core.
+        ray: address of a Ray cluster that fetches; None for processes.
+        array: (I, N) fetches the I-th of N shares, from 0; None all.
 
     Raises:
         BuildError: a setting is out of range, `out` is something else or in use, or too many rows
@@ -86,25 +95,41 @@ def fetch_pictures(
     rejects: list[Reject] = []
     shop = read_shop(tables_path, with_grades(layout, grades), rejects)
     urls = list(dict.fromkeys(url for table in shop.tables for url in table.urls()))
-    with _locked(out, shop.folder):
+    with _locked(out, shop.folder, shared=array is not None) as lock:
         (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
         listed = Rejects(rejects, shop.files, max_rejected, left_rejects)
         listed.check()
-        before = _outcomes_before(out, urls)
+        before = outcomes_before(out, urls, shared=array is not None)
         settled = {FETCHED} if retry_failed else {FETCHED, FAILED}
         pending = [url for url in urls if url not in before or before[url].status not in settled]
-        outcomes = before | _fetch(pending, out, settings, before)
-        rows = {}
-        for table in shop.tables:
-            failures: list[Reject] = []
-            places = shop.folder, out
-            frame = with_files(table, outcomes, *places, layout.absent_pictures, failures)
-            listed.add(*failures)
-            write_table(out, table.name, frame)
-            if "image" in frame:
-                rows[table.file.name] = (int((frame["image"] != "").sum()), len(frame))
+        if ray is None and array is None and workers in (None, 1):
+            found = _fetch(pending, out, settings, before)
+        else:
+            plan = plan_slices(out, pending, settings, [retry_failed, *urls])
+            run_plan(plan, workers=workers, ray=ray, array=array, label="fetching")
+            if array and not (is_done(plan) and lock.is_last() and is_done(plan)):
+                return None
+            found = _take(outcomes_of(plan), out, before)
+        outcomes = before | found
+        rows = _write_tables(shop, out, outcomes, layout, listed)
         listed.write(out / "rejects.csv")
     return _summary(urls, pending, outcomes, rows, listed)
+
+
+def _write_tables(
+    shop: Shop, out: Path, outcomes: dict[str, Outcome], layout: Layout, listed: Rejects
+) -> dict[str, tuple[int, int]]:
+    """Writes the tables; returns how many rows of each have a picture, of how many."""
+    rows = {}
+    for table in shop.tables:
+        failures: list[Reject] = []
+        places = shop.folder, out
+        frame = with_files(table, outcomes, *places, layout.absent_pictures, failures)
+        listed.add(*failures)
+        write_table(out, table.name, frame)
+        if "image" in frame:
+            rows[table.file.name] = (int((frame["image"] != "").sum()), len(frame))
+    return rows
 
 
 def _check_settings(settings: FetchSettings) -> None:
@@ -124,8 +149,8 @@ def _check_settings(settings: FetchSettings) -> None:
 
 
 @contextmanager
-def _locked(out: Path, tables_path: Path) -> Iterator[None]:
-    """Makes `out` where it is not there, and holds it against a second run.
+def _locked(out: Path, tables_path: Path, shared: bool) -> Iterator[Lock]:
+    """Makes `out` where it is not there, and holds it against a second run, or one of no array.
 
     Raises:
         BuildError: `out` is the tables' own folder, in use, or was not made by this command.
@@ -135,49 +160,17 @@ def _locked(out: Path, tables_path: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise BuildError(f"{out}: expected a folder, got a file")
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()) and not (out / STATUS).is_file():
+    ours = (LOCK, f".{STATUS}")
+    if (
+        any(not path.name.startswith(ours) for path in out.iterdir())
+        and not (out / STATUS).is_file()
+    ):
         raise BuildError(f"{out}: expected a new or empty folder or one with {STATUS}, got neither")
-    # The kernel gives it up with the process, however that ends.
-    handle = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        with locked(out / LOCK, f"{out}: another run is fetching into it", shared) as lock:
+            yield lock
     except BlockingIOError as error:
-        raise BuildError(f"{out}: another run is fetching into it") from error
-    finally:
-        os.close(handle)
-
-
-def _outcomes_before(out: Path, urls: list[str]) -> dict[str, Outcome]:
-    """Returns what earlier runs did and is still there; removes what a killed one left half done.
-
-    Raises:
-        BuildError: the table of outcomes is not ours.
-    """
-    try:
-        outcomes = read_outcomes(out / STATUS)
-    except ValueError as error:
         raise BuildError(str(error)) from error
-    for partial in out.glob("images/??/.*"):
-        partial.unlink()
-    for url in urls:
-        outcome = outcomes.get(url)
-        if outcome is None:
-            # Files are written whole, and then the table.
-            names = (file_stem(url) + extension for extension in EXTENSIONS.values())
-            file = next((name for name in names if (out / name).is_file()), "")
-            if file:
-                size = (out / file).stat().st_size
-                outcomes[url] = Outcome(url, FETCHED, file, size, 1, "", "")
-        elif outcome.status == FETCHED and not _is_whole(out, outcome):
-            outcomes[url] = outcome._replace(status="lost", file="", bytes=0)
-    return outcomes
-
-
-def _is_whole(out: Path, outcome: Outcome) -> bool:
-    """Says whether a picture's file is there, with the bytes that were fetched."""
-    path = out / outcome.file
-    return path.is_file() and path.stat().st_size == outcome.bytes
 
 
 def _fetch(
@@ -185,18 +178,23 @@ def _fetch(
 ) -> dict[str, Outcome]:
     """Fetches URLs and returns their outcomes; the table of outcomes is kept up to date."""
     outcomes: dict[str, Outcome] = {}
-    write_outcomes(out / STATUS, before.values())
     with tqdm(total=len(urls), unit="picture", disable=None) as progress:
 
         def done(outcome: Outcome) -> None:
-            url = outcome.url
-            earlier = before[url].attempts if url in before else 0
-            outcomes[url] = outcome._replace(attempts=outcome.attempts + earlier)
-            add_outcome(out / STATUS, outcomes[url])
+            outcomes[outcome.url] = counted(outcome, before)
+            add_outcome(out / STATUS, outcomes[outcome.url])
             progress.update()
 
         asyncio.run(fetch_all(urls, out, settings, done))
     write_outcomes(out / STATUS, (before | outcomes).values())
+    return outcomes
+
+
+def _take(found: dict[str, Outcome], out: Path, before: dict[str, Outcome]) -> dict[str, Outcome]:
+    """Takes what slices have done into the table of outcomes."""
+    outcomes = {url: counted(outcome, before) for url, outcome in found.items()}
+    write_outcomes(out / STATUS, (before | outcomes).values())
+    remove_plans(out)
     return outcomes
 
 
@@ -253,8 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-rejected", type=float, default=MAX_REJECTED, help="share of a file's rows"
     )
+    add_run_options(parser, gpus=False, workers="one")
     words = {
-        "concurrency": "most pictures at a time",
+        "concurrency": "most pictures at a time, of a process",
         "per_host": "most of one host",
         "timeout": "seconds a request may take",
         "attempts": "most requests for a picture",
@@ -290,9 +289,15 @@ def main(argv: list[str] | None = None) -> int:
     except (BuildError, RejectError, TableError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (PlanError, RuntimeError, ModuleNotFoundError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: stopped; the same command goes on", file=sys.stderr)
         return 130
+    if fetched is None:
+        print(f"{out}: {WAITS}")
+        return 0
     _print(fetched)
     if fetched.urls and not fetched.fetched + fetched.kept:
         print(f"error: {out}: none of the {fetched.urls} pictures was fetched", file=sys.stderr)

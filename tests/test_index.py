@@ -63,7 +63,7 @@ def test_jobs_of_an_array_say_who_makes_the_index(
     [
         (["{shop}", "{out}", "--model", "{run}", "--array", "2/2"], "expected I from 0 to N - 1"),
         (["{shop}", "{out}", "--model", "{run}", "--gpus", "nan"], "gpus: expected at least 0"),
-        (["{shop}", "{out}", "--model", "{run}", "--ray", "127.0.0.1:1"], "no cluster there"),
+        (["{shop}", "{out}", "--model", "{run}", "--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: "),
         (["{shop}", "{out}", "--model", "nowhere"], "nowhere: no finished model there"),
         (["nowhere", "{out}", "--model", "{run}"], "nowhere: no such file or folder"),
         (["{shop}", "{shop}", "--model", "{run}"], "expected a new or empty folder or an index"),

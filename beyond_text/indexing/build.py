@@ -6,14 +6,13 @@ done is kept in INDEX/building until the new generation stands, so a build that 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -44,6 +43,7 @@ from beyond_text.indexing.vectors import Vectors, encode_changes
 from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.nearest import Nearest, recall
 from beyond_text.tables.layouts import TableError
+from beyond_text.tasks.lock import Lock, locked
 from beyond_text.tasks.processes import Processes
 from beyond_text.terminal import plain
 
@@ -254,29 +254,19 @@ def _check_place(index: Path) -> None:
 
 
 @contextmanager
-def _locked(index: Path, shared: bool) -> Iterator[IO[str]]:
+def _locked(index: Path, shared: bool) -> Iterator[Lock]:
     """Lets one process at a time build an index, or the jobs of an array; a kill frees it."""
     building = index / BUILDING
     with errors_name(building):
         building.mkdir(parents=True, exist_ok=True)
-        with (index / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                message = f"{index}: another process builds this index: wait until it is done"
-                raise BlockingIOError(message) from error
-            yield file
+        message = f"{index}: another process builds this index: wait until it is done"
+        with locked(index / ".lock", message, shared) as lock:
+            yield lock
 
 
-def _is_last(lock: IO[str], index: Path, old: Generation | None) -> bool:
-    """Says whether a job of an array is to make the index, which from then on it does alone.
-
-    Of several jobs that find all done, one gets the lock: at the latest, the last to ask for it.
-    """
-    try:
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _is_last(lock: Lock, index: Path, old: Generation | None) -> bool:
+    """Says whether a job of an array is to make the index, which from then on it does alone."""
+    if not lock.is_last():
         return False
     now = _earlier(index)
     # Another may have made it in between.

@@ -18,7 +18,7 @@ from beyond_text.indexing.encode_parts import (
 )
 from beyond_text.indexing.encoders import Job
 from beyond_text.indexing.generation import Generation
-from beyond_text.indexing.source import Content
+from beyond_text.indexing.source import Content, Digests
 from beyond_text.tasks.processes import Processes
 from beyond_text.tasks.run import is_done, results
 
@@ -29,6 +29,28 @@ class Vectors(NamedTuple):
     vectors: np.ndarray
     present: np.ndarray
     encoded: int
+
+
+class _Taken:
+    """Vectors of products by their digests, as they become known."""
+
+    def __init__(self, digests: Digests, dim: int) -> None:
+        self.vectors = np.zeros((len(digests), dim), dtype=np.float16)
+        self.present = np.zeros(len(digests), dtype=bool)
+        self.done = np.zeros(len(digests), dtype=bool)
+        self._rows: dict[bytes, list[int]] = {}
+        for row, digest in enumerate(digests):
+            self._rows.setdefault(digest.tobytes(), []).append(row)
+
+    def take(self, keys: Digests, found: np.ndarray, there: Sequence[bool] | np.ndarray) -> None:
+        """Takes vectors, and whether each is one, for all products with these digests."""
+        for key, vector, is_there in zip(keys, found, there, strict=True):
+            rows = self._rows.get(key.tobytes(), [])
+            self.vectors[rows], self.present[rows], self.done[rows] = vector, is_there, True
+
+    def open(self) -> list[int]:
+        """Returns the first row of each digest whose vector is not known."""
+        return [rows[0] for rows in self._rows.values() if not self.done[rows[0]]]
 
 
 def encode_changes(
@@ -56,32 +78,18 @@ def encode_changes(
         ValueError: a product cannot be read, or its vector is not finite.
         RuntimeError: a process was killed.
     """
-    digests = content.digests
-    vectors = np.zeros((len(digests), job.dim), dtype=np.float16)
-    present = np.zeros(len(digests), dtype=bool)
-    done = np.zeros(len(digests), dtype=bool)
-    rows_of: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(digests):
-        rows_of.setdefault(digest.tobytes(), []).append(row)
-
-    def take(keys: np.ndarray, found: np.ndarray, there: Sequence[bool] | np.ndarray) -> None:
-        for key, vector, is_there in zip(keys, found, there, strict=True):
-            rows = rows_of.get(key.tobytes(), [])
-            vectors[rows], present[rows], done[rows] = vector, is_there, True
-
-    def firsts() -> list[int]:
-        return [rows[0] for rows in rows_of.values() if not done[rows[0]]]
-
+    known = _Taken(content.digests, job.dim)
     if old:
-        take(old.digests(), old.vectors, np.ones(len(old), dtype=bool))
-    folder = plan_folder(building, job, digests[firsts()])
+        known.take(old.digests(), old.vectors, np.ones(len(old), dtype=bool))
+    folder = plan_folder(building, job, content.digests[known.open()])
     taken = set()
     for path, keys, part in read_parts(building, made_by(job)):
-        take(keys, *part)
+        known.take(keys, *part)
         taken.add(path)
-    todo, rows = int((~done).sum()), firsts()
+    todo, rows = int((~known.done).sum()), known.open()
     if rows or folder.is_dir():
-        plan = plan_parts(folder, job, [content.products[row] for row in rows], digests[rows])
+        products = [content.products[row] for row in rows]
+        plan = plan_parts(folder, job, products, content.digests[rows])
         run_parts(plan, job, len(rows), how, early)
         if how["array"] and not is_done(plan):
             return None
@@ -89,7 +97,7 @@ def encode_changes(
         for path in (folder / name for name in names):
             if path not in taken:
                 keys, part = read_part(path, made_by(job))
-                take(keys, *part)
-    if not done.all():
+                known.take(keys, *part)
+    if not known.done.all():
         raise ValueError(f"{folder}: a plan of other products: remove this folder")
-    return Vectors(vectors, present, todo)
+    return Vectors(known.vectors, known.present, todo)

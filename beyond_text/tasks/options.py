@@ -11,10 +11,17 @@ from typing import Any
 SLURM = "SLURM_ARRAY_TASK_"
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --workers, --ray, --array and --gpus; `run_options` takes what they were given."""
+def add_run_options(
+    parser: argparse.ArgumentParser, gpus: bool = True, workers: str = "one a core"
+) -> None:
+    """Adds --workers, --ray, --array and, with `gpus`, --gpus; `run_options` takes their values.
+
+    `workers` says what the default of --workers is.
+    """
     parser.add_argument(
-        "--workers", type=at_least_one, help="processes, or actors with --ray; default: one a core"
+        "--workers",
+        type=at_least_one,
+        help=f"processes, or actors with --ray; default: {workers}",
     )
     parser.add_argument(
         "--ray", metavar="auto|ADDRESS", help="work on a Ray cluster (pip install '.[cluster]')"
@@ -25,14 +32,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="do the I-th of N shares, from 0; auto is this job's of a SLURM array",
     )
-    parser.add_argument(
-        "--gpus", type=float, default=0, help="GPUs that a process or actor takes; default: 0"
-    )
+    if gpus:
+        parser.add_argument(
+            "--gpus", type=float, default=0, help="GPUs that a process or actor takes; default: 0"
+        )
 
 
 def run_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns those options as keyword arguments of `run_plan`."""
-    return {name: getattr(arguments, name) for name in ("workers", "ray", "array", "gpus")}
+    """Returns the values of those options that were added, as keyword arguments of `run_plan`."""
+    given = vars(arguments)
+    return {name: given[name] for name in ("workers", "ray", "array", "gpus") if name in given}
 
 
 def at_least_one(text: str) -> int:

@@ -8,7 +8,16 @@ from contextlib import closing
 
 from tqdm import tqdm
 
-from beyond_text.tasks.plan import Frozen, Plan, PlanError, encode, freeze, load_function, read_plan
+from beyond_text.tasks.plan import (
+    PLAN,
+    Frozen,
+    Plan,
+    PlanError,
+    encode,
+    freeze,
+    load_function,
+    read_plan,
+)
 from beyond_text.tasks.processes import Processes
 from beyond_text.tasks.runner import Order, Outcome, attempt, sweep
 from beyond_text.tasks.sidecar import Sidecar, checked, read_sidecars
@@ -126,6 +135,8 @@ def visible_gpus(gpus: float) -> list[str]:
 
 def is_done(plan: Plan) -> bool:
     """Says whether every task of a plan has its sidecar and its files."""
+    if not (plan.folder / PLAN).exists():
+        return False
     frozen = _frozen(plan)
     numbers = range(len(frozen.tasks))
     return len(read_sidecars(frozen, numbers)) == len(numbers)

@@ -79,6 +79,13 @@ def file_stem(url: str) -> str:
     return f"{FOLDER}/{digest[:2]}/{digest[:32]}"
 
 
+def host_of(url: str) -> str:
+    """Returns the host of a URL; "" of what is none."""
+    with suppress(httpx.InvalidURL, UnicodeError):
+        return httpx.URL(url).host
+    return ""
+
+
 async def fetch_all(
     urls: list[str], out: Path, settings: FetchSettings, done: Callable[[Outcome], None]
 ) -> None:
@@ -129,10 +136,7 @@ class _Fetcher:
     def by_host(self, urls: list[str]) -> list[_Host]:
         """Sorts URLs by their hosts."""
         for url in urls:
-            name = ""
-            with suppress(httpx.InvalidURL, UnicodeError):
-                name = httpx.URL(url).host
-            self.hosts[name].urls.append(url)
+            self.hosts[host_of(url)].urls.append(url)
         return list(self.hosts.values())
 
     async def work(self, host: _Host, urls: Iterator[str]) -> None:

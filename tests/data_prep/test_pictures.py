@@ -22,6 +22,7 @@ from beyond_text.tables.layouts import DEFAULT_LAYOUT, TableError
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import RejectError
 from data_prep.adapters import ADAPTERS
+from data_prep.fetch import slices
 from data_prep.fetch.fetcher import FetchSettings
 from data_prep.fetch.shop import read_shop, write_table
 from data_prep.fetch.status import Outcome, read_outcomes, write_outcomes
@@ -374,7 +375,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_two_runs_do_not_fetch_into_one_folder(tmp_path: Path) -> None:
     tables, out = shop(tmp_path, ""), tmp_path / "out"
     fetch(tables, out)
-    handle = os.open(out, os.O_RDONLY)
+    handle = os.open(out / ".lock", os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(BuildError, match="another run is fetching into it"):
@@ -529,3 +530,134 @@ def test_outcomes_come_back_a_line_each(
     for outcome in outcomes:
         if not set("\r\n") & set("".join(map(str, outcome))):
             assert outcome.url in found
+
+
+def many(folder: Path, host: Host, count: int = 30) -> Path:
+    """Writes a shop whose pictures lie on three hosts, which are one; two of them fail."""
+    port = host.server_address[1]
+    names = ("127.0.0.1", "localhost", "127.1")
+    images = [f"http://{names[n % 3]}:{port}/many/{n}" for n in range(count)]
+    return shop(folder, *images, f"{host.url}/gone.jpg", f"{host.url}/page.jpg")
+
+
+def in_order(path: Path) -> list[dict[str, str]]:
+    return sorted(rows_of(path), key=lambda row: row["url"])
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "SLICE", 4)
+
+
+@pytest.mark.parametrize("how", ["processes", "array", "late array"])
+def test_slices_fetch_what_one_process_fetches(
+    how: str, small_slices: None, host: Host, tmp_path: Path
+) -> None:
+    tables, out = many(tmp_path, host), tmp_path / "out"
+    if how == "processes":
+        fetched = fetch(tables, out, workers=2)
+    else:
+        shares = [0, 1, 2] if how == "array" else [2, 2, 0, 1]
+        for share in shares[:-1]:
+            assert fetch(tables, out, array=(share, 3), workers=1) is None
+        assert not (out / "products.csv").exists()
+        fetched = fetch(tables, out, array=(shares[-1], 3), workers=1)
+    assert set(host.hits.values()) == {1}
+    assert not (out / "fetching").exists()
+    alone = tmp_path / "alone"
+    assert fetch(tables, alone) == fetched
+    assert in_order(out / "pictures.csv") == in_order(alone / "pictures.csv")
+    for name in ("products.csv", "rejects.csv"):
+        assert (out / name).read_bytes() == (alone / name).read_bytes()
+    # Nothing is asked again, by whomever.
+    host.hits.clear()
+    assert fetch(tables, out, workers=2)._replace(fetched=30, kept=0, failed_before=0) == fetched
+    assert fetch(tables, out, array=(0, 2), workers=1).kept == 30
+    assert not host.hits
+
+
+@pytest.mark.parametrize("then", [{"workers": 1}, {"workers": 2}, {"array": (0, 1), "workers": 1}])
+def test_shares_of_an_array_that_are_not_done_are_fetched_by_any_further_run(
+    then: dict[str, object], small_slices: None, host: Host, tmp_path: Path
+) -> None:
+    tables, out = many(tmp_path, host), tmp_path / "out"
+    fetch(tables, out, array=(1, 3), workers=1)
+    done = sum(host.hits.values())
+    assert 4 <= done <= 20
+    fetched = fetch(tables, out, **then)
+    assert (fetched.urls, fetched.rows["products.csv"]) == (32, (30, 32))
+    assert set(host.hits.values()) == {1}
+
+
+def test_a_slice_that_was_stopped_goes_on(host: Host, tmp_path: Path) -> None:
+    tables, out = many(tmp_path, host), tmp_path / "out"
+    fetch(tables, out, array=(1, 2), workers=1)
+    plan = next((out / "fetching").iterdir())
+    task = next(iter(slices._tasks(plan / "urls.jsonl", QUICK)))
+    aside = plan / "aside"
+    aside.mkdir()
+    assert slices.fetch_slice(task, aside) == {"fetched": 30, "failed": 2}
+    running = next(plan.glob("*.running.csv"))
+    # As a kill leaves it: two lines are lost, of a third a part is there.
+    lines = running.read_bytes().splitlines(keepends=True)
+    lost = [line for line in lines if b"gone.jpg" in line or b"/many/7," in line]
+    kept = [line for line in lines if line not in lost]
+    running.write_bytes(b"".join(kept) + lost[0][:-9])
+    host.hits.clear()
+    assert slices.fetch_slice(task, aside) == {"fetched": 30, "failed": 2}
+    # Of the picture the file is there, of the failure nothing is known.
+    assert host.hits == {"/gone.jpg": 1}
+    fetched = fetch(tables, out)
+    assert (fetched.fetched, fetched.kept, fetched.failed_before) == (0, 30, 2)
+
+
+def test_slices_of_a_host_share_what_it_is_asked_at_a_time() -> None:
+    urls = [f"http://large/{n}" for n in range(5_000)] + [f"http://h{n}/" for n in range(1_500)]
+    urls += [f"http://middle/{n}" for n in range(2_100)] + ["no url"]
+    found = list(slices._slices(urls, 4))
+    assert sorted(url for part, _ in found for url in part) == sorted(urls)
+    asked: dict[str, int] = {}
+    for part, few in found:
+        assert 0 < len(part) <= 2_000
+        for name in {slices.host_of(url) for url in part}:
+            asked[name] = asked.get(name, 0) + few
+    assert set(asked.values()) == {4}
+    assert len([part for part, few in found if few == 1]) == 4
+
+
+def test_another_shop_or_setting_is_another_plan(
+    small_slices: None, host: Host, tmp_path: Path
+) -> None:
+    tables, out = many(tmp_path, host), tmp_path / "out"
+    fetch(tables, out, array=(0, 3), workers=1)
+    fetch(tables, out, array=(1, 3), workers=1, attempts=2)
+    assert len(list((out / "fetching").iterdir())) == 2
+    shop(tmp_path, f"{host.url}/ok.png")
+    fetched = fetch(tables, out, array=(0, 1), workers=1)
+    assert (fetched.urls, images_of(out)[0][:7]) == (1, "images/")
+
+
+def test_jobs_of_an_array_fetch_together_and_no_other_run_does(host: Host, tmp_path: Path) -> None:
+    tables, out = many(tmp_path, host), tmp_path / "out"
+    assert fetch(tables, out, array=(1, 2), workers=1) is None
+    with (out / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with pytest.raises(BuildError, match="another run is fetching into it"):
+            fetch(tables, out)
+        # All is fetched, and the job that holds the lock will write the tables.
+        assert fetch(tables, out, array=(0, 2), workers=1) is None
+    assert fetch(tables, out, array=(0, 2), workers=1).kept == 0
+    assert set(host.hits.values()) == {1}
+
+
+def test_the_command_takes_shares(
+    host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables, out = many(tmp_path, host), tmp_path / "out"
+    words = [str(tables), str(out), "--allow-private"]
+    assert main([*words, "--array", "1/2"]) == 0
+    assert "the job that finds all shares done writes the tables" in capsys.readouterr().out
+    assert main([*words, "--array", "0/2"]) == 0
+    assert "32 URLs: 30 fetched, 0 kept from before, 2 failed" in capsys.readouterr().out
+    assert main([*words, "--ray", "127.0.0.1:1", "--retry-failed"]) == 1
+    assert capsys.readouterr().err.startswith("error: --ray 127.0.0.1:1: ")

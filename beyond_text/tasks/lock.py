@@ -1,0 +1,52 @@
+"""Lets one process at a time write a folder, or the jobs of one array; a kill frees it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Lock:
+    """A lock that this process holds, by the kernel, on an open file or folder."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def is_last(self) -> bool:
+        """Says whether a job of an array, which finds all done, now holds the lock alone.
+
+        Of several such jobs one does: at the latest the one that asks last.
+        """
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@contextmanager
+def locked(path: Path, message: str, shared: bool = False) -> Iterator[Lock]:
+    """Holds a lock on a folder, or on a file that is made.
+
+    Args:
+        path: of the folder or file.
+        message: of the error.
+        shared: with other jobs of an array.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    handle = os.open(path, flags, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(message) from error
+        yield Lock(handle)
+    finally:
+        os.close(handle)
