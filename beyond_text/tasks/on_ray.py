@@ -21,6 +21,8 @@ from beyond_text.tasks.runner import Order, Outcome, attempt
 
 # Tasks of a block are given out together; Ray keeps books of every block.
 MOST_BLOCKS = 10_000
+# Tasks that are given to an actor: one runs, one waits.
+AHEAD = 2
 
 
 class _Actor:
@@ -54,9 +56,8 @@ def run_on_ray(
     """
     ray, ours = _start(address)
     try:
-        have = ray.cluster_resources()
-        room = int(have.get("GPU", 0) / gpus) if gpus else int(have.get("CPU", 0))
-        if room < 1:
+        room, cores = _room([each["Resources"] for each in ray.nodes() if each["Alive"]], gpus)
+        if not room:
             kind = f"{gpus:g} GPUs" if gpus else "a core"
             raise PlanError(f"Ray at {address}: no machine has {kind} for an actor")
         size = min(actors or room, len(numbers))
@@ -68,9 +69,14 @@ def run_on_ray(
             fn_constructor_args=(order,),
             batch_size=1,
             # One may be all that is left after machines are lost.
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=size,
+                initial_size=size,
+                max_tasks_in_flight_per_actor=AHEAD,
+            ),
             # Ray sets OMP_NUM_THREADS to them.
-            num_cpus=max(1, int(have.get("CPU", 0)) // room) if gpus else 1,
+            num_cpus=cores,
             num_gpus=gpus,
         )
         for row in dataset.iter_rows():
@@ -80,6 +86,15 @@ def run_on_ray(
     finally:
         if ours:
             ray.shutdown()
+
+
+def _room(machines: Sequence[dict[str, float]], gpus: float) -> tuple[int, int]:
+    """Returns how many actors a cluster has room for, and the cores that each may take."""
+    if not gpus:
+        return sum(int(each.get("CPU", 0)) for each in machines), 1
+    counts = [(int(each.get("GPU", 0) / gpus), each.get("CPU", 0)) for each in machines]
+    shares = [int(cores / count) for count, cores in counts if count]
+    return sum(count for count, _ in counts), min(shares, default=0)
 
 
 def _start(address: str) -> tuple[Any, bool]:

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from beyond_text.tasks.on_ray import _room
 from beyond_text.tasks.plan import Plan, PlanError
 from beyond_text.tasks.run import is_done, results, run_plan
+from data_prep.fetch.fetcher import FetchSettings
+from data_prep.pictures import fetch_pictures
 from tests.cluster import STORE
+from tests.data_prep.fetch.server import picture_host
 from tests.indexing.shop import build
 from tests.tasks.work import (
     FUNCTION,
@@ -22,6 +26,7 @@ from tests.tasks.work import (
     driver,
     living,
     plan_of,
+    seen,
     tries,
     undisturbed,
     wait_for,
@@ -143,3 +148,41 @@ def test_an_index_is_encoded_by_a_cluster(
     other = build(tiny_tables, tmp_path / "alone", tiny_run, workers=1)
     assert (built.encoded, built.facts.files) == (48, other.facts.files)
     assert not (tmp_path / "ray" / "building").exists()
+
+
+def test_an_actor_has_the_gpus_that_it_is_said_to_take(cluster: Any, tmp_path: Path) -> None:
+    # Ray believes what it is told of GPUs.
+    machine = cluster.add_node(num_cpus=4, num_gpus=2, object_store_memory=STORE)
+    plan = plan_of(tmp_path / "plan", 6, wait=1.0)._replace(function="tests.tasks.work:see")
+    run_plan(plan, ray=cluster.address, gpus=1)
+    cluster.remove_node(machine)
+    assert {each["CUDA_VISIBLE_DEVICES"] for each in seen(plan.folder)} == {"0", "1"}
+
+
+def test_pictures_are_fetched_by_a_cluster(cluster: Any, tmp_path: Path) -> None:
+    tables = tmp_path / "shop"
+    tables.mkdir()
+    settings = FetchSettings(allow_private=True)
+    with picture_host() as host:
+        rows = [f"p{n},Vase,{host.url}/many/{n}" for n in range(9)]
+        rows += [f"p9,Vase,{host.url}/gone.jpg"]
+        (tables / "products.csv").write_text("\n".join(["product_id,title,image", *rows]))
+        fetched, alone = (
+            fetch_pictures(tables, tmp_path / name, settings=settings, ray=ray, max_rejected=1)
+            for name, ray in (("ray", cluster.address), ("alone", None))
+        )
+        assert set(host.hits.values()) == {2}
+    assert fetched == alone
+    for name in ("products.csv", "rejects.csv"):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_actors_share_the_cores_of_the_machines_that_have_their_gpus() -> None:
+    machines = [{"CPU": 64.0}, {"CPU": 16.0, "GPU": 8.0}, {"CPU": 7.0, "GPU": 2.0}]
+    assert _room(machines, 0) == (87, 1)
+    assert _room(machines, 1) == (10, 2)
+    assert _room(machines, 0.5) == (20, 1)
+    # An actor's GPUs are those of one machine.
+    assert _room(machines, 3) == (2, 8)
+    assert _room(machines, 9) == (0, 0)
+    assert _room([], 0) == (0, 1)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from beyond_text.tasks.plan import Plan, PlanError
-from beyond_text.tasks.run import is_done, results, run_plan
+from beyond_text.tasks.run import is_done, results, run_plan, visible_gpus
 from tests.tasks.work import (
     SIZE,
     Work,
@@ -21,6 +21,7 @@ from tests.tasks.work import (
     driver,
     living,
     plan_of,
+    seen,
     tries,
     undisturbed,
     wait_for,
@@ -314,3 +315,24 @@ def test_leftovers_of_the_living_stay(tmp_path: Path) -> None:
     assert (alive.exists(), elsewhere.exists(), dead.exists()) == (True, True, False)
     results(plan)
     assert not list(plan.folder.glob(".*"))
+
+
+def test_each_process_sees_a_gpu_and_its_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    # A machine with four GPUs, of which this run may see two.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert visible_gpus(0) == []
+    assert visible_gpus(0.5) == ["1", "3", "1", "3"]
+    plan = plan_of(tmp_path / "plan", wait=0.5)._replace(function="tests.tasks.work:see")
+    run_plan(plan, gpus=1)
+    cores = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert {each["CUDA_VISIBLE_DEVICES"] for each in seen(plan.folder)} == {"1", "3"}
+    assert {each["OMP_NUM_THREADS"] for each in seen(plan.folder)} == {cores}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PlanError, match="gpus: 1 asked for, and this machine has none"):
+        run_plan(plan_of(tmp_path / "none"), gpus=1)

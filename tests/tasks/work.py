@@ -58,6 +58,14 @@ def write(task: Work, out: Path) -> dict[str, int]:
     return {"numbers": len(numbers), "seed": task.seed}
 
 
+def see(task: Work, out: Path) -> dict[str, int]:
+    """Writes what a process is told of its GPUs and cores."""
+    time.sleep(task.wait)
+    seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+    (out / f"{task.seed}.json").write_text(json.dumps(seen))
+    return {}
+
+
 def no_task(task: int, out: Path) -> dict[str, int]:
     """Takes no Struct."""
     return {}
@@ -103,3 +111,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.02)
+
+
+def seen(folder: Path) -> list[dict[str, str]]:
+    """Reads what the tasks of `see` wrote."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("?.json"))]
