@@ -8,10 +8,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import IO, Any
+from zlib import crc32
 
 import msgspec
 
+# Stands for this machine's name in those of files.
+HOST = f"{crc32(gethostname().encode()):08x}"
 # What msgspec raises where bytes do not decode to a type.
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -35,8 +39,8 @@ def atomic_write(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     Raises:
         OSError: the file cannot be written; the error names it.
     """
-    # Each process of a run has a partial file of its own.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # Each process has a partial file of its own, on every machine that shares the disk.
+    partial = path.with_name(f".{path.name}.{HOST}.{os.getpid()}")
     try:
         with errors_name(path):
             encoding, newline = (None, None) if binary else ("utf-8", "\n")

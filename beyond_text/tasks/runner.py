@@ -113,6 +113,10 @@ class _Runner:
                 aside.mkdir()
                 counts = self.function(task, aside)
                 self._keep(number, aside, counts)
+        except Exception:
+            # Of a run beside this one, which has done it meanwhile and tidied up.
+            if not read_sidecar(self.folder, number, self.digest):
+                raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -266,6 +266,26 @@ def test_a_run_that_is_stopped_takes_its_processes_along_and_goes_on(
     assert bytes_of(folder) == undisturbed(tmp_path / "other", **fields)
 
 
+@pytest.mark.slow
+def test_two_runs_of_one_plan_at_the_same_time_change_nothing(tmp_path: Path, notes: Path) -> None:
+    folder = tmp_path / "plan"
+    fields = {"count": 9, "notes": str(notes), "wait": 0.2}
+    both = [driver(folder, {"workers": workers}, **fields) for workers in (1, 2)]
+    for process in both:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert max(tries(notes).values()) == 2
+    results(plan_of(folder, **fields))  # type: ignore[arg-type]
+    assert bytes_of(folder) == undisturbed(tmp_path / "other", **fields)
+
+
+def test_a_task_that_another_run_has_done_and_tidied_up_is_done(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "plan", 1, fault="overtaken")
+    run_plan(plan, workers=1)
+    assert len(results(plan)) == 1
+    assert bytes_of(plan.folder) == undisturbed(tmp_path / "other", count=1, fault="overtaken")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
     workers: int, small_disk: Path, tmp_path: Path
