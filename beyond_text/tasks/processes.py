@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -100,7 +101,9 @@ def _start(
         share = len(os.sched_getaffinity(0)) // len(devices)
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
     if warm:
-        warm(*arguments)
+        # What fails here fails again in the first task, which says so.
+        with suppress(Exception):
+            warm(*arguments)
 
 
 def _end_with(held: Connection) -> None:

@@ -13,12 +13,14 @@ import msgspec
 import pytest
 
 from beyond_text.tasks.plan import Plan, PlanError
+from beyond_text.tasks.processes import Processes
 from beyond_text.tasks.run import is_done, results, run_plan, visible_gpus
 from tests.tasks.work import (
     SIZE,
     Work,
     bytes_of,
     driver,
+    fail,
     living,
     plan_of,
     seen,
@@ -356,3 +358,12 @@ def test_each_process_sees_a_gpu_and_its_share_of_the_cores(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PlanError, match="gpus: 1 asked for, and this machine has none"):
         run_plan(plan_of(tmp_path / "none"), gpus=1)
+
+
+def test_processes_that_were_started_before_do_tasks_of_several_plans(tmp_path: Path) -> None:
+    with Processes(2, fail) as processes:
+        for name in "ab":
+            plan = plan_of(tmp_path / name)
+            run_plan(plan, processes=processes)
+            assert len(results(plan)) == 6
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")

@@ -73,6 +73,11 @@ def see(task: Work, out: Path) -> dict[str, int]:
     return {}
 
 
+def fail() -> None:
+    """Is how a process that cannot load its model starts."""
+    raise RuntimeError("no such model")
+
+
 def no_task(task: int, out: Path) -> dict[str, int]:
     """Takes no Struct."""
     return {}
