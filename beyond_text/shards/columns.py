@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from beyond_text.shards.manifest import ShardError
 
 # The most rows that are written as one part.
-ROWS = 2**20
+ROWS = 2**17
 # Says what is wrong with a part whose first row has a number, or nothing.
 Check = Callable[[pa.RecordBatch, int], str]
 

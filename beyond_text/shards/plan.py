@@ -52,7 +52,9 @@ class SourcePlan:
         self.anchors = order(first, (*seed, ANCHORS), roles.anchor)
         if first == size:
             return
+        # What a batch holds, and which of its anchors draws a sample first.
         self._taken = np.zeros(len(roles.anchor), dtype=bool)
+        self._first = np.zeros(len(roles.anchor), dtype=np.int32)
         for kind, members in ((OTHERS, ~roles.anchor), (FURTHER, roles.anchor)):
             if number := min(size - first, int(members.sum())):
                 self.others.append(order(number, (*seed, kind), members))
@@ -76,10 +78,12 @@ class SourcePlan:
         random = np.random.default_rng([*self.seed, NEGATIVES, number])
         owner, sample = self.roles.draw_negatives(anchors.samples, random)
         # Of several anchors that draw one product, the first has it.
-        _, first = np.unique(sample, return_index=True)
-        first = np.sort(first[~self._taken[sample[first]]])[: self.size - len(anchors.samples)]
-        self._taken[sample[first]] = True
-        return Draws(sample[first], anchors.epochs[owner[first]])
+        place = np.arange(len(sample), dtype=np.int32)
+        self._first[sample[::-1]] = place[::-1]
+        free = (self._first[sample] == place) & ~self._taken[sample]
+        chosen = np.flatnonzero(free)[: self.size - len(anchors.samples)]
+        self._taken[sample[chosen]] = True
+        return Draws(sample[chosen], anchors.epochs[owner[chosen]])
 
     def _free(self, order: Order, number: int, wanted: int) -> list[Draws]:
         """Returns the next samples of an order that the batch does not hold, as many as there are.

@@ -13,7 +13,8 @@ from PIL import Image
 
 from beyond_text.shards import columns
 from beyond_text.shards.batch import SampleIndex
-from beyond_text.shards.roles import MOST_NEGATIVES, Roles, roles_from, roles_of
+from beyond_text.shards.negatives import MOST_NEGATIVES
+from beyond_text.shards.roles import Roles, roles_of
 from beyond_text.shards.sampler import BatchSampler
 from beyond_text.shards.split import Split
 from data_prep.shards import build_shards
@@ -131,9 +132,9 @@ def plan(roles: Roles, batch_size: int, batches: int, negatives: float, **place:
 
 def some_roles(anchors: int, negatives: dict[int, list[int]] | None = None) -> Roles:
     """Returns roles of twenty samples, of which the first ones are anchors."""
-    pairs = sorted((one, other) for one, others in (negatives or {}).items() for other in others)
-    owners, others = (np.array([pair[side] for pair in pairs], np.int64) for side in (0, 1))
-    return roles_from(np.arange(20) < anchors, owners, others)
+    of = [sorted((negatives or {}).get(sample, [])) for sample in range(20)]
+    starts = np.cumsum([0, *map(len, of)], dtype=np.uint32)
+    return Roles(np.arange(20) < anchors, starts, np.concatenate(of).astype(np.uint32))
 
 
 def test_where_few_are_judged_three_quarters_of_a_batch_are_anchors() -> None:
