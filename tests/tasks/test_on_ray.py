@@ -27,6 +27,7 @@ from tests.tasks.work import (
     living,
     plan_of,
     seen,
+    slow,
     tries,
     undisturbed,
     wait_for,
@@ -64,7 +65,8 @@ def test_a_killed_actor_is_replaced(cluster: Any, tmp_path: Path, notes: Path) -
 def test_a_killed_driver_takes_its_actors_along_and_its_plan_goes_on(
     cluster: Any, tmp_path: Path, notes: Path
 ) -> None:
-    fields = {"count": 8, "notes": str(notes), "wait": 0.7}
+    fields = {"count": 8, "notes": str(notes)}
+    slow(notes, 1.0)
     folder = tmp_path / "plan"
     process = driver(folder, {"ray": cluster.address, "workers": 2}, **fields)
     wait_for(lambda: done(folder) >= 2)
@@ -73,6 +75,7 @@ def test_a_killed_driver_takes_its_actors_along_and_its_plan_goes_on(
     assert process.returncode == -signal.SIGKILL
     wait_for(lambda: not living(notes))
     assert 2 <= done(folder) < 8
+    slow(notes, 0.0)
     process = driver(folder, {"ray": cluster.address, "workers": 2}, **fields)
     said = ended(process)
     assert process.returncode == 0, said
@@ -83,12 +86,14 @@ def test_a_killed_driver_takes_its_actors_along_and_its_plan_goes_on(
 def test_the_tasks_of_a_machine_that_is_lost_are_done_by_another(
     cluster: Any, tmp_path: Path, notes: Path
 ) -> None:
-    fields = {"count": 8, "notes": str(notes), "wait": 1.0}
+    fields = {"count": 16, "notes": str(notes)}
+    slow(notes, 2.0)
     folder = tmp_path / "plan"
     machine = cluster.add_node(num_cpus=2, object_store_memory=STORE)
     process = driver(folder, {"ray": cluster.address, "workers": 4}, **fields)
     wait_for(lambda: len(living(notes)) >= 3)
     cluster.remove_node(machine, allow_graceful=False)
+    slow(notes, 0.1)
     said = ended(process)
     assert process.returncode == 0, said
     results(plan_of(folder, **fields))  # type: ignore[arg-type]

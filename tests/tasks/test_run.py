@@ -24,6 +24,7 @@ from tests.tasks.work import (
     living,
     plan_of,
     seen,
+    slow,
     tries,
     undisturbed,
     wait_for,
@@ -252,7 +253,8 @@ def test_a_run_that_is_stopped_takes_its_processes_along_and_goes_on(
     number: signal.Signals, workers: int, tmp_path: Path, notes: Path
 ) -> None:
     folder = tmp_path / "plan"
-    fields = {"notes": str(notes), "wait": 0.3}
+    fields = {"notes": str(notes)}
+    slow(notes, 0.5)
     process = driver(folder, **fields, how={"workers": workers})
     wait_for(lambda: len(list(folder.glob("*.done.json"))) >= 2)
     process.send_signal(number)
@@ -261,6 +263,7 @@ def test_a_run_that_is_stopped_takes_its_processes_along_and_goes_on(
     wait_for(lambda: not living(notes))
     done = len(list(folder.glob("*.done.json")))
     assert 2 <= done < 6
+    slow(notes, 0.0)
     plan = plan_of(folder, **fields)
     run_plan(plan, workers=1)
     results(plan)
@@ -271,7 +274,8 @@ def test_a_run_that_is_stopped_takes_its_processes_along_and_goes_on(
 @pytest.mark.slow
 def test_two_runs_of_one_plan_at_the_same_time_change_nothing(tmp_path: Path, notes: Path) -> None:
     folder = tmp_path / "plan"
-    fields = {"count": 9, "notes": str(notes), "wait": 0.2}
+    fields = {"count": 9, "notes": str(notes)}
+    slow(notes, 0.3)
     both = [driver(folder, {"workers": workers}, **fields) for workers in (1, 2)]
     for process in both:
         _, said = process.communicate(timeout=120)

@@ -30,7 +30,7 @@ class Work(msgspec.Struct):
     seed: int
     size: int = 1
     fault: str = ""
-    # A folder in which is noted who has tried.
+    # A folder in which is noted who has tried; NOTES.wait holds the seconds that a task takes.
     notes: str = ""
     wait: float = 0.0
 
@@ -44,7 +44,8 @@ def write(task: Work, out: Path) -> dict[str, int]:
         (notes / f"{task.seed}-{time.time_ns()}-{os.getpid()}").touch()
     numbers = np.random.default_rng(task.seed).integers(0, 256, task.size * SIZE, dtype=np.uint8)
     (out / f"a-{task.seed:03}.bin").write_bytes(numbers.tobytes())
-    time.sleep(task.wait)
+    pause = Path(f"{task.notes}.wait")
+    time.sleep(float(pause.read_text()) if task.notes and pause.is_file() else task.wait)
     if task.fault == "killed" or (task.fault == "killed once" and first):
         os.kill(os.getpid(), signal.SIGKILL)
     if task.fault == "overtaken" and os.environ.pop("OVERTAKEN", "1"):
@@ -105,10 +106,18 @@ def living(notes: Path) -> set[int]:
 
 
 def undisturbed(folder: Path, **fields: object) -> dict[str, bytes]:
+    """Runs a plan in this process, with no pause; returns its bytes."""
+    if fields.get("notes"):
+        Path(f"{fields['notes']}.wait").unlink(missing_ok=True)
     plan = plan_of(folder, **fields)  # type: ignore[arg-type]
     run_plan(plan, workers=1)
     results(plan)
     return bytes_of(folder)
+
+
+def slow(notes: Path, seconds: float) -> None:
+    """Lets each task take so long."""
+    Path(f"{notes}.wait").write_text(str(seconds))
 
 
 def driver(folder: Path, how: dict[str, object], **fields: object) -> subprocess.Popen[str]:
