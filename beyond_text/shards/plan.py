@@ -55,8 +55,11 @@ class SourcePlan:
         # What a batch holds, and which of its anchors draws a sample first.
         self._taken = np.zeros(len(roles.anchor), dtype=bool)
         self._first = np.zeros(len(roles.anchor), dtype=np.int32)
-        for kind, members in ((OTHERS, ~roles.anchor), (FURTHER, roles.anchor)):
-            if number := min(size - first, int(members.sum())):
+        others = max(roles.others_in(size, negatives), size - int(roles.anchor.sum()))
+        for kind, members, most in (
+            (OTHERS, ~roles.anchor, others), (FURTHER, roles.anchor, size - first),
+        ):  # fmt: skip
+            if number := min(most, int(members.sum())):
                 self.others.append(order(number, (*seed, kind), members))
 
     def batch(self, number: int) -> Draws:
@@ -67,7 +70,9 @@ class SourcePlan:
         self._taken[anchors.samples] = True
         parts = [anchors, self._judged(anchors, number)]
         for order in self.others:
-            parts += self._free(order, number, self.size - sum(len(part.samples) for part in parts))
+            wanted = self.size - sum(len(part.samples) for part in parts)
+            is_last = order is self.others[-1]
+            parts += self._free(order, number, wanted if is_last else min(wanted, order.take))
         samples, epochs = map(np.concatenate, zip(*parts, strict=True))
         self._taken[samples] = False
         return Draws(samples, epochs)

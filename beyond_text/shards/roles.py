@@ -44,8 +44,13 @@ class Roles(NamedTuple):
         """
         anchors, samples = int(self.anchor.sum()), len(self.anchor)
         asking = int(np.count_nonzero(np.diff(self.starts)))
-        others = (samples - anchors) * number // samples - (-asking * number // samples)
+        others = self.others_in(number, share) - (-asking * number // samples)
         return min(anchors, number - min(int(share * number), others))
+
+    def others_in(self, number: int, share: float) -> int:
+        """Returns how many of a batch are no anchors: as of the source, but at most `share`."""
+        samples = len(self.anchor)
+        return min(int(share * number), int((~self.anchor).sum()) * number // samples)
 
     def of(self, sample: int) -> UInt32[np.ndarray, " negatives"]:
         """Returns the judged negatives of a sample."""

@@ -4,9 +4,9 @@
 
 Needs no pictures: it writes the arrays of a split of made-up products, a quarter as many queries
 and ten judgments a product, and plans batches for one of many processes. Times are those of a core
-of its own. Memory is what a process does not share with others (USS), less what it had before; that
-of a worker is measured in two at once, after each has read the index and the judgments of all
-products. It is measured at two sizes, and computed for a larger one by the line through both.
+of its own. Memory is what a process does not share with others (USS), less what it had before, in
+two at once: workers that have read the index and the judgments of all products, and processes that
+plan. It is measured at two sizes, and computed for a larger one by the line through both.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -100,9 +101,8 @@ def unshared() -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
-def _work(split: Split, start: Any, found: Any) -> None:
-    """Reads what a worker may read of all products, and reports what it cost."""
-    before = unshared()
+def _read(split: Split) -> None:
+    """Reads what a worker may read of all products."""
     for shard in range(len(split.sizes)):
         split.categories(shard)
     for _ in split.judged:
@@ -110,21 +110,42 @@ def _work(split: Split, start: Any, found: Any) -> None:
     for number in np.random.default_rng(0).integers(0, len(split), 20_000).tolist():
         split.judgments(number)
         split.picture_numbers(number)
+
+
+def _plan(split: Split) -> list[BatchSampler]:
+    """Makes a plan of all that it can hold, and goes on far with it."""
+    roles, batch = roles_of(split, ["query_product"]), min(4096, len(split) // 2)
+    arguments = [split.sizes], [1.0], batch, 2 * FAR, 0, 0, 1, FAR
+    plan = BatchSampler(
+        *arguments, roles=[roles], negatives=0.25, categories=[split.categories], run=4
+    )
+    for _ in islice(plan, 20):
+        pass
+    return [plan]
+
+
+def _work(work: Callable[[Split], Any], split: Split, start: Any, found: Any) -> None:
+    before = unshared()
+    # Kept until its memory is measured.
+    kept = work(split)
     # Both hold what they hold before either measures.
     start.wait()
     found.put(unshared() - before)
     start.wait()
+    del kept
 
 
-def worker_memory(split: Split, workers: int = 2) -> int:
-    """Returns the bytes that reading a whole split costs a worker."""
+def memory_of(work: Callable[[Split], Any], split: Split, processes: int = 2) -> int:
+    """Returns the bytes that a work costs each of several processes of one machine."""
     context = multiprocessing.get_context("fork")
-    start, found = context.Barrier(workers), context.SimpleQueue()
-    processes = [context.Process(target=_work, args=(split, start, found)) for _ in range(workers)]
-    for process in processes:
+    start, found = context.Barrier(processes), context.SimpleQueue()
+    started = [
+        context.Process(target=_work, args=(work, split, start, found)) for _ in range(processes)
+    ]
+    for process in started:
         process.start()
-    costs = [found.get() for _ in processes]
-    for process in processes:
+    costs = [found.get() for _ in started]
+    for process in started:
         process.join()
     return max(costs)
 
@@ -166,15 +187,15 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
 
 def measure(split: Split, rows: Sequence[int], batches: int) -> dict[str, Any]:
     """Measures time and memory with a split."""
-    result: dict[str, Any] = {"plans": {}, "a worker": worker_memory(split)}
-    before, begun = unshared(), time.process_time()
+    works = {"a worker": _read, "the process that plans": _plan}
+    result: dict[str, Any] = {name: memory_of(work, split) for name, work in works.items()}
+    result["plans"], begun = {}, time.process_time()
     roles = roles_of(split, ["query_product"])
     result["roles"] = time.process_time() - begun
     for number in rows:
         for name, make in _plans(split, roles, number * PROCESSES).items():
             title = f"{name}, {PROCESSES} x {number:,}"
             result["plans"][title] = plan_times(make, batches)
-    result["the process that plans"] = unshared() - before
     return result
 
 

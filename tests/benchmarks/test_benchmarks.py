@@ -26,6 +26,7 @@ from tests.benchmarks import (
     measure,
     peers,
     pictures,
+    plan,
     quality,
     recipe,
     search,
@@ -431,3 +432,14 @@ def test_an_update_of_an_index_is_measured_beside_its_build(
     for line in ("60 encoded, 0 as", "0 encoded, 60 as", "6 encoded, 54 as", "0 encoded, 60 as"):
         before, found, said = said.partition(line)
         assert found, before
+
+
+def test_plans_and_memory_are_measured_of_a_split_whose_arrays_are_written() -> None:
+    result = plan.main(["--products", "10000", "--rows", "10", "--batches", "2"])
+    assert list(result["plans"]) == [
+        f"{name}, 64 x 10"
+        for name in ("10,000,000 products", "the same and another source",
+                     "10,000 products, judged negatives", "10,000 products, runs of a category")
+    ]  # fmt: skip
+    assert all(0 < times["batch"] <= times["slowest"] for times in result["plans"].values())
+    assert all(len(costs) == 2 for costs in result["memory"].values())

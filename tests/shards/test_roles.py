@@ -149,6 +149,13 @@ def test_where_most_are_judged_the_others_have_their_own_share() -> None:
         assert sum(index.sample >= 18 for index in batch) == 1
 
 
+def test_places_that_no_judged_negative_takes_go_to_anchors_and_others_keep_their_share() -> None:
+    roles = some_roles(18, {sample: [(sample + 1) % 18] for sample in range(18)})
+    for batch in plan(roles, 10, 20, 0.6):
+        assert sum(index.sample >= 18 for index in batch) == 1
+        assert len({index.sample for index in batch}) == 10
+
+
 def test_others_fill_the_batch_where_anchors_are_too_few() -> None:
     for batch in plan(some_roles(2), 10, 6, 0.25):
         assert {0, 1} < {index.sample for index in batch}
