@@ -7,6 +7,7 @@ that a terminal would obey rather than show is shown as its code, such as `\x1b`
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 # Of the formats, those that scripts and emoji need to be read.
 JOINERS = "\u200c\u200d"
 TABLE_WIDTH = 100
+PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]*@")
 # Errors of the input and of the machine.
 EXPECTED: tuple[type[BaseException], ...] = (
     ValueError,
@@ -89,7 +91,8 @@ def one_line(error: BaseException) -> str:
     if "Traceback (most recent call last)" in text:
         # A loader's worker sends its traceback along, whose last line is the error.
         text = text.splitlines()[-1]
-    return plain(text)
+    # Whoever raised it may not have known that a text is a URL with a password.
+    return plain(PASSWORD.sub("://", text))
 
 
 def check_writable(path: Path) -> None:

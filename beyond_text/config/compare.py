@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beyond_text.config.settings import Config
+from beyond_text.config.urls import without_credentials
 
 # How and where a run is carried out: these settings do not change its numbers.
 SETTINGS_WITHOUT_EFFECT = (
@@ -14,6 +15,8 @@ SETTINGS_WITHOUT_EFFECT = (
     "resume",
     "trainer",
     "data.workers",
+    "data.cache_dir",
+    "data.cache_gb",
     "checkpoint_every",
     "evaluate_every",
 )
@@ -21,7 +24,9 @@ SETTINGS_WITHOUT_EFFECT = (
 
 def differences(before: Config, now: Config) -> list[str]:
     """Returns the settings that would change a run's numbers, sorted, as "key (asked, found)"."""
-    found, asked = (flatten(dataclasses.asdict(config)) for config in (before, now))
+    found, asked = (
+        flatten(dataclasses.asdict(without_credentials(config))) for config in (before, now)
+    )
     # The order of the sources matters: each one's samples are shuffled by its position.
     for settings, config in ((found, before), (asked, now)):
         settings["data.sources"] = ", ".join(config.data.sources)

@@ -34,6 +34,7 @@ from beyond_text.config.settings import (
     Source,
     TextField,
 )
+from beyond_text.config.urls import is_url, shown, shown_word, without_credentials
 from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -45,6 +46,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "text_encoder.pooling": get_args(Pooling),
     "image_encoder.pooling": get_args(ImagePooling),
 }
+
+# Settings that are no URLs.
+LOCAL_PATHS = (
+    "run",
+    "start",
+    "cache",
+    "data.cache_dir",
+    "text_encoder.path",
+    "image_encoder.path",
+)
 
 # (setting, smallest, largest); bounds included, infinity not.
 RANGES: tuple[tuple[str, float, float], ...] = (
@@ -82,6 +93,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("data.same_category", 1, float("inf")),
     ("data.max_skipped", 0.0, 1.0),
     ("data.workers", 0, float("inf")),
+    ("data.cache_gb", 1e-3, float("inf")),
 )
 
 
@@ -136,6 +148,7 @@ def _is_text(key: str) -> bool:
 def _parse(override: str) -> DictConfig:
     """Parses a `key=value` override."""
     key, equals, value = override.partition("=")
+    override = shown_word(override)
     if not equals:
         raise ConfigError(f"{override}: expected key=value")
     if _is_text(key):
@@ -173,7 +186,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     merged = OmegaConf.structured(Config)
     config = Config()
     layers = [(str(path), _read(Path(path))) for path in files]
-    layers += [(text, _parse(text)) for text in overrides]
+    layers += [(shown_word(text), _parse(text)) for text in overrides]
     for origin, layer in layers:
         _check_keys(cast("Mapping[str, Any]", OmegaConf.to_container(layer)), origin)
         try:
@@ -222,6 +235,9 @@ def check(config: Config) -> None:
         raise ConfigError(
             "loss_weighting=learned: weights learn at the rate of lr.temperature, which is 0"
         )
+    for name in LOCAL_PATHS:
+        if is_url(value := attrgetter(name)(config)):
+            raise ConfigError(f"{name}: expected a folder of this machine, got {shown(value)}")
     _check_data(config.data)
 
 
@@ -245,7 +261,9 @@ def _check_data(data: Data) -> None:
     """Checks the sources, the weights of grades and the fields of texts."""
     for name, source in data.sources.items():
         if not source.path:
-            raise ConfigError(f"data.sources.{name}.path: expected a folder of shards, got ''")
+            raise ConfigError(
+                f"data.sources.{name}.path: expected a folder of shards or its URL, got ''"
+            )
         if not 0 <= source.weight < float("inf"):
             raise ConfigError(
                 f"data.sources.{name}.weight: expected at least 0, got {source.weight:g}"
@@ -288,5 +306,8 @@ def _check_unused(config: Config) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    """Returns the whole configuration as YAML; `load_config` reads an equal one back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """Returns the whole configuration as YAML; `load_config` reads an equal one back.
+
+    Only the credentials of URLs are left out.
+    """
+    return OmegaConf.to_yaml(OmegaConf.structured(without_credentials(config)))

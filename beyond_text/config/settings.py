@@ -94,7 +94,7 @@ class LearningRates:
 
 @dataclass
 class Source:
-    """A folder of shards and its share of the batches, relative to the other sources.
+    """A folder of shards, or its URL, and its share of the batches, relative to the other sources.
 
     It joins the stages all of whose losses it can supply. With `losses`, it supplies those alone,
     in every stage that has one of them.
@@ -134,6 +134,10 @@ class Data:
     # Share of the products that lose one of their two modalities in training.
     modality_dropout: float = 0.0
     workers: int = 1
+    # Folder that keeps shards of URLs, shared by the runs of a machine; empty: the user's cache.
+    cache_dir: str = ""
+    # Its size in gigabytes (10^9 bytes); the shards used longest ago go first.
+    cache_gb: float = 50.0
     # The run stops if a larger share of the samples is unreadable.
     max_skipped: float = 0.01
 

@@ -11,7 +11,6 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +41,7 @@ class Member(NamedTuple):
     size: int
 
 
-def _walk(path: Path, data: bytes, is_last: bool) -> Iterator[tuple[str, str, Member]]:
+def _walk(file: str, data: bytes, is_last: bool) -> Iterator[tuple[str, str, Member]]:
     """Yields key, extension and place of each member of a sample's part of a tar.
 
     Header by header: tarfile's own walk follows extended headers, which may claim any size, any
@@ -56,24 +55,24 @@ def _walk(path: Path, data: bytes, is_last: bool) -> Iterator[tuple[str, str, Me
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
-            raise ShardError(f"{path}: not a readable tar: {error}") from error
+            raise ShardError(f"{file}: not a readable tar: {error}") from error
         name = MEMBER_NAME.fullmatch(header.name)
         if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or name is None:
             raise ShardError(
-                f"{path}: expected regular files called KEY.EXTENSION, got "
+                f"{file}: expected regular files called KEY.EXTENSION, got "
                 f"{header.name!r:.200} of type {header.type!r}"
             )
         offset += BLOCK
         if not 0 <= header.size <= len(data) - offset:
             raise ShardError(
-                f"{path}: member {header.name} of {header.size} bytes, expected no more than the "
+                f"{file}: member {header.name} of {header.size} bytes, expected no more than the "
                 f"{len(data) - offset} bytes that follow"
             )
         yield name[1], name[2], Member(offset, header.size)
         offset += -(-header.size // BLOCK) * BLOCK
 
 
-def _members(path: Path, data: bytes, is_last: bool) -> dict[str, Member]:
+def _members(file: str, data: bytes, is_last: bool) -> dict[str, Member]:
     """Returns the members of a sample by extension, placed within its part of the tar.
 
     Raises:
@@ -81,16 +80,16 @@ def _members(path: Path, data: bytes, is_last: bool) -> dict[str, Member]:
     """
     members: dict[str, Member] = {}
     first = None
-    for key, extension, member in _walk(path, data, is_last):
+    for key, extension, member in _walk(file, data, is_last):
         first = first or key
         if key != first:
-            raise ShardError(f"{path}: expected sample {first} alone, got one of {key} with it")
+            raise ShardError(f"{file}: expected sample {first} alone, got one of {key} with it")
         if extension in members:
-            raise ShardError(f"{path}: sample {key} has two members {extension}")
+            raise ShardError(f"{file}: sample {key} has two members {extension}")
         if extension in READ:
             members[extension] = member
     if "json" not in members:
-        raise ShardError(f"{path}: sample {first} has no json")
+        raise ShardError(f"{file}: sample {first} has no json")
     return members
 
 
@@ -118,6 +117,9 @@ class Shards:
             ShardError: it is none of that shard.
         """
         if shard not in self._records:
+            if not self._records:
+                # Small and many: of a URL, they come side by side.
+                self.store.ahead([entry["index"] for entry in self.entries])
             if len(self._records) >= MOST_MAPPED:
                 del self._records[next(iter(self._records))]
             entry = self.entries[shard]
@@ -165,7 +167,8 @@ class Shards:
         shard, position = self._place(sample)
         offsets = self.records(shard)["offset"][position : position + 2].tolist()
         start, stop = offsets if len(offsets) == 2 else (*offsets, self.entries[shard]["bytes"])
-        path = self.store.local(self.entries[shard])
+        entry = self.entries[shard]
+        path, name = self.store.local(entry), self.store.where(entry["file"])
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -173,7 +176,7 @@ class Shards:
             finally:
                 os.close(file)
         except OSError as error:
-            raise ShardError(f"{path}: no longer readable: {error.strerror}") from error
+            raise ShardError(f"{name}: no longer readable: {error.strerror}") from error
         if len(data) < stop - start:
-            raise ShardError(f"{path}: cut short since it was opened")
-        return shard, start, data, _members(path, data, len(offsets) == 1)
+            raise ShardError(f"{name}: cut short since it was opened")
+        return shard, start, data, _members(name, data, len(offsets) == 1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from beyond_text.config.settings import Config, ConfigError, Source, active_losses
 from beyond_text.config.views import OBJECTIVE_VIEWS, View
 from beyond_text.shards.dataset import uses_queries
 from beyond_text.shards.split import Split
+from beyond_text.shards.store import Store
 from beyond_text.terminal import plain
 
 # The manifest's name for the number of products that have a view.
@@ -75,7 +75,7 @@ def _supplies(config: Config) -> dict[str, SourceSupply | str]:
         name: _supply(
             name,
             source,
-            Split(Path(source.path), "train", data.text_fields, data.grades),
+            Split(Store.of(source.path, data), "train", data.text_fields, data.grades),
             stage,
             data.queries_per_product,
         )

@@ -9,7 +9,7 @@ is a SampleError, which training counts; a file that is not is an error that sto
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from beyond_text.shards.schema import sample_decoder
 from beyond_text.shards.store import Store
 from beyond_text.tables.pictures import PictureError, decode_pixels
 
+# Shards that are fetched while all are read in order.
+IN_ORDER = 8
+
 
 def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
     """Joins the chosen fields that are not empty, as sentences."""
@@ -33,7 +36,7 @@ def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 class Split:
-    """Opens one split of a folder of shards: its products, and the pictures of its queries.
+    """Opens one split of shards, in a folder or at a URL: products, and its queries' pictures.
 
     With `further`, `read` returns the products' further columns too, which training does not need.
     A judgment's gain is the mean over those of `grades` that the folder has, by their weights;
@@ -85,6 +88,22 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.products)
+
+    def in_order(self) -> Iterator[int]:
+        """Yields the numbers of all samples; the next shards are fetched meanwhile."""
+        sample = 0
+        for number, size in enumerate(self.sizes):
+            self.ahead(range(number, min(number + IN_ORDER, len(self.sizes))))
+            yield from range(sample, sample + size)
+            sample += size
+
+    def check_window(self, shards: int) -> None:
+        """Compares a window of shards, and the next, with the room of a cache.
+
+        Raises:
+            ShardError: there is not even room for the one.
+        """
+        self.store.check_window(self.products.entries, shards)
 
     def verify(self) -> None:
         """Reads every file of the split and checks it against the manifest's checksum.

@@ -19,6 +19,7 @@ from beyond_text.models.settings import ModelSettings
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import Products
+from beyond_text.shards.order import WINDOW
 from beyond_text.shards.roles import Roles, roles_of
 from beyond_text.shards.sampler import BatchSampler
 from beyond_text.shards.sources import supplies_of
@@ -64,6 +65,7 @@ class ShardData(pl.LightningDataModule):
 
         Raises:
             ConfigError: names the batch and the processes, or the source and its products.
+            ShardError: a source at a URL whose shards do not fit into the cache.
         """
         batch = self.config.batch_size
         if batch % processes:
@@ -74,6 +76,7 @@ class ShardData(pl.LightningDataModule):
         for name, roles in self.roles.items():
             self._say_few_anchors(name, roles, batch)
         for name, source in self.sources.items():
+            source.split.check_window(WINDOW)
             if len(source.split) < batch:
                 raise ConfigError(
                     f"data.sources.{name}: {len(source.split)} products in "

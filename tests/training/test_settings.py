@@ -102,6 +102,7 @@ ELSEWHERE = {
     "precision",  # models/test_precision; equal bits on a CPU without bfloat16
     "evaluate_every", "checkpoint_every",  # test_callbacks, test_checkpoints
     "data.workers", "data.max_skipped",  # test_exact, test_datamodule
+    "data.cache_dir", "data.cache_gb",  # test_cloud, shards/test_store
     "text_encoder.lora.alpha", "text_encoder.lora.dropout", "text_encoder.lora.targets",
     "image_encoder.lora.alpha", "image_encoder.lora.dropout", "image_encoder.lora.targets",
 }  # fmt: skip
