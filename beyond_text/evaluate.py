@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_text.config.names import MEASURE_NAMES, POOLS, Pool, check_finished
+from beyond_text.config.urls import path_of, place_of
 from beyond_text.config.views import View
 from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
 
 if TYPE_CHECKING:
     from beyond_text.metrics.results import Metrics
+    from beyond_text.shards.store import Folder
 
 # What imports torch is imported in the functions, so that --help and a mistake cost no wait.
 PRODUCT_VIEWS: tuple[View, ...] = ("product", "text", "image")
@@ -47,7 +49,7 @@ def show(title: str, rows: dict[str, Metrics], measures: tuple[str, ...] = MEASU
 
 def evaluate(
     run: Path,
-    tables: Path,
+    tables: Folder,
     split: str,
     out: Path,
     view: View = "product",
@@ -85,8 +87,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; `comparison` is one of `COMPARISONS` or None."""
     parser = argparse.ArgumentParser(prog="python -m beyond_text.evaluate", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished run folder")
-    parser.add_argument("--tables", type=Path, required=True, help="folder of tables or shards")
+    parser.add_argument("runs", type=path_of, nargs="+", metavar="RUN", help="finished run folder")
+    parser.add_argument(
+        "--tables", type=place_of, required=True, help="folder of tables or shards, or shards' URL"
+    )
     parser.add_argument("--split", default="dev")
     parser.add_argument(
         "--pool",
@@ -94,7 +98,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="search all products of the split, or those of every split (default: split; all where "
         "products have no split of their own)",
     )
-    parser.add_argument("--out", type=Path, help="default, of one run: RUN/eval-SPLIT")
+    parser.add_argument("--out", type=path_of, help="default, of one run: RUN/eval-SPLIT")
     parser.add_argument(
         "--view",
         choices=PRODUCT_VIEWS,
@@ -148,9 +152,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_in_one_line(RuntimeError):
         for each in arguments.runs:
             check_finished(each)
-        if not tables.exists():
+        if isinstance(tables, Path) and not tables.exists():
             raise FileNotFoundError(f"{tables}: no such file or folder")
         check_writable(out)
+        from beyond_text.shards.store import folder_of
+
+        tables = folder_of(tables)
         if arguments.comparison:
             from beyond_text.evaluation.compare import compare
 

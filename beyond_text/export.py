@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_text.config.names import check_finished
+from beyond_text.config.urls import path_of, place_of
 from beyond_text.terminal import check_writable, errors_in_one_line, plain
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="finished run folder")
-    parser.add_argument("out", type=Path, metavar="OUT", help="new folder, or an earlier export")
+    parser.add_argument("run", type=path_of, metavar="RUN", help="finished run folder")
+    parser.add_argument("out", type=path_of, metavar="OUT", help="new folder, or an earlier export")
     parser.add_argument(
         "--products",
-        type=Path,
+        type=place_of,
         metavar="FOLDER",
-        help="tables or shards, whose vectors are written to OUT/vectors.parquet",
+        help="tables, or shards or their URL, whose vectors are written to OUT/vectors.parquet",
     )
     parser.add_argument(
         "--push", metavar="OWNER/NAME", help="uploads OUT to a hub (HF_ENDPOINT), as private"
@@ -50,15 +51,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_in_one_line(RuntimeError):
         check_finished(arguments.run)
         check_writable(arguments.out)
-        if arguments.products and not arguments.products.exists():
-            raise FileNotFoundError(f"{arguments.products}: no such file or folder of products")
+        products = arguments.products
+        if isinstance(products, Path) and not products.exists():
+            raise FileNotFoundError(f"{products}: no such file or folder of products")
         if arguments.push:
             from beyond_text.exporting.push import check_name
 
             check_name(arguments.push)
         from beyond_text.exporting.folder import export_run
+        from beyond_text.shards.store import folder_of
 
-        _show(arguments.out, export_run(arguments.run, arguments.out, arguments.products))
+        folder = None if products is None else folder_of(products)
+        _show(arguments.out, export_run(arguments.run, arguments.out, folder))
         if arguments.push:
             from beyond_text.exporting.push import push
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beyond_text.config.names import INDEX_KINDS
+from beyond_text.config.urls import path_of, place_of
 from beyond_text.tasks.options import add_run_options, run_options
 from beyond_text.terminal import check_writable, errors_in_one_line, plain
 
@@ -34,9 +35,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("products", type=Path, help="tables or shards, with queries or without")
-    parser.add_argument("index", type=Path, metavar="INDEX", help="folder to make or to update")
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="finished run")
+    parser.add_argument(
+        "products", type=place_of, help="tables, or shards or their URL, with queries or without"
+    )
+    parser.add_argument("index", type=path_of, metavar="INDEX", help="folder to make or to update")
+    parser.add_argument("--model", type=path_of, required=True, metavar="RUN", help="finished run")
     parser.add_argument("--kind", choices=INDEX_KINDS, default="exact", help="default: exact")
     parser.add_argument("--dim", type=int, help="width of the vectors; default: the model's")
     add_run_options(parser)
@@ -63,13 +66,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         from beyond_text.indexing.models import model_facts
 
         model = model_facts(arguments.model)
-        if not arguments.products.exists():
-            raise FileNotFoundError(f"{arguments.products}: no such file or folder of products")
+        products = arguments.products
+        if isinstance(products, Path) and not products.exists():
+            raise FileNotFoundError(f"{products}: no such file or folder of products")
         check_writable(arguments.index)
         from beyond_text.indexing.build import Options, build_index
+        from beyond_text.shards.store import folder_of
 
         built = build_index(
-            arguments.products,
+            folder_of(products),
             arguments.index,
             model,
             Options(
@@ -85,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(plain(f"{arguments.index}: {WAITS}"))
             return
         facts = built.facts
+        if not (isinstance(products, Path) or facts.copied):
+            print("pictures at a URL are not shown: say --copy-pictures to keep them in the index")
         lost = f", {built.left_out:,} left out that have neither" if built.left_out else ""
         print(
             plain(

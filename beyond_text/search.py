@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_text.config.names import INDEX_FILE, INDEX_KINDS, check_finished
+from beyond_text.config.urls import is_url, path_of, place_of
 from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
 
 if TYPE_CHECKING:
     from beyond_text.indexing.index import Hit, Index
     from beyond_text.retrieval.panel import PanelRow
+    from beyond_text.shards.store import Folder
 
 # What imports torch is imported in `main`, so that --help and a mistake cost no wait.
 
@@ -49,15 +51,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="finished run folder, or an index")
+    parser.add_argument("run", type=path_of, metavar="RUN", help="finished run folder, or an index")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="queries")
     parser.add_argument("--picture", type=Path, help="of what is looked for, beside the text")
     parser.add_argument(
         "--products",
         "--shards",
-        type=Path,
+        type=place_of,
         metavar="FOLDER",
-        help="tables or shards, with queries or without; default: the run's data.dev",
+        help="tables, or shards or their URL, with queries or without; default: the run's data.dev",
     )
     parser.add_argument("--split", help="only the products of one split; default: of all")
     parser.add_argument("--top", type=_positive, default=10, help="products for each query")
@@ -112,8 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_finished(arguments.run)
         if arguments.panel:
             _panel_path(arguments.panel)
-        folder = None if is_index else arguments.products or _products_of(arguments.run)
-        if folder and not folder.exists():
+        folder = None if is_index else _products_of(arguments)
+        if isinstance(folder, Path) and not folder.exists():
             raise FileNotFoundError(f"{folder}: no such file or folder of products")
         if arguments.picture:
             from beyond_text.tables.pictures import read_picture
@@ -130,7 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _search(
-    arguments: argparse.Namespace, folder: Path | None, texts: Sequence[str], picture: bytes | None
+    arguments: argparse.Namespace,
+    folder: Folder | None,
+    texts: Sequence[str],
+    picture: bytes | None,
 ) -> tuple[Index, list[list[Hit]]]:
     """Opens an index, or a run's own over a folder, and searches it."""
     from beyond_text.indexing.index import Index
@@ -164,14 +169,21 @@ def panel_rows(
     return rows
 
 
-def _products_of(run: Path) -> Path:
-    """Returns the folder of products that a run was measured on."""
+def _products_of(arguments: argparse.Namespace) -> Folder:
+    """Returns where the products are: by default, those that a run was measured on."""
+    if isinstance(arguments.products, Path):
+        return arguments.products
     from beyond_text.config.load import load_config
+    from beyond_text.shards.store import Store, folder_of
 
-    folder = load_config([run / "config.yaml"]).data.dev
-    if not folder:
-        raise ValueError(f"{run}: it was measured on no products: name a folder by --products")
-    return Path(folder)
+    if arguments.products:
+        return folder_of(arguments.products)
+    data = load_config([arguments.run / "config.yaml"]).data
+    if not data.dev:
+        raise ValueError(
+            f"{arguments.run}: it was measured on no products: name a folder by --products"
+        )
+    return Store.of(data.dev, data) if is_url(data.dev) else Path(data.dev)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from beyond_text.config.urls import path_of
 from beyond_text.files import atomic_write
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
 from beyond_text.tables.pictures import PictureError, digest_of
@@ -157,8 +158,8 @@ def _at_least_two(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Builds from the command line; prints the counts, or prints the error and returns 1."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.mbeer", description=__doc__)
-    parser.add_argument("tables", type=Path, help="folder of tables with group_id")
-    parser.add_argument("out", type=Path, help="JSONL file to make")
+    parser.add_argument("tables", type=path_of, help="folder of tables with group_id")
+    parser.add_argument("out", type=path_of, help="JSONL file to make")
     parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
     parser.add_argument(
         "--max-per-design", type=_at_least_two, default=8, help="most pairs a product starts"

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from beyond_text.config.urls import path_of
 from beyond_text.files import atomic_folder
 from beyond_text.shards.manifest import FILE, VERSION, EarlierError, ShardError, read_manifest
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, MissingError, TableError
@@ -158,8 +159,8 @@ def _is_build(folder: Path) -> bool:
 def _parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.shards", description=__doc__)
-    parser.add_argument("tables", type=Path, help="folder of tables, an export, a log or pairs")
-    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("tables", type=path_of, help="folder of tables, an export, a log or pairs")
+    parser.add_argument("out", type=path_of, help="folder to make")
     add_layout_options(parser)
     parser.add_argument("--picture-size", type=int, default=256, help="longest side, in pixels")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)

@@ -16,6 +16,7 @@ from beyond_text.evaluation import hybrid, missing, scenarios
 from beyond_text.files import write_json, write_text
 from beyond_text.retrieval.query_set import with_triggers
 from beyond_text.retrieval.run import load_run, split_for, train_for
+from beyond_text.shards.store import Folder
 
 
 class Comparison(NamedTuple):
@@ -52,7 +53,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 def compare(
     name: str,
     runs: Sequence[Path],
-    tables: Path,
+    tables: Folder,
     split: str,
     out: Path,
     pairs: Path | None = None,

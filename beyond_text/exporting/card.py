@@ -144,7 +144,7 @@ def _training(config: Config | None) -> str:
     rows = ["| source | products | pictures | queries | judged pairs |", "|---|--:|--:|--:|--:|"]
     for name, source in config.data.sources.items():
         try:
-            train = read_manifest(Path(source.path))["splits"]["train"]
+            train = read_manifest(source.path)["splits"]["train"]
         except (ShardError, OSError, KeyError):
             rows.append(f"| {as_data(name)} | {UNKNOWN} | {UNKNOWN} | {UNKNOWN} | {UNKNOWN} |")
             continue

@@ -18,6 +18,7 @@ from beyond_text.retrieval.encode import Vectors, encode_products
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
 from beyond_text.retrieval.run import split_for
+from beyond_text.shards.store import Folder
 
 TOLERANCE = 1e-4
 
@@ -65,7 +66,7 @@ class Quality(NamedTuple):
     products: int
 
 
-def quality_of_int8(run: RunModel, folder: Path, data: Path, split: str) -> Quality:
+def quality_of_int8(run: RunModel, folder: Path, data: Folder, split: str) -> Quality:
     """Measures what int8 costs text queries, among products encoded by torch.
 
     Raises:

@@ -26,6 +26,7 @@ from beyond_text.exporting.preprocessing import write_preprocessing_of
 from beyond_text.exporting.sentence import write_query_folder
 from beyond_text.exporting.vectors import write_vectors
 from beyond_text.files import atomic_folder
+from beyond_text.shards.store import Folder, Store
 
 EXAMPLE = Path(__file__).with_name("example.py")
 
@@ -38,7 +39,7 @@ def is_export(folder: Path) -> bool:
         return False
 
 
-def export_run(run: Path, out: Path, products: Path | None = None) -> Facts:
+def export_run(run: Path, out: Path, products: Folder | None = None) -> Facts:
     """Exports a finished run; returns what the card says of the export.
 
     Raises:
@@ -75,6 +76,6 @@ def _quality(run: RunModel, folder: Path) -> Quality | str:
         data = load_config([file]).data
         if not data.dev:
             return "the run was measured on no products"
-        return quality_of_int8(run, folder, Path(data.dev), data.dev_split)
+        return quality_of_int8(run, folder, Store.of(data.dev, data), data.dev_split)
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())

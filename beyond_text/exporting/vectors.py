@@ -14,12 +14,13 @@ from beyond_text.encoding.run_model import RunModel
 from beyond_text.retrieval.catalogue import Catalogue, ShardProducts, TableProducts
 from beyond_text.retrieval.encode import encode_products
 from beyond_text.retrieval.read_split import read_products
+from beyond_text.shards.store import Folder
 
 VECTORS = "vectors.parquet"
 SHOWN = ("title", "category")
 
 
-def write_vectors(run: RunModel, products: Path, out: Path) -> int:
+def write_vectors(run: RunModel, products: Folder, out: Path) -> int:
     """Writes product_id, vector, title and category of every product; returns their number.
 
     A column that the shop has under a further name is a further column of text.

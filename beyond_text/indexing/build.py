@@ -38,10 +38,18 @@ from beyond_text.indexing.faiss_cache import forget_nearest, open_nearest, updat
 from beyond_text.indexing.generation import PRODUCTS, VECTORS, Generation, write_products
 from beyond_text.indexing.models import MODELS, ModelFacts, keep_model
 from beyond_text.indexing.seen import Seen
-from beyond_text.indexing.source import Content, Digests, Known, describe_source, read_content
+from beyond_text.indexing.source import (
+    Content,
+    Digests,
+    Known,
+    describe_source,
+    read_content,
+    root_of,
+)
 from beyond_text.indexing.vectors import Vectors, encode_changes
 from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.nearest import Nearest, recall
+from beyond_text.shards.store import Folder
 from beyond_text.tables.layouts import TableError
 from beyond_text.tasks.lock import Lock, locked
 from beyond_text.tasks.processes import Processes
@@ -92,7 +100,7 @@ class Built(NamedTuple):
     left_out: int
 
 
-def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) -> Built | None:
+def build_index(folder: Folder, index: Path, model: ModelFacts, options: Options) -> Built | None:
     """Makes `index` an index of the products of a folder.
 
     Returns None from a job of an array when others have not done their shares yet: the last makes
@@ -112,7 +120,7 @@ def build_index(folder: Path, index: Path, model: ModelFacts, options: Options) 
     with _locked(index, shared=options.array is not None) as lock:
         old = _earlier(index)
         known = old.known() if old else Known()
-        job = Job(model, Path(source.folder), dim)
+        job = Job(model, root_of(folder, source), dim)
         reused = old if old and _fits(old.facts, model.digest, dim) else None
         files = Seen(index)
         with _early(job, old, options, workers) as early:

@@ -25,6 +25,7 @@ from beyond_text.indexing.encoders import Job, Part, encode_by, encoder_of, load
 from beyond_text.indexing.source import WIDTH, Digests
 from beyond_text.retrieval.described import Described, Place
 from beyond_text.shards.manifest import sha256_of
+from beyond_text.shards.store import folder_of
 from beyond_text.tasks.plan import PLAN, Plan
 from beyond_text.tasks.processes import Processes
 from beyond_text.tasks.run import run_plan
@@ -146,7 +147,7 @@ def encode_rows(task: Rows, out: Path) -> dict[str, int]:
             rows["product_id"], rows["text"], rows["pictures"], strict=True
         )
     ]
-    encode = encoder_of(Path(task.model), task.digest, Path(task.root), task.dim)
+    encode = encoder_of(Path(task.model), task.digest, folder_of(task.root), task.dim)
     part = encode(products)
     digests = np.frombuffer(b"".join(rows["digest"]), dtype=np.uint8).reshape(-1, WIDTH)
     arrays = {"digests": digests, **part._asdict()}

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float16
 
 from beyond_text.indexing.models import ModelFacts, model_facts
-from beyond_text.retrieval.described import Described, Place
+from beyond_text.retrieval.described import Described, Place, where
 from beyond_text.retrieval.truncate import truncate
+from beyond_text.shards.store import Folder
 from beyond_text.terminal import plain
 
 
@@ -32,7 +33,7 @@ class Job(NamedTuple):
     """
 
     model: ModelFacts
-    root: Path
+    root: Folder
     dim: int
     threads: int = 1
     loaders: int = 0
@@ -40,8 +41,8 @@ class Job(NamedTuple):
 
 Encoder = Callable[[Sequence[Described]], Part]
 # What a process was told to encode by, and the model that it has loaded: one at a time.
-_TOLD: dict[tuple[str, Path, int], Job] = {}
-_LOADED: dict[tuple[str, Path, int], Encoder] = {}
+_TOLD: dict[tuple[str, str, int], Job] = {}
+_LOADED: dict[tuple[str, str, int], Encoder] = {}
 
 
 def encode_by(job: Job | None) -> None:
@@ -49,25 +50,25 @@ def encode_by(job: Job | None) -> None:
     _LOADED.clear()
     _TOLD.clear()
     if job:
-        _TOLD[job.model.digest, job.root, job.dim] = job
+        _TOLD[job.model.digest, str(job.root), job.dim] = job
 
 
 def load_encoder(job: Job) -> Encoder:
     """Loads a model, which this process keeps."""
     encode_by(job)
-    key = job.model.digest, job.root, job.dim
+    key = job.model.digest, str(job.root), job.dim
     _LOADED[key] = ExportEncoder(job) if job.model.is_export else RunEncoder(job)
     return _LOADED[key]
 
 
-def encoder_of(model: Path, digest: str, root: Path, dim: int) -> Encoder:
+def encoder_of(model: Path, digest: str, root: Folder, dim: int) -> Encoder:
     """Returns the model that this process has loaded, or loads it.
 
     Raises:
         ConfigError: there is no such model.
         ValueError: it has another digest here.
     """
-    key = digest, root, dim
+    key = digest, str(root), dim
     if key in _LOADED:
         return _LOADED[key]
     if key in _TOLD:
@@ -158,7 +159,7 @@ class ExportEncoder:
         except PictureError as error:
             if place.size:
                 raise
-            print(plain(f"{self.job.root / place.file}: not used: {error}"))
+            print(plain(f"{where(self.job.root, place.file)}: not used: {error}"))
             return b""
 
     def _is_usable(self, place: Place, data: bytes) -> bool:
@@ -168,10 +169,10 @@ class ExportEncoder:
             decode_picture(data)
         except PictureError as error:
             if place.size:
-                detail = f"{self.job.root / str(place)}: {error.detail}"
+                detail = f"{where(self.job.root, place)}: {error.detail}"
                 raise PictureError(error.reason, detail) from error
             if data:
-                print(plain(f"{self.job.root / place.file}: not used: {error}"))
+                print(plain(f"{where(self.job.root, place.file)}: not used: {error}"))
             return False
         return True
 

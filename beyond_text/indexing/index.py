@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Float32
 
 from beyond_text.config.names import IndexKind
+from beyond_text.config.urls import is_url
 from beyond_text.indexing.copied_pictures import is_picture, place_of_copy
 from beyond_text.indexing.facts import ColumnType, IndexFormatError, check_files, read_facts
 from beyond_text.indexing.faiss_cache import open_nearest
@@ -225,6 +226,9 @@ class Index:
             return None
         source = self.facts.source
         places = [(Path(source.folder), place), (self.path / source.beside, place)]
+        if is_url(source.folder):
+            # An index may be a stranger's: it makes no machine send requests.
+            places = []
         if self.facts.copied:
             places = [(self.path, place_of_copy(self._generation.picture_digest(number)))]
         for folder, each in places:

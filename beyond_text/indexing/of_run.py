@@ -14,17 +14,18 @@ from beyond_text.indexing.facts import IndexFormatError
 from beyond_text.indexing.index import Index
 from beyond_text.indexing.models import ModelFacts, model_facts
 from beyond_text.indexing.source import describe_source
+from beyond_text.shards.store import Folder, Store
 from beyond_text.terminal import plain
 
 
 def index_of_run(
-    run: Path, folder: Path, split: str | None = None, kind: IndexKind = "exact"
+    run: Path, folder: Folder, split: str | None = None, kind: IndexKind = "exact"
 ) -> Index:
     """Opens RUN/index/NAME; it is in the user's cache where RUN is read-only.
 
     Args:
         run: a finished run.
-        folder: shards or tables, with queries or without.
+        folder: shards, also at a URL, or tables, with queries or without.
         split: whose products are searched; None for every split's.
         kind: of the search over their vectors.
 
@@ -47,9 +48,10 @@ def index_of_run(
     return _make(model, folder, split, kind, home)
 
 
-def index_folder(run: Path, folder: Path, split: str | None) -> Path:
+def index_folder(run: Path, folder: Folder, split: str | None) -> Path:
     """Returns where a run's index of a folder of products lies."""
-    place = f"{folder.resolve()}\n{split or ''}"
+    where = folder.name if isinstance(folder, Store) else folder.resolve()
+    place = f"{where}\n{split or ''}"
     name = f"{split or 'all'}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
     if os.access(run, os.W_OK):
         return run / "index" / name
@@ -57,12 +59,16 @@ def index_folder(run: Path, folder: Path, split: str | None) -> Path:
     return user_cache() / key / name
 
 
-def _make(model: ModelFacts, folder: Path, split: str | None, kind: IndexKind, home: Path) -> Index:
+def _make(
+    model: ModelFacts, folder: Folder, split: str | None, kind: IndexKind, home: Path
+) -> Index:
     """Builds the index in `home`, or where that cannot be, for this search."""
     from beyond_text.indexing.build import Options, build_index
 
     # The run itself encodes its queries.
-    options = Options(split=split, keep_model=False)
+    # Pictures at a URL are shown from copies alone.
+    copy_pictures = isinstance(folder, Store)
+    options = Options(split=split, keep_model=False, copy_pictures=copy_pictures)
     try:
         build_index(folder, home, model, options)
     except BlockingIOError:

@@ -22,7 +22,8 @@ from beyond_text.indexing.facts import Source
 from beyond_text.indexing.seen import Seen, state_of
 from beyond_text.retrieval.described import Described, Place, place_of_file
 from beyond_text.retrieval.threads import map_in_threads
-from beyond_text.shards.manifest import FILE, ShardError, read_manifest, sha256_of
+from beyond_text.shards.manifest import ShardError, read_manifest, sha256_of
+from beyond_text.shards.store import Folder, Store, holds_shards
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, TableError, find_table, find_tables
 
 # Bytes of a digest.
@@ -49,7 +50,7 @@ class Content(NamedTuple):
         pictures: of the main picture of each; zeros where there is none.
     """
 
-    root: Path
+    root: Folder
     products: list[Described]
     digests: Digests
     pictures: Digests
@@ -85,27 +86,37 @@ class Known:
         return (digest, picture) if same and text == product.text else None
 
 
-def describe_source(folder: Path, index: Path, split: str | None) -> Source:
+def describe_source(folder: Folder, index: Path, split: str | None) -> Source:
     """Says where products come from; reads no more of shards than their manifest.
 
     Raises:
         ShardError, TableError: no such folder or split.
     """
-    root = folder if folder.is_dir() else folder.parent
-    beside = os.path.relpath(root.resolve(), index.resolve())
-    if (folder / FILE).is_file():
+    place, beside = (folder.name, "") if isinstance(folder, Store) else _places(folder, index)
+    if isinstance(folder, Store) or holds_shards(folder):
         splits = read_manifest(folder)["splits"]
         if split is not None and split not in splits:
             raise ShardError(f"{folder}: no split {split!r}; it has {', '.join(splits)}")
         files = chain.from_iterable(entry["shards"] for entry in splits.values())
         shards = {file["file"]: file["sha256"] for file in files}
-        digest = sha256_of(folder / FILE)
-        return Source(str(root.resolve()), beside, split or "", digest, shards)
+        digest = hashlib.sha256(Store.of(folder).read_manifest_bytes()).hexdigest()
+        return Source(place, beside, split or "", digest, shards)
     if not folder.exists():
         raise TableError(f"{folder}: no such file or folder")
     digests = [sha256_of(path) for path in _tables(folder)]
     digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    return Source(str(root.resolve()), beside, split or "", digest)
+    return Source(place, beside, split or "", digest)
+
+
+def _places(folder: Path, index: Path) -> tuple[str, str]:
+    """Returns the absolute path of a folder, or of a file's, and its path from an index."""
+    root = (folder if folder.is_dir() else folder.parent).resolve()
+    return str(root), os.path.relpath(root, index.resolve())
+
+
+def root_of(folder: Folder, source: Source) -> Folder:
+    """Returns where the pictures' places of a source are."""
+    return folder if isinstance(folder, Store) else Path(source.folder)
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -121,7 +132,7 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def read_content(
-    folder: Path,
+    folder: Folder,
     split: str | None,
     reads: Reads,
     source: Source,
@@ -137,7 +148,8 @@ def read_content(
     """
     from beyond_text.retrieval.read_split import read_products
 
-    seen = Pictures(Path(source.folder), files)
+    root = root_of(folder, source)
+    seen = Pictures(root, files)
     sizes = reads.image_size, reads.stored_size
     catalogue = read_products(
         folder,
@@ -160,7 +172,7 @@ def read_content(
     total = len(described)
     both = list(tqdm(found, desc="reading pictures", total=total, leave=False, disable=None))
     whole, main = (_array([pair[side] for pair in both]) for side in (0, 1))
-    return Content(Path(source.folder), described, whole, main)
+    return Content(root, described, whole, main)
 
 
 def _array(digests: Sequence[bytes]) -> Digests:
@@ -170,13 +182,14 @@ def _array(digests: Sequence[bytes]) -> Digests:
 class Pictures:
     """Computes digests of products by the bytes of their pictures; each file is read once."""
 
-    def __init__(self, root: Path, seen: Seen) -> None:
+    def __init__(self, root: Folder, seen: Seen) -> None:
         self.root = root
         self.seen = seen
         self._files: dict[str, bytes] = {}
 
     def of_file(self, path: str) -> bytes:
         """Returns the digest of a picture's file."""
+        assert isinstance(self.root, Path)
         return self._of(place_of_file(path, self.root))
 
     def digests(self, product: Described) -> tuple[bytes, bytes]:
@@ -186,7 +199,8 @@ class Pictures:
         return _digest(text, *pictures), pictures[0] if pictures else NO_PICTURE
 
     def _of(self, place: Place) -> bytes:
-        if place.size:
+        # Without a size it is a file, of tables, which are on a disk.
+        if place.size or not isinstance(self.root, Path):
             return self._read(place)
         if place.file not in self._files:
             path = self.root / place.file

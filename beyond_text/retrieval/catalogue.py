@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from beyond_text.config.names import Pool
-from beyond_text.retrieval.described import Described, Place, place_of_file
+from beyond_text.retrieval.described import Described, Place, place_of_file, where
 from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.split import Split, product_text
+from beyond_text.shards.store import Folder
 from beyond_text.tables.pictures import PictureError, decode_pixels, read_picture, reduce_picture
 from beyond_text.tables.splits import is_in_share
 from beyond_text.terminal import plain
@@ -122,7 +123,7 @@ class PlacedProducts(Dataset[Sample]):
     """Reads products whose texts, and places of pictures in a folder, are known."""
 
     def __init__(
-        self, folder: Path, products: Sequence[Described], stored_size: int, picture_size: int
+        self, folder: Folder, products: Sequence[Described], stored_size: int, picture_size: int
     ) -> None:
         self.folder = folder
         self.products = products
@@ -142,14 +143,13 @@ class PlacedProducts(Dataset[Sample]):
 
     def _picture(self, place: Place) -> Tensor | None:
         if not place.size:
-            path = str(self.folder / place.file)
+            path = where(self.folder, place.file)
             return file_picture(path, self.stored_size, self.picture_size)
         try:
             return decode_pixels(place.read(self.folder), reduce_to=self.picture_size)
         except PictureError as error:
-            raise PictureError(
-                error.reason, f"{self.folder / str(place)}: {error.detail}"
-            ) from error
+            detail = f"{where(self.folder, place)}: {error.detail}"
+            raise PictureError(error.reason, detail) from error
 
 
 class DropModality(Dataset[Sample]):

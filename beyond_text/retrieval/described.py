@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from beyond_text.shards.store import Folder
 
 # How shops write truth values, in lower case.
 BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
@@ -24,7 +27,7 @@ class Place(NamedTuple):
         """Returns the place in words."""
         return f"{self.file}:{self.offset}+{self.size}" if self.size else self.file
 
-    def read(self, folder: Path) -> bytes:
+    def read(self, folder: Folder) -> bytes:
         """Reads the picture's bytes.
 
         Raises:
@@ -36,11 +39,12 @@ class Place(NamedTuple):
         inside = PurePosixPath(self.file)
         if inside.is_absolute() or ".." in inside.parts or "\0" in self.file:
             raise ValueError(f"{self.file}: a picture outside {folder}")
-        path = folder / inside
-        if not self.size:
+        path = folder / inside if isinstance(folder, Path) else folder.path_of(self.file)
+        if path and not self.size:
             return read_picture(path)
-        if not (self.offset >= 0 and 0 < self.size <= MAX_BYTES and path.is_file()):
-            raise PictureError("picture missing", f"{path}: no {self.size} bytes at {self.offset}")
+        lacking = f"{where(folder, self.file)}: no {self.size} bytes at {self.offset}"
+        if not (path and path.is_file() and self.offset >= 0 and 0 < self.size <= MAX_BYTES):
+            raise PictureError("picture missing", lacking)
         try:
             with path.open("rb") as file:
                 file.seek(self.offset)
@@ -48,8 +52,13 @@ class Place(NamedTuple):
         except OSError as error:
             raise PictureError("picture unreadable", str(error.strerror)) from error
         if len(data) < self.size:
-            raise PictureError("picture missing", f"{path}: no {self.size} bytes at {self.offset}")
+            raise PictureError("picture missing", lacking)
         return data
+
+
+def where(folder: Folder, file: object) -> str:
+    """Returns the name of a file of a folder in messages."""
+    return str(folder / str(file)) if isinstance(folder, Path) else folder.where(str(file))
 
 
 def place_of_file(path: str, folder: Path) -> Place:

@@ -19,15 +19,16 @@ from beyond_text.metrics.ranking import check_measurable
 from beyond_text.retrieval.catalogue import Catalogue, ShardProducts, TableProducts, file_picture
 from beyond_text.retrieval.query_set import COLUMNS, QuerySet
 from beyond_text.retrieval.usable import usable_tables
-from beyond_text.shards.manifest import FILE, ShardError, read_manifest
+from beyond_text.shards.manifest import ShardError, read_manifest
 from beyond_text.shards.split import Split
+from beyond_text.shards.store import Folder, Store, holds_shards
 from beyond_text.tables.layouts import TableError
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.tables import Tables
 
 
 def read_split(
-    folder: Path,
+    folder: Folder,
     split: str,
     text_fields: list[str],
     picture_size: int,
@@ -37,7 +38,7 @@ def read_split(
     """Reads the queries of one split of a folder of shards or of tables, and their pool.
 
     Args:
-        folder: shards, which have a manifest.json, or tables.
+        folder: shards, which have a manifest.json and may be at a URL, or tables.
         split: the split's name.
         text_fields: the columns that make up the product text.
         picture_size: side in pixels that pictures may be reduced to while decoding.
@@ -53,7 +54,7 @@ def read_split(
         RejectError: too many rows or pictures cannot be used.
         ValueError: queries or judgments that cannot be measured.
     """
-    if (folder / FILE).is_file():
+    if isinstance(folder, Store) or holds_shards(folder):
         catalogue, query_set = _shard_split(folder, split, text_fields, picture_size, pool)
     else:
         catalogue, query_set = _table_split(
@@ -67,7 +68,7 @@ def read_split(
 
 
 def read_products(
-    folder: Path,
+    folder: Folder,
     split: str | None,
     text_fields: list[str],
     picture_size: int,
@@ -82,7 +83,7 @@ def read_products(
         TableError, ShardError: no such folder or split, or no products in it.
         RejectError: too many rows or pictures cannot be used.
     """
-    if (folder / FILE).is_file():
+    if isinstance(folder, Store) or holds_shards(folder):
         names = [split] if split else read_manifest(folder)["splits"]
         splits = _splits(folder, names, text_fields)
         return _shard_products(splits, picture_size, "split" if split else "all")[0]
@@ -146,7 +147,7 @@ def _shard_products(
     splits: Sequence[Split], picture_size: int, pool: Pool
 ) -> tuple[Catalogue, list[list[str]]]:
     """Reads the products of splits of shards; also returns the product_ids of each split."""
-    ids = [[each.read(n, None)[0]["product_id"] for n in range(len(each))] for each in splits]
+    ids = [[each.read(n, None)[0]["product_id"] for n in each.in_order()] for each in splits]
     places: dict[str, tuple[int, int]] = {}
     for number, own in enumerate(ids):
         for sample, product_id in enumerate(own):
@@ -158,13 +159,13 @@ def _shard_products(
     return Catalogue(products, list(places), pool), ids
 
 
-def _splits(folder: Path, names: Iterable[str], text_fields: list[str]) -> list[Split]:
+def _splits(folder: Folder, names: Iterable[str], text_fields: list[str]) -> list[Split]:
     """Opens splits with the further columns of their products."""
     return [Split(folder, name, text_fields, further=True) for name in names]
 
 
 def _shard_split(
-    folder: Path, split: str, text_fields: list[str], picture_size: int, pool: Pool | None
+    folder: Folder, split: str, text_fields: list[str], picture_size: int, pool: Pool | None
 ) -> tuple[Catalogue, QuerySet]:
     """Reads a split of shards and its pool, whose files it compares with their checksums first."""
     manifest = read_manifest(folder)

@@ -16,6 +16,7 @@ from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.read_split import read_split
+from beyond_text.shards.store import Folder
 
 
 def load_run(run: Path) -> Encoder:
@@ -35,7 +36,7 @@ def load_run(run: Path) -> Encoder:
 
 
 def split_for(
-    model: TwoTower, tables: Path, split: str, pool: Pool | None = None
+    model: TwoTower, tables: Folder, split: str, pool: Pool | None = None
 ) -> tuple[Catalogue, QuerySet]:
     """Reads a split with the text fields and picture sizes that a model was trained for.
 
@@ -48,7 +49,7 @@ def split_for(
     )
 
 
-def train_for(model: TwoTower, tables: Path) -> tuple[Catalogue, QuerySet]:
+def train_for(model: TwoTower, tables: Folder) -> tuple[Catalogue, QuerySet]:
     """Reads the train products and queries with the text fields and picture sizes of a model.
 
     Raises:

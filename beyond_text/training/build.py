@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
 
 from beyond_text.config.settings import Config
+from beyond_text.config.urls import shown
 from beyond_text.models.checkpoint import WarmStart, warm_start
 from beyond_text.models.sentence import read_sentence_settings
 from beyond_text.models.settings import settings_of
@@ -27,7 +27,7 @@ def build(config: Config) -> tuple[TwoTower, Any]:
         FileNotFoundError: an encoder does not exist.
     """
     pl.seed_everything(config.seed, verbose=False)
-    stored = read_manifest(Path(config.data.dev))["picture_size"]
+    stored = read_manifest(config.data.dev)["picture_size"]
     settings = settings_of(config, stored)
     warn_of_small_pictures(config, settings.image_size)
     folder = read_sentence_settings(config.text_encoder.path).encoder
@@ -55,11 +55,11 @@ def warn_of_small_pictures(config: Config, size: int) -> None:
     """Warns of every source whose shards hold smaller pictures than the encoder takes."""
     sources = {f"data.sources.{n}": s.path for n, s in config.data.sources.items() if s.weight}
     for name, path in {"data.dev": config.data.dev, **sources}.items():
-        stored = read_manifest(Path(path))["picture_size"]
+        stored = read_manifest(path)["picture_size"]
         if stored < size:
             rank_zero_warn(
-                f"{name}: the pictures of {path} have at most {stored} pixels a side and are "
-                f"enlarged to the {size} of {config.image_encoder.path}; pack the shards with "
+                f"{name}: the pictures of {shown(path)} have at most {stored} pixels a side and "
+                f"are enlarged to the {size} of {config.image_encoder.path}; pack the shards with "
                 "larger pictures, or set image_encoder.image_size"
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from beyond_text.retrieval.read_split import read_products, read_split
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.manifest import read_manifest
 from beyond_text.shards.split import Split
+from beyond_text.shards.store import Store
 
 # Texts, and pictures, that search for each other at most: a ranking of all would grow as a square.
 MOST_PAIRS = 2000
@@ -151,12 +151,13 @@ def read_dev(config: Config, settings: ModelSettings) -> DevSet:
     Raises:
         TableError, ShardError: no such split, or none that can be measured.
     """
-    folder, split, size = Path(config.data.dev), config.data.dev_split, settings.image_size
-    entry = read_manifest(folder)["splits"].get(split)
+    store = Store.of(config.data.dev, config.data)
+    split, size = config.data.dev_split, settings.image_size
+    entry = read_manifest(store)["splits"].get(split)
     if entry is None or entry["queries"]:
-        return QueryRetrieval(*read_split(folder, split, settings.text_fields, size))
-    Split(folder, split, settings.text_fields).verify()
-    return PairRetrieval(read_products(folder, split, settings.text_fields, size))
+        return QueryRetrieval(*read_split(store, split, settings.text_fields, size))
+    Split(store, split, settings.text_fields).verify()
+    return PairRetrieval(read_products(store, split, settings.text_fields, size))
 
 
 def _digest(product_id: str) -> str:

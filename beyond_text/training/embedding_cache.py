@@ -30,6 +30,7 @@ from beyond_text.retrieval.encode import collate_for, device_of, evaluating, to_
 from beyond_text.shards.archive import SampleError
 from beyond_text.shards.batch import EMPTY_SAMPLE, Batch, Judgment, Sample
 from beyond_text.shards.split import Split
+from beyond_text.shards.store import Store
 from beyond_text.terminal import plain
 from beyond_text.training.cached_embeddings import CachedEmbeddings, keys_of, record_type
 from beyond_text.training.datamodule import ShardData
@@ -92,7 +93,9 @@ class EmbeddingCache(pl.Callback):
         """Names the files of each split that the run trains on, and of dev."""
         settings = model.settings
         digests = {name: _digest(model.towers[name]) for name in frozen}
-        dev = Split(config.data.dev, config.data.dev_split, settings.text_fields)
+        dev = Split(
+            Store.of(config.data.dev, config.data), config.data.dev_split, settings.text_fields
+        )
         for split in (*(source.split for source in data.sources.values()), dev):
             augmented = config.data.augment and split is not dev
             with_pictures = "image_tower" in frozen and not augmented

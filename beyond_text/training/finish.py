@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from beyond_text.config.compare import flatten
 from beyond_text.config.settings import Config
+from beyond_text.config.urls import without_credentials
 from beyond_text.config.views import View
 from beyond_text.metrics.history import read_history, save_history
 from beyond_text.metrics.results import Metrics, write_results
@@ -75,5 +76,5 @@ def _log_final(trainer: pl.Trainer, config: Config, metrics: Metrics) -> None:
     finals = {
         f"final/{kind}": block["ndcg@10"] for kind, block in metrics.items() if "ndcg@10" in block
     }
-    trainer.logger.log_hyperparams(flatten(asdict(config)), finals)
+    trainer.logger.log_hyperparams(flatten(asdict(without_credentials(config))), finals)
     trainer.logger.finalize("success")

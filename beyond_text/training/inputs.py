@@ -8,6 +8,8 @@ tell any two data sets and any two trainings apart.
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,7 +17,8 @@ import msgspec
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.files import MALFORMED, write_json
 from beyond_text.metrics.results import METRICS
-from beyond_text.shards.manifest import FILE, sha256_of
+from beyond_text.shards.manifest import ShardError, sha256_of
+from beyond_text.shards.store import Store
 
 INPUTS = "inputs.json"
 
@@ -51,10 +54,15 @@ def check_inputs(config: Config) -> None:
 
 
 def _digests(config: Config) -> dict[str, str]:
-    """Returns the digest of each input that exists, by the setting that names its folder."""
+    """Returns the digest of each input that exists, by the setting that names it."""
     data = config.data
-    files = {f"data.sources.{name}": Path(s.path) / FILE for name, s in data.sources.items()}
-    files["data.dev"] = Path(data.dev) / FILE
-    if config.start:
-        files["start"] = Path(config.start) / METRICS
-    return {name: sha256_of(path) for name, path in files.items() if path.is_file()}
+    places = {f"data.sources.{name}": source.path for name, source in data.sources.items()}
+    digests = {}
+    for name, place in {**places, "data.dev": data.dev}.items():
+        with suppress(ShardError):
+            manifest = Store.of(place, data).read_manifest_bytes()
+            digests[name] = hashlib.sha256(manifest).hexdigest()
+    metrics = Path(config.start) / METRICS
+    if config.start and metrics.is_file():
+        digests["start"] = sha256_of(metrics)
+    return digests

@@ -17,6 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from beyond_text.config.settings import Config, ConfigError
+from beyond_text.config.urls import without_credentials
 from beyond_text.models.precision import precision_of
 from beyond_text.training.averaging import Averaging
 from beyond_text.training.checkpoints import CHECKPOINTS, Origin, RunCheckpoints, StepCheckpoint
@@ -65,7 +66,9 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         trainer = pl.Trainer(**fixed, **free)
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"trainer: {error}") from error
-    trainer.strategy.checkpoint_io = RunCheckpoints(Origin(asdict(config), trainer.world_size))
+    trainer.strategy.checkpoint_io = RunCheckpoints(
+        Origin(asdict(without_credentials(config)), trainer.world_size)
+    )
     if isinstance(trainer.strategy, DDPStrategy):
         # No stage uses every weight, and a slice of a batch may have no picture.
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
+from beyond_text.config.urls import path_of
 from beyond_text.files import write_text
 from beyond_text.tables.layouts import TableError
 from beyond_text.tables.pictures import MAX_PIXELS
@@ -82,8 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("tables", type=Path, help="folder of tables, a log or pairs")
-    parser.add_argument("out", type=Path, help="HTML file to write")
+    parser.add_argument("tables", type=path_of, help="folder of tables, a log or pairs")
+    parser.add_argument("out", type=path_of, help="HTML file to write")
     add_layout_options(parser)
     parser.add_argument("--recipe", type=Path, nargs="+", help="recipe files, for the length limit")
     parser.add_argument("--encoder", default="", help="folder whose tokenizer counts tokens")
