@@ -11,6 +11,7 @@ import threading
 from collections import ChainMap, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +123,20 @@ class CloudStore(Store):
     def ahead(self, entries: Sequence[Entry]) -> None:
         """Is told which shards are read next, and starts to fetch them; see `Store.ahead`."""
         self._check_process()
-        shards = [entry for entry in entries if _is_shard(entry)]
-        if len(shards) < len(entries):
+        if not entries:
+            self.cache.announced.pop(self.name, None)
+            return
+        small = [entry for entry in entries if not _is_shard(entry)]
+        if small:
             self._hold_own()
-        if self._announce(shards):
-            with self._lock:
-                queued = {entry["file"] for entry in self._queue}
-                self._queue.extend(entry for entry in entries if entry["file"] not in queued)
-                for _ in range(min(FETCHES - self._fetching, len(self._queue))):
-                    self._fetching += 1
-                    # It must not keep a process from ending.
-                    threading.Thread(target=self._work, daemon=True).start()
+        wanted = small + self._announce([entry for entry in entries if _is_shard(entry)])
+        with self._lock:
+            queued = {entry["file"] for entry in self._queue}
+            self._queue.extend(entry for entry in wanted if entry["file"] not in queued)
+            for _ in range(min(FETCHES - self._fetching, len(self._queue))):
+                self._fetching += 1
+                # It must not keep a process from ending.
+                threading.Thread(target=self._work, daemon=True).start()
 
     def check_window(self, entries: Sequence[Entry], shards: int) -> None:
         """Compares a window of shards, and the next, with the cache; see `Store.check_window`."""
@@ -145,7 +149,7 @@ class CloudStore(Store):
                 f"{min(shards, len(largest))} shards that are read at a time, which may have "
                 f"{needed / GB:.3g} GB; expected at least {two / GB:.3g}"
             )
-        self._has_room(two)
+        self._say_room(two)
 
     def sizes(self, files: Sequence[str]) -> Mapping[str, int] | None:
         """Returns the sizes of the store's files; None where it does not list them."""
@@ -207,26 +211,30 @@ class CloudStore(Store):
                 return True
         return False
 
-    def _announce(self, entries: Sequence[Entry]) -> bool:
-        """Remembers what is read next; says whether the cache has room for it, of all stores."""
+    def _announce(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Remembers shards that are read next; returns the first ones, which the cache can hold."""
         if not entries:
-            return True
+            return []
+        others = [last[-1] for name, last in [*self.cache.announced.items()] if name != self.name]
+        taken = sum(ChainMap(*others).values())
+        ends = accumulate((entry["bytes"] for entry in entries), initial=taken)
+        self._say_room(taken + sum(entry["bytes"] for entry in entries))
+        next(ends)
+        fitting = [e for e, end in zip(entries, ends, strict=True) if end <= self.cache.limit]
         announced = self.cache.announced.setdefault(self.name, deque(maxlen=2))
-        announced.append({self._name(entry): entry["bytes"] for entry in entries})
-        latest = ChainMap(*(last[-1] for last in list(self.cache.announced.values())))
-        return self._has_room(sum(latest.values()))
+        announced.append({self._name(entry): entry["bytes"] for entry in fitting})
+        return fitting
 
-    def _has_room(self, size: int) -> bool:
-        """Says whether the cache has room for shards and those read next; prints once if not."""
+    def _say_room(self, size: int) -> None:
+        """Prints, once, that the cache has no room for shards and those that are read next."""
         if size > self.cache.limit and not self._has_warned:
             self._has_warned = True
             line = (
                 f"{self.name}: data.cache_gb={self.cache.limit / GB:g}: no room for the shards "
-                "that are read next, which are fetched only when they are needed; expected at "
-                f"least {size / GB:.3g}"
+                "that are read next, some of which are fetched only when they are needed; "
+                f"expected at least {size / GB:.3g}"
             )
             print(plain(line), file=sys.stderr)
-        return size <= self.cache.limit
 
     def _work(self) -> None:
         """Fetches what is queued, in a thread."""

@@ -96,6 +96,7 @@ class Split:
             self.ahead(range(number, min(number + IN_ORDER, len(self.sizes))))
             yield from range(sample, sample + size)
             sample += size
+        self.ahead([])
 
     def check_window(self, shards: int) -> None:
         """Compares a window of shards, and the next, with the room of a cache.

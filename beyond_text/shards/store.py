@@ -101,8 +101,8 @@ class Store:
     def ahead(self, entries: Sequence[Entry]) -> None:
         """Is told which shards are read next, and starts to fetch them.
 
-        Where the cache has no room for them beside those that were announced before, it says so
-        once, and they are fetched when they are needed.
+        Where the cache has no room for all, it says so once, and the others are fetched when they
+        are needed. Told of none, it forgets those before.
         """
 
     def check_window(self, entries: Sequence[Entry], shards: int) -> None:

@@ -351,16 +351,19 @@ def test_a_cache_without_room_for_a_window_is_refused_and_for_the_next_is_said_o
         store.check_window(entries, 2)
     store.check_window(entries, 1)
     store.ahead(entries[:1])
+    wait_until(lambda: cached(data) == [f"{entries[0]['sha256']}-{entries[0]['file']}"])
     store.ahead(entries[1:3])
     store.ahead(entries[1:3])
     line = capsys.readouterr().err
     assert line.startswith(f"{web.url}: data.cache_gb={limit:g}: no room for the shards")
     assert line.count("\n") == 1
+    assert isinstance(store, CloudStore)
+    wait_until(lambda: bool(list(Path(data.cache_dir).glob(f"{entries[1]['sha256']}-*.tar"))))
     # What is needed comes all the same, and the bound is kept.
     for entry in entries:
         assert store.local(entry).read_bytes() == (tiny_shards / entry["file"]).read_bytes()
-        kept = list(Path(store.cache.folder).glob("[!.]*"))  # type: ignore[attr-defined]
-        assert sum(path.stat().st_size for path in kept) <= store.cache.limit  # type: ignore[attr-defined]
+        kept = list(Path(store.cache.folder).glob("[!.]*"))
+        assert sum(path.stat().st_size for path in kept) <= store.cache.limit
 
 
 def test_tables_of_a_manifest_stay_however_many_shards_are_read(
