@@ -52,7 +52,7 @@ def shards_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def cached(data: Data) -> list[str]:
-    return sorted(path.name for path in Path(data.cache_dir).iterdir() if path.name[0] != ".")
+    return sorted(path.name for path in Path(data.cache_dir).glob("[!.]*"))
 
 
 def wait_until(done: Callable[[], bool]) -> None:
