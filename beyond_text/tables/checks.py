@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from beyond_text.tables.cells import is_url, picture_cell, picture_names
+from beyond_text.tables.compact import TEXTS, mapped, places
 from beyond_text.tables.layouts import (
     HIGHEST_GRADE,
     MAX_PICTURES,
@@ -50,7 +52,7 @@ class RowFilter:
     ) -> pd.DataFrame:
         """Lists the unfit rows as rejects and returns the others."""
         self.note(frame, unfit, reason, column, expected)
-        return frame[~unfit].reset_index(drop=True)
+        return _without(frame, unfit)
 
     def ids(self, frame: pd.DataFrame, column: str) -> pd.DataFrame:
         """Drops rows without an id, and the later of two rows with the same id."""
@@ -71,7 +73,7 @@ class RowFilter:
     ) -> pd.DataFrame:
         """Parses columns as floats; drops rows where one is not a number from 0 to `highest`."""
         for column in columns:
-            numbers = pd.to_numeric(frame[column], errors="coerce").astype(float)
+            numbers = mapped(frame[[column]], _numbers, pa.float64()).astype(float)
             unfit = ~numbers.between(0, highest)
             expected = f"a number from 0 to {highest:g}"
             frame = self.drop(frame, unfit, reason, column, expected)
@@ -83,9 +85,11 @@ class RowFilter:
     ) -> pd.DataFrame:
         """Drops rows whose id is not one of the known ones, and says why: the first cause.
 
-        `rejected` are rows of that other table which are not used, by id.
+        The column becomes categorical. `rejected` are rows of that other table which are not used,
+        by id.
         """
-        unknown = ~frame[column].isin(known)
+        code = places(frame[column], known)
+        unknown = pd.Series(code < 0, index=frame.index)
         table = column.removesuffix("_id")
         near = near_ids(frame.loc[unknown, column], set(known)) if unknown.any() else {}
         for record in frame[unknown].to_dict("records"):
@@ -96,7 +100,18 @@ class RowFilter:
                 hint = f"; {cause.file} row {cause.row} was rejected: {cause.reason}"
             detail = f"{column} {identity[:200]!r}, expected a {table} in use{hint}"
             self.add(record, f"unknown {table}", detail)
-        return frame[~unknown].reset_index(drop=True)
+        ids = pd.Categorical.from_codes(code[code >= 0], known)
+        return _without(frame, unknown).assign(**{column: ids})
+
+
+def _without(frame: pd.DataFrame, unfit: pd.Series) -> pd.DataFrame:
+    """Returns the other rows, numbered anew."""
+    return (frame[~unfit] if unfit.any() else frame).reset_index(drop=True)
+
+
+def _numbers(frame: pd.DataFrame) -> list[float]:
+    """Parses the one column of a frame; what is no number is NaN."""
+    return pd.to_numeric(frame.iloc[:, 0], errors="coerce").astype(float).tolist()
 
 
 def check_products(
@@ -104,16 +119,16 @@ def check_products(
 ) -> pd.DataFrame:
     """Returns the usable products with every column.
 
-    `images` is a list of absolute paths, `image` the first of them or "", and `further` a dict.
+    `images` is a list of absolute paths, `image` the first of them or "", `further` a text.
     """
     for column in (*TEXT_COLUMNS, "image", "group_id"):
         if column not in products:
             products[column] = ""
     if "further" not in products:
-        products["further"] = pd.Series([{} for _ in products.index], products.index, dtype=object)
+        products["further"] = ""
     products = row_filter.ids(products, "product_id")
     products["images"] = _pictures(products, folder, layout.absent_pictures, row_filter)
-    products["image"] = [paths[0] if paths else "" for paths in products["images"]]
+    products["image"] = mapped(products[["images"]], _first)
     empty = (products[[*TEXT_COLUMNS, "image"]] == "").all(axis=1)
     reason = "no text and no picture"
     products = row_filter.drop(products, empty, reason, "title", "a text or a picture")
@@ -137,10 +152,13 @@ def check_queries(
         if column not in queries:
             queries[column] = ""
     queries = row_filter.ids(queries, "query_id")
-    pictures = _pictures(queries, folder, layout.absent_pictures, row_filter)
-    several = pd.Series([len(paths) > 1 for paths in pictures], index=queries.index, dtype=bool)
+    pictures = _pictures(queries, folder, layout.absent_pictures, row_filter).to_frame("images")
+    several = mapped(
+        pictures, lambda part: [len(paths) > 1 for paths in part["images"]], pa.bool_()
+    )
+    several = several.astype(bool)
     row_filter.note(queries, several, "further pictures", "image", "one picture for a query")
-    queries["image"] = [paths[0] if paths else "" for paths in pictures]
+    queries["image"] = mapped(pictures, _first)
     empty = (queries[["query", "image"]] == "").all(axis=1)
     queries = row_filter.drop(queries, empty, "empty query", "query", "a text or a picture")
     if "split" in queries:
@@ -167,11 +185,13 @@ def check_judgments(
     qrels = row_filter.known(qrels, "query_id", queries["query_id"], rejected.get("queries", {}))
     causes = rejected.get("products", {})
     qrels = row_filter.known(qrels, "product_id", products["product_id"], causes)
-    own = queries.set_index("query_id")["product_id"]
-    itself = qrels["product_id"] == qrels["query_id"].map(own)
+    query, product = (qrels[name].cat.codes.to_numpy() for name in ("query_id", "product_id"))
+    own = places(queries["product_id"], products["product_id"])
+    itself = pd.Series(own[query] == product, index=qrels.index)
     other = "another product than the query itself is"
     qrels = row_filter.drop(qrels, itself, "judges itself", "product_id", other)
-    twice = qrels.duplicated(["query_id", "product_id"])
+    query, product = (qrels[name].cat.codes.to_numpy() for name in ("query_id", "product_id"))
+    twice = pd.Series(query.astype(int) * len(products) + product, index=qrels.index).duplicated()
     return row_filter.drop(qrels, twice, "duplicate judgment", "relevance", "one row for the pair")
 
 
@@ -194,33 +214,47 @@ def add_images(products: pd.DataFrame, images: pd.DataFrame, row_filter: RowFilt
 
 def _pictures(
     frame: pd.DataFrame, folder: Path, absent_pictures: bool, row_filter: RowFilter
-) -> list[list[str]]:
+) -> pd.Series:
     """Returns absolute paths of each row's pictures; those that are no file's path are rejects."""
     root = folder.resolve()
-    pictures = []
-    faults = []
-    for row, cell in enumerate(frame["image"]):
-        # A name may hold what parts names elsewhere.
-        whole = "|" in cell and not is_url(cell) and not leaves_folder(cell)
-        names = [cell] if whole and os.path.isfile(root / cell) else picture_names(cell)
-        paths = []
-        for name in names:
-            if is_url(name):
-                if not absent_pictures:
-                    faults.append((row, URL_PICTURE, f"image {name[:200]!r}, expected a file"))
-            elif leaves_folder(name):
-                detail = f"image {name[:200]!r}, expected a path inside the folder"
-                faults.append((row, "picture outside folder", detail))
-            # Not by Path: it raises where a name is too long for the disk.
-            elif not absent_pictures or os.path.isfile(root / name):
-                paths.append(str(root / name))
-        if len(paths) > MAX_PICTURES:
-            detail = f"{len(paths)} pictures, expected at most {MAX_PICTURES}: the first are used"
-            faults.append((row, "too many pictures", detail))
-        pictures.append(paths[:MAX_PICTURES])
-    for row, reason, detail in faults:
-        row_filter.add(frame.iloc[row].to_dict(), reason, detail)
-    return pictures
+
+    def paths_of(part: pd.DataFrame) -> list[list[str]]:
+        pictures = []
+        for row, cell in enumerate(part["image"]):
+            paths, faults = _paths(cell, root, absent_pictures)
+            for reason, detail in faults:
+                row_filter.add(part.iloc[row].to_dict(), reason, detail)
+            pictures.append(paths)
+        return pictures
+
+    return mapped(frame, paths_of, TEXTS)
+
+
+def _paths(cell: str, root: Path, absent_pictures: bool) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns absolute paths of a cell's pictures, and reason and detail of every fault."""
+    # A name may hold what parts names elsewhere.
+    whole = "|" in cell and not is_url(cell) and not leaves_folder(cell)
+    names = [cell] if whole and os.path.isfile(root / cell) else picture_names(cell)
+    paths, faults = [], []
+    for name in names:
+        if is_url(name):
+            if not absent_pictures:
+                faults.append((URL_PICTURE, f"image {name[:200]!r}, expected a file"))
+        elif leaves_folder(name):
+            detail = f"image {name[:200]!r}, expected a path inside the folder"
+            faults.append(("picture outside folder", detail))
+        # Not by Path: it raises where a name is too long for the disk.
+        elif not absent_pictures or os.path.isfile(root / name):
+            paths.append(str(root / name))
+    if len(paths) > MAX_PICTURES:
+        detail = f"{len(paths)} pictures, expected at most {MAX_PICTURES}: the first are used"
+        faults.append(("too many pictures", detail))
+    return paths[:MAX_PICTURES], faults
+
+
+def _first(frame: pd.DataFrame) -> list[str]:
+    """Returns the first of each row's pictures, or ""."""
+    return [paths[0] if len(paths) else "" for paths in frame["images"]]
 
 
 def leaves_folder(image: str) -> bool:

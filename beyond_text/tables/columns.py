@@ -7,14 +7,17 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 
 from beyond_text.files import MALFORMED
 from beyond_text.tables.cells import LIST, picture_cell, picture_names
-from beyond_text.tables.delimited import fold
+from beyond_text.tables.compact import TEXT, column_of, expanded, packed, unpacked
+from beyond_text.tables.delimited import RawTable, fold
 from beyond_text.tables.formats import read_file
-from beyond_text.tables.further import further_columns, merged
+from beyond_text.tables.further import further_columns, merged, say_cut
 from beyond_text.tables.layouts import (
     TEXT_COLUMNS,
     MissingError,
@@ -32,6 +35,23 @@ NUMBERING = re.compile(r"unnamed: \d+|index|row|level_\d+", re.IGNORECASE)
 MOST_NAMED = 8
 
 
+class _Part(NamedTuple):
+    """Some rows of a file: our columns, those by which rows are merged, and counts.
+
+    `used` are the names of the file's columns that the source reads, `kept` those that are further
+    ones; `cut` values were too long, and `left_out` rows are not wanted.
+    """
+
+    ours: pd.DataFrame
+    last: pd.DataFrame
+    names: list[str]
+    used: set[str]
+    kept: list[str]
+    cut: int
+    rows: int
+    left_out: int
+
+
 def read_source(
     path: Path, source: Source, rejects: list[Reject]
 ) -> tuple[pd.DataFrame, TableFile]:
@@ -44,16 +64,63 @@ def read_source(
     Raises:
         TableError: the file cannot be read, or lacks a column.
     """
+    frame, file = read_compact(path, source, rejects)
+    return expanded(frame), file
+
+
+def read_compact(
+    path: Path, source: Source, rejects: list[Reject]
+) -> tuple[pd.DataFrame, TableFile]:
+    """Reads one file as `read_source` does, but `further` is JSON (`compact.packed`)."""
     wanted = {fold(name) for name in _their_names(source)}
-    whole, rows = read_file(path, wanted, source.overflow, rejects, source.others)
+    raw = read_file(path, wanted, source.overflow, rejects, source.others)
+    parts = [_part_of(path, source, table) for table in raw]
+    ours = pd.concat([part.ours for part in parts], ignore_index=True)
+    first = parts[0]
+    if source.further or source.others:
+        say_cut(path, sum(part.cut for part in parts))
+        _say_columns(path, "kept for search by words and for filters", first.kept)
+    used = first.used | set(first.kept)
+    _say_columns(
+        path, "ignored", [n for n in first.names if n not in used and not _numbers_rows(n)]
+    )
+    if source.split_by_file:
+        ours["split"] = path.name[: -len(path.suffix)]
+    if source.distinct:
+        ours = ours.drop_duplicates(list(source.columns))
+    if source.merge:
+        ours = _merged(ours, pd.concat([part.last for part in parts], ignore_index=True), source)
+    rows, left_out = (sum(getattr(part, name) for part in parts) for name in ("rows", "left_out"))
+    return ours.reset_index(drop=True), TableFile(path.name, rows - left_out, left_out)
+
+
+def _part_of(path: Path, source: Source, table: RawTable) -> _Part:
+    """Reads some rows of a file."""
+    whole = table.frame
     names = whole.attrs.get("names", list(whole.columns.drop("row")))
     theirs, used = _renamed(path, whole, source)
-    left_out = 0
     for column, value in source.keep.items():
         if column not in theirs:
             raise _missing(path, column, names)
         theirs = theirs[theirs[column] == value]
-        left_out = rows - len(theirs)
+    left_out = table.rows - len(theirs) if source.keep else 0
+    ours = _filled(path, source, theirs, names)
+    kept: list[str] = []
+    cut = 0
+    if source.further or source.others:
+        unnamed = [name for name in whole if name not in used and not _numbers_rows(name)]
+        further, kept, cut = further_columns(theirs, whole.loc[theirs.index, unnamed], source)
+        ours["further"] = column_of([pa.array(packed(further), TEXT)], TEXT, ours.index)
+    last = theirs[[name for name in source.last if name in theirs]]
+    return _Part(ours, last, names, used, kept, cut, table.rows, left_out)
+
+
+def _filled(path: Path, source: Source, theirs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Fills our columns from theirs.
+
+    Raises:
+        TableError: the file, of the columns `names`, lacks one.
+    """
     ours = theirs[["row"]].copy()
     for column, template in source.columns.items():
         known = {**{name: theirs[name] for name in theirs}, **{name: ours[name] for name in ours}}
@@ -65,23 +132,10 @@ def read_source(
             continue
         values = fill(usable, {name: known[name] for name in fields_of(usable)})
         cleaned = _cleaned_values(column, values, source.values.get(column, {}))
-        ours[column] = pd.Series(cleaned, index=ours.index, dtype=str)
+        ours[column] = column_of([pa.array(cleaned, TEXT)], TEXT, ours.index)
     if source.one_of and not any(column in ours for column in source.one_of):
         raise _missing(path, " or ".join(source.one_of), names)
-    if source.further or source.others:
-        unnamed = [name for name in whole if name not in used and not _numbers_rows(name)]
-        further, kept = further_columns(path, theirs, whole.loc[theirs.index, unnamed], source)
-        ours["further"] = pd.Series(further, index=ours.index, dtype=object)
-        _say_columns(path, "kept for search by words and for filters", kept)
-        used |= set(kept)
-    _say_columns(path, "ignored", [n for n in names if n not in used and not _numbers_rows(n)])
-    if source.split_by_file:
-        ours["split"] = path.name[: -len(path.suffix)]
-    if source.distinct:
-        ours = ours.drop_duplicates(list(source.columns))
-    if source.merge:
-        ours = _merged(ours, theirs, source)
-    return ours.reset_index(drop=True), TableFile(path.name, rows - left_out, left_out)
+    return ours
 
 
 def _their_names(source: Source) -> list[str]:
@@ -159,13 +213,13 @@ def _merged(ours: pd.DataFrame, theirs: pd.DataFrame, source: Source) -> pd.Data
         first["row"] = min(first["row"], record["row"])
         first |= {name: first[name] or value for name, value in record.items()}
         pictures.setdefault(key, []).extend(picture_names(record.get("image", "")))
-        further.setdefault(key, []).append(record.get("further", {}))
+        further.setdefault(key, []).append(unpacked(record.get("further", "")))
     records = []
     for key, record in found.items():
         if "image" in record:
             record["image"] = picture_cell(pictures[key])
         if "further" in record:
-            record["further"] = merged(further[key], source.joined)
+            record["further"] = packed([merged(further[key], source.joined)])[0]
         records.append(record)
     frame = pd.DataFrame(records, columns=ours.columns).astype({"row": int})
     return frame.drop(columns="position", errors="ignore").sort_values("row", kind="stable")

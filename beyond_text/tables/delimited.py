@@ -14,15 +14,19 @@ from collections.abc import Collection, Iterator
 from io import StringIO
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 
+from beyond_text.tables.compact import PART, TEXT
 from beyond_text.tables.layouts import Reject, TableError
 from beyond_text.tables.text import plain_text
 
 SEPARATORS = (",", ";", "\t", "|")
 FIRST_ROW = 2  # Row 1 is the header, as a spreadsheet shows it.
+# Characters in which the header ends.
+LONGEST_HEADER = 2**20
 csv.field_size_limit(16 * 2**20)
 # How files begin that are no text, and what to do about it.
 NO_TEXT = {
@@ -42,7 +46,7 @@ MARKS = {
 
 
 class RawTable(NamedTuple):
-    """A file's rows as stripped text with the column `row`, and how many rows the file has."""
+    """Some rows of a file as stripped text with the column `row`, and of how many they are."""
 
     frame: pd.DataFrame
     rows: int
@@ -66,8 +70,10 @@ def check_header(path: Path, names: list[str]) -> None:
 
 def read_delimited(
     path: Path, wanted: Collection[str], overflow: str, rejects: list[Reject]
-) -> RawTable:
+) -> Iterator[RawTable]:
     """Reads a file whose separator is that of `SEPARATORS` which gives most `wanted` columns.
+
+    Yields the rows PART at a time, and once at least.
 
     Args:
         path: the file.
@@ -78,39 +84,94 @@ def read_delimited(
     Raises:
         TableError: the file cannot be read, or has no header.
     """
-    text, row = read_text(path), 1
-    if stated := re.match(r'"?sep=(.)"?\r?\n', text):
-        text, row = text[stated.end() :], 2
-    separator = stated[1] if stated else _separator(text, wanted)
+    try:
+        with _opened(path) as file:
+            yield from _read_rows(path, file, wanted, overflow, rejects)
+    except UnicodeDecodeError:
+        read_text(path)
+        raise
+
+
+def _read_rows(
+    path: Path, file: IO[str], wanted: Collection[str], overflow: str, rejects: list[Reject]
+) -> Iterator[RawTable]:
+    """Yields the rows of an open file; arguments and errors are those of `read_delimited`."""
+    start, row = file.read(LONGEST_HEADER).removeprefix("\ufeff"), 1
+    if stated := re.match(r'"?sep=(.)"?\r?\n', start):
+        start, row = start[stated.end() :], 2
+    separator = stated[1] if stated else _separator(start, wanted)
     # Strict, since a lenient reader swallows the rest of the file after a stray quote.
-    reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=separator)
+    lines = _lines(start, file)
+    reader = csv.reader(lines, strict=True, delimiter=separator)
     try:
         header = [plain_text(name) for name in next(reader, [])]
     except csv.Error as error:
         raise TableError(f"{path}: row 1: expected a header of column names: {error}") from error
     check_header(path, header)
+    last = header[-1] if overflow == header[-1] else ""
     rows: list[list[str]] = []
     numbers: list[int] = []
-    total = 0
+    total, is_first = 0, True
     for number, fields in _rows(path, reader, row + 1):
         total += 1
-        if isinstance(fields, str):
-            rejects.append(Reject(path.name, number, "", "malformed row", fields))
+        fitted = _fitted(fields, len(header), separator if last else "")
+        if isinstance(fitted, Misfit):
+            rejects.append(Reject(path.name, number, fitted.id, "malformed row", fitted.detail))
             continue
-        width = len(header)
-        if len(fields) > width and overflow and overflow == header[-1]:
-            fields = [*fields[: width - 1], separator.join(fields[width - 1 :])]
-        while len(fields) > width and not fields[-1].strip():
-            fields.pop()
-        if len(fields) != width:
-            detail = f"{len(fields)} fields, expected {width}"
-            rejects.append(Reject(path.name, number, fields[0], "malformed row", detail))
-            continue
-        rows.append([value.strip() for value in fields])
+        rows.append([value.strip() for value in fitted])
         numbers.append(number)
+        if len(rows) == PART:
+            yield _raw_table(header, rows, numbers, total)
+            rows, numbers, total, is_first = [], [], 0, False
+    if total or is_first:
+        yield _raw_table(header, rows, numbers, total)
+
+
+class Misfit(NamedTuple):
+    """A row that is no row of its table: its first field, and what is wrong."""
+
+    id: str
+    detail: str
+
+
+def _fitted(fields: list[str] | str, width: int, separator: str) -> list[str] | Misfit:
+    """Returns a row of `width` fields; surplus ones are part of the last if there is a separator.
+
+    Fields that are a text say what is wrong.
+    """
+    if isinstance(fields, str):
+        return Misfit("", fields)
+    if len(fields) > width and separator:
+        fields = [*fields[: width - 1], separator.join(fields[width - 1 :])]
+    while len(fields) > width and not fields[-1].strip():
+        fields.pop()
+    if len(fields) != width:
+        return Misfit(fields[0], f"{len(fields)} fields, expected {width}")
+    return fields
+
+
+def _raw_table(
+    header: list[str], rows: list[list[str]], numbers: list[int], total: int
+) -> RawTable:
+    """Makes a table of rows; columns without a name are left out."""
     named = [place for place, name in enumerate(header) if name]
-    frame = pd.DataFrame(rows, columns=range(len(header)), dtype=str)[named]
-    return RawTable(with_rows(frame.set_axis([header[n] for n in named], axis=1), numbers), total)
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    texts = [pa.array(values, TEXT) for values in columns]
+    values = {header[place]: texts[place] for place in named}
+    return RawTable(with_rows(pa.table(values).to_pandas().astype(str), numbers), total)
+
+
+def _lines(start: str, file: IO[str]) -> Iterator[str]:
+    """Yields the lines of a file of which `start` is read already."""
+    lines = list(StringIO(start, newline=""))
+    # The last may go on in the file; a carriage return may be half of an end.
+    last = lines.pop() if lines else ""
+    yield from lines
+    last += file.read(1) if last.endswith("\r") else ""
+    if not last.endswith("\n"):
+        last += file.readline()
+    yield from StringIO(last, newline="")
+    yield from file
 
 
 def _rows(path: Path, reader: Iterator[list[str]], first: int) -> Iterator[tuple[int, list | str]]:
@@ -150,6 +211,30 @@ def fold(name: str) -> str:
     return " ".join(re.sub(r"[\s_-]+", " ", plain_text(name).casefold()).split())
 
 
+def _opened(path: Path) -> IO[str]:
+    """Opens a file of text; it may begin with its mark. The errors are those of `read_text`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise TableError(f"{path}: not readable: {error.strerror}") from error
+    return path.open(encoding=_encoding(path, head), newline="")
+
+
+def _encoding(path: Path, head: bytes) -> str:
+    """Returns the encoding of a file that begins so.
+
+    Raises:
+        TableError: it is no text.
+    """
+    for start, advice in NO_TEXT.items():
+        if head.startswith(start):
+            raise TableError(f"{path}: expected text, got {advice}")
+    if b"\0" in head[:2] and not head.startswith(tuple(MARKS)):
+        raise TableError(f"{path}: expected UTF-8, got UTF-16 without its mark; save it as UTF-8")
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+
+
 def read_text(path: Path) -> str:
     """Reads a file of UTF-8, or of UTF-16 or UTF-32 with a byte order mark.
 
@@ -160,12 +245,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise TableError(f"{path}: not readable: {error.strerror}") from error
-    for start, advice in NO_TEXT.items():
-        if data.startswith(start):
-            raise TableError(f"{path}: expected text, got {advice}")
-    if b"\0" in data[:2] and not data.startswith(tuple(MARKS)):
-        raise TableError(f"{path}: expected UTF-8, got UTF-16 without its mark; save it as UTF-8")
-    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+    encoding = _encoding(path, data[:8])
     try:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
 from beyond_text.files import MALFORMED
+from beyond_text.tables.compact import PART
 from beyond_text.tables.delimited import (
     FIRST_ROW,
     RawTable,
@@ -43,10 +45,11 @@ def read_file(
     overflow: str,
     rejects: list[Reject],
     others: bool = False,
-) -> RawTable:
-    """Reads the rows of a file; of Parquet only the columns whose folded names are `wanted`.
+) -> Iterator[RawTable]:
+    """Yields the rows of a file, once at least; of CSV and Parquet PART rows at a time.
 
-    With `others` these are joined by all that hold plain values or lists of such.
+    Of Parquet come only the columns whose folded names are `wanted`; with `others` these are joined
+    by all that hold plain values or lists of such.
 
     The rows of JSON lines are its lines, those of a feed its products, from 1.
 
@@ -55,35 +58,40 @@ def read_file(
     """
     match path.suffix.lower():
         case ".parquet":
-            return _read_parquet(path, wanted, others)
+            yield from _read_parquet(path, wanted, others)
         case ".jsonl":
-            return _read_lines(path, rejects)
+            yield _read_lines(path, rejects)
         case ".xml":
-            return _read_feed(path)
+            yield _read_feed(path)
         case _:
-            return read_delimited(path, wanted, overflow, rejects)
+            yield from read_delimited(path, wanted, overflow, rejects)
 
 
-def _read_parquet(path: Path, wanted: Collection[str], others: bool) -> RawTable:
+def _read_parquet(path: Path, wanted: Collection[str], others: bool) -> Iterator[RawTable]:
     """Reads columns of a Parquet file; others may hold structures, which are not text."""
+    row = FIRST_ROW
     try:
-        schema = pq.read_schema(path)
-        names = schema.names
-        check_header(path, names)
-        columns = [
-            field.name
-            for field in schema
-            if fold(field.name) in wanted or (others and field.name and _is_plain(field.type))
-        ]
-        table = pq.read_table(path, columns=columns)
-        values = {name: _texts(table[name]) for name in columns}
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            names = schema.names
+            check_header(path, names)
+            columns = [
+                field.name
+                for field in schema
+                if fold(field.name) in wanted or (others and field.name and _is_plain(field.type))
+            ]
+            batches = file.iter_batches(PART, columns=columns)
+            nothing = schema.empty_table().select(columns).to_batches(PART)
+            for batch in chain(batches, [] if file.metadata.num_rows else nothing):
+                table = pa.Table.from_batches([batch])
+                values = {name: _texts(table[name]) for name in columns}
+                frame = pd.DataFrame(values, index=range(len(batch)), columns=columns, dtype=str)
+                # Names of columns that are not read still help to say what is near.
+                frame.attrs["names"] = names
+                yield RawTable(with_rows(frame, list(range(row, row + len(batch)))), len(batch))
+                row += len(batch)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: expected Parquet columns of text or numbers: {error}") from error
-    frame = pd.DataFrame(values, index=range(table.num_rows), columns=columns, dtype=str)
-    # Names of columns that are not read still help to say what is near.
-    frame.attrs["names"] = names
-    rows = list(range(FIRST_ROW, FIRST_ROW + table.num_rows))
-    return RawTable(with_rows(frame, rows), table.num_rows)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

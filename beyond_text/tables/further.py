@@ -28,12 +28,13 @@ BETWEEN = " | "
 
 
 def further_columns(
-    path: Path, theirs: pd.DataFrame, others: pd.DataFrame, source: Source
-) -> tuple[list[dict[str, str]], list[str]]:
+    theirs: pd.DataFrame, others: pd.DataFrame, source: Source
+) -> tuple[list[dict[str, str]], list[str], int]:
     """Returns the further columns of each row, without empty values, and which `others` are kept.
 
+    Also returns how many values were cut to MAX_VALUE characters.
+
     Args:
-        path: the file, for what is printed.
         theirs: columns under the names that the source has for them.
         others: columns that the source does not name; at most MAX_COLUMNS in all are kept.
         source: whose `further` and `others` say what is kept.
@@ -58,10 +59,14 @@ def further_columns(
             if text := _cleaned(value):
                 row[name] = text[:MAX_VALUE]
                 cut += len(text) > MAX_VALUE
+    return rows, kept, cut
+
+
+def say_cut(path: Path, cut: int) -> None:
+    """Prints how many values of a file were cut."""
     if cut:
         number = "1 value" if cut == 1 else f"{cut:,} values"
         print(f"{path.name}: {number} cut to {MAX_VALUE:,} characters", file=sys.stderr)
-    return rows, kept
 
 
 def merged(rows: Iterable[dict[str, str]], joined: Collection[str]) -> dict[str, str]:

@@ -95,7 +95,7 @@ def click_log(
     log["shown"] = number.where(kinds == "impression", 0.0) + log.get("impressions", 0.0)
     log, queries = _queries(log, row_filter, "clicks")
     further = {"split": ("split", "first")} if "split" in log else {}
-    qrels = log.groupby(["query_id", "product_id"], sort=False, as_index=False).agg(
+    qrels = log.groupby(["query_id", "product_id"], sort=False, as_index=False, observed=True).agg(
         row=("row", "first"), weight=("weight", "sum"), shown=("shown", "sum"), **further
     )
     qrels["relevance"] = _relevance(qrels, rates)

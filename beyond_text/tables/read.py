@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from beyond_text.tables.checks import (
@@ -21,7 +22,8 @@ from beyond_text.tables.checks import (
     check_queries,
     rejected_rows,
 )
-from beyond_text.tables.columns import read_source
+from beyond_text.tables.columns import read_compact
+from beyond_text.tables.compact import by_code, expanded
 from beyond_text.tables.layouts import (
     CLICKS,
     DEFAULT_LAYOUT,
@@ -69,6 +71,24 @@ def read_tables(
     Raises:
         TableError: a file or column is missing, ambiguous or not readable, or an argument is out of
             range.
+    """
+    tables = read_compact_tables(path, layout, dev_share, pictures, test_share, grades)
+    frames = {name: expanded(getattr(tables, name)) for name in ("products", "queries", "qrels")}
+    return tables._replace(**frames)
+
+
+def read_compact_tables(
+    path: Path,
+    layout: Layout = DEFAULT_LAYOUT,
+    dev_share: float = 0.1,
+    pictures: Path | None = None,
+    test_share: float = 0.0,
+    grades: Sequence[str] | None = None,
+) -> Tables:
+    """Reads what `read_tables` reads, in a tenth of its memory.
+
+    The ids, splits and files of judgments are categorical columns, the products' `images` lists of
+    Arrow, and `further` is JSON.
     """
     path = Path(path)
     check_shares(path, dev_share, test_share)
@@ -155,7 +175,7 @@ def _read_folder(
     if layout.products is None:
         raise TableError(f"{folder}: the layout names no products")
     rejects: list[Reject] = []
-    products, file = read_source(path, layout.products, rejects)
+    products, file = read_compact(path, layout.products, rejects)
     if not file.rows:
         raise TableError(f"{path}: expected a row of a product at least, got the header alone")
     files = {"products": file}
@@ -201,7 +221,7 @@ def _with_images(
 ) -> pd.DataFrame:
     """Adds the pictures of the tables `images` to the products' own."""
     for path in find_tables(folder, layout.images):
-        images, file = read_source(path, layout.images, rejects)  # type: ignore[arg-type]
+        images, file = read_compact(path, layout.images, rejects)  # type: ignore[arg-type]
         files[file.name] = file
         row_filter = RowFilter(file.name, rejects, "product_id")
         products = add_images(products, images, row_filter)
@@ -213,23 +233,27 @@ def _read_judgments(tables: Tables, layout: Layout, path: Path, shares: Shares) 
     if layout.queries is None or layout.qrels is None:
         raise TableError(f"{path}: the layout names no judgments")
     folder, products, rejects, files = tables.folder, tables.products, tables.rejects, tables.files
-    queries, files["queries"] = read_source(path, layout.queries, rejects)
+    queries, files["queries"] = read_compact(path, layout.queries, rejects)
     row_filter = RowFilter(files["queries"].name, rejects, "query_id")
     queries = check_queries(queries, products, tables.pictures, layout, row_filter)
-    parts = []
-    for part in find_tables(folder, layout.qrels):
-        qrels, file = read_source(part, layout.qrels, rejects)
+    parts: list[tuple[pd.DataFrame, RowFilter]] = []
+    part_paths = find_tables(folder, layout.qrels)
+    part_names = [part.name for part in part_paths]
+    for part in part_paths:
+        qrels, file = read_compact(part, layout.qrels, rejects)
         files["qrels" if part.stem == layout.qrels.file else f"qrels {file.name}"] = file
         row_filter = RowFilter(file.name, rejects, "query_id", "product_id")
         grades = [name for name in layout.qrels.grades if name in qrels]
         qrels = row_filter.grades(qrels, grades)
         if "split" in qrels:
             qrels = row_filter.splits(qrels)
+            qrels["split"] = by_code(qrels["split"])
         causes = {
             each: rejected_rows(rejects, files[each].name) for each in ("queries", "products")
         }
         qrels = check_judgments(qrels, products, queries, row_filter, causes)
-        parts.append((qrels.assign(file=file.name), row_filter))
+        names = pd.Categorical.from_codes(np.full(len(qrels), len(parts)), part_names)
+        parts.append((qrels.assign(file=names), row_filter))
     if "split" in parts[0][0]:
         qrels = pd.concat([part for part, _ in parts], ignore_index=True)
         products, queries, qrels = split_by_judgments(products, queries, qrels)
@@ -242,7 +266,7 @@ def _read_judgments(tables: Tables, layout: Layout, path: Path, shares: Shares) 
 def _read_clicks(tables: Tables, path: Path, source: Source, shares: Shares) -> Tables:
     """Reads a log of clicks as queries and graded judgments."""
     products, rejects, files = tables.products, tables.rejects, tables.files
-    log, file = read_source(path, source, rejects)
+    log, file = read_compact(path, source, rejects)
     row_filter = RowFilter(file.name, rejects, "query", "product_id")
     causes = rejected_rows(rejects, files["products"].name)
     queries, qrels = click_log(log, products["product_id"], row_filter, causes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from beyond_text.tables.checks import RowFilter, check_judgments, check_products, check_queries
-from beyond_text.tables.columns import read_source
+from beyond_text.tables.columns import read_compact
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Reject, Source
 from beyond_text.tables.logs import title_log
 from beyond_text.tables.pairs import pair_tables, read_pairs
@@ -18,7 +18,7 @@ from beyond_text.tables.tables import Shares, Tables, split_tables
 def read_title_log(path: Path, source: Source, shares: Shares, pictures: Path) -> Tables:
     """Reads a query-title log."""
     rejects: list[Reject] = []
-    log, file = read_source(path, source, rejects)
+    log, file = read_compact(path, source, rejects)
     row_filter = RowFilter(file.name, rejects, "query")
     products, queries, qrels = title_log(log, row_filter)
     row_filter = RowFilter(file.name, rejects, "product_id")

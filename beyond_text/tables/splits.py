@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from jaxtyping import Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from beyond_text.tables.compact import by_code, mapped, places
 from beyond_text.tables.layouts import TEXT_COLUMNS, TableError
 from beyond_text.tables.pictures import PictureError, digest_of
 from beyond_text.tables.text import normal_text
@@ -26,24 +29,21 @@ def check_shares(path: Path, dev_share: float, test_share: float) -> None:
         )
 
 
-def components(*keys: Sequence[Hashable]) -> Int[np.ndarray, " rows"]:
+def components(*keys: Iterable[str]) -> Int[np.ndarray, " rows"]:
     """Numbers the connected components of rows, where rows that have an equal key are connected.
 
     Args:
-        keys: columns of keys, one for each row; "" and None connect nothing, and equal keys connect
-            in different columns too.
+        keys: columns of keys, one for each row; "" connects nothing, and equal keys connect in
+            different columns too.
     """
-    rows = len(keys[0])
-    number: dict[Hashable, int] = {}
-    pairs = [
-        (row, number.setdefault(key, len(number)))
-        for column in keys
-        for row, key in enumerate(column)
-        if key not in ("", None)
-    ]
-    one, two = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    nodes = rows + len(number)
-    graph = coo_array((np.ones(len(one), dtype=bool), (one, two + rows)), shape=(nodes, nodes))
+    columns = [pd.Series(column, dtype=str) for column in keys]
+    rows = len(columns[0])
+    whole = pd.concat(columns, ignore_index=True)
+    key = pd.factorize(whole)[0]
+    connects = (whole != "").to_numpy(dtype=bool)
+    one, two = np.tile(np.arange(rows), len(columns))[connects], key[connects] + rows
+    nodes = rows + key.max(initial=-1) + 1
+    graph = coo_array((np.ones(len(one), dtype=bool), (one, two)), shape=(nodes, nodes))
     return connected_components(graph, directed=False)[1][:rows]
 
 
@@ -81,13 +81,13 @@ def product_splits(products: pd.DataFrame, dev_share: float, test_share: float) 
     """Draws splits for products: those of one group_id, picture or text are of one split."""
     if not dev_share and not test_share:
         return ["train"] * len(products)
-    texts = [
-        ("text", text) if (text := product_key(record)) else None
-        for record in products[list(TEXT_COLUMNS)].to_dict("records")
-    ]
-    groups = [("group", identity) for identity in products["group_id"]]
-    pictures = [_picture_key(path) for path in products["image"]]
-    group = components(groups, texts, pictures)
+    texts = product_keys(products)
+    pictures = mapped(products[["image"]], _picture_keys)
+    group = components(
+        _named("group ", products["group_id"].astype(str)),
+        _named("text ", texts),
+        _named("picture ", pictures),
+    )
     return draw_splits(list(products["group_id"]), group, dev_share, test_share)
 
 
@@ -104,27 +104,45 @@ def query_splits(
     """
     if not dev_share and not test_share:
         return ["train"] * len(queries)
-    design = dict(zip(products["product_id"], products["group_id"], strict=True))
-    wanted = qrels[qrels["relevance"] > 0]
-    needs = {
-        query_id: ("need", *sorted({design[identity] for identity in rows}))
-        for query_id, rows in wanted.groupby("query_id")["product_id"]
-    }
-    texts = [normal_text(query) for query in queries["query"]]
-    pictures = [_picture_key(path) for path in queries["image"]]
-    own = [("design", design[each]) if each else None for each in queries["product_id"]]
+    texts, pictures = normal_texts(queries["query"]), mapped(queries[["image"]], _picture_keys)
+    place = places(queries["product_id"], products["product_id"])
+    own = products["group_id"].reset_index(drop=True).reindex(place).fillna("")
     group = components(
-        [("text", text) if text else None for text in texts],
-        pictures,
-        own,
-        [needs.get(identity) for identity in queries["query_id"]],
+        _named("text ", texts),
+        _named("picture ", pictures),
+        _named("design ", own),
+        _needs(queries, qrels, products),
     )
     # Named by content, so that a log that numbers its queries anew keeps its splits.
     names = [
-        text or (picture[1] if picture else identity)
+        text or picture or identity
         for text, picture, identity in zip(texts, pictures, queries["query_id"], strict=True)
     ]
     return draw_splits(names, group, dev_share, test_share)
+
+
+def _needs(queries: pd.DataFrame, qrels: pd.DataFrame, products: pd.DataFrame) -> list[str]:
+    """Returns a digest of the designs that are relevant for each query; "" where none is."""
+    wanted = qrels[qrels["relevance"] > 0]
+    design = pd.factorize(products["group_id"])[0]
+    found = []
+    for name, table in (("query_id", queries), ("product_id", products)):
+        ids = by_code(wanted[name])
+        found.append(places(ids.cat.categories, table[name])[ids.cat.codes])
+    # A number for each pair of a query and a design, so that a sort orders them by both.
+    pairs = np.unique(found[0] * len(products) + design[found[1]])
+    query, designs = np.divmod(pairs, max(len(products), 1))
+    needs = [""] * len(queries)
+    starts = np.flatnonzero(np.diff(query, prepend=-1))
+    for start, end in pairwise([*starts.tolist(), len(query)]):
+        digest = hashlib.blake2b(designs[start:end].tobytes(), digest_size=16)
+        needs[query[start]] = f"need {digest.hexdigest()}"
+    return needs
+
+
+def _named(kind: str, keys: pd.Series) -> pd.Series:
+    """Puts a kind before the keys that are not empty, so that they meet only those of the kind."""
+    return (kind + keys).where(keys != "", "")
 
 
 def product_key(record: dict) -> str:
@@ -132,10 +150,21 @@ def product_key(record: dict) -> str:
     return " / ".join(normal_text(record[name]) for name in TEXT_COLUMNS).strip(" /")
 
 
+def product_keys(products: pd.DataFrame) -> pd.Series:
+    """Returns `product_key` of each row."""
+    texts = products[list(TEXT_COLUMNS)]
+    return mapped(texts, lambda part: [product_key(each) for each in part.to_dict("records")])
+
+
+def normal_texts(texts: pd.Series) -> pd.Series:
+    """Returns the normal form of each text."""
+    return mapped(texts.to_frame("text"), lambda part: [normal_text(each) for each in part["text"]])
+
+
 def seen_in_train(queries: pd.DataFrame) -> list[str]:
     """Returns "1" for each query of another split whose words or picture a train query has."""
     train = queries["split"] == "train"
-    texts = queries["query"].map(normal_text)
+    texts = normal_texts(queries["query"])
     known = {name: set(column[train]) - {""} for name, column in
              (("text", texts), ("image", queries["image"]))}  # fmt: skip
     seen = ~train & (texts.isin(known["text"]) | queries["image"].isin(known["image"]))
@@ -149,7 +178,7 @@ def is_in_share(identity: str, share: float) -> bool:
 
 def spread_over_splits(frame: pd.DataFrame, column: str, qrels: pd.DataFrame) -> pd.DataFrame:
     """Returns a row for each split that an id is judged in; ids that are not judged go to train."""
-    membership = qrels[[column, "split"]].drop_duplicates()
+    membership = qrels[[column, "split"]].drop_duplicates().astype(str)
     spread = frame.merge(membership, on=column, how="left")
     return spread.assign(split=spread["split"].fillna("train"))
 
@@ -164,12 +193,13 @@ def _place(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def _picture_key(path: str) -> tuple[str, str] | None:
-    """Returns a key of a picture's bytes; None where there are none to read."""
-    if not path:
-        return None
-    try:
-        return "picture", digest_of(Path(path))
-    except PictureError:
-        # It is reported where it is stored.
-        return None
+def _picture_keys(frame: pd.DataFrame) -> list[str]:
+    """Returns a digest of the bytes of each picture; "" where there are none to read."""
+    keys = []
+    for path in frame["image"]:
+        key = ""
+        # What cannot be read is reported where it is stored.
+        with suppress(PictureError):
+            key = digest_of(Path(path)) if path else ""
+        keys.append(key)
+    return keys

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from beyond_text.tables.checks import RowFilter
+from beyond_text.tables.compact import looked_up
 from beyond_text.tables.layouts import Reject, TableFile
 from beyond_text.tables.splits import query_splits, spread_over_splits
 
@@ -68,15 +69,19 @@ def split_tables(
     if not products_have_split and "split" not in queries:
         queries["split"] = query_splits(queries, whole, products, *shares)
     done = []
+    splits = sorted({*products.get("split", ()), *queries.get("split", ())})
     for qrels, row_filter in parts:
-        query_split = qrels["query_id"].map(queries.set_index("query_id").get("split", pd.Series()))
-        if not products_have_split:
-            done.append(qrels.assign(split=query_split))
-            continue
-        qrels["split"] = qrels["product_id"].map(products.set_index("product_id")["split"])
+        of_query = None
         if "split" in queries:
+            of_query = looked_up(qrels["query_id"], queries["query_id"], queries["split"], splits)
+        if not products_have_split:
+            done.append(qrels.assign(split=of_query))
+            continue
+        ids = qrels["product_id"], products["product_id"]
+        qrels = qrels.assign(split=looked_up(*ids, products["split"], splits))
+        if of_query is not None:
             expected = "query and product to be of one split"
-            crosses = query_split != qrels["split"]
+            crosses = of_query != qrels["split"]
             qrels = row_filter.drop(qrels, crosses, "crosses splits", "split", expected)
         done.append(qrels)
     whole = pd.concat(done, ignore_index=True)
