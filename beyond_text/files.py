@@ -65,14 +65,8 @@ def atomic_folder(out: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     Raises:
         FileExistsError: `out` is something else.
     """
+    check_replaceable(out, is_ours)
     fresh, old = (out.with_name(f".{out.name}.{name}") for name in ("partial", "old"))
-    if is_ours(old) and not out.exists():
-        # An earlier build was killed between the two renames below.
-        old.rename(out)
-    if out.exists() and not (out.is_dir() and (is_ours(out) or not any(out.iterdir()))):
-        raise FileExistsError(
-            f"{out}: expected a new or empty folder or an earlier build, got neither"
-        )
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -92,6 +86,22 @@ def user_cache() -> Path:
     """Returns the folder in which this user's programs keep what they can make again."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home) / "beyond-text"
+
+
+def check_replaceable(out: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Checks that `atomic_folder` may fill `out`; gives back one that it had just renamed.
+
+    Raises:
+        FileExistsError: `out` is neither empty nor an earlier build.
+    """
+    old = out.with_name(f".{out.name}.old")
+    if is_ours(old) and not out.exists():
+        # An earlier build was killed between the two renames of `atomic_folder`.
+        old.rename(out)
+    if out.exists() and not (out.is_dir() and (is_ours(out) or not any(out.iterdir()))):
+        raise FileExistsError(
+            f"{out}: expected a new or empty folder or an earlier build, got neither"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import pandas as pd
+import duckdb
+import pyarrow.dataset as ds
 
-from beyond_text.tables.splits import product_key
-from beyond_text.tables.tables import Tables
+from data_prep.frozen import Facts, rows_path, sorter
+
+# By name: the column of a split's rows, and of what became of them.
+OF_ROWS = {"products": "product_id", "groups": "group_id"}
+OF_SHARDS = {"texts": "text", "pictures": "stored"}
 
 
-def count_crossing(tables: Tables, pictures: Mapping[str, set[bytes]]) -> dict[str, dict[str, int]]:
+def count_crossing(
+    folder: Path, facts: Facts, became: Mapping[str, Sequence[Path]]
+) -> dict[str, dict[str, int]]:
     """Counts for each split but train what train has too.
 
     Args:
-        tables: with their splits.
-        pictures: digests of each split's stored pictures, the first of each product.
+        folder: of the rows.
+        facts: of the tables.
+        became: by split, files that say what became of the rows of products.
 
     Returns:
         By split: `queries` of the words or picture of a train query; and distinct `products`,
-        `groups` (by group_id), product `texts` and `pictures`.
+        `groups` (by group_id), product `texts` and stored `pictures`, the first of each product.
     """
-    products, queries = tables.products, tables.queries
-    contents = {split: _contents(rows) for split, rows in products.groupby("split")}
-    train = contents.get("train", {})
     counts = {}
-    for split in sorted({*contents, *queries["split"]} - {"train"}):
-        seen = (queries["split"] == split) & (queries["seen"] == "1")
-        counts[str(split)] = {
-            "queries": int(seen.sum()),
-            **{
-                name: len(values & train.get(name, set()))
-                for name, values in contents.get(split, {}).items()
-            },
-            "pictures": len(pictures.get(split, set()) & pictures.get("train", set())),
-        }
+    with sorter(folder) as connection:
+        for split in sorted(facts.splits[1:], key=lambda each: each.name):
+            pair = "train", split.name
+            rows = [[rows_path(folder, "products", each)] for each in pair]
+            shards = [became[each] for each in pair]
+            shared = {
+                name: _shared(connection, column, *files)
+                for files, columns in ((rows, OF_ROWS), (shards, OF_SHARDS))
+                for name, column in columns.items()
+                if split.products or name == "pictures"
+            }
+            counts[split.name] = {"queries": split.seen, **shared}
     return counts
 
 
-def _contents(products: pd.DataFrame) -> dict[str, set[str]]:
-    """Returns the distinct ids, groups and texts of a split's products."""
-    texts = {product_key(record) for record in products.to_dict("records")}
-    return {
-        "products": set(products["product_id"]),
-        "groups": set(products["group_id"]),
-        "texts": texts - {""},
-    }
+def _shared(connection: duckdb.DuckDBPyConnection, column: str, *files: Sequence[Path]) -> int:
+    """Counts the distinct values of a column that two lists of files share."""
+    if not all(files):
+        return 0
+    for name, paths in zip(("one", "two"), files, strict=True):
+        connection.register(name, ds.dataset([str(path) for path in paths], format="ipc"))
+    # The columns' names are ours.
+    found = connection.execute(
+        f"SELECT count(*) FROM (SELECT {column} FROM one WHERE {column} IS NOT NULL "
+        f"INTERSECT SELECT {column} FROM two)"
+    ).fetchall()
+    return int(found[0][0])

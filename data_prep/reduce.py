@@ -1,7 +1,8 @@
-"""Reads and reduces the pictures of a build, in several processes."""
+"""Reads and reduces the pictures of a build."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -16,10 +17,38 @@ from beyond_text.tables.pictures import PictureError, read_picture, reduce_pictu
 
 
 class Picture(NamedTuple):
-    """A reduced picture, or (reason, detail) of a failure; neither where no picture is named."""
+    """A reduced picture, or (reason, detail) of a failure; `digest` is of the file, if it is one.
+
+    All is None where no picture is named.
+    """
 
     jpeg: bytes | None
     failure: tuple[str, str] | None
+    digest: bytes | None = None
+
+
+def short_digest(data: bytes) -> bytes:
+    """Returns the first 16 bytes of a SHA-256."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+def read_reduced(path: str, size: int, max_pixels: int) -> Picture:
+    """Reads and reduces one picture; a path of "" gives none.
+
+    Args:
+        path: of the picture.
+        size: longest side of the reduced picture, in pixels.
+        max_pixels: most pixels the picture's header may announce.
+    """
+    if not path:
+        return Picture(None, None)
+    digest = None
+    try:
+        data = read_picture(Path(path))
+        digest = short_digest(data)
+        return Picture(reduce_picture(data, size, max_pixels), None, digest)
+    except PictureError as error:
+        return Picture(None, (error.reason, error.detail), digest)
 
 
 @contextmanager
@@ -33,23 +62,13 @@ def picture_reader(
         size: longest side of a reduced picture, in pixels.
         max_pixels: most pixels a picture's header may announce.
     """
-    reduce = partial(_read_picture, size=size, max_pixels=max_pixels)
+    reduce = partial(read_reduced, size=size, max_pixels=max_pixels)
     workers = workers if workers is not None else os.cpu_count() or 1
     if workers > 1:
         with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
             yield partial(pool.map, reduce, chunksize=16)
     else:
         yield partial(map, reduce)
-
-
-def _read_picture(path: str, size: int, max_pixels: int) -> Picture:
-    """Reads and reduces one picture; a path of "" gives none."""
-    if not path:
-        return Picture(None, None)
-    try:
-        return Picture(reduce_picture(read_picture(Path(path)), size, max_pixels), None)
-    except PictureError as error:
-        return Picture(None, (error.reason, error.detail))
 
 
 def _end_with_parent() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
 from beyond_text.tables.near import near_picture
-from beyond_text.tables.rejects import Rejects
-from beyond_text.tables.tables import Tables
 from data_prep.reduce import Picture
 
 
@@ -27,49 +25,50 @@ class StoredTable(NamedTuple):
 
 PRODUCTS = StoredTable("products", "product_id", TEXT_COLUMNS, "no text and no picture", True)
 QUERIES = StoredTable("queries", "query_id", ("query",), "empty query", False)
+STORED = {table.name: table for table in (PRODUCTS, QUERIES)}
 
 
-def usable_rows(
-    records: list[dict[str, Any]],
-    pictures: Iterator[Picture],
+class Outcome(NamedTuple):
+    """What becomes of a row: its pictures, whether it is used at all, and what failed."""
+
+    jpegs: list[bytes]
+    is_used: bool
+    rejects: list[Reject]
+
+
+def outcome_of(
+    record: Mapping[str, Any],
+    pictures: Iterable[Picture],
     table: StoredTable,
-    tables: Tables,
-    rejects: Rejects,
-) -> Iterator[tuple[dict[str, Any], list[bytes]]]:
-    """Yields the rows that have a text or a picture, with the pictures; lists what failed.
+    file: str,
+    root: Path,
+) -> Outcome:
+    """Decides about a row with its pictures; it needs one of them, or a text.
 
-    `pictures` are those of all rows, one after the other.
+    Args:
+        record: the row; `images` are the paths of its pictures.
+        pictures: what was read of each.
+        table: whose row it is.
+        file: its name, for rejects.
+        root: the folder of the pictures, resolved.
     """
-    root = tables.pictures.resolve()
-    for record in records:
-        jpegs = []
-        own = islice(pictures, len(record["images"]))
-        for path, picture in zip(record["images"], own, strict=True):
-            if picture.jpeg is not None:
-                jpegs.append(picture.jpeg)
-            if picture.failure is not None:
-                reason, detail = picture.failure
-                written = path.removeprefix(f"{root}/")
-                near = near_picture(root, written) if reason == "picture missing" else ""
-                hint = f"; there is {near!r}" if near else ""
-                detail = f"image {written[:500]!r}: {detail}{hint}"
-                rejects.add(_reject(tables, table, record, reason, detail))
-        if jpegs or has_text(record, table):
-            yield record, jpegs
-        else:
-            detail = "expected a text or a picture, got neither"
-            rejects.add(_reject(tables, table, record, table.empty, detail))
+    jpegs, faults = [], []
+    for path, picture in zip(record["images"], pictures, strict=True):
+        if picture.jpeg is not None:
+            jpegs.append(picture.jpeg)
+        if picture.failure is not None:
+            reason, detail = picture.failure
+            written = path.removeprefix(f"{root}/")
+            near = near_picture(root, written) if reason == "picture missing" else ""
+            hint = f"; there is {near!r}" if near else ""
+            faults.append((reason, f"image {written[:500]!r}: {detail}{hint}"))
+    is_used = bool(jpegs) or has_text(record, table)
+    if not is_used:
+        faults.append((table.empty, "expected a text or a picture, got neither"))
+    row, identity = int(record["row"]), record[table.id]
+    return Outcome(jpegs, is_used, [Reject(file, row, identity, *fault) for fault in faults])
 
 
-def has_text(record: dict[str, Any], table: StoredTable) -> bool:
+def has_text(record: Mapping[str, Any], table: StoredTable) -> bool:
     """Says whether one of a row's texts is not empty."""
     return any(record[column] for column in table.text)
-
-
-def _reject(
-    tables: Tables, table: StoredTable, record: dict[str, Any], reason: str, detail: str
-) -> Reject:
-    """Makes the reject of a row."""
-    return Reject(
-        tables.files[table.name].name, int(record["row"]), record[table.id], reason, detail
-    )

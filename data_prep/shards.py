@@ -6,32 +6,32 @@ python -m data_prep.shards TABLES OUT
 from __future__ import annotations
 
 import argparse
-import json
+import fcntl
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from beyond_text.config.urls import path_of
-from beyond_text.files import atomic_folder
-from beyond_text.shards.manifest import FILE, VERSION, EarlierError, ShardError, read_manifest
+from beyond_text.files import atomic_folder, check_replaceable
+from beyond_text.shards.manifest import EarlierError, ShardError, read_manifest
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, MissingError, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
-from beyond_text.tables.read import read_tables
-from beyond_text.tables.rejects import MAX_REJECTED, RejectError, Rejects
-from beyond_text.tables.tables import Tables
+from beyond_text.tables.rejects import MAX_REJECTED, RejectError
+from beyond_text.tasks.options import add_run_options, run_options
+from beyond_text.tasks.plan import PlanError
+from beyond_text.tasks.run import is_done, run_plan
 from data_prep.adapters import ADAPTERS, add_layout_options, layout_of
+from data_prep.finish import finish
+from data_prep.frozen import Facts, read_facts, read_rejects
+from data_prep.planned import Options, forget_changed, plan_of, prepare, rejects_of, work_folder
 from data_prep.rejects import BuildError
-from data_prep.splits import write_splits
 
-# Words for faults of the machine rather than of the tables.
-FAULTS: dict[type[BaseException], str] = {
-    OSError: "not written",
-    BrokenProcessPool: "a process that reduces pictures was killed, perhaps for want of memory",
-}
+# Products of which one process makes shards before others have started.
+FEW = 2000
 
 
 def build_shards(
@@ -48,11 +48,16 @@ def build_shards(
     pictures: Path | None = None,
     test_share: float = 0.0,
     grades: Sequence[str] | None = None,
+    **run: Any,
 ) -> dict[str, Any]:
     """Writes `out`: shards, queries and judgments of every split, and a manifest.
 
     Where a picture cannot be used, its product or query is kept by its text, or rejected too.
-    Returns the manifest, as written to manifest.json.
+    A build that was stopped or killed goes on with what it has done, if the tables and the
+    arguments are still the same; shards whose pictures have changed are made again.
+
+    Returns:
+        The manifest, as written to manifest.json; nothing where `array` leaves shards to others.
 
     Args:
         tables_path: what `read_tables` takes.
@@ -62,12 +67,13 @@ def build_shards(
         max_pixels: most pixels a source picture's header may announce.
         samples_per_shard: most products in one tar file.
         max_rejected: share of any one file's rows, 0 to 1, above which nothing is built.
-        workers: processes that reduce pictures; None for one per core.
+        workers: processes that make shards; None for one per core.
         dev_share: share put into dev where the tables name no splits.
         seed: of the order of the samples within a split.
         pictures: folder in which the pictures lie; None for that of the tables.
         test_share: share put into test where the tables name no splits.
         grades: columns of judgments that are grades; None for the layout's.
+        run: further arguments of `run_plan`: ray, array and gpus.
 
     Raises:
         BuildError: too much is rejected (OUT.rejects.csv then lists it), nothing is left, `out`
@@ -77,71 +83,69 @@ def build_shards(
     tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
     if min(samples_per_shard, picture_size) < 1:
         raise BuildError("samples_per_shard and picture_size must be at least 1")
-    (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
-    with _as_build_error(out), atomic_folder(out, _is_build) as folder:
-        tables = read_tables(tables_path, layout, dev_share, pictures, test_share, grades)
-        rejects = _rejects(tables, max_rejected, left_rejects, layout)
-        limits = workers, samples_per_shard, seed, picture_size, max_pixels
-        written = write_splits(tables, folder, rejects, *limits)
-        return _write_manifest(folder, tables_path, tables, rejects, *written, picture_size)
+    options = Options(
+        layout, picture_size, max_pixels, samples_per_shard, max_rejected, dev_share, seed,
+        pictures, test_share, grades,
+    )  # fmt: skip
+    out.with_name(f"{out.name}.rejects.csv").unlink(missing_ok=True)
+    with _as_build_error(out):
+        check_replaceable(out, _is_build)
+        facts = prepare(tables_path, out, options)
+        if workers is None and sum(split.products for split in facts.splits) < FEW:
+            workers = 1
+        plan = plan_of(facts, out, options)
+        forget_changed(plan)
+        run_plan(plan, workers=workers, label="packing", **run)
+        if not run.get("array") or is_done(plan):
+            return _finish(facts, out, options)
+    return {}
 
 
-def _rejects(tables: Tables, max_share: float, list_path: Path, layout: Layout) -> Rejects:
-    """Begins the list of a build's rejects with those of its tables."""
-    found = tables.rejects, tables.files.values()
-    rejects = Rejects(*found, max_share, list_path, layout.name)
-    rejects.check()
-    return rejects
+def _finish(facts: Facts, out: Path, options: Options) -> dict[str, Any]:
+    """Makes the build of its shards, unless another job does; returns the manifest."""
+    work = work_folder(out)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return {}
+        if (found := read_facts(work)) is None or found.key != facts.key:
+            # Another job has just finished.
+            return {}
+        rejects = rejects_of(read_rejects(work), facts.files.values(), out, options)
+        with atomic_folder(out, _is_build) as folder:
+            plan = plan_of(facts, out, options)
+            manifest = finish(work, plan, facts, folder, rejects, options.picture_size)
+        shutil.rmtree(work, ignore_errors=True)
+    return manifest
 
 
 @contextmanager
 def _as_build_error(out: Path) -> Iterator[None]:
-    """Turns faults of the machine, and an `out` that is no build, into a BuildError."""
+    """Turns faults of the machine, and an `out` that is no build, into a BuildError.
+
+    Where the tables are at fault the work is removed; where the machine is, it is kept.
+    """
+    work = work_folder(out)
     try:
         yield
-    except (FileExistsError, RejectError) as error:
+    except (RejectError, BuildError, TableError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        if isinstance(error, RejectError):
+            raise BuildError(str(error)) from error
+        raise
+    except (FileExistsError, PlanError, ModuleNotFoundError) as error:
         raise BuildError(str(error)) from error
-    except tuple(FAULTS) as error:
-        reason = next(words for fault, words in FAULTS.items() if isinstance(error, fault))
-        raise BuildError(f"{out}: {reason}: {error}; nothing of it is kept") from error
+    except OSError as error:
+        kept = f"; {KEPT}" if work.exists() else ""
+        raise BuildError(f"{out}: not written: {error}{kept}") from error
+    except RuntimeError as error:
+        if "Traceback" in str(error):
+            raise
+        raise BuildError(f"{out}: not written: {error}") from error
 
 
-def _write_manifest(
-    folder: Path,
-    tables_path: Path,
-    tables: Tables,
-    rejects: Rejects,
-    splits: dict[str, dict[str, Any]],
-    crossing: dict[str, dict[str, int]],
-    picture_size: int,
-) -> dict[str, Any]:
-    """Writes rejects.csv, then manifest.json, and returns the manifest.
-
-    An empty file of pairs gives an empty train split, for there may be shops without designs.
-
-    Raises:
-        BuildError: no product is left.
-    """
-    file = tables.files["products"]
-    without_pairs = file.name.endswith(".jsonl") and not file.rows
-    if not without_pairs and not any(entry["products"] for entry in splits.values()):
-        raise BuildError(f"{tables_path}: no product is left to write")
-    highest = tables.qrels[tables.grades].max() if len(tables.qrels) else {}
-    manifest = {
-        "version": VERSION,
-        "source": tables_path.name,
-        "picture_size": picture_size,
-        "products_have_split": tables.products_have_split,
-        "grades": {name: {"max": float(highest.get(name, 0.0))} for name in tables.grades},
-        "splits": splits,
-        "crossing": crossing,
-        "rejects": rejects.by_reason(),
-        "left_out": {file.name: file.left_out for file in rejects.files if file.left_out},
-    }
-    rejects.write(folder / "rejects.csv")
-    text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8")
-    return manifest
+KEPT = "what is done is kept: the same command goes on with it"
 
 
 def _is_build(folder: Path) -> bool:
@@ -168,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-rejected", type=float, default=MAX_REJECTED, help="share of a file's rows"
     )
-    parser.add_argument("--workers", type=int, help="default: one per core")
+    add_run_options(parser)
     parser.add_argument("--dev-share", type=float, default=0.1)
     parser.add_argument("--test-share", type=float, default=0.0)
     parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
@@ -182,7 +186,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Builds from the command line; prints the counts, or prints the error and returns 1."""
-    arguments = vars(_parser().parse_args(argv))
+    parsed = _parser().parse_args(argv)
+    arguments = vars(parsed) | run_options(parsed)
     name = arguments.pop("layout")
     layout = layout_of(name)
     if arguments.pop("absent_pictures"):
@@ -194,7 +199,10 @@ def main(argv: list[str] | None = None) -> int:
         advice = known if isinstance(error, MissingError) and not name else ""
         print(f"error: {error}{advice}", file=sys.stderr)
         return 1
-    _print_counts(manifest)
+    if manifest:
+        _print_counts(manifest)
+    else:
+        print("this share is done; the job that ends last, or one without --array, finishes")
     return 0
 
 

@@ -8,7 +8,6 @@ there: a zero vector never means missing.
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,13 +16,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from beyond_text.config.views import PAIRS, View
+from beyond_text.shards.keys import key_of as key_of
 from beyond_text.tables.text import normal_text
-
-
-@lru_cache(maxsize=2**16)
-def key_of(text: str) -> int:
-    """Hashes a text to a 64-bit key, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
 @lru_cache(maxsize=2**16)

@@ -22,21 +22,28 @@ ROWS = 2**17
 Check = Callable[[pa.RecordBatch, int], str]
 
 
-def write_columns(path: Path, schema: pa.Schema, parts: Iterable[pa.RecordBatch]) -> None:
-    """Writes a file of columns, which depends on the rows alone, whatever parts they come in."""
+def write_columns(
+    path: Path, schema: pa.Schema, parts: Iterable[pa.RecordBatch], size: int = ROWS
+) -> None:
+    """Writes a file of columns, which depends on the rows alone, whatever parts they come in.
+
+    It has parts of `size` rows, and a last one of the rest.
+    """
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for part in _parts(schema, parts):
+        for part in _parts(schema, parts, size):
             writer.write_batch(part)
 
 
-def _parts(schema: pa.Schema, parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Cuts rows into parts of ROWS."""
+def _parts(
+    schema: pa.Schema, parts: Iterable[pa.RecordBatch], size: int
+) -> Iterator[pa.RecordBatch]:
+    """Cuts rows into parts of a size."""
     waiting = pa.Table.from_batches([], schema)
     for part in parts:
         waiting = pa.concat_tables([waiting, pa.Table.from_batches([part], schema)])
-        while len(waiting) >= ROWS:
-            yield from waiting[:ROWS].combine_chunks().to_batches()
-            waiting = waiting[ROWS:]
+        while len(waiting) >= size:
+            yield from waiting[:size].combine_chunks().to_batches()
+            waiting = waiting[size:]
     yield from waiting.combine_chunks().to_batches()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from beyond_text.shards.batch import key_of
+from beyond_text.shards.keys import key_of
 from beyond_text.shards.manifest import ShardError
 from beyond_text.tables.layouts import TEXT_COLUMNS
 from beyond_text.tables.pictures import MAX_BYTES

@@ -88,6 +88,7 @@ class RowFilter:
         The column becomes categorical. `rejected` are rows of that other table which are not used,
         by id.
         """
+        known = known[~known.duplicated()]
         code = places(frame[column], known)
         unknown = pd.Series(code < 0, index=frame.index)
         table = column.removesuffix("_id")

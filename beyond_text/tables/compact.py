@@ -47,11 +47,10 @@ def column_of(chunks: Iterable[pa.Array], kind: pa.DataType, index: pd.Index) ->
 def as_array(values: Any) -> pa.ChunkedArray | pa.Array:
     """Returns texts as Arrow's."""
     if isinstance(values, pd.Series | pd.Index):
-        values = values.array
-    try:
-        return pa.chunked_array([values], TEXT)
-    except (TypeError, pa.ArrowInvalid):
-        return pa.array(values, TEXT)
+        values = pa.array(values.array)
+    elif not isinstance(values, pa.Array | pa.ChunkedArray):
+        values = pa.array(values, TEXT)
+    return values.cast(TEXT)
 
 
 def places(values: Any, known: Any) -> Int[np.ndarray, " rows"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -13,7 +14,7 @@ from beyond_text.shards.split import product_text
 from beyond_text.tables.rejects import Rejects, drop_judgments
 from beyond_text.tables.tables import Tables
 from data_prep.reduce import picture_reader
-from data_prep.rows import PRODUCTS, QUERIES, usable_rows
+from data_prep.rows import PRODUCTS, QUERIES, outcome_of
 
 # Pictures are compared as shards store them by default.
 STORED_SIZE = 256
@@ -53,6 +54,7 @@ def read_usable(
     """
     rejects = Rejects(tables.rejects, tables.files.values(), max_rejected)
     used: dict[str, pd.DataFrame] = {}
+    root = tables.pictures.resolve()
     qrels = tables.qrels
     own = [[image] if image else [] for image in tables.queries["image"]]
     frames = ((QUERIES, tables.queries.assign(images=own)), (PRODUCTS, tables.products))
@@ -65,9 +67,14 @@ def read_usable(
             for start in range(0, len(frame), PART):
                 part: list[Any] = frame.iloc[start : start + PART].to_dict("records")
                 stored = iter(read([path for record in part for path in record["images"]]))
-                for record, jpegs in usable_rows(part, stored, table, tables, rejects):
+                for record in part:
+                    own_pictures = islice(stored, len(record["images"]))
+                    file = tables.files[table.name].name
+                    jpegs, is_used, faults = outcome_of(record, own_pictures, table, file, root)
+                    rejects.add(*faults)
                     digest = hashlib.sha256(jpegs[0]).hexdigest() if jpegs else ""
-                    rows.append(record | {"picture": digest})
+                    if is_used:
+                        rows.append(record | {"picture": digest})
                 progress.update(len(part))
             used[table.name] = pd.DataFrame(rows, columns=[*frame.columns, "picture"])
             unused = set(frame[table.id]) - set(used[table.name][table.id])

@@ -120,7 +120,8 @@ def plot(rows: Sequence[Measured], path: Path) -> None:
     for axis, (name, heights) in zip(axes, values, strict=True):
         axis.loglog([row.products for row in rows], heights, marker="o")
         for row, height in zip(rows, heights, strict=True):
-            axis.annotate(f"{height:.2g}", (row.products, height), (0, 6), textcoords="offset points")
+            place = row.products, height
+            axis.annotate(f"{height:.2g}", place, (0, 6), textcoords="offset points")
         axis.set(xlabel="products", ylabel=name)
         axis.margins(y=0.25)
         axis.grid(alpha=0.3)

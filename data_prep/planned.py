@@ -1,0 +1,181 @@
+"""Reads tables and plans their shards, in a folder of work beside the build that outlives a kill.
+
+The folder holds the rows of the tables (`frozen.py`) and, in TASKS, the plan and its shards. It is
+made aside and renamed, so that of several jobs that start together the first one's counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pyarrow as pa
+
+from beyond_text.tables.layouts import Layout, find_tables
+from beyond_text.tables.read import read_compact_tables
+from beyond_text.tables.rejects import Rejects
+from beyond_text.tasks.plan import PLAN, Plan, encode
+from beyond_text.tasks.sidecar import path_of, read_sidecars
+from data_prep.frozen import Facts, freeze, open_rows, read_facts, rows_path
+from data_prep.shard import Shard, records_of, state_of
+
+TASKS = "tasks"
+# Of what work folders hold; those of another one are of no use.
+VERSION = 1
+
+
+class Options(NamedTuple):
+    """What decides the bytes of a build beside its tables; see `build_shards`."""
+
+    layout: Layout
+    picture_size: int
+    max_pixels: int
+    samples_per_shard: int
+    max_rejected: float
+    dev_share: float
+    seed: int
+    pictures: Path | None
+    test_share: float
+    grades: Sequence[str] | None
+
+
+def work_folder(out: Path) -> Path:
+    """Returns the folder of work of a build."""
+    return out.with_name(f".{out.name}.work")
+
+
+def prepare(tables_path: Path, out: Path, options: Options) -> Facts:
+    """Reads tables into the folder of work, unless they are there.
+
+    Raises:
+        TableError: the tables cannot be read.
+        RejectError: too much is rejected.
+        BuildError: a split has a reserved name.
+    """
+    work, key = work_folder(out), _key(tables_path, options)
+    aside = work.with_name(f"{work.name}.{socket.gethostname()}.{os.getpid()}")
+    for leftover in _leftovers(work):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if (facts := read_facts(work)) and facts.key == key:
+        return facts
+    try:
+        facts = _frozen(tables_path, out, options, aside, key)
+        found = read_facts(work)
+        if not (found and found.key == key):
+            # What is there is of other tables, or half deleted.
+            shutil.rmtree(work, ignore_errors=True)
+            aside.rename(work)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return facts
+
+
+def _frozen(tables_path: Path, out: Path, options: Options, folder: Path, key: str) -> Facts:
+    """Reads tables and writes them to a folder."""
+    tables = read_compact_tables(
+        tables_path,
+        options.layout,
+        options.dev_share,
+        options.pictures,
+        options.test_share,
+        options.grades,
+    )
+    rejects_of(tables.rejects, tables.files.values(), out, options).check()
+    folder.mkdir(parents=True)
+    limits = options.seed, options.samples_per_shard
+    facts = freeze(tables, folder, key, str(tables_path), *limits)
+    del tables
+    pa.default_memory_pool().release_unused()
+    return facts
+
+
+def rejects_of(found: Iterable, files: Iterable, out: Path, options: Options) -> Rejects:
+    """Begins the list of a build's rejects with those of its tables."""
+    list_path = out.with_name(f"{out.name}.rejects.csv")
+    return Rejects(found, files, options.max_rejected, list_path, options.layout.name)
+
+
+def plan_of(facts: Facts, out: Path, options: Options) -> Plan:
+    """Plans the shards of a build: of each split those of its queries' pictures, then products."""
+    work = work_folder(out)
+    tasks = [
+        Shard(
+            name=f"{prefix}{split.name}-{part:05d}",
+            table=table,
+            split=split.name,
+            rows=str(rows_path(work, name, split.name)),
+            part=part,
+            first=part * options.samples_per_shard,
+            file=facts.files[table].name,
+            pictures=facts.pictures,
+            picture_size=options.picture_size,
+            max_pixels=options.max_pixels,
+        )
+        for split in facts.splits
+        for table, name, prefix in (
+            ("queries", "pictured", "queries-"), ("products", "products", "")
+        )
+        for part in range(_parts(rows_path(work, name, split.name)))
+    ]  # fmt: skip
+    return Plan(work / TASKS, "data_prep.shard:write_shard", tasks)
+
+
+def forget_changed(plan: Plan) -> None:
+    """Forgets which shards are done of whose pictures a file has changed since."""
+    if not (plan.folder / PLAN).is_file():
+        return
+    for number, done in read_sidecars(encode(plan), range(len(plan.tasks))).items():
+        task = plan.tasks[number]
+        assert isinstance(task, Shard)
+        if state_of(records_of(task)) != done.counts["state"]:
+            path_of(plan.folder, number).unlink()
+
+
+def _parts(path: Path) -> int:
+    """Counts the parts of a file of rows that have any."""
+    reader = open_rows(path)
+    return sum(reader.get_batch(n).num_rows > 0 for n in range(reader.num_record_batches))
+
+
+def _key(tables_path: Path, options: Options) -> str:
+    """Returns a digest of the files of tables, by size and time, and of the options."""
+    files = [
+        [str(path), status.st_size, status.st_mtime_ns]
+        for path in _files(tables_path, options.layout)
+        if (status := path.stat())
+    ]
+    content = VERSION, str(tables_path), files, *options
+    data = msgspec.json.encode(content, order="deterministic", enc_hook=str)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _files(tables_path: Path, layout: Layout) -> Iterator[Path]:
+    """Yields the files that tables may be read from."""
+    folder = tables_path.parent if tables_path.is_file() else tables_path
+    sources = (
+        layout.products, layout.queries, layout.qrels, layout.images, layout.clicks, layout.log
+    )  # fmt: skip
+    if folder.is_dir():
+        for source in sources:
+            yield from find_tables(folder, source)
+    for path in (tables_path, folder / layout.pairs if layout.pairs else tables_path):
+        if path.is_file():
+            yield path
+
+
+def _leftovers(work: Path) -> Iterator[Path]:
+    """Yields folders that jobs of this machine, killed since, have left half done."""
+    for path in work.parent.glob(f"{work.name}.{socket.gethostname()}.*"):
+        process = path.name.rpartition(".")[2]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            yield path
+        except (OSError, ValueError):
+            continue
