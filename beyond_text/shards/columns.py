@@ -31,7 +31,7 @@ def write_columns(
     """
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for part in _parts(schema, parts, size):
-            writer.write_batch(part)
+            writer.write_batch(_exact(part))
 
 
 def _parts(
@@ -45,6 +45,17 @@ def _parts(
             yield from waiting[:size].combine_chunks().to_batches()
             waiting = waiting[size:]
     yield from waiting.combine_chunks().to_batches()
+
+
+def _exact(part: pa.RecordBatch) -> pa.RecordBatch:
+    """Returns the rows with nothing beyond their last one, where Arrow leaves what it finds."""
+    columns = [
+        pa.array(column.to_numpy(zero_copy_only=False), pa.bool_())
+        if pa.types.is_boolean(column.type)
+        else column
+        for column in part.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=part.schema)
 
 
 class Columns:
