@@ -1,7 +1,8 @@
 """Reads tables and plans their shards, in a folder of work beside the build that outlives a kill.
 
-The folder holds the rows of the tables (`frozen.py`) and, in TASKS, the plan and its shards. It is
-made aside and renamed, so that of several jobs that start together the first one's counts.
+The folder holds the rows of the tables (`frozen.py`) and, in TASKS, the plan and its shards. Its
+name is that of the tables and options, and it is made aside and renamed, so that of several jobs
+that start together the first one's counts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,8 @@ from data_prep.shard import Shard, records_of, state_of
 TASKS = "tasks"
 # Of what work folders hold; those of another one are of no use.
 VERSION = 1
+# Characters of a key in a folder's name.
+KEY = 12
 
 
 class Options(NamedTuple):
@@ -45,35 +49,40 @@ class Options(NamedTuple):
     grades: Sequence[str] | None
 
 
-def work_folder(out: Path) -> Path:
-    """Returns the folder of work of a build."""
-    return out.with_name(f".{out.name}.work")
+def work_folders(out: Path) -> list[Path]:
+    """Lists the folders of work that lie beside a build."""
+    entries = out.parent.iterdir() if out.parent.is_dir() else []
+    return [each for each in entries if _is_work(each.name, out)]
 
 
-def prepare(tables_path: Path, out: Path, options: Options) -> Facts:
-    """Reads tables into the folder of work, unless they are there.
+def _is_work(name: str, out: Path) -> bool:
+    start, _, key = name.rpartition(".work-")
+    return start == f".{out.name}" and len(key) == KEY
+
+
+def prepare(tables_path: Path, out: Path, options: Options) -> tuple[Path, Facts]:
+    """Reads tables into a folder of work, unless they are there; returns it with the facts.
 
     Raises:
         TableError: the tables cannot be read.
         RejectError: too much is rejected.
         BuildError: a split has a reserved name.
     """
-    work, key = work_folder(out), _key(tables_path, options)
-    aside = work.with_name(f"{work.name}.{socket.gethostname()}.{os.getpid()}")
-    for leftover in _leftovers(work):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if (facts := read_facts(work)) and facts.key == key:
-        return facts
-    try:
-        facts = _frozen(tables_path, out, options, aside, key)
-        found = read_facts(work)
-        if not (found and found.key == key):
-            # What is there is of other tables, or half deleted.
-            shutil.rmtree(work, ignore_errors=True)
-            aside.rename(work)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return facts
+    key = _key(tables_path, options)
+    # Jobs that start together never remove what another one of them has made.
+    work = out.with_name(f".{out.name}.work-{key[:KEY]}")
+    for other in (*work_folders(out), *_leftovers(out)):
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
+    if (facts := read_facts(work)) is None:
+        aside = out.with_name(f".{out.name}.{socket.gethostname()}.{os.getpid()}.aside")
+        try:
+            facts = _frozen(tables_path, out, options, aside, key)
+            with suppress(OSError):
+                aside.rename(work)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return work, facts
 
 
 def _frozen(tables_path: Path, out: Path, options: Options, folder: Path, key: str) -> Facts:
@@ -101,9 +110,8 @@ def rejects_of(found: Iterable, files: Iterable, out: Path, options: Options) ->
     return Rejects(found, files, options.max_rejected, list_path, options.layout.name)
 
 
-def plan_of(facts: Facts, out: Path, options: Options) -> Plan:
+def plan_of(work: Path, facts: Facts, options: Options) -> Plan:
     """Plans the shards of a build: of each split those of its queries' pictures, then products."""
-    work = work_folder(out)
     tasks = [
         Shard(
             name=f"{prefix}{split.name}-{part:05d}",
@@ -169,13 +177,15 @@ def _files(tables_path: Path, layout: Layout) -> Iterator[Path]:
             yield path
 
 
-def _leftovers(work: Path) -> Iterator[Path]:
+def _leftovers(out: Path) -> Iterator[Path]:
     """Yields folders that jobs of this machine, killed since, have left half done."""
-    for path in work.parent.glob(f"{work.name}.{socket.gethostname()}.*"):
-        process = path.name.rpartition(".")[2]
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            yield path
-        except (OSError, ValueError):
-            continue
+    start, end = f".{out.name}.{socket.gethostname()}.", ".aside"
+    for path in out.parent.iterdir() if out.parent.is_dir() else []:
+        process = path.name.removeprefix(start).removesuffix(end)
+        if path.name == f"{start}{process}{end}" and process.isdecimal():
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                yield path
+            except OSError:
+                continue

@@ -10,7 +10,7 @@ import fcntl
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from beyond_text.tasks.run import is_done, run_plan
 from data_prep.adapters import ADAPTERS, add_layout_options, layout_of
 from data_prep.finish import finish
 from data_prep.frozen import Facts, read_facts, read_rejects
-from data_prep.planned import Options, forget_changed, plan_of, prepare, rejects_of, work_folder
+from data_prep.planned import Options, forget_changed, plan_of, prepare, rejects_of, work_folders
 from data_prep.rejects import BuildError
 
 # Products of which one process makes shards before others have started.
@@ -90,31 +90,33 @@ def build_shards(
     out.with_name(f"{out.name}.rejects.csv").unlink(missing_ok=True)
     with _as_build_error(out):
         check_replaceable(out, _is_build)
-        facts = prepare(tables_path, out, options)
+        work, facts = prepare(tables_path, out, options)
         if workers is None and sum(split.products for split in facts.splits) < FEW:
             workers = 1
-        plan = plan_of(facts, out, options)
+        plan = plan_of(work, facts, options)
         forget_changed(plan)
         run_plan(plan, workers=workers, label="packing", **run)
-        if not run.get("array") or is_done(plan):
-            return _finish(facts, out, options)
+        if not run.get("array"):
+            return _finish(work, facts, out, options)
+        # One of several jobs that find all done has the lock.
+        with suppress(BlockingIOError):
+            return _finish(work, facts, out, options) if is_done(plan) else {}
     return {}
 
 
-def _finish(facts: Facts, out: Path, options: Options) -> dict[str, Any]:
-    """Makes the build of its shards, unless another job does; returns the manifest."""
-    work = work_folder(out)
+def _finish(work: Path, facts: Facts, out: Path, options: Options) -> dict[str, Any]:
+    """Makes the build of its shards; returns the manifest, or nothing where another job just has.
+
+    Raises:
+        BlockingIOError: another process does.
+    """
     with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return {}
-        if (found := read_facts(work)) is None or found.key != facts.key:
-            # Another job has just finished.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if read_facts(work) is None:
             return {}
         rejects = rejects_of(read_rejects(work), facts.files.values(), out, options)
         with atomic_folder(out, _is_build) as folder:
-            plan = plan_of(facts, out, options)
+            plan = plan_of(work, facts, options)
             manifest = finish(work, plan, facts, folder, rejects, options.picture_size)
         shutil.rmtree(work, ignore_errors=True)
     return manifest
@@ -126,18 +128,20 @@ def _as_build_error(out: Path) -> Iterator[None]:
 
     Where the tables are at fault the work is removed; where the machine is, it is kept.
     """
-    work = work_folder(out)
     try:
         yield
     except (RejectError, BuildError, TableError) as error:
-        shutil.rmtree(work, ignore_errors=True)
+        for work in work_folders(out):
+            shutil.rmtree(work, ignore_errors=True)
         if isinstance(error, RejectError):
             raise BuildError(str(error)) from error
         raise
     except (FileExistsError, PlanError, ModuleNotFoundError) as error:
         raise BuildError(str(error)) from error
+    except BlockingIOError as error:
+        raise BuildError(f"{out}: another process is finishing it") from error
     except OSError as error:
-        kept = f"; {KEPT}" if work.exists() else ""
+        kept = f"; {KEPT}" if work_folders(out) else ""
         raise BuildError(f"{out}: not written: {error}{kept}") from error
     except RuntimeError as error:
         if "Traceback" in str(error):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from webdataset import TarWriter
 
-from data_prep.planned import work_folder
+from data_prep.planned import work_folders
 from data_prep.rejects import BuildError
 from data_prep.shards import build_shards, main
 from tests import ROOT
@@ -75,34 +75,41 @@ def test_a_killed_build_goes_on_with_what_it_has_done(
     shop: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out = tmp_path / "out"
-    tasks = work_folder(out) / "tasks"
     words = [str(shop), str(out), "--picture-size", "16", "--samples-per-shard", "10"]
     command = [sys.executable, "-m", "data_prep.shards", *words, "--workers", "2"]
     with subprocess.Popen(command, cwd=ROOT) as process:
-        while len(list(tasks.glob("*.done.json"))) < 2 and process.poll() is None:
+        while len(list(tmp_path.glob(".*/tasks/*.done.json"))) < 2 and process.poll() is None:
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
     assert not out.exists()
-    before = files_of_done(tasks)
+    (work,) = work_folders(out)
+    before = files_of_done(work / "tasks")
     assert before
     build(shop, out, workers=1)
     assert content(out) == whole
     assert not list(tmp_path.glob(".*"))
     # Files that were not made again are still the same.
-    assert before.items() <= {path.name: path.stat().st_ino for path in out.iterdir()}.items()
+    assert before.items() <= {path.name: made(path) for path in out.iterdir()}.items()
 
 
 def stopped(shop: Path, out: Path) -> Path:
     """Does half of a build; returns the folder of its tasks."""
     assert build(shop, out, workers=1, array=(0, 2)) == {}
-    return work_folder(out) / "tasks"
+    (work,) = work_folders(out)
+    return work / "tasks"
 
 
-def files_of_done(tasks: Path) -> dict[str, int]:
-    """Returns the numbers that the disk has for the shards of tasks that are done."""
+def files_of_done(tasks: Path) -> dict[str, tuple[int, int]]:
+    """Returns when the shards of tasks that are done were made."""
     done = [json.loads(path.read_bytes())["files"] for path in tasks.glob("*.done.json")]
     names = [name for files in done for name in files if name.endswith((".tar", ".npy"))]
-    return {name: (tasks / name).stat().st_ino for name in names}
+    return {name: made(tasks / name) for name in names}
+
+
+def made(path: Path) -> tuple[int, int]:
+    """Returns what the disk knows a file by, whatever its name: it was made once."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def test_only_shards_whose_pictures_have_changed_are_made_again(shop: Path, tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_only_shards_whose_pictures_have_changed_are_made_again(shop: Path, tmp_
     before = files_of_done(stopped(shop, out))
     (shop / "images" / "000010.jpg").write_bytes((shop / "images" / "000011.jpg").read_bytes())
     manifest = build(shop, out, workers=1)
-    after = {path.name: path.stat().st_ino for path in out.iterdir()}
+    after = {path.name: made(path) for path in out.iterdir()}
     # A product may stand in two splits; of each shard there is an index too.
     assert 0 < sum(before[name] != after[name] for name in before) <= 4 < len(before)
     assert build(shop, tmp_path / "anew", workers=1) == manifest
@@ -127,7 +134,7 @@ def test_what_was_done_of_other_tables_or_options_is_of_no_use(
         with (shop / "products.csv").open("a") as file:
             file.write("p1,Another,,,,\n")
     manifest = build(shop, out, workers=1, seed=int(change == "seed"))
-    after = {path.name: path.stat().st_ino for path in out.iterdir()}
+    after = {path.name: made(path) for path in out.iterdir()}
     kept = [name for name in before if before[name] == after[name]]
     assert len(kept) == (len(before) if change == "nothing" else 0)
     assert manifest["splits"]["train"]["products"] == (101 if change == "tables" else 100)
@@ -148,7 +155,7 @@ def test_the_limit_of_rejects_is_that_of_the_whole_and_leaves_no_work(
 def test_a_folder_of_something_else_is_refused_before_any_work(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="expected a new or empty folder or an earlier build"):
         build(shop, shop, workers=1)
-    assert not work_folder(shop).exists()
+    assert not work_folders(shop)
 
 
 def test_a_damaged_shard_is_named_and_made_again(
