@@ -11,6 +11,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from itertools import count
 from pathlib import Path
@@ -84,12 +85,8 @@ def read_delimited(
     Raises:
         TableError: the file cannot be read, or has no header.
     """
-    try:
-        with _opened(path) as file:
-            yield from _read_rows(path, file, wanted, overflow, rejects)
-    except UnicodeDecodeError:
-        read_text(path)
-        raise
+    with open_text(path) as file:
+        yield from _read_rows(path, file, wanted, overflow, rejects)
 
 
 def _read_rows(
@@ -211,14 +208,25 @@ def fold(name: str) -> str:
     return " ".join(re.sub(r"[\s_-]+", " ", plain_text(name).casefold()).split())
 
 
-def _opened(path: Path) -> IO[str]:
-    """Opens a file of text; it may begin with its mark. The errors are those of `read_text`."""
+@contextmanager
+def open_text(path: Path, newline: str = "") -> Iterator[IO[str]]:
+    """Opens a file that `read_text` reads, with its mark; lines end as `open` has it.
+
+    Raises:
+        TableError: as `read_text`; where a byte is wrong, when it is read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
         raise TableError(f"{path}: not readable: {error.strerror}") from error
-    return path.open(encoding=_encoding(path, head), newline="")
+    try:
+        with path.open(encoding=_encoding(path, head), newline=newline) as text:
+            yield text
+    except UnicodeDecodeError:
+        # Says which row it is in.
+        read_text(path)
+        raise
 
 
 def _encoding(path: Path, head: bytes) -> str:

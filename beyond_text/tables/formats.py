@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
 from beyond_text.files import MALFORMED
-from beyond_text.tables.compact import PART
+from beyond_text.tables.compact import PART, TEXT, column_of
 from beyond_text.tables.delimited import (
     FIRST_ROW,
     RawTable,
     check_header,
     fold,
+    open_text,
     read_delimited,
-    read_text,
     with_rows,
 )
 from beyond_text.tables.layouts import Reject, TableError
@@ -46,7 +46,7 @@ def read_file(
     rejects: list[Reject],
     others: bool = False,
 ) -> Iterator[RawTable]:
-    """Yields the rows of a file, once at least; of CSV and Parquet PART rows at a time.
+    """Yields the rows of a file, once at least; but for feeds PART rows at a time.
 
     Of Parquet come only the columns whose folded names are `wanted`; with `others` these are joined
     by all that hold plain values or lists of such.
@@ -60,7 +60,7 @@ def read_file(
         case ".parquet":
             yield from _read_parquet(path, wanted, others)
         case ".jsonl":
-            yield _read_lines(path, rejects)
+            yield from _read_lines(path, rejects)
         case ".xml":
             yield _read_feed(path)
         case _:
@@ -122,25 +122,43 @@ def _number(value: float | None, text: str | None) -> str | None:
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else text
 
 
-def _read_lines(path: Path, rejects: list[Reject]) -> RawTable:
+def _read_lines(path: Path, rejects: list[Reject]) -> Iterator[RawTable]:
     """Reads a file of a JSON object a line; values that are objects or lists are JSON."""
-    records, numbers, total = [], [], 0
-    for row, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        total += 1
-        try:
-            fields = LINE.decode(line)
-        except MALFORMED as error:
-            detail = f"expected a JSON object: {error}"
-            rejects.append(Reject(path.name, row, "", "malformed row", detail))
-            continue
-        records.append({name: _scalar(value) for name, value in fields.items() if name != "row"})
-        numbers.append(row)
-    names = list(dict.fromkeys(name for record in records for name in record))
-    values = {name: [record.get(name, "") for record in records] for name in names}
-    frame = pd.DataFrame(values, index=range(len(records)), columns=names, dtype=str)
-    return RawTable(with_rows(frame, numbers), total)
+    # A name may first stand in the last line.
+    names = dict.fromkeys(name for _, fields in _objects(path) for name in _names(fields))
+    lines = _objects(path)
+    is_first = True
+    while (part := list(islice(lines, PART))) or is_first:
+        faults = [
+            Reject(path.name, row, "", "malformed row", f"expected a JSON object: {fields}")
+            for row, fields in part
+            if isinstance(fields, str)
+        ]
+        rejects += faults
+        used = [(row, fields) for row, fields in part if not isinstance(fields, str)]
+        index = pd.RangeIndex(len(used))
+        texts = {name: [_scalar(fields.get(name)) for _, fields in used] for name in names}
+        columns = {name: column_of([pa.array(texts[name], TEXT)], TEXT, index) for name in names}
+        frame = pd.DataFrame(columns, index=index)
+        yield RawTable(with_rows(frame, [row for row, _ in used]), len(part))
+        is_first = False
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yields number and fields of each line that is not blank, or what is wrong with it."""
+    with open_text(path, "\n") as file:
+        for row, line in enumerate(file, 1):
+            text = line.removeprefix("\ufeff") if row == 1 else line
+            if text.strip():
+                try:
+                    yield row, LINE.decode(text)
+                except MALFORMED as error:
+                    yield row, str(error)
+
+
+def _names(fields: dict[str, Any] | str) -> list[str]:
+    """Lists the names of a line's fields."""
+    return [] if isinstance(fields, str) else [name for name in fields if name != "row"]
 
 
 def _scalar(value: Any) -> str:

@@ -55,6 +55,15 @@ def test_two_processes_make_the_bytes_of_one(
     assert len([name for name in whole if name.endswith(".tar")]) > 9
 
 
+@pytest.mark.slow
+def test_a_ray_cluster_makes_the_bytes_of_one(
+    shop: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    pytest.importorskip("ray")
+    build(shop, tmp_path / "out", workers=2, ray="local")
+    assert content(tmp_path / "out") == whole
+
+
 def test_jobs_of_an_array_make_the_bytes_of_one_and_the_last_finishes(
     shop: Path, tmp_path: Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
