@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from beyond_text.tables.read import read_compact_tables
 from beyond_text.tables.rejects import Rejects
 from beyond_text.tasks.plan import PLAN, Plan, encode
 from beyond_text.tasks.sidecar import path_of, read_sidecars
-from data_prep.frozen import Facts, freeze, open_rows, read_facts, rows_path
+from data_prep.frozen import FACTS, Facts, freeze, open_rows, read_facts, rows_path
 from data_prep.shard import Shard, records_of, state_of
 
 TASKS = "tasks"
@@ -55,6 +54,12 @@ def work_folders(out: Path) -> list[Path]:
     return [each for each in entries if _is_work(each.name, out)]
 
 
+def discard(work: Path) -> None:
+    """Removes a folder of work; what a kill leaves of it is not taken for a whole one."""
+    (work / FACTS).unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def _is_work(name: str, out: Path) -> bool:
     start, _, key = name.rpartition(".work-")
     return start == f".{out.name}" and len(key) == KEY
@@ -73,15 +78,20 @@ def prepare(tables_path: Path, out: Path, options: Options) -> tuple[Path, Facts
     work = out.with_name(f".{out.name}.work-{key[:KEY]}")
     for other in (*work_folders(out), *_leftovers(out)):
         if other != work:
-            shutil.rmtree(other, ignore_errors=True)
-    if (facts := read_facts(work)) is None:
-        aside = out.with_name(f".{out.name}.{socket.gethostname()}.{os.getpid()}.aside")
-        try:
-            facts = _frozen(tables_path, out, options, aside, key)
-            with suppress(OSError):
-                aside.rename(work)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            discard(other)
+    if facts := read_facts(work):
+        return work, facts
+    discard(work)
+    aside = out.with_name(f".{out.name}.{socket.gethostname()}.{os.getpid()}.aside")
+    try:
+        facts = _frozen(tables_path, out, options, aside, key)
+        aside.rename(work)
+    except OSError:
+        # Another job may have been quicker.
+        if (facts := read_facts(work)) is None:
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return work, facts
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +26,15 @@ from beyond_text.tasks.run import is_done, run_plan
 from data_prep.adapters import ADAPTERS, add_layout_options, layout_of
 from data_prep.finish import finish
 from data_prep.frozen import Facts, read_facts, read_rejects
-from data_prep.planned import Options, forget_changed, plan_of, prepare, rejects_of, work_folders
+from data_prep.planned import (
+    Options,
+    discard,
+    forget_changed,
+    plan_of,
+    prepare,
+    rejects_of,
+    work_folders,
+)
 from data_prep.rejects import BuildError
 
 # Products of which one process makes shards before others have started.
@@ -53,11 +60,7 @@ def build_shards(
     """Writes `out`: shards, queries and judgments of every split, and a manifest.
 
     Where a picture cannot be used, its product or query is kept by its text, or rejected too.
-    A build that was stopped or killed goes on with what it has done, if the tables and the
-    arguments are still the same; shards whose pictures have changed are made again.
-
-    Returns:
-        The manifest, as written to manifest.json; nothing where `array` leaves shards to others.
+    A killed build goes on. Returns the manifest; nothing where `array` leaves shards to others.
 
     Args:
         tables_path: what `read_tables` takes.
@@ -76,31 +79,35 @@ def build_shards(
         run: further arguments of `run_plan`: ray, array and gpus.
 
     Raises:
-        BuildError: too much is rejected (OUT.rejects.csv then lists it), nothing is left, `out`
-            holds something else, the disk is full or a worker was killed. An earlier build stays.
+        BuildError: too much is rejected (OUT.rejects.csv then lists it), or it cannot be written.
         TableError: the tables cannot be read.
     """
     tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
     if min(samples_per_shard, picture_size) < 1:
         raise BuildError("samples_per_shard and picture_size must be at least 1")
-    options = Options(
-        layout, picture_size, max_pixels, samples_per_shard, max_rejected, dev_share, seed,
-        pictures, test_share, grades,
-    )  # fmt: skip
+    sizes = picture_size, max_pixels, samples_per_shard, max_rejected
+    options = Options(layout, *sizes, dev_share, seed, pictures, test_share, grades)
     out.with_name(f"{out.name}.rejects.csv").unlink(missing_ok=True)
     with _as_build_error(out):
         check_replaceable(out, _is_build)
-        work, facts = prepare(tables_path, out, options)
-        if workers is None and sum(split.products for split in facts.splits) < FEW:
-            workers = 1
-        plan = plan_of(work, facts, options)
-        forget_changed(plan)
-        run_plan(plan, workers=workers, label="packing", **run)
-        if not run.get("array"):
-            return _finish(work, facts, out, options)
-        # One of several jobs that find all done has the lock.
-        with suppress(BlockingIOError):
-            return _finish(work, facts, out, options) if is_done(plan) else {}
+        return _build(tables_path, out, options, workers, **run)
+
+
+def _build(
+    tables_path: Path, out: Path, options: Options, workers: int | None, **run: Any
+) -> dict[str, Any]:
+    """Does what of a build is not done yet; returns the manifest, if this job finishes it."""
+    work, facts = prepare(tables_path, out, options)
+    if workers is None and sum(split.products for split in facts.splits) < FEW:
+        workers = 1
+    plan = plan_of(work, facts, options)
+    forget_changed(plan)
+    run_plan(plan, workers=workers, label="packing", **run)
+    if not run.get("array"):
+        return _finish(work, facts, out, options)
+    # One of several jobs that find all done has the lock.
+    with suppress(BlockingIOError):
+        return _finish(work, facts, out, options) if is_done(plan) else {}
     return {}
 
 
@@ -118,7 +125,7 @@ def _finish(work: Path, facts: Facts, out: Path, options: Options) -> dict[str, 
         with atomic_folder(out, _is_build) as folder:
             plan = plan_of(work, facts, options)
             manifest = finish(work, plan, facts, folder, rejects, options.picture_size)
-        shutil.rmtree(work, ignore_errors=True)
+        discard(work)
     return manifest
 
 
@@ -132,7 +139,7 @@ def _as_build_error(out: Path) -> Iterator[None]:
         yield
     except (RejectError, BuildError, TableError) as error:
         for work in work_folders(out):
-            shutil.rmtree(work, ignore_errors=True)
+            discard(work)
         if isinstance(error, RejectError):
             raise BuildError(str(error)) from error
         raise

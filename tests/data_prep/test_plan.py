@@ -101,6 +101,29 @@ def test_a_killed_build_goes_on_with_what_it_has_done(
     assert before.items() <= {path.name: made(path) for path in out.iterdir()}.items()
 
 
+@pytest.mark.slow
+def test_jobs_that_start_together_make_one_build(
+    shop: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    words = [str(shop), str(out), "--picture-size", "16", "--samples-per-shard", "10"]
+    command = [sys.executable, "-m", "data_prep.shards", *words, "--workers", "1", "--array"]
+    jobs = [subprocess.Popen([*command, share], cwd=ROOT) for share in ("0/2", "1/2")]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert content(out) == whole
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_of_work_that_is_half_deleted_is_made_anew(
+    shop: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    tasks = stopped(shop, tmp_path / "out")
+    (tasks.parent / "facts.json").unlink()
+    (tasks.parent / "products-train.arrow").unlink()
+    build(shop, tmp_path / "out", workers=1)
+    assert content(tmp_path / "out") == whole
+
+
 def stopped(shop: Path, out: Path) -> Path:
     """Does half of a build; returns the folder of its tasks."""
     assert build(shop, out, workers=1, array=(0, 2)) == {}
