@@ -109,6 +109,13 @@ def _memory(process: psutil.Process) -> Iterator[int]:
         return
 
 
+def _measured(path: Path) -> list[Measured]:
+    """Reads the last measurement of each size, the smallest size first."""
+    rows = [Measured(**json.loads(line)) for line in path.read_text().splitlines()]
+    found = {row.products: row for row in rows}
+    return [found[products] for products in sorted(found)]
+
+
 def plot(rows: Sequence[Measured], path: Path) -> None:
     """Draws seconds and peak memory over the number of products."""
     plt.rcParams["svg.hashsalt"] = "beyond-text"
@@ -157,7 +164,7 @@ def main(words: Sequence[str] | None = None) -> list[Measured]:
             with arguments.results.open("a") as file:
                 file.write(json.dumps(row._asdict()) + "\n")
     if arguments.plot:
-        plot(rows, arguments.plot)
+        plot(_measured(arguments.results) if arguments.results else rows, arguments.plot)
     return rows
 
 

@@ -21,3 +21,4 @@ def test_a_build_is_measured_with_its_children_and_drawn(tmp_path: Path) -> None
     assert all(row.peak > 5e7 and row.seconds > 0.5 and row.written > 40_000 for row in rows)
     assert [json.loads(line) for line in results.open()] == [row._asdict() for row in rows]
     assert picture.read_text().startswith("<?xml")
+    assert [row.products for row in build._measured(results)] == [40, 80]
