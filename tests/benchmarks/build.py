@@ -118,19 +118,20 @@ def _measured(path: Path) -> list[Measured]:
 
 def plot(rows: Sequence[Measured], path: Path) -> None:
     """Draws seconds and peak memory over the number of products."""
-    plt.rcParams["svg.hashsalt"] = "beyond-text"
+    plt.rcParams |= {"svg.hashsalt": "beyond-text", "svg.fonttype": "none"}
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     values = (
         ("minutes", [row.seconds / 60 for row in rows]),
         ("peak memory of all processes, GB", [row.peak / 1e9 for row in rows]),
     )
     for axis, (name, heights) in zip(axes, values, strict=True):
-        axis.loglog([row.products for row in rows], heights, marker="o")
+        axis.semilogx([row.products for row in rows], heights, marker="o")
         for row, height in zip(rows, heights, strict=True):
             place = row.products, height
             axis.annotate(f"{height:.2g}", place, (0, 6), textcoords="offset points")
         axis.set(xlabel="products", ylabel=name)
-        axis.margins(y=0.25)
+        axis.margins(x=0.1, y=0.15)
+        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
