@@ -273,7 +273,10 @@ class TwoTower(nn.Module):
             batch, rows, needed, self._vectors, rows_of
         )
         zeros = torch.zeros(len(batch.text_row), self.settings.dim, device=batch.text_row.device)
-        for side, fuse in ((QUERY, self._fuse_query), (PRODUCT, self.fusion)):
+        # A query without a picture has its text's vector.
+        has_query_pictures = len(batch.image) > batch.product_pictures
+        fuse_query = self._fuse_query if has_query_pictures else _text_alone
+        for side, fuse in ((QUERY, fuse_query), (PRODUCT, self.fusion)):
             if side.fused in wanted:
                 vectors[side.fused] = fuse(
                     vectors.get(side.text, zeros),
@@ -287,8 +290,6 @@ class TwoTower(nn.Module):
         self, text: Tensor, image: Tensor, has_text: Tensor, has_image: Tensor
     ) -> Tensor:
         """Returns the fused vector in rows with a picture, and the text's in the others."""
-        if not has_image.any():
-            return text
         fused = self.fusion(text, image, has_text, has_image)
         return torch.where(has_image.unsqueeze(1), fused, text)
 
@@ -334,9 +335,11 @@ def _width(tower: TextTower | ImageTower, tokens: bool, setting: str, *inputs: T
 
 def _pictures(batch: Batch, needed: set[View]) -> tuple[Tensor, int]:
     """Returns the pictures of the needed views, and the first one's index in the batch."""
-    of_queries = batch.query_image_row[batch.query_image_row >= 0]
-    # The pictures of queries follow those of products.
-    first_query = int(of_queries.min()) if len(of_queries) else len(batch.image)
+    first_query = batch.product_pictures
     first = 0 if "image" in needed else first_query
     end = len(batch.image) if "trigger_image" in needed else first_query
     return batch.image[first:end], first
+
+
+def _text_alone(text: Tensor, *_: Tensor) -> Tensor:
+    return text

@@ -112,6 +112,19 @@ class Qrels(NamedTuple):
     gain: Float[Tensor, " judgments"]
 
 
+class Counts(NamedTuple):
+    """What is counted in a batch before it moves to a device, which then need not be asked.
+
+    `seen` and `skipped` are samples, `anchors` is the number of products that have the views of one
+    of the batch's losses, and the first `product_pictures` pictures are those of products.
+    """
+
+    seen: int
+    skipped: int
+    anchors: int
+    product_pictures: int
+
+
 class Batch(NamedTuple):
     """`rows` products. Distinct texts, queries and pictures stand once; `*_row` points at them.
 
@@ -128,11 +141,20 @@ class Batch(NamedTuple):
     query_keys: QueryKeys
     image: UInt8[Tensor, "pictures 3 height width"]
     image_row: Int[Tensor, " rows"]
-    # The pictures of queries are in `image` too.
+    # The pictures of queries are in `image` too, after those of products.
     query_image_row: Int[Tensor, " rows"]
     qrels: Qrels
     losses: tuple[str, ...]
     skipped: list[str]
+    counts: Counts | None = None
+
+    @property
+    def product_pictures(self) -> int:
+        """The number of pictures that are products'; those of queries follow them."""
+        if self.counts is not None:
+            return self.counts.product_pictures
+        of_queries = self.query_image_row[self.query_image_row >= 0]
+        return int(of_queries.min()) if len(of_queries) else len(self.image)
 
     @property
     def rows(self) -> dict[View, Int[Tensor, " rows"]]:
@@ -145,7 +167,14 @@ class Batch(NamedTuple):
         }
 
 
-def anchors_of(batch: Batch) -> int:
+def counts_of(batch: Batch) -> Counts:
+    """Counts what is in a batch; waits for the device where it lies on one."""
+    # Products, however many rows they have; skipped ones have no id.
+    seen = len(set(batch.product_ids) - {""}) + len(batch.skipped)
+    return Counts(seen, len(batch.skipped), _anchors_of(batch), batch.product_pictures)
+
+
+def _anchors_of(batch: Batch) -> int:
     """Returns how many products of a batch have the views of one of its losses."""
     has_query = (batch.query_row >= 0) | (batch.query_image_row >= 0)
     has_product = (batch.text_row >= 0) | (batch.image_row >= 0)

@@ -20,6 +20,7 @@ from beyond_text.shards.batch import (
     QueryKeys,
     Sample,
     Tokens,
+    counts_of,
     key_of,
     query_text_key,
 )
@@ -126,7 +127,7 @@ class Collate:
             for row, sample in enumerate(samples)
             for judgment in sample.judgments
         ]
-        return Batch(
+        batch = Batch(
             product_ids=[sample.product_id for sample in samples],
             product_key=torch.tensor([key_of(f"{s.namespace}/{s.product_id}") for s in samples]),
             text=text,
@@ -147,3 +148,4 @@ class Collate:
             losses=next((sample.losses for sample in samples if sample.losses), ()),
             skipped=skipped,
         )
+        return batch._replace(counts=counts_of(batch))

@@ -1,54 +1,149 @@
-"""Pieces that the losses share: sums over blocks of anchors, weighted means, cosines, masks.
+"""Pieces that the losses share: what is contrasted, sums over blocks of anchors, weighted means.
 
-A loss needs matrices [anchors, candidates]. `mean_over_blocks` computes them for one block of
-anchors at a time, so a large batch needs the memory of one block of rows, not of the whole square.
+A loss is a sum of weighted means over anchors. Each process sums over its own anchors, against the
+candidates of all processes; the sums of all processes together are divided at the end. A sum needs
+matrices [anchors, candidates], which `sums_over_blocks` computes for one block of anchors at a
+time: a large batch needs the memory of one block, not of the whole square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from beyond_text.training.relevance import Mask, Matrix
+from beyond_text.training.matryoshka import shorten
+from beyond_text.training.relevance import Blocks, Mask, Matrix
 
-# Anchors per block.
+# The most anchors in a block, and the most numbers in one of its matrices, at 4 bytes each.
 BLOCK = 1024
-# Weighted sums over the anchors of a block, and the sums of the weights.
+NUMBERS = 2**25
+# Weighted sums over anchors, and the sums of the weights.
 Sums = tuple[Float[Tensor, "*terms"], Float[Tensor, "*terms"]]
 
 
-def mean_over_blocks(sums: Callable[..., Sums], *rows: Tensor) -> Float[Tensor, "*terms"]:
-    """Returns the weighted mean over all anchors, with one block's matrices in memory at a time.
+class Direction(NamedTuple):
+    """Anchors of this process, the candidates that each is contrasted with, and their relevance.
 
-    `rows` are tensors with a row per anchor. `sums` takes a block of each and returns its sums.
-    With several blocks, the backward pass computes each block again.
+    `relevance` and `negative_weight` (None: all count 1) are made for a block of anchors. A
+    candidate counts `copies` times. Vectors are shortened to `width` numbers; 0: not at all.
     """
-    blocks = list(zip(*(row.split(BLOCK) for row in rows), strict=True))
+
+    anchors: Float[Tensor, "anchors dim"]
+    has_anchor: Bool[Tensor, " anchors"]
+    candidates: Float[Tensor, "candidates dim"]
+    has_candidate: Bool[Tensor, " candidates"]
+    relevance: Blocks
+    negative_weight: Blocks | None = None
+    copies: int = 1
+    width: int = 0
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of the matrices."""
+        return len(self.candidates) * self.copies
+
+    def matrices(
+        self, rows: slice, anchors: Tensor, has_anchor: Tensor
+    ) -> tuple[Matrix, Matrix, Mask]:
+        """Returns cosines, relevance and the pairs that take part, of a block of anchors."""
+        return (
+            self.spread(cosines(anchors, self.candidates, self.width)),
+            self.spread(relevance := self.relevance(rows)),
+            self.spread(contrasted_pairs(relevance, has_anchor, self.has_candidate)),
+        )
+
+    def spread(self, matrix: Tensor) -> Tensor:
+        """Returns the matrix with a column for each copy of a candidate."""
+        return matrix if self.copies == 1 else matrix.repeat_interleave(self.copies, dim=1)
+
+
+class Contrast(NamedTuple):
+    """Two views against each other: anchors among candidates, and candidates among anchors.
+
+    In the second direction, the anchors are candidates of this process's slice of the batch.
+    Remembered candidates are anchors of nothing.
+    """
+
+    first: Direction
+    second: Direction
+
+    def at(self, width: int) -> Contrast:
+        """Returns the contrast of the vectors' first `width` numbers."""
+        return Contrast(*(direction._replace(width=width) for direction in self))
+
+
+class Term(NamedTuple):
+    """A part of a loss: `share` times the quotient of two sums over the anchors of a process."""
+
+    share: float
+    total: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
+
+
+def sums_over_blocks(sums: Callable[..., Sums], columns: int, *rows: Tensor) -> Sums:
+    """Returns the sums over all anchors, with one block's matrices in memory at a time.
+
+    `rows` are tensors with a row per anchor. `sums` takes the slice of a block and its part of
+    each. With several blocks, the backward pass computes each block again.
+    """
+    size = max(1, min(BLOCK, NUMBERS // max(1, columns)))
+    starts = range(0, max(1, len(rows[0])), size)
+    blocks = list(zip(*(row.split(size) for row in rows), strict=True))
     if len(blocks) == 1:
-        return _divide(*sums(*blocks[0]))
-    sums_of_blocks = [checkpoint(sums, *block, use_reentrant=False) for block in blocks]
-    totals, weights = (torch.stack(parts).sum(dim=0) for parts in zip(*sums_of_blocks, strict=True))
-    return _divide(totals, weights)
+        return sums(slice(0, len(rows[0])), *blocks[0])
+    found = [
+        checkpoint(sums, slice(start, start + size), *block, use_reentrant=False)
+        for start, block in zip(starts, blocks, strict=True)
+    ]
+    totals, weights = (torch.stack(parts).sum(dim=0) for parts in zip(*found, strict=True))
+    return totals, weights
 
 
-def weighted_mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
-    """Returns the weighted mean; 0 with zero gradient where the weights sum to 0."""
-    return _divide((weight * values).sum(), weight.sum())
+def weighted_sums(values: Tensor, weight: Tensor) -> Sums:
+    """Returns the weighted sum of values, and the sum of the weights."""
+    return (weight * values).sum(), weight.float().sum()
 
 
-def _divide(total: Tensor, weight: Tensor) -> Tensor:
-    """Returns total / weight; 0 with zero gradient where the weight is 0."""
-    return total / weight.clamp(min=1e-12)
+def losses_of(
+    terms: Mapping[str, Sequence[Term]],
+    over_all: Callable[[Tensor], Tensor] = lambda sums: sums,
+    processes: int = 1,
+) -> dict[str, Float[Tensor, ""]]:
+    """Returns the losses of all anchors of all processes, 0 where the weights sum to 0.
+
+    `over_all` adds up a tensor over the processes, once for all losses. Each process has the
+    gradient of its own anchors alone, times the number of processes, as the gradients of all are
+    averaged afterwards.
+    """
+    flat = [term for part in terms.values() for term in part]
+    total = torch.stack([term.total for term in flat])
+    weight = torch.stack([term.weight for term in flat])
+    sums = over_all(torch.stack([total.detach(), weight]))
+    means = total / (least := sums[1].clamp(min=1e-12))
+    if processes > 1:
+        means = means * processes
+        means = means + (sums[0] / least - means).detach()
+    parts = iter(means.unbind())
+    return {
+        name: torch.stack([term.share * next(parts) for term in part]).sum()
+        for name, part in terms.items()
+    }
 
 
 def cosines(
-    anchors: Float[Tensor, "anchors dim"], candidates: Float[Tensor, "candidates dim"]
+    anchors: Float[Tensor, "anchors dim"], candidates: Float[Tensor, "candidates dim"], width: int
 ) -> Matrix:
-    """Returns the cosine of every anchor and candidate, both unit vectors, in float32."""
+    """Returns the cosine of every anchor and candidate, both unit vectors, in float32.
+
+    Vectors are shortened to `width` numbers; 0: not at all.
+    """
+    if width:
+        anchors, candidates = shorten(anchors, width), shorten(candidates, width)
     with torch.autocast(anchors.device.type, enabled=False):
         return anchors.float() @ candidates.float().T
 

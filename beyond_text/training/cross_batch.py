@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from beyond_text.config.views import PRODUCT, View
-from beyond_text.shards.batch import Batch, Embeddings, Qrels, QueryKeys
+from beyond_text.shards.batch import Qrels, QueryKeys
+from beyond_text.training.gathered import Gathered
 
 
 class Candidates(NamedTuple):
@@ -36,31 +38,15 @@ class Candidates(NamedTuple):
         )
 
 
-def candidates_of(
-    vectors: Mapping[View, Tensor],
-    present: Mapping[View, Tensor],
-    product_key: Tensor,
-    text_key: Tensor,
-    queries_per_product: int,
-) -> Candidates:
-    """Returns each product of a batch once: the first of its `queries_per_product` rows."""
+def candidates_of(gathered: Gathered) -> Candidates:
+    """Returns the products of a batch over all processes."""
+    vectors, present = gathered.everyone
     views = [view for view in PRODUCT if view in vectors]
-    rows = Candidates(
+    return Candidates(
         {view: vectors[view] for view in views},
         {view: present[view] for view in views},
-        product_key,
-        text_key,
-    )
-    return rows.map(lambda rows: rows[::queries_per_product])
-
-
-def first_slot_qrels(qrels: Qrels, queries_per_product: int) -> Qrels:
-    """Returns the judgments of `candidates_of`'s products: those of each product's first row."""
-    first = qrels.product % queries_per_product == 0
-    return Qrels(
-        QueryKeys(*(key[first] for key in qrels.query)),
-        qrels.product[first] // queries_per_product,
-        qrels.gain[first],
+        gathered.keys.product,
+        gathered.keys.text,
     )
 
 
@@ -75,8 +61,21 @@ def concatenate(parts: Sequence[Candidates]) -> Candidates:
     )
 
 
+def joined(parts: Sequence[Qrels]) -> Qrels:
+    """Returns the judgments of all parts."""
+    return Qrels(
+        QueryKeys(*map(torch.cat, zip(*(part.query for part in parts), strict=True))),
+        torch.cat([part.product for part in parts]),
+        torch.cat([part.gain for part in parts]),
+    )
+
+
 class CrossBatchMemory:
-    """Keeps the products of the last batches, at most `size` of them, with their judgments."""
+    """Keeps the products of the last batches, at most `size` of them, with their judgments.
+
+    A batch is that of all processes, in its own order: every process remembers the same, and a
+    checkpoint does not tell how many there were.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -90,30 +89,33 @@ class CrossBatchMemory:
         """The number of remembered products."""
         return sum(len(candidates.product_key) for candidates, _ in self._kept)
 
-    def add(self, batch: Batch, embeddings: Embeddings, queries_per_product: int) -> None:
-        """Remembers the batch's products, each by the first of its `queries_per_product` rows.
+    def add(self, gathered: Gathered) -> None:
+        """Remembers the products of a batch.
 
         The oldest batches make room. A batch larger than the whole memory is not remembered.
         """
-        if len(batch.product_key) // queries_per_product > self.size:
+        if len(gathered.keys.product) > self.size:
             return
-        products = candidates_of(
-            *embeddings, batch.product_key, batch.text_key, queries_per_product
+        kept = candidates_of(gathered).map(
+            lambda rows: gathered.in_batch_order(rows.detach()).clone()
         )
-        kept = products.map(lambda rows: rows.detach().clone())
-        self._kept.append((kept, first_slot_qrels(batch.qrels, queries_per_product)))
+        judged = gathered.judged
+        places = gathered.place_in_batch(judged.product)
+        self._kept.append((kept, judged._replace(product=places)))
         while self.rows > self.size:
             self._kept.popleft()
 
-    def all(self) -> tuple[Candidates, Qrels]:
-        """Returns all remembered products (at least one), oldest first, and their judgments."""
-        parts, qrels = zip(*self._kept, strict=True)
-        sizes = [len(part.product_key) for part in parts]
-        products = [one.product + sum(sizes[:number]) for number, one in enumerate(qrels)]
-        return concatenate(parts), Qrels(
-            QueryKeys(*map(torch.cat, zip(*(one.query for one in qrels), strict=True))),
-            torch.cat(products),
-            torch.cat([one.gain for one in qrels]),
+    def all(self) -> tuple[Candidates, Qrels] | None:
+        """Returns all remembered products, oldest first, and their judgments; None without any."""
+        if not self._kept:
+            return None
+        parts, judged = zip(*self._kept, strict=True)
+        starts = accumulate((len(part.product_key) for part in parts), initial=0)
+        return concatenate(parts), joined(
+            [
+                one._replace(product=one.product + start)
+                for one, start in zip(judged, starts, strict=False)
+            ]
         )
 
     def to(self, device: torch.device) -> None:
@@ -121,21 +123,31 @@ class CrossBatchMemory:
         self._kept = deque(
             (
                 candidates.map(lambda rows: rows.to(device)),
-                Qrels(
-                    QueryKeys(*(key.to(device) for key in qrels.query)),
-                    qrels.product.to(device),
-                    qrels.gain.to(device),
-                ),
+                _changed(judged, lambda column: column.to(device)),
             )
-            for candidates, qrels in self._kept
+            for candidates, judged in self._kept
         )
 
     def state(self) -> list[Any]:
-        """Returns what goes into a checkpoint: tensors in plain tuples and dictionaries."""
-        return [(*candidates, *qrels.query, *qrels[1:]) for candidates, qrels in self._kept]
+        """Returns what goes into a checkpoint: tensors in plain tuples and dictionaries.
+
+        Judgments are sorted by product, and those without a query are left out.
+        """
+        state = []
+        for candidates, judged in self._kept:
+            order = judged.product.argsort(stable=True)
+            asks = torch.stack(judged.query).any(dim=0)[order]
+            judged = _changed(judged, lambda column: column[order][asks])  # noqa: B023
+            state.append((*candidates, *judged.query, *judged[1:]))
+        return state
 
     def load(self, state: Sequence[Any]) -> None:
         """Restores what `state` returned."""
         self._kept = deque(
             (Candidates(*entry[:4]), Qrels(QueryKeys(*entry[4:7]), *entry[7:])) for entry in state
         )
+
+
+def _changed(judged: Qrels, change: Callable[[Tensor], Tensor]) -> Qrels:
+    """Returns judgments with `change` applied to every column."""
+    return Qrels(QueryKeys(*map(change, judged.query)), *map(change, judged[1:]))

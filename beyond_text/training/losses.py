@@ -1,11 +1,11 @@
 """The contrastive losses of two views: InfoNCE, ranked InfoNCE and SigLIP's sigmoid loss.
 
-Each takes vectors of anchors and candidates, and `relevance[i, j]` in [0, 1], the gain of candidate
-j for anchor i. Positives are known by id, never assumed from the diagonal: several rows of one
-product, shared queries and colour variants are positives with their gain, not false negatives.
-Relevance below 0 (SELF_MATCH: the query is that product itself) excludes a pair. Rows and columns
-whose view is missing take no part. All arithmetic is in float32. Cosines are divided by a
-temperature here and nowhere else.
+Each takes a `Contrast`: vectors of anchors and candidates, and relevance[i, j] in [0, 1], the gain
+of candidate j for anchor i. Positives are known by id, never assumed from the diagonal: several
+rows of one product, shared queries and colour variants are positives with their gain, not false
+negatives. Relevance below 0 (SELF_MATCH: the query is that product itself) excludes a pair. Rows
+and columns whose view is missing take no part. All arithmetic is in float32. Cosines are divided by
+a temperature here and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,129 +13,108 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.views import PAIRS
-from beyond_text.training.blocks import Sums, contrasted_pairs, cosines, mean_over_blocks
+from beyond_text.training.blocks import Contrast, Direction, Sums, Term, sums_over_blocks
 from beyond_text.training.relevance import Mask, Matrix
 
 # The logit of a masked candidate. An infinite one gives NaN gradients where no candidate is left.
 MASKED = -1e9
-# Takes logits, relevance and the pairs that take part; returns the cross-entropy of each candidate.
-CrossEntropy = Callable[[Matrix, Matrix, Mask], Matrix]
+# Takes logits, relevance, the pairs that take part, and the grades above 0 that relevance may have;
+# returns the cross-entropy of each candidate.
+CrossEntropy = Callable[[Matrix, Matrix, Mask, Tensor], Matrix]
 # Takes cosines, relevance and the pairs that take part; returns changed cosines and pairs.
 Adjustment = Callable[[Matrix, Matrix, Mask], tuple[Matrix, Mask]]
-Loss = Callable[..., Tensor]
+Loss = Callable[..., list[Term]]
 
 
-def _cross_entropy_over_all(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
+def _cross_entropy_over_all(
+    logits: Matrix, relevance: Matrix, contrasted: Mask, grades: Tensor
+) -> Matrix:
     """Returns -log softmax_ij over all candidates j that take part."""
     return -logits.masked_fill(~contrasted, MASKED).log_softmax(dim=1)
 
 
-def _cross_entropy_over_lower_grades(logits: Matrix, relevance: Matrix, contrasted: Mask) -> Matrix:
+def _cross_entropy_over_lower_grades(
+    logits: Matrix, relevance: Matrix, contrasted: Mask, grades: Tensor
+) -> Matrix:
     """Returns -log(exp s_ij / (exp s_ij + sum_{k: relevance_ik < relevance_ij} exp s_ik)).
 
-    It is 0 where j is no positive. Positives of one grade do not compete (in-batch positives are
-    masked, as is usual), but an exact match still ranks above a partial one. With one positive a
-    row it equals `_cross_entropy_over_all`.
+    It means nothing where j is no positive. Positives of one grade do not compete (in-batch
+    positives are masked, as is usual), but an exact match still ranks above a partial one. With one
+    positive a row it equals `_cross_entropy_over_all`.
     """
-    # Not `zeros`: where there is no positive, the gradient must exist and be zero.
-    loss = 0 * logits
-    for grade in relevance[relevance > 0].unique():
-        lower = logits.masked_fill(~(contrasted & (relevance < grade)), MASKED).logsumexp(dim=1)
-        # Computed for the positives alone, which are few.
-        positives = (relevance == grade).nonzero(as_tuple=True)
-        loss = loss.index_put(positives, F.softplus(lower[positives[0]] - logits[positives]))
-    return loss
+    masked = logits.masked_fill(~contrasted, MASKED)
+    lower = [_log_sum_exp(masked.masked_fill(relevance >= grade, MASKED)) for grade in grades]
+    grade_number = torch.searchsorted(grades, relevance.contiguous())
+    return F.softplus(torch.stack(lower, dim=1).gather(1, grade_number) - logits)
 
 
-def _unchanged(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
+def _log_sum_exp(logits: Matrix) -> Float[Tensor, " anchors"]:
+    """Returns log sum_k exp s_ik, on a CPU in a third of the time of PyTorch's own."""
+    largest = logits.max(dim=1)
+    return largest.values + F.cross_entropy(logits, largest.indices, reduction="none")
+
+
+def unchanged(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:
+    """Changes neither cosines nor pairs."""
     return similarity, contrasted
 
 
 def _one_direction(
-    anchors: Float[Tensor, "anchors dim"],
-    candidates: Float[Tensor, "candidates dim"],
-    relevance: Matrix,
-    has_anchor: Bool[Tensor, " anchors"],
-    has_candidate: Bool[Tensor, " candidates"],
+    direction: Direction,
     temperature: Float[Tensor, ""],
-    negative_weight: Matrix | None,
+    grades: Float[Tensor, " grades"],
     cross_entropy: CrossEntropy,
     adjust: Adjustment,
-) -> Float[Tensor, ""]:
-    """Returns the mean cross-entropy of the positives; anchors are weighted by their best gain."""
+) -> Sums:
+    """Sums the cross-entropy of the positives; anchors are weighted by their best gain."""
 
-    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor, *weight: Tensor) -> Sums:
-        contrasted = contrasted_pairs(relevance, has_anchor, has_candidate)
+    def sums(rows: slice, anchors: Tensor, has_anchor: Tensor) -> Sums:
+        similarity, relevance, contrasted = direction.matrices(rows, anchors, has_anchor)
         relevance = relevance * contrasted
-        similarity, kept = adjust(cosines(anchors, candidates), relevance, contrasted)
+        similarity, kept = adjust(similarity, relevance, contrasted)
         logits = similarity / temperature
-        for factor in weight:
-            logits = logits + factor.log() * (relevance == 0)
+        if direction.negative_weight is not None:
+            logits = logits + direction.negative_weight(rows).log() * (relevance == 0)
         share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        loss = (share * cross_entropy(logits, relevance, kept)).sum(dim=1)
+        loss = (share * cross_entropy(logits, relevance, kept, grades)).sum(dim=1)
         best = relevance.amax(dim=1)
         return (best * loss).sum(), best.sum()
 
-    weights = [] if negative_weight is None else [negative_weight]
-    return mean_over_blocks(sums, anchors, relevance, has_anchor, *weights)
+    rows = direction.anchors, direction.has_anchor
+    return sums_over_blocks(sums, direction.columns, *rows)
 
 
 def info_nce(
-    anchors: Float[Tensor, "anchors dim"],
-    candidates: Float[Tensor, "candidates dim"],
-    relevance: Matrix,
-    has_anchor: Bool[Tensor, " anchors"],
-    has_candidate: Bool[Tensor, " candidates"],
+    contrast: Contrast,
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""] | None = None,
-    fresh: int | None = None,
-    negative_weight: Matrix | None = None,
+    grades: Float[Tensor, " grades"] | None = None,
     cross_entropy: CrossEntropy = _cross_entropy_over_all,
-    adjust: Adjustment = _unchanged,
-) -> Float[Tensor, ""]:
+    adjust: Adjustment = unchanged,
+) -> list[Term]:
     """Returns symmetric InfoNCE with graded positives, in nats; `chance_level` gives its scale.
 
     With s = cosine / temperature and p_ij = relevance_ij / sum_k relevance_ik, an anchor's loss is
     -sum_j p_ij log(exp s_ij / sum_k exp s_ik), weighted by its best gain; the result is the mean of
     both directions. One positive a row gives van den Oord et al. 2018 (arXiv 1807.03748) as used by
     CLIP; several give the outer sum of Khosla et al. 2020 (arXiv 2004.11362). Zero, with zero
-    gradient, where there is no positive. The bias has no effect: softmax cancels it.
+    gradient, where there is no positive. The bias has no effect: softmax cancels it. `grades` has
+    the values above 0 of relevance (None: 1 alone), which only `ranked_nce` reads.
 
-    The first `fresh` candidates (None: all) are of this batch and are the anchors of the second
-    direction. Those after them are remembered from earlier batches: they are positives and
-    negatives of the first direction only.
-
-    With `negative_weight` u_ik > 0, a negative k counts u_ik times: u_ik exp s_ik stands in the
-    sum. None: all count 1.
+    With negative weights u_ik > 0, a negative k counts u_ik times: u_ik exp s_ik stands in the sum.
     """
-    options: Any = {"temperature": temperature, "cross_entropy": cross_entropy, "adjust": adjust}
-    forward = _one_direction(
-        anchors,
-        candidates,
-        relevance,
-        has_anchor,
-        has_candidate,
-        negative_weight=negative_weight,
-        **options,
-    )
-    backward = _one_direction(
-        candidates[:fresh],
-        anchors,
-        relevance[:, :fresh].T,
-        has_candidate[:fresh],
-        has_anchor,
-        negative_weight=None if negative_weight is None else negative_weight[:, :fresh].T,
-        **options,
-    )
-    return (forward + backward) / 2
+    grades = temperature.new_ones(1) if grades is None else grades
+    return [
+        Term(0.5, *_one_direction(direction, temperature, grades, cross_entropy, adjust))
+        for direction in contrast
+    ]
 
 
 # Symmetric InfoNCE of each positive against all of lower relevance; otherwise as `info_nce`.
@@ -143,33 +122,30 @@ ranked_nce = partial(info_nce, cross_entropy=_cross_entropy_over_lower_grades)
 
 
 def sigmoid(
-    anchors: Float[Tensor, "anchors dim"],
-    candidates: Float[Tensor, "candidates dim"],
-    relevance: Matrix,
-    has_anchor: Bool[Tensor, " anchors"],
-    has_candidate: Bool[Tensor, " candidates"],
+    contrast: Contrast,
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""],
-    fresh: int | None = None,
-    negative_weight: Matrix | None = None,
-) -> Float[Tensor, ""]:
+    grades: Float[Tensor, " grades"] | None = None,
+) -> list[Term]:
     """Returns SigLIP's pairwise loss with graded positives, in nats.
 
     Zhai et al. 2023 (arXiv 2303.15343, algorithm 1):
     -sum_ij w_ij log sigmoid(z_ij (cosine_ij / temperature + bias)) / anchors, with z = 1 for
     positives and -1 for the rest. Ours is graded: w is the gain for positives, and for the rest
-    `negative_weight`, or 1 without it. The loss has one direction, so `fresh` has no effect.
+    the negative weight, or 1 without it. The loss has one direction, the first.
     """
+    direction = contrast.first
 
-    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor, *factors: Tensor) -> Sums:
-        logits = cosines(anchors, candidates) / temperature + bias
+    def sums(rows: slice, anchors: Tensor, has_anchor: Tensor) -> Sums:
+        similarity, relevance, contrasted = direction.matrices(rows, anchors, has_anchor)
+        logits = similarity / temperature + bias
         sign = torch.where(relevance > 0, 1.0, -1.0)
-        weight = torch.where(relevance > 0, relevance, factors[0] if factors else 1.0)
-        weight = weight * contrasted_pairs(relevance, has_anchor, has_candidate)
+        of_negatives = direction.negative_weight(rows) if direction.negative_weight else 1.0
+        weight = torch.where(relevance > 0, relevance, of_negatives) * contrasted
         return -(weight * F.logsigmoid(sign * logits)).sum(), has_anchor.float().sum()
 
-    weights = [] if negative_weight is None else [negative_weight]
-    return mean_over_blocks(sums, anchors, relevance, has_anchor, *weights)
+    rows = direction.anchors, direction.has_anchor
+    return [Term(1.0, *sums_over_blocks(sums, direction.columns, *rows))]
 
 
 def chance_level(anchors: int, candidates: int) -> float:

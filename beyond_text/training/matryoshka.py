@@ -5,9 +5,6 @@ Kusupati et al. 2022, arXiv 2205.13147: a vector's first numbers are trained to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,27 +20,3 @@ def shorten(vectors: Float[Tensor, "rows dim"], width: int) -> Float[Tensor, "ro
         return vectors
     with torch.autocast(vectors.device.type, enabled=False):
         return F.normalize(vectors[:, :width].float(), dim=1)
-
-
-def over_widths(
-    widths: Sequence[tuple[int, float]],
-    loss: Callable[..., Float[Tensor, ""]],
-    vectors: Sequence[Tensor | Mapping[Any, Tensor]],
-    *rest: Any,
-    **options: Any,
-) -> Float[Tensor, ""]:
-    """Returns sum_w weight_w loss(vectors shortened to w, *rest) over pairs of width and weight.
-
-    `vectors` are the first arguments of the loss: matrices [rows, dim], or such by view.
-    """
-
-    def shortened(part: Tensor | Mapping[Any, Tensor], width: int) -> Any:
-        if isinstance(part, Tensor):
-            return shorten(part, width)
-        return {view: shorten(rows, width) for view, rows in part.items()}
-
-    terms = [
-        weight * loss(*(shortened(part, width) for part in vectors), *rest, **options)
-        for width, weight in widths
-    ]
-    return torch.stack(terms).sum()

@@ -1,14 +1,15 @@
 """Turns a batch into a step: encodes its views, computes the losses, logs, configures AdamW.
 
 Which losses, which learning rates and which starting weights are configuration; nothing here knows
-a stage by name. Everything random in a step (dropout, modality dropout) is decided by seed, step
-and process, so a resumed run ends with the weights of one that never stopped.
+a stage by name. Everything random in a step is decided by seed and step, so a resumed run ends with
+the weights of one that never stopped. The loss is that of the batch of all processes, of which each
+takes its own anchors (`gathered.py`), and its gradients are those of one process with that batch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,29 +19,18 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.config.settings import Config, active_losses, views_of, widths_of
-from beyond_text.config.views import PAIRS, QUERY, View
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.two_tower import TwoTower
-from beyond_text.shards.batch import Batch, Embeddings, Qrels, QueryKeys, anchors_of
-from beyond_text.training.cross_batch import (
-    Candidates,
-    CrossBatchMemory,
-    candidates_of,
-    concatenate,
-    first_slot_qrels,
-)
+from beyond_text.shards.batch import Batch, Embeddings
+from beyond_text.training.blocks import Term, losses_of
+from beyond_text.training.contrasts import Contrasts
+from beyond_text.training.cross_batch import CrossBatchMemory
+from beyond_text.training.gathered import Gathered, gather
 from beyond_text.training.loss_weights import LossWeights
 from beyond_text.training.losses import LOSSES, chance_level, temperature_name
-from beyond_text.training.matryoshka import over_widths
 from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.optim import adamw, freeze, frozen_towers, warmup_cosine
-from beyond_text.training.relevance import (
-    Keys,
-    equal,
-    judged_zero,
-    relevance_matrix,
-    share_between_equals,
-)
+from beyond_text.training.processes import Processes
 from beyond_text.training.uniecs_losses import OBJECTIVES
 
 
@@ -60,6 +50,7 @@ class ContrastiveModule(pl.LightningModule):
         self.views = views_of(config)
         self.widths = widths_of(config)
         self.memory = CrossBatchMemory(config.memory_size)
+        self._processes = Processes()
         self.seen = 0
         self.skipped = 0
         self.earlier_seconds = 0.0
@@ -95,8 +86,11 @@ class ContrastiveModule(pl.LightningModule):
         self.memory.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds the random draws of the step."""
-        seed = np.random.SeedSequence((self.config.seed, self.global_rank, batch_idx))
+        """Seeds the draws of the step: of a sample those that all processes share come first."""
+        self._seed(batch_idx, 0)
+
+    def _seed(self, batch_idx: int, rank: int) -> None:
+        seed = np.random.SeedSequence((self.config.seed, rank, batch_idx))
         torch.manual_seed(int(seed.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -105,11 +99,19 @@ class ContrastiveModule(pl.LightningModule):
         Raises:
             TrainingError: the loss is not finite, or too large a share of samples was unreadable.
         """
-        self._count(batch)
-        queries_per_product = self._queries_per_product(batch)
-        reduced = drop_modalities(batch, self.config.data.modality_dropout, queries_per_product)
-        embeddings = self.model.embed(reduced, self.views)
-        losses = self.losses(batch, embeddings)
+        reduced = drop_modalities(
+            batch,
+            self.config.data.modality_dropout,
+            self._queries_per_product(batch),
+            self.processes.rank,
+            self.processes.world,
+        )
+        # Dropout inside the encoders is the one draw that differs between processes.
+        if self.processes.rank:
+            self._seed(batch_idx, self.processes.rank)
+        gathered = self.gather(batch, self.model.embed(reduced, self.views))
+        self._count(batch, gathered)
+        losses = self._losses(gathered)
         total = self.weights(losses)
         if not torch.isfinite(total):
             values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
@@ -117,132 +119,50 @@ class ContrastiveModule(pl.LightningModule):
                 f"step {self.global_step}: the loss is not finite ({values}); "
                 f"product ids of the batch: {' '.join(batch.product_ids)}"
             )
-        self._log_losses(batch, losses)
-        self.memory.add(batch, embeddings, queries_per_product)
+        self._log_losses(gathered, losses)
+        self.memory.add(gathered)
         return total
+
+    @property
+    def processes(self) -> Processes:
+        """The processes of the run."""
+        if self._processes.world != self.trainer.world_size:
+            self._processes = Processes(self.trainer.world_size, self.global_rank)
+        return self._processes
+
+    def gather(self, batch: Batch, embeddings: Embeddings) -> Gathered:
+        """Returns the batch of all processes, of which this one's has the vectors `embeddings`."""
+        queries_per_product = self._queries_per_product(batch)
+        remembers = self.memory.size > 0
+        return gather(batch, embeddings, queries_per_product, self.processes, remembers)
 
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
         """Returns the stage's losses, unweighted; 0 for losses that the source does not feed."""
-        # Sorted: the order of a set differs between processes, which would gather other views.
-        views = sorted(embeddings.vectors)
-        vectors = {v: self._gathered(embeddings.vectors[v], gradients=True) for v in views}
-        present = {v: self._gathered(embeddings.present[v]) for v in views}
-        keys = Keys(
-            QueryKeys(*map(self._gathered, batch.query_keys)),
-            self._gathered(batch.product_key),
-            self._gathered(batch.text_key),
-        )
-        # A product has a row for each of its queries, but is a candidate once.
-        queries_per_product = self._queries_per_product(batch)
-        products = candidates_of(vectors, present, keys.product, keys.text, queries_per_product)
-        qrels = first_slot_qrels(batch.qrels, queries_per_product)
-        rows = Embeddings(vectors, present)
-        losses = {}
-        if pairs := [name for name in self.weights.fixed if name in PAIRS]:
-            contrasted = self._contrasted(keys.query, products, qrels)
-            losses = {name: self._pair_loss(name, rows, products, *contrasted) for name in pairs}
-        if objectives := [name for name in self.weights.fixed if name in OBJECTIVES]:
-            number = len(batch.product_ids) // queries_per_product
-            relevance = {
-                view: self._judged(
-                    relevance_matrix, keys.query, qrels, number, view
-                ).repeat_interleave(queries_per_product, dim=1)
-                for view in QUERY
-            }
-            for name in objectives:
-                rest = (present, relevance, keys, self._temperature(name).value)
-                losses[name] = over_widths(self.widths, OBJECTIVES[name], (vectors,), *rest)
-        # Times 0 instead of left out: the backward pass of gathering is collective, so every
-        # process must take part in it.
-        return {name: loss * (name in batch.losses) for name, loss in losses.items()}
+        return self._losses(self.gather(batch, embeddings))
 
-    def _pair_loss(
-        self,
-        pair: str,
-        rows: Embeddings,
-        products: Candidates,
-        candidates: Candidates,
-        relevance: Tensor,
-        negative_weight: Tensor | None,
-    ) -> Tensor:
-        """Contrasts two views, with the pair's own temperature.
+    def _losses(self, gathered: Gathered) -> dict[str, Tensor]:
+        contrasts = Contrasts(gathered, self.memory.all(), self.config.negative_weight)
+        terms = {name: self._terms(name, contrasts) for name in self.weights.fixed}
+        losses = losses_of(terms, self.processes.sum, self.processes.world)
+        # Times 0 instead of left out: every process takes part in the backward pass of gathering.
+        return {name: loss * (name in gathered.losses) for name, loss in losses.items()}
 
-        Anchors are the rows' queries; for text_image, the batch's products. Candidates, and the
-        columns of the matrices, are the batch's products followed by the remembered ones.
-        """
-        anchor, candidate = PAIRS[pair]
-        anchors: Mapping[View, Tensor] = rows.vectors
-        has_anchor: Mapping[View, Tensor] = rows.present
-        if pair == "text_image":
-            anchors, has_anchor, negative_weight = products.vectors, products.present, None
-            # Products of one text are each other's positives: the text fits either picture.
-            relevance = equal(
-                (products.product_key, candidates.product_key),
-                (products.text_key, candidates.text_key),
-            )
-        elif pair == "query_text":
-            relevance = share_between_equals(relevance, candidates.text_key)
-        temperature = self._temperature(pair)
-        return over_widths(
-            self.widths,
-            LOSSES[self.config.loss],
-            (anchors[anchor], candidates.vectors[candidate]),
-            relevance,
-            has_anchor[anchor],
-            candidates.present[candidate],
-            temperature.value,
-            temperature.bias,
-            fresh=len(products.product_key),
-            negative_weight=negative_weight,
-        )
-
-    def _contrasted(
-        self, keys: QueryKeys, products: Candidates, qrels: Qrels
-    ) -> tuple[Candidates, Tensor, Tensor | None]:
-        """Returns the batch's and the remembered products, and two matrices [queries, products].
-
-        These are the products' relevance for the queries, and their weight as negatives (None: all
-        count 1).
-        """
-        parts, own = [products], len(products.product_key) // self.trainer.world_size
-        judged = [(qrels, own)]
-        if self.memory.rows:
-            older, remembered = self.memory.all()
-            parts.append(older.map(self._gathered))
-            judged.append((remembered, self.memory.rows))
-        relevance = [self._judged(relevance_matrix, keys, *part) for part in judged]
-        weight = None
-        if self.config.negative_weight != 1:
-            zeros = torch.cat([self._judged(judged_zero, keys, *part) for part in judged], dim=1)
-            weight = 1 + (self.config.negative_weight - 1) * zeros
-        return concatenate(parts), torch.cat(relevance, dim=1), weight
-
-    def _judged(
-        self,
-        matrix: Callable[..., Tensor],
-        keys: QueryKeys,
-        qrels: Qrels,
-        products: int,
-        view: View = "query",
-    ) -> Tensor:
-        """Returns a matrix [queries, products] of judgments over all processes.
-
-        `qrels` are those of the `products` of this process.
-        """
-        own_columns = matrix(keys, qrels, products, view)
-        return self._gathered(own_columns.T.contiguous()).T
-
-    def _gathered(self, tensor: Tensor, gradients: bool = False) -> Tensor:
-        """Returns the rows of all processes; of a single process, the tensor itself."""
-        if self.trainer.world_size == 1:
-            return tensor
-        if gradients and not tensor.requires_grad:
-            # The backward pass of gathering is collective: a process whose slice has no picture
-            # must take part too.
-            tensor = tensor.detach().requires_grad_()
-        gathered = self.all_gather(tensor, sync_grads=gradients)
-        assert isinstance(gathered, Tensor)
-        return gathered.flatten(0, 1)
+    def _terms(self, name: str, contrasts: Contrasts) -> list[Term]:
+        """Returns an objective's sums over the anchors of this process, at every width."""
+        temperature, terms = self._temperature(name), []
+        for width, weight in self.widths:
+            if name in OBJECTIVES:
+                found = OBJECTIVES[name](contrasts.scene.at(width), temperature.value)
+            else:
+                grades = contrasts.grades if self.config.loss == "ranked_nce" else None
+                found = LOSSES[self.config.loss](
+                    contrasts.of_pair(name).at(width),
+                    temperature.value,
+                    temperature.bias,
+                    None if name == "text_image" else grades,
+                )
+            terms += [term._replace(share=weight * term.share) for term in found]
+        return terms
 
     def _temperature(self, objective: str) -> Temperature:
         """Returns the temperature that an objective divides by."""
@@ -252,28 +172,32 @@ class ContrastiveModule(pl.LightningModule):
 
     def _queries_per_product(self, batch: Batch) -> int:
         """Returns the number of adjacent rows of each product, one for each query slot."""
-        return max(1, len(batch.product_ids) // self.config.batch_size)
+        return max(1, len(batch.product_ids) * self.processes.world // self.config.batch_size)
 
-    def _count(self, batch: Batch) -> None:
-        """Counts products and unreadable samples; stops the run where too many are unreadable."""
-        # Products, however many rows they have; skipped ones have no id.
-        self.seen += len(set(batch.product_ids) - {""}) + len(batch.skipped)
-        self.skipped += len(batch.skipped)
+    def _count(self, batch: Batch, gathered: Gathered) -> None:
+        """Counts products and unreadable samples; stops the run where too many are unreadable.
+
+        The counts are those of all processes, which therefore stop together.
+        """
+        self.seen += gathered.seen
+        self.skipped += gathered.skipped
         self.log("data/skipped", float(self.skipped), batch_size=len(batch.product_ids))
         for line in batch.skipped:
-            self.print(f"skipped: {line}")
+            # Lightning's own prints on the first process alone.
+            (print if self.global_rank else self.print)(f"skipped: {line}")
         # As if ten batches had been seen at least: in the first ones, one sample weighs too much.
         limit = self.config.data.max_skipped * max(self.seen, 10 * self.config.batch_size)
         if self.skipped > limit:
+            last = batch.skipped[-1] if batch.skipped else "of another process"
             raise TrainingError(
                 f"{self.skipped} of {self.seen} samples could not be read, more than "
-                f"data.max_skipped={self.config.data.max_skipped:g}; last: {batch.skipped[-1]}"
+                f"data.max_skipped={self.config.data.max_skipped:g}; last: {last}"
             )
 
-    def _log_losses(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
+    def _log_losses(self, gathered: Gathered, losses: Mapping[str, Tensor]) -> None:
         """Logs losses, temperatures, learned weights, and the loss at chance level."""
-        rows = len(batch.product_ids)
-        for name in batch.losses:
+        rows = len(gathered.own_keys.query.query)
+        for name in gathered.losses:
             self.log(f"loss/{name}", losses[name], prog_bar=True, batch_size=rows)
         for pair in dict.fromkeys(map(temperature_name, losses)):
             self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
@@ -283,10 +207,9 @@ class ContrastiveModule(pl.LightningModule):
             self.log("fusion/image_weight", self.model.image_log_weight.exp(), batch_size=rows)
         if (share := getattr(self.model.fusion, "term_share", None)) is not None:
             self.log("fusion/term_share", share, batch_size=rows)
-        self.log("data/anchors", float(anchors_of(batch)), batch_size=rows)
-        products, processes = rows // self._queries_per_product(batch), self.trainer.world_size
-        candidates = (products + self.memory.rows) * processes
-        chance = chance_level(rows * processes, candidates)
+        self.log("data/anchors", float(gathered.anchors), batch_size=rows)
+        candidates = len(gathered.keys.product) + self.memory.rows
+        chance = chance_level(len(gathered.keys.query.query), candidates)
         chance *= sum(weight for _, weight in self.widths)
         self.log("loss/chance", chance, batch_size=rows)
 

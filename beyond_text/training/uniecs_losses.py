@@ -1,9 +1,8 @@
 """The three training objectives of UniECS (arXiv 2508.13843): cmal, clal and imcl.
 
 UniECS states them without usable equations, so each docstring gives the formula that we use. All
-three take the vectors of six views and which rows have them, the relevance [queries, rows] of every
-row's product for every row's query by each view of it, the keys of the rows, and a temperature. A
-"trigger" is UniECS's word for a query that may be a text, a picture or both.
+three take a `Scene` of six views and a temperature. A "trigger" is UniECS's word for a query that
+may be a text, a picture or both.
 """
 
 from __future__ import annotations
@@ -11,22 +10,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.views import PRODUCT, QUERY, Side, View
+from beyond_text.shards.batch import Embeddings
 from beyond_text.training.blocks import (
+    Contrast,
+    Direction,
     Sums,
-    contrasted_pairs,
-    cosines,
-    mean_over_blocks,
-    weighted_mean,
+    Term,
+    sums_over_blocks,
+    weighted_sums,
 )
-from beyond_text.training.losses import info_nce
-from beyond_text.training.relevance import Keys, Mask, Matrix, equal, share_between_equals
+from beyond_text.training.losses import info_nce, unchanged
+from beyond_text.training.matryoshka import shorten
+from beyond_text.training.relevance import (
+    Blocks,
+    Key,
+    Keys,
+    Mask,
+    Matrix,
+    Relevance,
+    equal,
+)
 
 # The values that UniECS is known to use; margins and slack are differences of cosines.
 RANKING_MARGIN = 0.3
@@ -34,22 +45,46 @@ NEIGHBOURS = 10
 SLACK = 0.05
 POSITIVE_MARGIN = 0.2
 
-# A [rows, dim] matrix of unit vectors for each view, and which rows have the view.
-Vectors = Mapping[View, Tensor]
-Present = Mapping[View, Tensor]
-# A matrix [queries, rows] for each view of a query: what is relevant for its text, its picture or
-# both together.
-Relevance = Mapping[View, Tensor]
-Objective = Callable[[Vectors, Present, Relevance, Keys, Tensor], Tensor]
+
+class Scene(NamedTuple):
+    """What the objectives contrast: queries and products of this process, and those of all.
+
+    `relevance` is that of a query's text, its picture and both together, and `text_relevance` that
+    of its text where products of equal text share theirs. A product stands once, and counts as a
+    candidate `copies` times: once for each query slot. Vectors are shortened to `width` numbers; 0:
+    not at all.
+    """
+
+    own: Embeddings
+    everyone: Embeddings
+    relevance: Mapping[View, Relevance]
+    text_relevance: Relevance
+    own_keys: Keys
+    keys: Keys
+    copies: int = 1
+    width: int = 0
+
+    def at(self, width: int) -> Scene:
+        """Returns the scene of the vectors' first `width` numbers."""
+        return self._replace(width=width)
+
+    def direction(self, anchor: View, candidate: View, relevance: Blocks) -> Direction:
+        """Returns the anchors of one view among the candidates of another."""
+        return Direction(
+            self.own.vectors[anchor],
+            self.own.present[anchor],
+            self.everyone.vectors[candidate],
+            self.everyone.present[candidate],
+            relevance,
+            copies=self.copies if candidate in PRODUCT else 1,
+            width=self.width,
+        )
 
 
-def cmal(
-    vectors: Vectors,
-    present: Present,
-    relevance: Relevance,
-    keys: Keys,
-    temperature: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
+Objective = Callable[[Scene, Tensor], list[Term]]
+
+
+def cmal(scene: Scene, temperature: Float[Tensor, ""]) -> list[Term]:
     """Cross-modal alignment: aligns an item's text, picture and fused vector, and ranks products.
 
     UniECS (arXiv 2508.13843) states the parts and gives no equation we could use; ours is
@@ -66,62 +101,65 @@ def cmal(
     too, and where a trigger's picture meets the fused vector, triggers of an equal picture. The
     margin is a difference of cosines, before any temperature.
     """
-    total = torch.zeros_like(temperature)
-    for side, item, text, image in (
-        (PRODUCT, keys.product, keys.text, keys.product),
-        (QUERY, keys.query.query, keys.query.trigger_text, keys.query.trigger_image),
-    ):
-        same_text, same_image = (equal((item, item), (part, part)) for part in (text, image))
-        total = total + _alignment(vectors, present, side, same_text, same_image, temperature)
-    for view in QUERY:
-        total = total + _margin_ranking(
-            vectors[view], vectors["product"], relevance[view], present[view], present["product"]
-        )
-    return total
+    terms = []
+    for side in (PRODUCT, QUERY):
+        terms += _alignment(scene, side, temperature)
+    for view, relevance in scene.relevance.items():
+        direction = scene.direction(view, "product", relevance.first)
+        # As many copies of each product as of every other change no mean.
+        terms.append(Term(1.0, *_margin_ranking(direction._replace(copies=1))))
+    return terms
 
 
-def _alignment(
-    vectors: Vectors,
-    present: Present,
-    views: Side,
-    same_text: Float[Tensor, "rows rows"],
-    same_image: Float[Tensor, "rows rows"],
-    temperature: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
+def _alignment(scene: Scene, side: Side, temperature: Float[Tensor, ""]) -> list[Term]:
     """Returns the InfoNCE and cosine terms of one side, over items that have both modalities."""
-    text, image, fused = views
-    both = present[text] & present[image]
-    total = torch.zeros_like(temperature)
+    own, everyone = (_keys_of(keys, side) for keys in (scene.own_keys, scene.keys))
+    item, text, image = zip(own, everyone, strict=True)
+    scene = scene._replace(
+        own=_with_both(scene.own, side), everyone=_with_both(scene.everyone, side)
+    )
+    terms = []
     for one, other, same in (
         # A text fits the pictures of an equal text, and a picture the texts of an equal picture.
-        (text, image, torch.maximum(same_text, same_image)),
-        (text, fused, same_text),
-        (image, fused, same_image),
+        (side.text, side.image, equal(item, text, image)),
+        (side.text, side.fused, equal(item, text)),
+        (side.image, side.fused, equal(item, image)),
     ):
-        total = total + info_nce(vectors[one], vectors[other], same, both, both, temperature)
-    for alone in (text, image):
-        cosine = (vectors[alone].float() * vectors[fused].float()).sum(dim=1)
-        total = total + weighted_mean(1 - cosine, both)
-    return total
+        pairs = (one, other), (other, one)
+        contrast = Contrast(*(scene.direction(*pair, same) for pair in pairs))
+        terms += info_nce(contrast, temperature)
+    vectors = {view: scene.own.vectors[view] for view in side}
+    if scene.width:
+        vectors = {view: shorten(rows, scene.width) for view, rows in vectors.items()}
+    for alone in (side.text, side.image):
+        cosine = (vectors[alone].float() * vectors[side.fused].float()).sum(dim=1)
+        terms.append(Term(1.0, *weighted_sums(1 - cosine, scene.own.present[alone])))
+    return terms
 
 
-def _margin_ranking(
-    anchors: Float[Tensor, "anchors dim"],
-    candidates: Float[Tensor, "candidates dim"],
-    relevance: Matrix,
-    has_anchor: Bool[Tensor, " anchors"],
-    has_candidate: Bool[Tensor, " candidates"],
-) -> Float[Tensor, ""]:
-    """Returns the mean of relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i.
+def _keys_of(keys: Keys, side: Side) -> tuple[Key, Key, Key]:
+    """Returns the keys of a side's items, of their texts and of their pictures."""
+    if side is PRODUCT:
+        return keys.product, keys.text, keys.product
+    return keys.query.query, keys.query.trigger_text, keys.query.trigger_image
+
+
+def _with_both(embeddings: Embeddings, side: Side) -> Embeddings:
+    """Returns a side's views as missing where an item has one modality only."""
+    both = embeddings.present[side.text] & embeddings.present[side.image]
+    return Embeddings(embeddings.vectors, {**embeddings.present, **dict.fromkeys(side, both)})
+
+
+def _margin_ranking(direction: Direction) -> Sums:
+    """Sums relu(margin - s_ij + s_ik) over positives j and negatives k of anchors i.
 
     Each term is weighted by the positive's gain. One matrix is enough memory: with an anchor's
     negatives sorted in falling order, those above s_ij - margin come first, so the sum over k is
     their running sum less their number times s_ij - margin.
     """
 
-    def sums(anchors: Tensor, relevance: Tensor, has_anchor: Tensor) -> Sums:
-        similarity = cosines(anchors, candidates)
-        contrasted = contrasted_pairs(relevance, has_anchor, has_candidate)
+    def sums(rows: slice, anchors: Tensor, has_anchor: Tensor) -> Sums:
+        similarity, relevance, contrasted = direction.matrices(rows, anchors, has_anchor)
         gain = relevance.clamp(min=0) * contrasted
         negative = contrasted & (relevance == 0)
         falling, order = similarity.masked_fill(~negative, -math.inf).sort(dim=1, descending=True)
@@ -133,16 +171,11 @@ def _margin_ranking(
         weight = gain * negative.sum(dim=1, keepdim=True)
         return (gain * excess).sum(), weight.sum()
 
-    return mean_over_blocks(sums, anchors, relevance, has_anchor)
+    rows = direction.anchors, direction.has_anchor
+    return sums_over_blocks(sums, direction.columns, *rows)
 
 
-def clal(
-    vectors: Vectors,
-    present: Present,
-    relevance: Relevance,
-    keys: Keys,
-    temperature: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
+def clal(scene: Scene, temperature: Float[Tensor, ""]) -> list[Term]:
     """Computes cohesive local alignment: text, picture and fused scores agree near each trigger.
 
     Our reading of UniECS (arXiv 2508.13843), which states it without an equation. With the cosines
@@ -154,12 +187,17 @@ def clal(
     over the pairs of a trigger and its neighbour that have both scores. A trigger that is itself a
     product is not its own neighbour. Keys and temperature have no effect.
     """
+    directions = [
+        scene.direction(trigger, product, scene.relevance["query"].first)
+        for trigger, product in zip(QUERY, PRODUCT, strict=True)
+    ]
 
-    def sums(judged: Tensor, *triggers: Tensor) -> Sums:
+    def sums(rows: slice, *triggers: Tensor) -> Sums:
         scores, exists = [], []
-        for trigger, has_trigger, product in zip(triggers[:3], triggers[3:], PRODUCT, strict=True):
-            scores.append(cosines(trigger, vectors[product]))
-            exists.append(contrasted_pairs(judged, has_trigger, present[product]))
+        for direction, *own in zip(directions, triggers[:3], triggers[3:], strict=True):
+            score, _, pairs = direction.matrices(rows, *own)
+            scores.append(score)
+            exists.append(pairs)
         ranked = scores[-1].detach().masked_fill(~exists[-1], -math.inf)
         neighbours = ranked.topk(min(NEIGHBOURS, ranked.shape[1]), dim=1).indices
         scores = [score.gather(1, neighbours) for score in scores]
@@ -173,18 +211,13 @@ def clal(
             weights.append(both.sum())
         return torch.stack(totals), torch.stack(weights)
 
-    triggers = [vectors[view] for view in QUERY]
-    has_triggers = [present[view] for view in QUERY]
-    return mean_over_blocks(sums, relevance["query"], *triggers, *has_triggers).sum()
+    triggers = [scene.own.vectors[view] for view in QUERY]
+    has_triggers = [scene.own.present[view] for view in QUERY]
+    found = sums_over_blocks(sums, directions[0].columns, *triggers, *has_triggers)
+    return [Term(1.0, *pair) for pair in zip(*(part.unbind() for part in found), strict=True)]
 
 
-def imcl(
-    vectors: Vectors,
-    present: Present,
-    relevance: Relevance,
-    keys: Keys,
-    temperature: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
+def imcl(scene: Scene, temperature: Float[Tensor, ""]) -> list[Term]:
     """Computes intra-modal contrast: picture finds picture, text finds text.
 
     InfoNCE(trigger_text, text) + InfoNCE'(trigger_image, image), both symmetric and graded as
@@ -193,24 +226,17 @@ def imcl(
     2508.13843) states both without an equation; keeping the hard half in either direction is ours.
     In the text part, products of equal text share their relevance, as they share the vector.
     """
-    text = info_nce(
-        vectors["trigger_text"],
-        vectors["text"],
-        share_between_equals(relevance["trigger_text"], keys.text),
-        present["trigger_text"],
-        present["text"],
-        temperature,
-    )
-    image = info_nce(
-        vectors["trigger_image"],
-        vectors["image"],
-        relevance["trigger_image"],
-        present["trigger_image"],
-        present["image"],
-        temperature,
-        adjust=_hardened,
-    )
-    return text + image
+    terms = []
+    for trigger, product, relevance, adjust in (
+        (QUERY.text, PRODUCT.text, scene.text_relevance, unchanged),
+        (QUERY.image, PRODUCT.image, scene.relevance["trigger_image"], _hardened),
+    ):
+        contrast = Contrast(
+            scene.direction(trigger, product, relevance.first),
+            scene.direction(product, trigger, relevance.second),
+        )
+        terms += info_nce(contrast, temperature, adjust=adjust)
+    return terms
 
 
 def _hardened(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[Matrix, Mask]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, get_args
 
@@ -15,14 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.views import View
-from beyond_text.shards.batch import SELF_MATCH, Qrels, QueryKeys
+from beyond_text.shards.batch import SELF_MATCH, QueryKeys
 from beyond_text.training import blocks
 from beyond_text.training.loss_weights import LossWeights
-from beyond_text.training.losses import LOSSES, chance_level, info_nce, ranked_nce, sigmoid
-from beyond_text.training.relevance import Keys, relevance_matrix, share_between_equals
-from beyond_text.training.uniecs_losses import OBJECTIVES, clal, cmal, imcl
+from beyond_text.training.losses import chance_level
+from beyond_text.training.relevance import Judged, Keys, Relevance, Sides, judged_relevance
+from tests.training.dense import LOSSES, OBJECTIVES, sharing
 
 DIM = 5
+info_nce, ranked_nce, sigmoid = (LOSSES[name] for name in ("info_nce", "ranked_nce", "sigmoid"))
+cmal, clal, imcl = (OBJECTIVES[name] for name in ("cmal", "clal", "imcl"))
 
 
 class Case(NamedTuple):
@@ -336,18 +338,22 @@ def test_the_bias_moves_only_the_sigmoid() -> None:
     assert sigmoid(*case._replace(bias=torch.tensor(5.0))) != sigmoid(*case)
 
 
-def query_keys(keys: Sequence[int]) -> QueryKeys:
-    """Gives queries one key for every view."""
-    return QueryKeys(*(torch.tensor(keys, dtype=torch.long),) * 3)
-
-
-def judged_from(entries: list[tuple[int, int, float]]) -> Qrels:
+def judged_from(entries: list[tuple[int, int, float]]) -> Judged:
     keys, rows, grades = zip(*entries, strict=True) if entries else ((), (), ())
-    return Qrels(
-        query_keys(keys),
+    return Judged(
+        torch.tensor(keys, dtype=torch.long),
         torch.tensor(rows, dtype=torch.long),
         torch.tensor(grades, dtype=torch.float32),
     )
+
+
+def in_blocks(relevance: Relevance, queries: int, products: int) -> tuple[Tensor, Tensor]:
+    """Returns both matrices of a relevance, put together of blocks of two rows."""
+    first, second = (
+        torch.cat([blocks(slice(row, row + 2)) for row in range(0, rows, 2)])
+        for blocks, rows in zip(relevance, (queries, products), strict=True)
+    )
+    return first, second
 
 
 KEYS = st.sampled_from([-(2**63), -7, 0, 3, 2**63 - 1])
@@ -356,20 +362,29 @@ KEYS = st.sampled_from([-(2**63), -7, 0, 3, 2**63 - 1])
 @given(
     query_key=st.lists(KEYS, min_size=1, max_size=6),
     judgments=st.dictionaries(
-        st.tuples(KEYS, st.integers(0, 5)), st.sampled_from([SELF_MATCH, 0.25, 0.5, 1])
+        st.tuples(KEYS, st.integers(0, 5)), st.sampled_from([SELF_MATCH, 0.0, 0.25, 0.5, 1])
     ),
 )
 @settings(max_examples=60, deadline=None)
-def test_relevance_matrix_is_the_lookup_of_query_and_row(
+def test_relevance_is_the_lookup_of_query_and_product_in_either_direction(
     query_key: list[int], judgments: dict[tuple[int, int], float]
 ) -> None:
     judged = judged_from([(key, row, grade) for (key, row), grade in judgments.items()])
     # A query of key 0 has nothing of the view.
-    expected = [
-        [judgments.get((key, row), 0.0) if key else 0.0 for row in range(6)] for key in query_key
-    ]
-    found = relevance_matrix(query_keys(query_key), judged, 6)
-    torch.testing.assert_close(found, torch.tensor(expected))
+    expected = torch.tensor(
+        [[judgments.get((key, row), 0.0) if key else 0.0 for row in range(6)] for key in query_key]
+    )
+    zeros = torch.tensor(
+        [[float(judgments.get((key, r)) == 0 and key != 0) for r in range(6)] for key in query_key]
+    )
+    keys, products = torch.tensor(query_key), torch.arange(6)
+    # This process has the last queries and the products 2 to 5; the last are remembered ones.
+    own = keys[len(keys) // 2 :]
+    sides = Sides(own, keys, 2, 3, products)
+    for columns, matrix in ((judged, expected), (judged.zeros(), zeros)):
+        first, second = in_blocks(judged_relevance(columns, sides), len(own), 3)
+        assert first.equal(matrix[len(keys) // 2 :])
+        assert second.equal(matrix.T[2:5])
 
 
 @given(
@@ -382,8 +397,13 @@ def test_candidates_of_equal_key_share_the_best_relevance_among_them(
 ) -> None:
     relevance = torch.tensor(grades).view(2, 6)[:, : len(key)]
     expected = slow_sharing(relevance.tolist(), key)
-    found = share_between_equals(relevance, torch.tensor(key))
-    torch.testing.assert_close(found, torch.tensor(expected))
+    queries = torch.tensor([5, 7])
+    rows, columns = relevance.nonzero(as_tuple=True)
+    judged = Judged(queries[rows], columns, relevance[rows, columns])
+    sides = Sides(queries, queries, 0, len(key), torch.tensor(key))
+    first, second = in_blocks(judged_relevance(judged, sides, shared=True), 2, len(key))
+    assert first.equal(torch.tensor(expected))
+    assert second.equal(torch.tensor(expected).T)
 
 
 def slow_sharing(relevance: list[list[float]], key: list[int]) -> list[list[float]]:
@@ -684,7 +704,7 @@ def test_an_objective_without_a_view_is_that_of_what_is_left(
 def test_text_only_triggers_leave_the_image_part_of_imcl_at_zero() -> None:
     scene = some_scene(3)
     value, gradients = objective_and_gradients(imcl, scene.without("trigger_image"))
-    relevance = share_between_equals(scene.relevance["trigger_text"], scene.keys.text)
+    relevance = sharing(scene.relevance["trigger_text"], scene.keys.text)
     has = scene.present["trigger_text"], scene.present["text"]
     vectors = scene.vectors["trigger_text"], scene.vectors["text"]
     torch.testing.assert_close(value, info_nce(*vectors, relevance, *has, scene.temperature))

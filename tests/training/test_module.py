@@ -13,15 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.settings import Config, Data, LearningRates, Losses
-from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, QUERY, View
+from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, PRODUCT, QUERY, View
 from beyond_text.shards.batch import SELF_MATCH, Batch, Embeddings, Qrels, QueryKeys, Tokens
-from beyond_text.training.losses import LOSSES
 from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.relevance import Keys
-from beyond_text.training.uniecs_losses import OBJECTIVES
 from tests.models.test_two_tower import tiny_model
 from tests.tiny import some_pictures, some_tokens
+from tests.training.dense import LOSSES, OBJECTIVES
 
 ROWS = 8
 # Rows 2 and 3 show one product, 4 and 5 have one text, 6 and 7 have one query.
@@ -151,7 +150,7 @@ def test_remembered_products_are_further_candidates_without_gradient(folder: Pat
     now, before = some_embeddings(), some_embeddings(seed=1)
     alone = module.losses(some_batch(), now)
     older = {view: vector.requires_grad_() for view, vector in before.vectors.items()}
-    module.memory.add(some_batch(), Embeddings(older, before.present), queries_per_product=1)
+    module.memory.add(module.gather(some_batch(), Embeddings(older, before.present)))
     newer = {view: vector.requires_grad_() for view, vector in now.vectors.items()}
     found = module.losses(some_batch(), Embeddings(newer, now.present))
     relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
@@ -188,7 +187,7 @@ def test_losses_are_summed_over_the_widths_with_their_gradients(
     )
     single = some_module(folder, loss=loss, dim=16, memory_size=ROWS)
     now, before = some_embeddings(), some_embeddings(seed=1)
-    several.memory.add(some_batch(), before, queries_per_product=1)
+    several.memory.add(several.gather(some_batch(), before))
     leaves = {view: rows.clone().requires_grad_() for view, rows in now.vectors.items()}
     found = several.losses(some_batch(), Embeddings(leaves, now.present))
     by_hand = {view: rows.clone().requires_grad_() for view, rows in now.vectors.items()}
@@ -202,7 +201,7 @@ def test_losses_are_summed_over_the_widths_with_their_gradients(
             short = {v: rows / lengths[v] for v, rows in short.items()}
         older = {v: F.normalize(rows[:, :width], dim=1) for v, rows in before.vectors.items()}
         single.memory = type(single.memory)(ROWS)
-        single.memory.add(some_batch(), Embeddings(older, before.present), queries_per_product=1)
+        single.memory.add(single.gather(some_batch(), Embeddings(older, before.present)))
         for name, value in single.losses(some_batch(), Embeddings(short, now.present)).items():
             expected[name] = expected[name] + weight * value
     for name, value in found.items():
@@ -238,8 +237,16 @@ def test_a_product_with_several_rows_is_a_candidate_once(folder: Path) -> None:
             module.model.temperatures[name].value,
         )
         torch.testing.assert_close(found[name], expected)
-    keys = Keys(query_keys(QUERY_KEY), torch.tensor(PRODUCT_KEY), torch.tensor(TEXT_KEY))
-    by_row = by_hand(equal_texts=False)[:, ::2].repeat_interleave(2, dim=1)
+
+    def of_first_rows(rows: Tensor) -> Tensor:
+        return rows[::2].repeat_interleave(2, dim=0)
+
+    # To UniECS's objectives, a product is a candidate in each of its rows, which are all alike.
+    for view in PRODUCT:
+        vectors[view], present[view] = map(of_first_rows, (vectors[view], present[view]))
+    product_key, text_key = (of_first_rows(torch.tensor(k)) for k in (PRODUCT_KEY, TEXT_KEY))
+    keys = Keys(query_keys(QUERY_KEY), product_key, text_key)
+    by_row = of_first_rows(by_hand(equal_texts=False).T).T
     for name, objective in OBJECTIVES.items():
         temperature = module.model.temperatures["text_image"].value
         judged = dict.fromkeys(QUERY, by_row)

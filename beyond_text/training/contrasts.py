@@ -1,0 +1,142 @@
+"""What the objectives of a step contrast: its batch over all processes, and remembered products."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from torch import Tensor
+
+from beyond_text.config.views import PAIRS, QUERY, View
+from beyond_text.shards.batch import Qrels
+from beyond_text.training.blocks import Contrast, Direction
+from beyond_text.training.cross_batch import Candidates, candidates_of, concatenate, joined
+from beyond_text.training.gathered import Gathered
+from beyond_text.training.relevance import (
+    Blocks,
+    Judged,
+    Relevance,
+    Sides,
+    equal,
+    judged_relevance,
+)
+from beyond_text.training.uniecs_losses import Scene
+
+
+class Contrasts:
+    """Makes what each objective contrasts; relevance is made in blocks, when it is needed.
+
+    Anchors are queries or products of this process. Candidates are the products of all processes,
+    followed by the remembered ones, or the queries of all processes. A product has a row for each
+    of its queries, but is a candidate once. A query's judged zeros count `negative_weight` times.
+    """
+
+    def __init__(
+        self,
+        gathered: Gathered,
+        remembered: tuple[Candidates, Qrels] | None = None,
+        negative_weight: float = 1.0,
+    ) -> None:
+        self.gathered = gathered
+        self.negative_weight = negative_weight
+        self.candidates, self.judged = candidates_of(gathered), gathered.judged
+        if remembered is not None:
+            older, judged = remembered
+            later = judged._replace(product=judged.product + len(gathered.keys.product))
+            self.candidates = concatenate([self.candidates, older])
+            self.judged = joined([gathered.judged, later])
+
+    @cached_property
+    def grades(self) -> Tensor:
+        """The gains above 0 that products may have for queries, and 1."""
+        gain = self.judged.gain
+        return gain.where(gain > 0, 1.0).unique()
+
+    def of_pair(self, pair: str) -> Contrast:
+        """Contrasts two views: queries with products, or for text_image products with products."""
+        anchor, candidate = PAIRS[pair]
+        if pair == "text_image":
+            relevance = self._equal_products
+        else:
+            relevance = self._shared if pair == "query_text" else self._relevance
+        weights = (None, None) if pair == "text_image" else self._negative_weights
+        own, everyone = self.gathered.own, self.gathered.everyone
+        return Contrast(
+            Direction(
+                own.vectors[anchor],
+                own.present[anchor],
+                self.candidates.vectors[candidate],
+                self.candidates.present[candidate],
+                relevance.first,
+                weights[0],
+            ),
+            Direction(
+                own.vectors[candidate],
+                own.present[candidate],
+                everyone.vectors[anchor],
+                everyone.present[anchor],
+                relevance.second,
+                weights[1],
+            ),
+        )
+
+    @cached_property
+    def scene(self) -> Scene:
+        """What the objectives of UniECS contrast; remembered products are no part of it."""
+        gathered = self.gathered
+        return Scene(
+            gathered.own,
+            gathered.everyone,
+            {view: self._judged(gathered.judged, gathered.keys.product, view) for view in QUERY},
+            self._judged(gathered.judged, gathered.keys.text, "trigger_text", shared=True),
+            gathered.own_keys,
+            gathered.keys,
+            gathered.copies,
+        )
+
+    @cached_property
+    def _relevance(self) -> Relevance:
+        return self._judged(self.judged, self.candidates.product_key)
+
+    @cached_property
+    def _shared(self) -> Relevance:
+        return self._judged(self.judged, self.candidates.text_key, shared=True)
+
+    @cached_property
+    def _negative_weights(self) -> tuple[Blocks | None, Blocks | None]:
+        """How often each candidate counts as a negative, by direction; None where all do once."""
+        if self.negative_weight == 1:
+            return None, None
+        zeros = self._judged(self.judged, self.candidates.product_key, zeros=True)
+        return self._weights(zeros.first), self._weights(zeros.second)
+
+    def _weights(self, zeros: Blocks) -> Blocks:
+        return lambda rows: 1 + (self.negative_weight - 1) * zeros(rows)
+
+    @property
+    def _equal_products(self) -> Relevance:
+        """Products of one text are each other's positives: the text fits either picture."""
+        own, keys, candidates = self.gathered.own_keys, self.gathered.keys, self.candidates
+        return Relevance(
+            equal((own.product, candidates.product_key), (own.text, candidates.text_key)),
+            equal((own.product, keys.product), (own.text, keys.text)),
+        )
+
+    def _judged(
+        self,
+        judged: Qrels,
+        product_key: Tensor,
+        view: View = "query",
+        shared: bool = False,
+        zeros: bool = False,
+    ) -> Relevance:
+        """Returns the gains of products for queries, which are matched by a view of them."""
+        gathered = self.gathered
+        sides = Sides(
+            getattr(gathered.own_keys.query, view),
+            getattr(gathered.keys.query, view),
+            gathered.first,
+            len(gathered.own_keys.product),
+            product_key,
+        )
+        columns = Judged(getattr(judged.query, view), judged.product, judged.gain)
+        return judged_relevance(columns.zeros() if zeros else columns, sides, shared)

@@ -1,0 +1,176 @@
+"""A step's batch over all processes: vectors, keys and judgments, each sent once.
+
+The batch of a step is that of all processes together; each has every `world`-th product of it, with
+all rows of the product. What is gathered stands in order of rank, and `in_batch_order` puts the
+products back into the order of the batch, which is the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from beyond_text.config.views import OBJECTIVE_VIEWS, PRODUCT, QUERY, View
+from beyond_text.shards.batch import Batch, Embeddings, Qrels, QueryKeys, counts_of
+from beyond_text.training.processes import Processes
+from beyond_text.training.relevance import Keys
+
+
+class Gathered(NamedTuple):
+    """The rows of this process and those of all; a query has a row, and a product has one.
+
+    `judged` numbers the products of all processes; those of this one begin with number `first`.
+    Columns may hold judgments without a query (all keys 0), which mean nothing. `losses` are those
+    that the batch's source feeds. `seen`, `skipped` and `anchors` count over all processes.
+    """
+
+    own: Embeddings
+    everyone: Embeddings
+    own_keys: Keys
+    keys: Keys
+    judged: Qrels
+    first: int
+    losses: tuple[str, ...]
+    seen: int
+    skipped: int
+    anchors: int
+
+    @property
+    def copies(self) -> int:
+        """The number of queries of each product."""
+        return len(self.keys.query.query) // len(self.keys.product)
+
+    @property
+    def world(self) -> int:
+        """The number of processes."""
+        return len(self.keys.product) // len(self.own_keys.product)
+
+    def in_batch_order(self, products: Tensor) -> Tensor:
+        """Returns products, which stand in order of rank, in the order of the batch."""
+        return products.unflatten(0, (self.world, -1)).transpose(0, 1).flatten(0, 1)
+
+    def place_in_batch(self, number: Tensor) -> Tensor:
+        """Returns the places of products, given by number, in the order of the batch."""
+        own = len(self.own_keys.product)
+        return number % own * self.world + number // own
+
+
+def gather(
+    batch: Batch,
+    embeddings: Embeddings,
+    queries_per_product: int,
+    processes: Processes,
+    all_judgments: bool,
+) -> Gathered:
+    """Gathers what the losses need, in four messages, and waits for the device once.
+
+    With `all_judgments`, judgments of queries outside this batch are gathered as well.
+    """
+    own = _once(embeddings, queries_per_product)
+    first_rows = slice(None, None, queries_per_product)
+    own_keys = Keys(batch.query_keys, batch.product_key[first_rows], batch.text_key[first_rows])
+    judged = _of_first_rows(batch.qrels, queries_per_product)
+    counts = list((batch.counts or counts_of(batch))[:3])
+    bits = sum(1 << i for i, name in enumerate(OBJECTIVE_VIEWS) if name in batch.losses)
+    if processes.world == 1:
+        return Gathered(own, own, own_keys, own_keys, judged, 0, batch.losses, *counts)
+    keys, present, tallies = _gather_columns(own_keys, own.present, [*counts, bits], processes)
+    judged, (*counts, bits) = _gather_judged(judged, keys, tallies, processes, all_judgments)
+    return Gathered(
+        own,
+        Embeddings(_gather_vectors(own.vectors, processes), present),
+        own_keys,
+        keys,
+        judged,
+        processes.rank * len(own_keys.product),
+        tuple(name for i, name in enumerate(OBJECTIVE_VIEWS) if bits >> i & 1),
+        *counts,
+    )
+
+
+def _once(embeddings: Embeddings, queries_per_product: int) -> Embeddings:
+    """Returns the vectors with a row for each product, not for each of its queries.
+
+    Sorted by view: the order of a set differs between processes.
+    """
+    step = {view: queries_per_product if view in PRODUCT else 1 for view in embeddings.vectors}
+    return Embeddings(
+        *({view: part[view][:: step[view]] for view in sorted(step)} for part in embeddings)
+    )
+
+
+def _of_first_rows(qrels: Qrels, queries_per_product: int) -> Qrels:
+    """Returns the judgments of each product's first row, by its number; the others lose their keys.
+
+    Dropping these would need to know how many there are.
+    """
+    if queries_per_product == 1:
+        return qrels
+    first = qrels.product % queries_per_product == 0
+    keys = QueryKeys(*(key * first for key in qrels.query))
+    return Qrels(keys, qrels.product // queries_per_product, qrels.gain)
+
+
+def _gather_columns(
+    own: Keys, present: dict[View, Tensor], counts: Sequence[int], processes: Processes
+) -> tuple[Keys, dict[View, Tensor], Tensor]:
+    """Gathers keys, which views there are, and each process's counts [processes, counts]."""
+    flags = [present[view].long() for view in present]
+    columns = [*own.query, own.product, own.text, *flags]
+    numbers = torch.tensor(counts, device=own.product.device)
+    packed = torch.cat([*columns, numbers])[None]
+    sizes = [*map(len, columns), len(counts)]
+    *parts, tallies = processes.gather(packed).split(sizes, dim=1)
+    gathered = [part.flatten() for part in parts]
+    views = {view: part > 0 for view, part in zip(present, gathered[5:], strict=True)}
+    return Keys(QueryKeys(*gathered[:3]), gathered[3], gathered[4]), views, tallies
+
+
+def _gather_judged(
+    own: Qrels, keys: Keys, tallies: Tensor, processes: Processes, everything: bool
+) -> tuple[Qrels, list[int]]:
+    """Gathers judgments of the queries of all processes, or all judgments; and reads the counts.
+
+    Returns:
+        The judgments, and the processes' counts: all but the last added up, and the last's largest.
+    """
+    asked = torch.zeros_like(own.gain, dtype=torch.bool)
+    for judged, key in zip(own.query, keys.query, strict=True):
+        asked |= (judged != 0) if everything else _is_in(judged, key) & (judged != 0)
+    totals = torch.cat([asked.sum()[None], tallies[:, :-1].sum(dim=0), tallies[:, -1].amax()[None]])
+    # Each process has its own number of judgments, and the largest is the length of all parts.
+    length, *counts = processes.largest(totals).tolist()
+    first = (~asked).byte().argsort(stable=True)[:length]
+    product = own.product + processes.rank * (len(keys.product) // processes.world)
+    cells = torch.stack([product.int(), own.gain.view(torch.int32)], dim=1)
+    columns = torch.stack([*own.query, cells.view(torch.int64)[:, 0]], dim=1)
+    columns = columns[first] * asked[first, None]
+    padding = columns.new_zeros(length - len(columns), columns.shape[1])
+    gathered = processes.gather(torch.cat([columns, padding]))
+    *query, cell = gathered.unbind(dim=1)
+    number, gain = cell.contiguous().view(torch.int32).view(-1, 2).unbind(dim=1)
+    found = Qrels(QueryKeys(*query), number.long(), gain.contiguous().view(torch.float32))
+    return found, counts
+
+
+def _is_in(keys: Tensor, among: Tensor) -> Tensor:
+    """Returns which keys are among others, without a result whose length depends on them."""
+    ordered = among.sort().values
+    place = torch.searchsorted(ordered, keys).clamp(max=len(ordered) - 1)
+    return ordered[place] == keys
+
+
+def _gather_vectors(own: dict[View, Tensor], processes: Processes) -> dict[View, Tensor]:
+    """Gathers the vectors of queries in one message, and those of products in another."""
+    sides = [[view for view in own if view in side] for side in (QUERY, PRODUCT)]
+    sides = [views for views in sides if views]
+    stacked = [torch.stack([own[view] for view in views], dim=1) for views in sides]
+    gathered = processes.gather_with_gradients(*stacked)
+    return {
+        view: rows
+        for views, part in zip(sides, gathered, strict=True)
+        for view, rows in zip(views, part.unbind(dim=1), strict=True)
+    }

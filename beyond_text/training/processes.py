@@ -1,0 +1,76 @@
+"""What the processes of a run tell each other in a step, beside the gradients that DDP averages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+class Processes:
+    """The processes of a run: how many there are, and which of them this is.
+
+    They talk in a group of their own. DDP's messages start whenever gradients are ready, which is
+    at other moments on a process whose slice lacks a view; in one group they could meet ours.
+    """
+
+    def __init__(self, world: int = 1, rank: int = 0) -> None:
+        self.world = world
+        self.rank = rank
+        self.group: Any = dist.new_group() if world > 1 else None
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Returns the rows of all processes, in order of rank; each has equally many."""
+        if self.world == 1:
+            return rows
+        found = rows.new_empty(self.world * len(rows), *rows.shape[1:])
+        dist.all_gather_into_tensor(found, rows.contiguous(), group=self.group)
+        return found
+
+    def gather_with_gradients(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Returns the rows of all processes; each process gets the sum of its rows' gradients.
+
+        Every process takes part in the backward pass, also one whose own rows have no gradient.
+        """
+        if self.world == 1:
+            return parts
+        if torch.is_grad_enabled():
+            parts = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in parts)
+        gathered: tuple[Tensor, ...] = _Gather.apply(self, *parts)
+        return gathered
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns the sum over the processes."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Returns the largest over the processes, number by number."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def _reduced(self, values: Tensor, operation: Any) -> Tensor:
+        if self.world == 1:
+            return values
+        found = values.clone()
+        dist.all_reduce(found, operation, group=self.group)
+        return found
+
+    def sum_of_own(self, rows: Tensor) -> Tensor:
+        """Returns the sum over the processes of this process's part of the rows of all."""
+        found = rows.new_empty(len(rows) // self.world, *rows.shape[1:])
+        dist.reduce_scatter_tensor(found, rows.contiguous(), group=self.group)
+        return found
+
+
+class _Gather(torch.autograd.Function):
+    """Gathers tensors, and reduces their gradients in the same order on every process."""
+
+    @staticmethod
+    def forward(ctx: Any, processes: Processes, *parts: Tensor) -> tuple[Tensor, ...]:
+        ctx.processes = processes
+        return tuple(processes.gather(part) for part in parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(ctx.processes.sum_of_own(gradient) for gradient in gradients)
