@@ -26,7 +26,9 @@ class Processes:
         if self.world == 1:
             return rows
         found = rows.new_empty(self.world * len(rows), *rows.shape[1:])
-        dist.all_gather_into_tensor(found, rows.contiguous(), group=self.group)
+        _named("all_gather_single", "all_gather_into_tensor")(
+            found, rows.contiguous(), group=self.group
+        )
         return found
 
     def gather_with_gradients(self, *parts: Tensor) -> tuple[Tensor, ...]:
@@ -59,7 +61,9 @@ class Processes:
     def sum_of_own(self, rows: Tensor) -> Tensor:
         """Returns the sum over the processes of this process's part of the rows of all."""
         found = rows.new_empty(len(rows) // self.world, *rows.shape[1:])
-        dist.reduce_scatter_tensor(found, rows.contiguous(), group=self.group)
+        _named("reduce_scatter_single", "reduce_scatter_tensor")(
+            found, rows.contiguous(), group=self.group
+        )
         return found
 
 
@@ -74,3 +78,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return None, *(ctx.processes.sum_of_own(gradient) for gradient in gradients)
+
+
+def _named(name: str, before: str) -> Any:
+    """Returns a function of torch.distributed, which has another name `before` PyTorch 2.13."""
+    return getattr(dist, name if hasattr(dist, name) else before)

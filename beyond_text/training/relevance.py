@@ -109,7 +109,7 @@ class _Places(NamedTuple):
     def of(cls, keys: Tensor, judged: Tensor) -> _Places:
         """Returns the places of keys; that of a judgment whose key is not there is -1."""
         ordered = keys.sort().values
-        place = torch.searchsorted(ordered, judged).clamp(max=len(ordered) - 1)
+        place = torch.searchsorted(ordered, judged.contiguous()).clamp(max=len(ordered) - 1)
         found = ordered[place] == judged
         return cls(place.where(found, -1), torch.searchsorted(ordered, keys.contiguous()))
 

@@ -40,12 +40,12 @@ from beyond_text.tables.pictures import to_pixels
 from beyond_text.training.build import build
 from beyond_text.training.callbacks import Throughput
 from beyond_text.training.datamodule import ShardData
-from beyond_text.training.losses import LOSSES
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.optim import adamw
 from beyond_text.training.trainer import make_trainer
 from tests import RECIPES
 from tests.benchmarks.measure import rate, rate_of_batches, step_ends, synchronize
+from tests.training.dense import LOSSES
 
 # The field of a batch that says which rows have a view.
 ROWS: dict[View, str] = {"query": "query_row", "text": "text_row", "image": "image_row"}

@@ -1,0 +1,140 @@
+"""One of several processes that compute losses of a slice of a batch; run by test_gathered.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import distributed as dist
+
+from beyond_text.config.settings import Config, Losses
+from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS
+from beyond_text.shards.batch import Embeddings
+from beyond_text.training.module import ContrastiveModule
+from tests.models.test_two_tower import tiny_model
+from tests.training.global_batch import global_batch, global_embeddings, slice_of
+
+DIM, PRODUCTS, JUDGMENTS = 16, 8, 6
+EVERY_PAIR = Losses(**dict.fromkeys(PAIRS, 1.0))
+EVERYTHING = Losses(**dict.fromkeys(OBJECTIVE_VIEWS, 1.0))
+# Settings of each case, and the number of queries of a product.
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "info_nce": ({"losses": EVERYTHING, "memory_size": 2 * PRODUCTS}, 2),
+    "ranked_nce": ({"losses": EVERYTHING, "loss": "ranked_nce", "memory_size": PRODUCTS}, 1),
+    "sigmoid": ({"losses": EVERY_PAIR, "loss": "sigmoid", "memory_size": 2 * PRODUCTS}, 3),
+    "weighted": ({"losses": EVERY_PAIR, "negative_weight": 3.0, "memory_size": PRODUCTS}, 2),
+    "weighted sigmoid": ({"losses": EVERY_PAIR, "loss": "sigmoid", "negative_weight": 3.0}, 1),
+    "widths": ({"losses": EVERYTHING, "loss": "ranked_nce", "matryoshka": [4, 8, DIM]}, 2),
+    "learned": ({"losses": EVERYTHING, "loss_weighting": "learned"}, 2),
+    "first stage": ({"losses": Losses(text_image=1.0)}, 1),
+}
+# The public functions of torch.distributed that every process of a group must call together.
+COLLECTIVES = [
+    name
+    for name in dir(dist)
+    if name.startswith(("all_gather", "all_reduce", "all_to_all", "reduce", "broadcast", "gather"))
+    or name in ("barrier", "monitored_barrier", "scatter", "scatter_object_list")
+    if callable(getattr(dist, name))
+]
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """Yields the names of the collectives that are called, in order."""
+    names: list[str] = []
+    inside = False
+    originals = {name: getattr(dist, name) for name in COLLECTIVES}
+
+    def wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            # One may be made of another.
+            if inside:
+                return original(*args, **kwargs)
+            names.append(name)
+            inside = True
+            try:
+                return original(*args, **kwargs)
+            finally:
+                inside = False
+
+        return call
+
+    for name, original in originals.items():
+        setattr(dist, name, wrapped(name, original))
+    try:
+        yield names
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+
+
+def module_of(folder: Path, settings: dict[str, Any], world: int) -> ContrastiveModule:
+    """Returns the module of one of `world` processes."""
+    config = Config(batch_size=PRODUCTS, dim=DIM, **settings)
+    module = ContrastiveModule(tiny_model(folder, "bert", "vit", fusion=config.fusion), config)
+    module.trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy="ddp" if world > 1 else "auto",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return module
+
+
+def step(folder: Path, name: str, rank: int, world: int) -> dict[str, Any]:
+    """Returns the losses of the third of three batches, with gradients and what is remembered."""
+    settings, queries = CASES[name]
+    module = module_of(folder, settings, world)
+    module.weights.train()
+    collectives: list[str] = []
+    for seed in range(3):
+        whole = global_batch(PRODUCTS, queries, JUDGMENTS, seed)
+        batch = slice_of(whole, rank, world, queries)
+        every = global_embeddings(sorted(module.views), PRODUCTS, queries, DIM, seed)
+        own = slice_of(every, rank, world, queries)
+        if rank == 1:
+            # As where no sample of the slice can be read; the others say what the source feeds.
+            batch = batch._replace(losses=())
+        leaves = {view: rows.clone().requires_grad_() for view, rows in own.vectors.items()}
+        gathered = module.gather(batch, Embeddings(leaves, own.present))
+        if seed == 2:
+            with counted() as collectives:
+                losses = module.losses(batch, Embeddings(leaves, own.present))
+                module.weights(losses).backward()
+        module.memory.add(gathered)
+    found = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+    return {
+        "losses": {name: loss.detach() for name, loss in losses.items()},
+        "vectors": {view: rows.grad for view, rows in leaves.items()},
+        "parameters": found,
+        "memory": module.memory.state(),
+        "collectives": collectives,
+    }
+
+
+def work(folder: Path, out: Path, rank: int, world: int) -> None:
+    """Runs all cases as process `rank`, and writes what they gave."""
+    torch.set_num_threads(1)
+    # As torchrun does.
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0",
+    }  # fmt: skip
+    if world > 1:
+        store = dist.FileStore(str(out / f"store{world}"), world)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    torch.save(
+        {name: step(folder, name, rank, world) for name in CASES}, out / f"{world}-{rank}.pt"
+    )
+    if world > 1:
+        dist.destroy_process_group()
