@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,5 +34,4 @@ class Temperature(nn.Module):
     @torch.no_grad()
     def clamp(self) -> None:
         """Keeps the temperature between its smallest value and 1."""
-        low = torch.tensor(self.smallest).log().item()
-        self.log_temperature.clamp_(low, 0.0)
+        self.log_temperature.clamp_(math.log(self.smallest), 0.0)

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from beyond_text.training.matryoshka import shorten
-from beyond_text.training.relevance import Blocks, Mask, Matrix
+from beyond_text.training.relevance import KEPT, Blocks, Mask, Matrix
 
 # The most anchors in a block, and the most numbers in one of its matrices, at 4 bytes each.
 BLOCK = 1024
-NUMBERS = 2**25
+NUMBERS = 2**24
 # Weighted sums over anchors, and the sums of the weights.
 Sums = tuple[Float[Tensor, "*terms"], Float[Tensor, "*terms"]]
 
@@ -89,12 +89,12 @@ def sums_over_blocks(sums: Callable[..., Sums], columns: int, *rows: Tensor) -> 
     """Returns the sums over all anchors, with one block's matrices in memory at a time.
 
     `rows` are tensors with a row per anchor. `sums` takes the slice of a block and its part of
-    each. With several blocks, the backward pass computes each block again.
+    each. The backward pass computes each block again, but for a small one that is alone.
     """
     size = max(1, min(BLOCK, NUMBERS // max(1, columns)))
     starts = range(0, max(1, len(rows[0])), size)
     blocks = list(zip(*(row.split(size) for row in rows), strict=True))
-    if len(blocks) == 1:
+    if len(blocks) == 1 and len(rows[0]) * columns <= KEPT:
         return sums(slice(0, len(rows[0])), *blocks[0])
     found = [
         checkpoint(sums, slice(start, start + size), *block, use_reentrant=False)

@@ -8,8 +8,9 @@ takes its own anchors (`gathered.py`), and its gradients are those of one proces
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,13 +114,14 @@ class ContrastiveModule(pl.LightningModule):
         self._count(batch, gathered)
         losses = self._losses(gathered)
         total = self.weights(losses)
-        if not torch.isfinite(total):
-            values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
+        values = on_cpu({"total": total} | losses | self._learned(losses))
+        if not math.isfinite(values["total"]):
             raise TrainingError(
-                f"step {self.global_step}: the loss is not finite ({values}); "
+                f"step {self.global_step}: the loss is not finite "
+                f"({', '.join(f'{name} {values[name]:g}' for name in losses)}); "
                 f"product ids of the batch: {' '.join(batch.product_ids)}"
             )
-        self._log_losses(gathered, losses)
+        self._log_step(gathered, values)
         self.memory.add(gathered)
         return total
 
@@ -181,7 +183,6 @@ class ContrastiveModule(pl.LightningModule):
         """
         self.seen += gathered.seen
         self.skipped += gathered.skipped
-        self.log("data/skipped", float(self.skipped), batch_size=len(batch.product_ids))
         for line in batch.skipped:
             # Lightning's own prints on the first process alone.
             (print if self.global_rank else self.print)(f"skipped: {line}")
@@ -194,24 +195,34 @@ class ContrastiveModule(pl.LightningModule):
                 f"data.max_skipped={self.config.data.max_skipped:g}; last: {last}"
             )
 
-    def _log_losses(self, gathered: Gathered, losses: Mapping[str, Tensor]) -> None:
-        """Logs losses, temperatures, learned weights, and the loss at chance level."""
-        rows = len(gathered.own_keys.query.query)
-        for name in gathered.losses:
-            self.log(f"loss/{name}", losses[name], prog_bar=True, batch_size=rows)
-        for pair in dict.fromkeys(map(temperature_name, losses)):
-            self.log(f"temperature/{pair}", self._temperature(pair).value, batch_size=rows)
-        for name, weight in self.weights.learned().items():
-            self.log(f"loss_weight/{name}", weight, batch_size=rows)
+    def _learned(self, losses: Iterable[str]) -> dict[str, Tensor]:
+        """Returns what is learned beside encoders and layers, by its name in logs."""
+        learned = {
+            f"temperature/{pair}": self._temperature(pair).value
+            for pair in map(temperature_name, losses)
+        }
+        learned |= {f"loss_weight/{name}": w for name, w in self.weights.learned().items()}
         if "product" in self.views:
-            self.log("fusion/image_weight", self.model.image_log_weight.exp(), batch_size=rows)
+            learned["fusion/image_weight"] = self.model.image_log_weight.exp()
         if (share := getattr(self.model.fusion, "term_share", None)) is not None:
-            self.log("fusion/term_share", share, batch_size=rows)
-        self.log("data/anchors", float(gathered.anchors), batch_size=rows)
+            learned["fusion/term_share"] = share
+        return learned
+
+    def _log_step(self, gathered: Gathered, values: Mapping[str, float]) -> None:
+        """Logs losses, what is learned, the batch's anchors, and the loss at chance level."""
         candidates = len(gathered.keys.product) + self.memory.rows
         chance = chance_level(len(gathered.keys.query.query), candidates)
-        chance *= sum(weight for _, weight in self.widths)
-        self.log("loss/chance", chance, batch_size=rows)
+        logged = {name: value for name, value in values.items() if "/" in name} | {
+            "data/skipped": self.skipped,
+            "data/anchors": gathered.anchors,
+            "loss/chance": chance * sum(weight for _, weight in self.widths),
+        }
+        rows = len(gathered.own_keys.query.query)
+        for name in gathered.losses:
+            self.log(f"loss/{name}", torch.tensor(values[name]), prog_bar=True, batch_size=rows)
+        for name, value in logged.items():
+            # A number would go to the device, and be waited for where it is written.
+            self.log(name, torch.tensor(float(value)), batch_size=rows)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the counts and the cross-batch memory."""
@@ -240,10 +251,11 @@ class ContrastiveModule(pl.LightningModule):
         limit = self.config.clip_norm or float("inf")
         # The model's norm only: the learned weights of the losses must not take a share of it.
         norm = clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], limit)
+        norm = norm.cpu()
         self.log("gradient_norm", norm)
         # Float16's scaler skips such a step by itself.
         if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
-            raise TrainingError(f"step {self.global_step}: the gradient norm is {norm.item():g}")
+            raise TrainingError(f"step {self.global_step}: the gradient norm is {norm:g}")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Takes the step, then clamps every temperature to its limits.
@@ -270,3 +282,9 @@ class ContrastiveModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def on_cpu(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Reads numbers from the device, which is waited for once."""
+    stacked = torch.stack([value.detach().float() for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))

@@ -24,6 +24,8 @@ Mask = Bool[Tensor, "anchors candidates"]
 Blocks = Callable[[slice], Matrix]
 Key = Int[Tensor, " rows"]
 
+# The most numbers of a matrix that is kept for the backward pass, and not made again.
+KEPT = 2**22
 # Stands for SELF_MATCH while the best of several judgments is found: above 0, below every gain.
 SELF_CODE = 1e-30
 
@@ -117,7 +119,7 @@ class _Places(NamedTuple):
 def _blocks(
     anchor: Tensor, judged_anchor: Tensor, candidate: _Places, columns: int, code: Tensor
 ) -> Blocks:
-    """Returns what makes the matrix of a block of anchors; that of all anchors is kept."""
+    """Returns what makes the matrix of a block of anchors; a small one of all anchors is kept."""
     whole: list[Tensor] = []
 
     def block(rows: slice) -> Matrix:
@@ -135,7 +137,7 @@ def _blocks(
         matrix = best.index_select(0, places.own)
         if candidate.own is not None:
             matrix = matrix.index_select(1, candidate.own)
-        if number == len(anchor):
+        if number == len(anchor) and number * columns <= KEPT:
             whole.append(matrix)
         return matrix
 

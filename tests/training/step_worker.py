@@ -44,9 +44,9 @@ COLLECTIVES = [
 
 
 @contextmanager
-def counted() -> Iterator[list[str]]:
-    """Yields the names of the collectives that are called, in order."""
-    names: list[str] = []
+def counted() -> Iterator[list[tuple[str, int]]]:
+    """Yields the collectives that are called, by name, and the bytes of their largest tensors."""
+    calls: list[tuple[str, int]] = []
     inside = False
     originals = {name: getattr(dist, name) for name in COLLECTIVES}
 
@@ -56,7 +56,8 @@ def counted() -> Iterator[list[str]]:
             # One may be made of another.
             if inside:
                 return original(*args, **kwargs)
-            names.append(name)
+            tensors = [value for value in args if isinstance(value, torch.Tensor)]
+            calls.append((name, max((tensor.nbytes for tensor in tensors), default=0)))
             inside = True
             try:
                 return original(*args, **kwargs)
@@ -68,7 +69,7 @@ def counted() -> Iterator[list[str]]:
     for name, original in originals.items():
         setattr(dist, name, wrapped(name, original))
     try:
-        yield names
+        yield calls
     finally:
         for name, original in originals.items():
             setattr(dist, name, original)
@@ -95,7 +96,7 @@ def step(folder: Path, name: str, rank: int, world: int) -> dict[str, Any]:
     settings, queries = CASES[name]
     module = module_of(folder, settings, world)
     module.weights.train()
-    collectives: list[str] = []
+    collectives: list[tuple[str, int]] = []
     for seed in range(3):
         whole = global_batch(PRODUCTS, queries, JUDGMENTS, seed)
         batch = slice_of(whole, rank, world, queries)

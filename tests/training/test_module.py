@@ -14,13 +14,23 @@ from torch.nn import functional as F
 
 from beyond_text.config.settings import Config, Data, LearningRates, Losses
 from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, PRODUCT, QUERY, View
-from beyond_text.shards.batch import SELF_MATCH, Batch, Embeddings, Qrels, QueryKeys, Tokens
+from beyond_text.shards.batch import (
+    SELF_MATCH,
+    Batch,
+    Embeddings,
+    Qrels,
+    QueryKeys,
+    Tokens,
+    counts_of,
+)
 from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.relevance import Keys
 from tests.models.test_two_tower import tiny_model
 from tests.tiny import some_pictures, some_tokens
+from tests.training.counting import Waits
 from tests.training.dense import LOSSES, OBJECTIVES
+from tests.training.global_batch import global_batch
 
 ROWS = 8
 # Rows 2 and 3 show one product, 4 and 5 have one text, 6 and 7 have one query.
@@ -338,6 +348,58 @@ def test_without_queries_pictures_a_step_draws_once_a_product_and_nothing_else()
     same_text, same_image, _, _ = rows_of(drop_modalities(with_pictures, 0.4, 1))
     assert same_text.equal(text)
     assert same_image.equal(image)
+
+
+def full_batch(products: int = ROWS, queries: int = 1) -> Batch:
+    """Returns graded products with texts and pictures, as the collate counts them."""
+    batch = global_batch(products, queries, judgments=4, seed=0)
+    (ids, mask), rows = some_tokens(products * queries), torch.arange(products * queries)
+    batch = batch._replace(
+        text=Tokens(ids, mask),
+        text_row=rows,
+        query=Tokens(ids, mask),
+        query_row=rows,
+        image=some_pictures(products * queries + 2),
+        image_row=rows.where(rows % 5 > 0, -1),
+        query_image_row=torch.where(rows % 3 > 0, -1, len(rows) + rows % 2),
+    )
+    return batch._replace(counts=counts_of(batch))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+def test_a_step_waits_for_the_device_at_most_five_times(
+    folder: Path, loss: str, fusion: str
+) -> None:
+    module = some_module(
+        folder,
+        loss=loss,
+        fusion=fusion,
+        memory_size=2 * ROWS,
+        negative_weight=2.0,
+        loss_weighting="learned",
+        data=Data(modality_dropout=0.3),
+    )
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    optimizer = module.configure_optimizers()["optimizer"]
+    waits = Waits()
+
+    def pause(by: int) -> None:
+        waits.paused += by
+
+    # Inside the encoders: on a CPU, texts are packed by the number of their tokens.
+    for tower in module.model.towers.values():
+        tower.encoder.register_forward_pre_hook(lambda *_: pause(1))
+        tower.encoder.register_forward_hook(lambda *_: pause(-1))
+    for number in range(3):
+        with waits:
+            module.on_train_batch_start(full_batch(), number)
+            module.training_step(full_batch(), number).backward()
+            module.configure_gradient_clipping(optimizer)
+            module.optimizer_step(0, number, optimizer, None)
+        assert waits.paused == 0
+        assert 0 < sum(waits.counts.values()) <= 5, waits.counts
+        waits.counts.clear()
 
 
 def test_fixed_weights_leave_checkpoint_and_optimizer_as_they_were(folder: Path) -> None:

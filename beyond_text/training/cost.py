@@ -1,0 +1,122 @@
+"""What a training step costs beside its towers: bytes that a process sends, and bytes it holds.
+
+Closed forms in the size of a step; a test compares both with the tensors of real steps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from beyond_text.training.blocks import BLOCK, NUMBERS
+from beyond_text.training.relevance import KEPT
+
+# Matrices of a block that are alive at once, in its backward pass: of a loss with three grades, and
+# of UniECS's objectives.
+MATRICES = {"info_nce": 8, "ranked_nce": 14, "sigmoid": 9, "uniecs": 15}
+# Directions of all objectives whose matrices are held at once, where these are small.
+DIRECTIONS = {"info_nce": 8, "ranked_nce": 8, "sigmoid": 4, "uniecs": 24}
+# Bytes of a judgment: as it is sent (three keys, product and gain), and with what is made of it.
+SENT_JUDGMENT = 32
+HELD_JUDGMENT = 112
+
+
+class Step(NamedTuple):
+    """The size of a step: `products` of each process with `queries` each, in vectors of `dim`.
+
+    `judgments` is the number that the process with most of them sends: those of queries of the
+    batch, or with a memory all of its products'. `remembered` is the size of the memory. `width` is
+    the largest at which vectors are shortened; 0: none is.
+    """
+
+    processes: int
+    products: int
+    queries: int
+    dim: int
+    query_views: int = 1
+    product_views: int = 3
+    judgments: int = 0
+    remembered: int = 0
+    width: int = 0
+
+    @property
+    def all_products(self) -> int:
+        """The products of all processes."""
+        return self.processes * self.products
+
+    @property
+    def all_queries(self) -> int:
+        """The queries of all processes."""
+        return self.all_products * self.queries
+
+    @property
+    def rows(self) -> int:
+        """The vectors of all processes."""
+        return self.query_views * self.all_queries + self.product_views * self.all_products
+
+    @property
+    def vectors(self) -> int:
+        """The bytes of the vectors of all processes."""
+        return 4 * self.dim * self.rows
+
+
+def messages(step: Step, terms: int) -> dict[str, int]:
+    """Returns the bytes that each message of a step leaves on every process, `terms` sums in all.
+
+    Those that end in `sum` or `largest` are reduced, `gradients` are reduced and scattered, and the
+    others gathered.
+    """
+    columns = 3 * step.all_queries + 2 * step.all_products + step.rows + 4 * step.processes
+    return {
+        "columns": 8 * columns,
+        "length, largest": 8 * 5,
+        "judgments": SENT_JUDGMENT * step.judgments * step.processes,
+        "vectors": step.vectors,
+        "losses, sum": 4 * 2 * terms,
+        "gradients": step.vectors,
+    }
+
+
+def sent(step: Step, terms: int = 8) -> int:
+    """Returns the bytes that a process sends in a step, in rings of processes.
+
+    Gathering, or reducing and scattering, sends all parts but one; reducing to all does both.
+    """
+    found = messages(step, terms)
+    twice = sum(size for name, size in found.items() if name.endswith(("sum", "largest")))
+    return (sum(found.values()) + twice) * (step.processes - 1) // step.processes
+
+
+def held(step: Step, loss: str) -> int:
+    """Returns the most bytes that a process holds at once, beside towers, weights and activations.
+
+    In the backward pass of the last blocks: all vectors and their gradients, the gradient of a
+    block, the block's matrices (of all objectives, where they are small), and the judgments. `loss`
+    is a key of MATRICES.
+    """
+    candidates = step.all_products + step.remembered
+    most_rows = max(step.all_queries, candidates)
+    # The remembered vectors, and one tensor of these and the batch's.
+    memory = 4 * step.dim * step.product_views * (step.remembered + candidates)
+    return (
+        2 * step.vectors
+        + 4 * step.dim * most_rows
+        + 3 * 4 * step.width * most_rows
+        + (memory if step.remembered else 0)
+        + _blocks(step, loss)
+        + HELD_JUDGMENT * step.judgments * step.processes
+        + 2 * messages(step, 0)["columns"]
+    )
+
+
+def _blocks(step: Step, loss: str) -> int:
+    """Returns the bytes of the matrices [anchors, candidates] that are held at once."""
+    copies = step.queries if loss == "uniecs" else 1
+    own_queries = step.products * step.queries
+    shapes = [
+        (own_queries, (step.all_products + step.remembered) * copies),
+        (own_queries if loss == "uniecs" else step.products, step.all_queries),
+    ]
+    numbers = max(
+        min(anchors, BLOCK, max(1, NUMBERS // columns)) * columns for anchors, columns in shapes
+    )
+    return 4 * numbers * MATRICES[loss] * (DIRECTIONS[loss] if numbers <= KEPT else 1)

@@ -1,0 +1,153 @@
+"""The closed forms of a step's bytes are those of its tensors, up to sixteen processes.
+
+The steps are real, on tensors that have a shape and no memory, in a process group of PyTorch's that
+sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, PRODUCT
+from beyond_text.shards.batch import Batch, Counts, Embeddings, Qrels, QueryKeys, Tokens
+from beyond_text.training.blocks import losses_of
+from beyond_text.training.contrasts import Contrasts
+from beyond_text.training.cost import Step, held, messages, sent
+from beyond_text.training.gathered import gather
+from beyond_text.training.losses import LOSSES
+from beyond_text.training.processes import Processes
+from beyond_text.training.uniecs_losses import OBJECTIVES
+from tests.training.counting import Answers, LiveBytes
+from tests.training.step_worker import counted
+
+GRADES = [0.25, 0.5, 1.0]
+GIGABYTE = 10**9
+LARGE = Step(processes=16, products=4096, queries=4, dim=512, judgments=4 * 4096 * 4)
+
+
+@pytest.fixture
+def sixteen() -> Iterator[Processes]:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=16)
+    try:
+        yield Processes(16, 0)
+    finally:
+        dist.destroy_process_group()
+
+
+def batch_of(step: Step, objectives: Sequence[str]) -> tuple[Batch, Embeddings]:
+    """Returns the slice of a process, and vectors of the views of the objectives."""
+    rows = step.products * step.queries
+    row, judged = torch.zeros(rows, dtype=torch.long), torch.zeros(step.judgments).long()
+    none = Tokens(row[:0, None], row[:0, None])
+    views = sorted({view for name in objectives for view in OBJECTIVE_VIEWS[name]})
+    batch = Batch(
+        product_ids=[""] * rows,
+        product_key=row,
+        text=none,
+        text_row=row,
+        text_key=row,
+        query=none,
+        query_row=row,
+        query_keys=QueryKeys(row, row, row),
+        image=torch.zeros(0, 3, 1, 1, dtype=torch.uint8),
+        image_row=row,
+        query_image_row=row,
+        qrels=Qrels(QueryKeys(judged, judged, judged), judged, judged.float()),
+        losses=tuple(objectives),
+        skipped=[],
+        counts=Counts(step.products, 0, step.products, 0),
+    )
+    vectors = {view: torch.zeros(rows, step.dim, requires_grad=True) for view in views}
+    return batch, Embeddings(vectors, dict.fromkeys(views, row == 0))
+
+
+def measured(
+    step: Step, objectives: Sequence[str], loss: str, processes: Processes
+) -> tuple[list[int], int, int]:
+    """Returns the bytes of each message of a step, its number of sums, and the bytes it holds."""
+    batch, embeddings = batch_of(step, objectives)
+    temperature, bias = (torch.tensor(value, requires_grad=True) for value in (0.05, -10.0))
+    numbers = [step.judgments, step.all_products, 0, step.all_products, 127]
+    with counted() as calls, Answers(numbers, GRADES), LiveBytes() as live:
+        gathered = gather(batch, embeddings, step.queries, processes, all_judgments=False)
+        contrasts = Contrasts(gathered)
+        terms = {
+            name: OBJECTIVES[name](contrasts.scene.at(step.width), temperature)
+            if name in OBJECTIVES
+            else LOSSES[loss](
+                contrasts.of_pair(name).at(step.width), temperature, bias, contrasts.grades
+            )
+            for name in objectives
+        }
+        total = torch.stack(list(losses_of(terms, processes.sum, processes.world).values())).sum()
+        # As after the step, when the backward pass begins.
+        del gathered, contrasts
+        sums = sum(map(len, terms.values()))
+        del terms
+        total.backward()
+    return [size for _, size in calls], sums, live.most
+
+
+def size_for(step: Step, objectives: Sequence[str]) -> Step:
+    views = {view for name in objectives for view in OBJECTIVE_VIEWS[name]}
+    products = len(views & set(PRODUCT))
+    return step._replace(query_views=len(views) - products, product_views=products)
+
+
+SMALL = Step(16, 32, 2, 64, judgments=300)
+MIDDLE = Step(16, 1024, 4, 256, judgments=1000)
+CASES = [
+    ("info_nce", list(PAIRS), SMALL),
+    ("ranked_nce", list(PAIRS), SMALL),
+    ("uniecs", list(OBJECTIVE_VIEWS), SMALL),
+    ("sigmoid", ["query_product", "text_image"], MIDDLE),
+    ("info_nce", ["query_text"], MIDDLE),
+    ("ranked_nce", ["query_product"], MIDDLE._replace(width=128)),
+    ("info_nce", ["query_product"], MIDDLE._replace(judgments=40_000)),
+    ("uniecs", ["cmal"], Step(16, 1024, 1, 64, judgments=1000)),
+    ("uniecs", ["imcl"], Step(16, 256, 2, 256, judgments=1000)),
+]
+
+
+@pytest.mark.parametrize(("loss", "objectives", "step"), CASES)
+def test_the_closed_forms_are_those_of_the_tensors(
+    loss: str, objectives: list[str], step: Step, sixteen: Processes
+) -> None:
+    step = size_for(step, objectives)
+    name = loss if loss in LOSSES else "info_nce"
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        sizes, terms, most = measured(step, objectives, name, sixteen)
+    expected = messages(step, terms)
+    assert len(sizes) <= 8
+    assert sum(sizes) == sum(expected.values())
+    assert sizes[:3] == [expected[key] for key in ("columns", "length, largest", "judgments")]
+    assert most <= held(step, loss)
+    # The small ones are rounded up: each objective's matrices count as the largest one's.
+    assert step.products < 1024 or held(step, loss) / 2 < most
+
+
+def test_a_step_of_sixteen_times_4096_products_holds_at_most_four_gigabytes(
+    sixteen: Processes,
+) -> None:
+    for loss in LOSSES:
+        assert held(LARGE, loss) <= 4 * GIGABYTE, loss
+        assert held(LARGE._replace(width=256), loss) <= 5 * GIGABYTE, loss
+    # What it would hold with one matrix of all queries and products, and its gathered copy.
+    assert 2 * 4 * LARGE.all_queries * LARGE.all_products > 137 * GIGABYTE
+    step = size_for(LARGE, ["query_product"])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _, _, most = measured(step, ["query_product"], "info_nce", sixteen)
+    assert held(step, "info_nce") / 2 < most <= held(step, "info_nce")
+
+
+def test_what_is_sent_grows_with_the_batch_and_not_with_the_square_of_it() -> None:
+    assert sent(LARGE) < 2 * GIGABYTE
+    double = LARGE._replace(products=2 * LARGE.products, judgments=2 * LARGE.judgments)
+    assert sent(double) == pytest.approx(2 * sent(LARGE), rel=1e-3)
+    assert sent(LARGE._replace(processes=1)) == 0
