@@ -30,6 +30,7 @@ POSITIONS_FROM_ZERO = ("bert",)
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
 # What image encoders name the token that stands for the whole picture.
 CLASS_TOKENS = ("cls_token", "class_embedding")
+Texts = Int[Tensor, "texts length"]
 
 
 class Tower(nn.Module):
@@ -85,7 +86,7 @@ class Tower(nn.Module):
 
     def pooled(self, *inputs: Tensor) -> Float[Tensor, "inputs features"]:
         """Returns what `forward` returns for the inputs, where possible from the cache."""
-        return self(*inputs) if self.cached is None else self.cached(self, inputs)
+        return self(*inputs) if self.cached is None else self.cached(self, inputs[:2])
 
     def merged_encoder(self) -> nn.Module:
         """Returns the encoder with adapters merged in; its weights have their names from before."""
@@ -185,25 +186,25 @@ class TextTower(Tower):
         return self.head(pool(name, output.last_hidden_state, mask))
 
     def forward(
-        self, input_ids: Int[Tensor, "texts length"], attention_mask: Int[Tensor, "texts length"]
+        self, input_ids: Texts, attention_mask: Texts, lengths: Int[Tensor, " texts"] | None = None
     ) -> Float[Tensor, "texts features"]:
-        """Returns pooled vectors [texts, features]."""
+        """Returns pooled vectors [texts, features]; given `lengths` on the host are not counted."""
         input_ids, attention_mask = self._aligned(input_ids, attention_mask)
         if self.as_it_is:
             return self._pool(input_ids, attention_mask)
-        length = attention_mask.sum(dim=1)
-        one_bucket = self.buckets == 1 or len(length) < 8 * self.buckets
+        one_bucket = self.buckets == 1 or len(input_ids) < 8 * self.buckets
         if one_bucket or self.fixed_length or self._packs(input_ids):
             return self._pool(input_ids, attention_mask)
+        length = attention_mask.sum(dim=1) if lengths is None else lengths
         order = length.argsort(stable=True)
         pooled = []
-        for rows in order.tensor_split(self.buckets):
-            longest = int(length[rows].max())
+        for part in order.tensor_split(self.buckets):
+            longest, rows = int(length[part[-1]]), part.to(input_ids.device)
             pooled.append(self._pool(input_ids[rows, :longest], attention_mask[rows, :longest]))
-        return torch.cat(pooled)[order.argsort()]
+        return torch.cat(pooled)[order.argsort().to(input_ids.device)]
 
     def tokens(
-        self, input_ids: Int[Tensor, "texts length"], attention_mask: Int[Tensor, "texts length"]
+        self, input_ids: Texts, attention_mask: Texts
     ) -> tuple[Float[Tensor, "texts length features"], Bool[Tensor, "texts length"]]:
         """Returns the last hidden states [texts, length, features], and which tokens are real.
 

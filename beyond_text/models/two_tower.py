@@ -204,7 +204,8 @@ class TwoTower(nn.Module):
             return empty, empty[:, :, 0].bool()
 
         def states(*rows: Tensor) -> tuple[Tensor, Tensor]:
-            tokens, mask = tower.tokens(*rows)
+            # Of texts, without their lengths.
+            tokens, mask = tower.tokens(*rows[:2])
             return projection(F.normalize(tokens.float(), dim=2)).float(), mask
 
         return in_chunks(states, tower, inputs, self.chunk_size)
@@ -252,10 +253,10 @@ class TwoTower(nn.Module):
         """Encodes the needed texts and pictures, each once, and spreads them over the rows."""
         encoded: dict[View, Any] = {}
         if "trigger_text" in needed:
-            queries = encode(self.query_tower, self.query_projection, batch.query)
+            queries = encode(self.query_tower, self.query_projection, batch.queries_with_lengths)
             encoded["trigger_text"] = spread(queries, rows["trigger_text"])
         if "text" in needed:
-            texts = encode(self.text_tower, self.text_projection, batch.text)
+            texts = encode(self.text_tower, self.text_projection, batch.texts_with_lengths)
             encoded["text"] = spread(texts, rows["text"])
         images, first = _pictures(batch, needed)
         pictures = encode(self.image_tower, self.image_projection, (images,))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -116,13 +117,16 @@ class Counts(NamedTuple):
     """What is counted in a batch before it moves to a device, which then need not be asked.
 
     `seen` and `skipped` are samples, `anchors` is the number of products that have the views of one
-    of the batch's losses, and the first `product_pictures` pictures are those of products.
+    of the batch's losses, and the first `product_pictures` pictures are those of products. Lengths
+    are the numbers of tokens; as arrays, they stay on the host.
     """
 
     seen: int
     skipped: int
     anchors: int
     product_pictures: int
+    text_lengths: Int[np.ndarray, " texts"] | None = None
+    query_lengths: Int[np.ndarray, " queries"] | None = None
 
 
 class Batch(NamedTuple):
@@ -149,6 +153,16 @@ class Batch(NamedTuple):
     counts: Counts | None = None
 
     @property
+    def texts_with_lengths(self) -> tuple[Tensor, ...]:
+        """The tokens of texts, and their lengths on the host where these are known."""
+        return _with_lengths(self.text, self.counts and self.counts.text_lengths)
+
+    @property
+    def queries_with_lengths(self) -> tuple[Tensor, ...]:
+        """The tokens of queries, and their lengths on the host where these are known."""
+        return _with_lengths(self.query, self.counts and self.counts.query_lengths)
+
+    @property
     def product_pictures(self) -> int:
         """The number of pictures that are products'; those of queries follow them."""
         if self.counts is not None:
@@ -167,11 +181,18 @@ class Batch(NamedTuple):
         }
 
 
+def _with_lengths(tokens: Tokens, lengths: np.ndarray | None) -> tuple[Tensor, ...]:
+    return tuple(tokens) if lengths is None else (*tokens, torch.from_numpy(lengths))
+
+
 def counts_of(batch: Batch) -> Counts:
     """Counts what is in a batch; waits for the device where it lies on one."""
     # Products, however many rows they have; skipped ones have no id.
     seen = len(set(batch.product_ids) - {""}) + len(batch.skipped)
-    return Counts(seen, len(batch.skipped), _anchors_of(batch), batch.product_pictures)
+    lengths = (
+        tokens.attention_mask.sum(dim=1).cpu().numpy() for tokens in (batch.text, batch.query)
+    )
+    return Counts(seen, len(batch.skipped), _anchors_of(batch), batch.product_pictures, *lengths)
 
 
 def _anchors_of(batch: Batch) -> int:

@@ -251,11 +251,11 @@ class ContrastiveModule(pl.LightningModule):
         limit = self.config.clip_norm or float("inf")
         # The model's norm only: the learned weights of the losses must not take a share of it.
         norm = clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], limit)
-        norm = norm.cpu()
-        self.log("gradient_norm", norm)
+        (value,) = on_cpu({"norm": norm}).values()
+        self.log("gradient_norm", torch.tensor(value))
         # Float16's scaler skips such a step by itself.
-        if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
-            raise TrainingError(f"step {self.global_step}: the gradient norm is {norm:g}")
+        if not math.isfinite(value) and self.trainer.precision != "16-mixed":
+            raise TrainingError(f"step {self.global_step}: the gradient norm is {value:g}")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Takes the step, then clamps every temperature to its limits.
