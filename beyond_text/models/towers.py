@@ -195,9 +195,8 @@ class TextTower(Tower):
         one_bucket = self.buckets == 1 or len(input_ids) < 8 * self.buckets
         if one_bucket or self.fixed_length or self._packs(input_ids):
             return self._pool(input_ids, attention_mask)
-        length = attention_mask.sum(dim=1) if lengths is None else lengths
+        length, pooled = attention_mask.sum(dim=1) if lengths is None else lengths, []
         order = length.argsort(stable=True)
-        pooled = []
         for part in order.tensor_split(self.buckets):
             longest, rows = int(length[part[-1]]), part.to(input_ids.device)
             pooled.append(self._pool(input_ids[rows, :longest], attention_mask[rows, :longest]))

@@ -131,12 +131,13 @@ def test_two_processes_give_the_gradients_of_one_over_disjoint_samples(
 ) -> None:
     script = tmp_path / "recorder.py"
     script.write_text(RECORDER)
-    two = ["batch_size=2", "memory_size=4", "trainer.devices=2", "trainer.strategy=ddp"]
+    settings = [*settings, "batch_size=4", "memory_size=8"]
+    two = ["trainer.devices=2", "trainer.strategy=ddp"]
     runs = {name: tmp_path / name for name in ("one", "two", "chunked", "command")}
     for run in runs.values():
         run.mkdir()
     launched = [
-        Launched(str(script), *settings, f"run={runs['one']}", "batch_size=4", "memory_size=8"),
+        Launched(str(script), *settings, f"run={runs['one']}"),
         Launched(str(script), *settings, f"run={runs['two']}", *two),
         Launched(str(script), *settings, f"run={runs['chunked']}", *two, "chunk_size=1"),
         Launched(
