@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -97,8 +98,8 @@ class Watcher(pl.Callback):
 
 def content(value: Any) -> Any:
     """Returns all strings of a batch, and the checksums of its tensors."""
-    if isinstance(value, torch.Tensor):
-        return [list(value.shape), zlib.crc32(value.numpy().tobytes())]
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        return [list(value.shape), zlib.crc32(np.asarray(value).tobytes())]
     return [content(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
