@@ -50,9 +50,6 @@ WITH_PAIRS = data.sources.pairs.path=$(runs)/pairs data.sources.pairs.weight=0.5
 # As many tests at a time as there are cores.
 TOGETHER := -n auto --dist worksteal
 
-# A tokenizer of each loader process has no use for threads of its own.
-export TOKENIZERS_PARALLELISM := false
-
 .PHONY: help install data shards pairs stage1 stage2 stage3 uniecs untouched demo test quick lint \
         tensorboard clean
 

@@ -13,15 +13,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beyond_text.config.load import load_config
 from beyond_text.files import errors_name
 from beyond_text.terminal import check_writable, errors_in_one_line, split_settings
+from beyond_text.training.started import is_started
 
 if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
     from beyond_text.config.settings import Config
+    from beyond_text.retrieval.shares import Share
+    from beyond_text.training.callbacks import Retrieval
+    from beyond_text.training.datamodule import ShardData
+    from beyond_text.training.module import ContrastiveModule
 
 # What imports torch is imported in the functions, so that --help and a mistake cost no wait.
 
@@ -37,53 +45,75 @@ def train(config: Config) -> dict[str, Any]:
         FileNotFoundError: an encoder does not exist.
         TrainingError: the loss became NaN, too many samples were unreadable, or a loader's worker
             was killed.
+        ProcessError: another process failed.
         OSError: the disk is full; names the file, or else the run.
     """
     with errors_name(Path(config.run)):
         from beyond_text.training.resume import finished_metrics
 
-        metrics = finished_metrics(config)
+        # Of several processes the first one looks, when they are together.
+        metrics = None if is_started() else finished_metrics(config)
         return _train(config) if metrics is None else metrics
 
 
 def _train(config: Config) -> dict[str, Any]:
     from beyond_text.models.cpu.memory import keep_freed_memory
-    from beyond_text.models.precision import uses_bf16
-    from beyond_text.retrieval.encode import Encoder
     from beyond_text.training.alignment import align_pictures
-    from beyond_text.training.build import build
     from beyond_text.training.callbacks import Retrieval, Throughput
-    from beyond_text.training.datamodule import ShardData
     from beyond_text.training.finish import finish
     from beyond_text.training.inputs import write_inputs
-    from beyond_text.training.module import ContrastiveModule, TrainingError
-    from beyond_text.training.resume import begin_or_resume, check_processes
+    from beyond_text.training.launch import join
+    from beyond_text.training.module import TrainingError
+    from beyond_text.training.resume import Begun, begin, check_view, finished_metrics
     from beyond_text.training.trainer import explain_killed_workers, make_trainer
 
-    checkpoint = begin_or_resume(config)
-    keep_freed_memory()
-    model, tokenizer = build(config)
-    module = ContrastiveModule(model, config)
-    data = ShardData(config, model.settings, tokenizer, model.text_tower.fixed_length)
-    retrieval = Retrieval.from_config(config, model.settings, tokenizer)
-    if checkpoint is None and not config.start:
-        encoder = Encoder(model, tokenizer, uses_bf16(config.precision), config.data.workers)
-        align_pictures(encoder, [source.split for source in data.sources.values()], config)
-    if checkpoint is None:
-        # Only now, when every input has been read.
-        write_inputs(config)
+    retrieval = Retrieval(config)
     trainer = make_trainer(config, [Throughput(), retrieval])
-    # Before `fit` starts further processes, each of which would raise the same error.
-    data.check_shares(trainer.world_size)
-    if checkpoint:
-        check_processes(checkpoint, trainer.world_size)
-    with explain_killed_workers(trainer):
-        path = checkpoint.path if checkpoint else None
-        trainer.fit(module, data, ckpt_path=path, weights_only=True)
+    decide = cache(partial(begin, config, trainer.world_size))
+    if not is_started():
+        # A mistake is told before other processes are started, each of which would make it too.
+        decide()
+    share = join(trainer)
+    begun = share.first(decide, Begun)
+    if begun.finished:
+        return (finished_metrics(config) or {}) if share.is_first else {}
+    share.together(partial(check_view, begun, config))
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    module, data = share.together(partial(_read, config, trainer, retrieval, share))
+    with share.named(), explain_killed_workers(trainer):
+        if not begun.checkpoint:
+            if not config.start:
+                encoder = retrieval.encoder(module.to(trainer.strategy.root_device))
+                align_pictures(encoder, [source.split for source in data.sources.values()], config)
+            # Only now, when every input has been read.
+            share.first(partial(write_inputs, config), type(None))
+        trainer.fit(module, data, ckpt_path=begun.checkpoint or None, weights_only=True)
         seconds = module.seconds
         if trainer.global_step < config.total_steps:
             raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")
-        return finish(trainer, module, retrieval, seconds) if trainer.is_global_zero else {}
+        return finish(trainer, module, retrieval, seconds)
+
+
+def _read(
+    config: Config, trainer: Trainer, retrieval: Retrieval, share: Share
+) -> tuple[ContrastiveModule, ShardData]:
+    """Reads all of a run's inputs, which any of its processes may find missing or damaged."""
+    from beyond_text.training.build import build
+    from beyond_text.training.datamodule import ShardData
+    from beyond_text.training.module import ContrastiveModule
+    from beyond_text.training.unused import tell_unused
+
+    model, tokenizer = build(config)
+    module = ContrastiveModule(model, config)
+    data = ShardData(config, model.settings, tokenizer, model.text_tower.fixed_length)
+    data.check_shares(trainer.world_size)
+    if trainer.local_rank == 0:
+        # What is read here is remembered; in `fit` the others would not wait as long as it takes.
+        data.prepare_data()
+    retrieval.read(model.settings, tokenizer, share, trainer.num_devices)
+    tell_unused(trainer, module, data)
+    return module, data
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # A stopped training is a RuntimeError.
     with errors_in_one_line(RuntimeError):
         config = load_config(files, overrides)
-        check_writable(Path(config.run))
+        if not is_started():
+            # Of several processes the first one checks it, when they are together.
+            check_writable(Path(config.run))
         if train(config):
             from beyond_text.metrics.history import print_history
 

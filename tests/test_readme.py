@@ -30,7 +30,7 @@ from tests.warm import warm_python
 
 RUN = ("README.md", "recipes/README.md")
 RESULTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/results/*.md"))
-PAGES = (*RUN, "recipes/serving.md", "tests/README.md", *RESULTS)
+PAGES = (*RUN, "recipes/serving.md", "recipes/many_machines.md", "tests/README.md", *RESULTS)
 # The front page is read at one sitting.
 MOST_BYTES = 12_288
 # These run the tests, or do not end: make only says what it would do.

@@ -133,7 +133,8 @@ class Data:
     smallest_crop: float = 0.9
     # Share of the products that lose one of their two modalities in training.
     modality_dropout: float = 0.0
-    workers: int = 1
+    # Processes that load; null: as many as there are cores for, at least 1.
+    workers: int | None = None
     # Folder that keeps shards of URLs, shared by the runs of a machine; empty: the user's cache.
     cache_dir: str = ""
     # Its size in gigabytes (10^9 bytes); the shards used longest ago go first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def load_tokenizer(path: str, lower_case: bool = False) -> Any:
     Raises:
         ConfigError: no files of a tokenizer, or every text becomes the same input.
     """
+    # Batches are tokenized by several processes, which need no threads of their own.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:

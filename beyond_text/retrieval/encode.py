@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
@@ -21,6 +21,7 @@ from beyond_text.config.views import View
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import MODALITIES, Catalogue, DropModality, Modality
 from beyond_text.retrieval.query_set import QuerySet
+from beyond_text.retrieval.shares import ALONE, Share
 from beyond_text.shards.batch import Batch, Judgment, Sample
 from beyond_text.shards.collate import Collate
 
@@ -32,12 +33,16 @@ class Encoder:
     Attributes:
         bf16: whether the model computes under bfloat16 autocast.
         workers: the largest number of processes that load samples.
+        share: the part of the samples that this process encodes, of several of a training.
+        swap: gives products whose pictures are vectors already, for products that it knows.
     """
 
     model: TwoTower
     tokenizer: Any
     bf16: bool = False
     workers: int = 0
+    share: Share = ALONE
+    swap: Callable[[Dataset[Sample]], Dataset[Sample]] | None = None
 
 
 class Vectors(NamedTuple):
@@ -60,6 +65,8 @@ def encode_products(
     With one of the two modalities, every product is encoded as if it lacked the other.
     """
     products = catalogue.products
+    if encoder.swap:
+        products = encoder.swap(products)
     for modality in MODALITIES:
         if modality not in modalities:
             products = DropModality(products, modality, share=1.0, seed=0)
@@ -99,7 +106,6 @@ class Queries(Dataset[Sample]):
         return Sample("", "", None, [], query, query_image=picture)
 
 
-@torch.inference_mode()
 def encode_samples(
     encoder: Encoder,
     samples: Dataset[Sample],
@@ -107,21 +113,66 @@ def encode_samples(
     views: Sequence[View],
     batch_size: int,
 ) -> dict[View, Vectors]:
-    """Encodes samples, whose ids are `ids` in order; returns, for each view, those that have it."""
+    """Encodes samples, whose ids are `ids` in order; returns, for each view, those that have it.
+
+    Several processes take turns by batches, so that a batch, and its vectors, are the same whatever
+    their number. The first process gets all vectors, the others none.
+    """
+    share, number = encoder.share, len(ids)
+    batches = [range(s, min(s + batch_size, number)) for s in range(0, number, batch_size)]
+    own = share.of(batches)
+    found = share.together(lambda: _encode_batches(encoder, samples, own, views, batch_size))
+    gathered = {view: _in_order(share, batches, *found[view]) for view in views}
+    return {
+        view: Vectors(list(compress(ids, present.tolist())), vectors.numpy())
+        for view, (present, vectors) in gathered.items()
+    }
+
+
+def _in_order(
+    share: Share,
+    batches: Sequence[range],
+    present: Bool[Tensor, " samples"],
+    vectors: Float[Tensor, "rows dim"],
+) -> tuple[Bool[Tensor, " samples"], Float[Tensor, "rows dim"]]:
+    """Gathers which samples have a view, and their vectors, in the order of the samples."""
+    if share.world == 1:
+        return present, vectors
+    has, rows = share.gather(present), share.gather(vectors)
+    if not share.is_first:
+        return present[:0], vectors[:0]
+    numbers = [
+        torch.tensor([n for batch in batches[rank :: share.world] for n in batch], dtype=torch.long)
+        for rank in range(share.world)
+    ]
+    all_present = torch.cat(has)[torch.argsort(torch.cat(numbers))]
+    of_rows = torch.cat([number[flags] for number, flags in zip(numbers, has, strict=True)])
+    return all_present, torch.cat(rows)[torch.argsort(of_rows)]
+
+
+@torch.inference_mode()
+def _encode_batches(
+    encoder: Encoder,
+    samples: Dataset[Sample],
+    batches: Sequence[range],
+    views: Sequence[View],
+    batch_size: int,
+) -> dict[View, tuple[Tensor, Tensor]]:
+    """Encodes batches of samples; returns, for each view, which have it, and their vectors."""
     model = encoder.model
     device = device_of(model)
+    full = sum(len(batch) == batch_size for batch in batches)
     loader: DataLoader[Sample] = DataLoader(
         samples,
-        sampler=range(len(ids)),
-        batch_size=batch_size,
+        batch_sampler=list(map(list, batches)),
         # A process without a full batch of its own costs more to start than it saves.
-        num_workers=min(encoder.workers, len(ids) // batch_size),
+        num_workers=min(encoder.workers, full),
         collate_fn=EveryPicture(collate_for(model, encoder.tokenizer)),
     )
-    present: dict[View, list[bool]] = {view: [] for view in views}
+    present = {view: [torch.zeros(0, dtype=torch.bool)] for view in views}
     rows = {view: [torch.zeros(0, model.settings.dim)] for view in views}
     # Of several processes that encode, the one that started them shows how far they are.
-    quiet = True if parent_process() else None
+    quiet = True if parent_process() or not encoder.share.is_first else None
     for batch, owner in tqdm(
         loader, desc=f"encoding {', '.join(views)}", leave=False, disable=quiet
     ):
@@ -132,11 +183,8 @@ def encode_samples(
             vectors = embeddings.vectors[view].float().cpu()
             vectors, has_view = mean_of_pictures(vectors, has_view, owner)
             rows[view].append(vectors[has_view])
-            present[view] += has_view.tolist()
-    return {
-        view: Vectors(list(compress(ids, present[view])), torch.cat(rows[view]).numpy())
-        for view in views
-    }
+            present[view].append(has_view)
+    return {view: (torch.cat(present[view]), torch.cat(rows[view])) for view in views}
 
 
 class EveryPicture:

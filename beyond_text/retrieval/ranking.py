@@ -48,7 +48,17 @@ def rank_at_widths(
     """
     queries = encode_queries(encoder, query_set)
     encoded = encode_products(encoder, catalogue, views)
-    own = own_products(catalogue, query_set)
+    return rank_encoded(queries, encoded, own_products(catalogue, query_set), widths, depth)
+
+
+def rank_encoded(
+    queries: Vectors,
+    encoded: Mapping[View, Vectors],
+    own: Mapping[str, Collection[str]],
+    widths: Sequence[int] = (),
+    depth: int = 100,
+) -> tuple[dict[View, Ranking], dict[int, Ranking]]:
+    """Returns what `rank_at_widths` does, of what is encoded already; `own` is as for `search`."""
     by_view = {
         view: search(queries, vectors, own, depth)
         for view, vectors in encoded.items()

@@ -75,6 +75,9 @@ class Collate:
         self.smallest_crop = smallest_crop
 
     def _picture(self, picture: Tensor, epoch: int, identity: str) -> Tensor:
+        if picture.ndim == 1:
+            # What a frozen tower has made of it.
+            return picture
         seed = None
         if self.augment_seed is not None:
             seed = (self.augment_seed, epoch, key_of(identity) % 2**63)
@@ -104,6 +107,8 @@ class Collate:
         size = self.picture_size
         if not pictures:
             stacked = torch.zeros(0, 3, size, size, dtype=torch.uint8)
+        elif pictures[0].ndim == 1:
+            stacked = torch.stack(pictures)
         else:
             # Stacked as they lie in memory, which is also how the towers take them.
             stacked = torch.stack([p.permute(1, 2, 0) for p in pictures]).permute(0, 3, 1, 2)

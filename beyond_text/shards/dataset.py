@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -60,6 +60,16 @@ class _Product(NamedTuple):
     queries: list[tuple[Judgment, Tensor | None]]
 
 
+class PictureVectors(Protocol):
+    """Gives what a frozen tower made of the pictures of a split; None where one was unreadable."""
+
+    def of_product(self, sample: int, picture: int) -> Tensor | None:
+        """Returns the vector [features] of one of a product's pictures."""
+
+    def of_query(self, number: int) -> Tensor | None:
+        """Returns the vector [features] of a query's picture."""
+
+
 class Products(Dataset[Sample | str]):
     """Reads samples of several splits by SampleIndex.
 
@@ -67,7 +77,8 @@ class Products(Dataset[Sample | str]):
     its queries are drawn where one of them has queries, `queries_per_product` for each product.
     Of several pictures of a product one is drawn, anew in each epoch.
     Each query takes a row of the batch; only the first row reads the sample. Product ids of
-    different `namespaces`, one for each split, are different products.
+    different `namespaces`, one for each split, are different products. Where there are `vectors`,
+    those of each split, they stand in the places of pictures, which are not decoded.
     """
 
     def __init__(
@@ -78,7 +89,9 @@ class Products(Dataset[Sample | str]):
         losses: Sequence[tuple[str, ...]] = (),
         queries_per_product: Sequence[int] = (),
         namespaces: Sequence[str] = (),
+        vectors: Sequence[PictureVectors] = (),
     ) -> None:
+        self.vectors = vectors
         self.sources = list(sources)
         self.seed = seed
         self.picture = picture
@@ -104,18 +117,30 @@ class Products(Dataset[Sample | str]):
         source = self.sources[index.source]
         try:
             which = self._drawn_picture(source, index)
-            fields, picture = source.read(index.sample, self.picture, which)
+            fields, picture = self._fields_and_picture(source, index, which)
         except SampleError as error:
             return str(error)
         judgments = source.judgments(index.sample) if self.draws_queries[index.source] else []
         seed = (self.seed, index.source, index.sample, index.epoch)
         drawn = draw_queries(judgments, seed, self.queries_per_product[index.source])
         try:
-            queries = [(query, self._query_picture(source, query)) for query in drawn]
+            queries = [(query, self._query_picture(index.source, query)) for query in drawn]
         except SampleError as error:
             # All rows of the product are skipped: its first row is the one among the candidates.
             return f"{source.store} sample {index.sample}: {error}"
         return _Product(fields, picture, judgments, queries)
+
+    def _fields_and_picture(
+        self, source: Split, index: SampleIndex, which: int
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """Reads a product and one of its pictures, or the vector of that."""
+        if not self.vectors:
+            return source.read(index.sample, self.picture, which)
+        fields, _ = source.read(index.sample, None)
+        if self.picture is None or not source.picture_numbers(index.sample):
+            return fields, None
+        name = f"{source.store} sample {index.sample}"
+        return fields, _known(self.vectors[index.source].of_product(index.sample, which), name)
 
     def _drawn_picture(self, source: Split, index: SampleIndex) -> int:
         """Draws one of a product's pictures, another in another epoch; 0 where it has none."""
@@ -150,8 +175,19 @@ class Products(Dataset[Sample | str]):
             index.source,
         )
 
-    def _query_picture(self, source: Split, query: Judgment) -> Tensor | None:
+    def _query_picture(self, number: int, query: Judgment) -> Tensor | None:
         """Reads the picture of a drawn query, or None where it has none or none is wanted."""
         if self.picture is None or query.picture is None:
             return None
-        return source.read_query_picture(query.picture, self.picture)
+        source = self.sources[number]
+        if not self.vectors:
+            return source.read_query_picture(query.picture, self.picture)
+        name = f"{source.store} query picture {query.picture}"
+        return _known(self.vectors[number].of_query(query.picture), name)
+
+
+def _known(vector: Tensor | None, name: str) -> Tensor:
+    """Returns the vector of a picture; a SampleError names one that could not be read."""
+    if vector is None:
+        raise SampleError(f"{name}: not readable when the outputs of its tower were kept")
+    return vector

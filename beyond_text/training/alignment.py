@@ -57,7 +57,8 @@ def align_pictures(encoder: Encoder, splits: Sequence[Split], config: Config) ->
             f"fitted to {fit.pairs:,} pairs of text and picture; explains {fit.explained:.0%} of "
             "the texts' variance among those left out of the fit"
         )
-    Console(stderr=True).print(f"image projection: {line}")
+    if encoder.share.is_first:
+        Console(stderr=True).print(f"image projection: {line}")
 
 
 class Fit(NamedTuple):
@@ -127,28 +128,48 @@ def explained(
 
 
 def _pairs(encoder: Encoder, products: Dataset[Sample], number: int) -> tuple[Tensor, Tensor]:
-    """Returns the picture features and the text vectors of the products that have both."""
+    """Returns the picture features and the text vectors of the products that have both.
+
+    Several processes take turns by batches; all get the rows of all, in the products' order.
+    """
+    share = encoder.share
+    batches = [range(s, min(s + BATCH, number)) for s in range(0, number, BATCH)]
+    own = share.of(batches)
+    features, texts, position = share.together(lambda: _own_pairs(encoder, products, own))
+    rows = [torch.cat(share.gather(part, everywhere=True)) for part in (features, texts, position)]
+    order = torch.argsort(rows[2])
+    return rows[0][order], rows[1][order]
+
+
+def _own_pairs(
+    encoder: Encoder, products: Dataset[Sample], batches: Sequence[range]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns picture features, text vectors and numbers of the products of some batches."""
     model = encoder.model
     device = device_of(model)
     loader: DataLoader[Sample] = DataLoader(
         products,
-        sampler=range(number),
-        batch_size=BATCH,
-        num_workers=min(encoder.workers, number // BATCH),
+        batch_sampler=list(map(list, batches)),
+        num_workers=min(encoder.workers, sum(len(batch) == BATCH for batch in batches)),
         collate_fn=collate_for(model, encoder.tokenizer),
     )
-    features, texts = [], []
-    for batch in tqdm(loader, desc="fitting the image projection", leave=False, disable=None):
-        batch = to_device(device, batch)
+    features = [torch.zeros(0, model.image_projection.in_features)]
+    texts = [torch.zeros(0, model.settings.dim)]
+    numbers = [torch.zeros(0, dtype=torch.long)]
+    quiet = None if encoder.share.is_first else True
+    shown = tqdm(loader, desc="fitting the image projection", leave=False, disable=quiet)
+    for batch, position in zip(shown, batches, strict=True):
         both = (batch.text_row >= 0) & (batch.image_row >= 0)
         if not both.any():
             continue
+        numbers.append(torch.tensor(position)[both])
+        batch = to_device(device, batch)
         with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=encoder.bf16):
-            vectors = model.encode_text(batch.text)[batch.text_row[both]]
-            pictures = model.image_features(batch.image)[batch.image_row[both]]
+            vectors = model.encode_text(batch.text)[batch.text_row[both.to(device)]]
+            pictures = model.image_features(batch.image)[batch.image_row[both.to(device)]]
         texts.append(vectors.float().cpu())
         features.append(pictures.float().cpu())
-    return (torch.cat(features), torch.cat(texts)) if texts else (torch.zeros(0, 1),) * 2
+    return torch.cat(features), torch.cat(texts), torch.cat(numbers)
 
 
 class _Products(Dataset[Sample]):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.data import Dataset
 
 from beyond_text.config.settings import Config
 from beyond_text.metrics.history import save_history
@@ -17,9 +18,11 @@ from beyond_text.models.precision import uses_bf16
 from beyond_text.models.settings import ModelSettings
 from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.panel import panel_of
-from beyond_text.shards.batch import Batch
+from beyond_text.retrieval.shares import Share
+from beyond_text.shards.batch import Batch, Sample
 from beyond_text.training.averaging import averaged
 from beyond_text.training.dev import DevSet, Measured, read_dev
+from beyond_text.training.launch import workers_of
 from beyond_text.training.module import ContrastiveModule
 
 
@@ -58,48 +61,61 @@ class Throughput(pl.Callback):
 
 
 class Retrieval(pl.Callback):
-    """Measures retrieval on the dev split every `every` steps, and draws a picture panel; 0: never.
+    """Measures retrieval on the dev split every `evaluate_every` steps, and draws a picture panel.
 
-    A run is also measured before its first step.
+    A run is also measured before its first step. All processes encode; the first one measures.
     """
 
-    def __init__(self, dev: DevSet, tokenizer: Any, every: int, bf16: bool) -> None:
-        self.dev = dev
-        self.tokenizer = tokenizer
-        self.every = every
-        self.bf16 = bf16
+    dev: DevSet
+    tokenizer: Any
+    share: Share
+    workers: int
+    # Set by a cache of pictures' vectors.
+    swap: Callable[[Dataset[Sample]], Dataset[Sample]] | None = None
 
-    @classmethod
-    def from_config(cls, config: Config, settings: ModelSettings, tokenizer: Any) -> Retrieval:
-        """Reads the dev split of a run.
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def read(self, settings: ModelSettings, tokenizer: Any, share: Share, processes: int) -> None:
+        """Reads the dev split of a run, one of whose machines has a number of its `processes`.
 
         Raises:
             TableError, ShardError: no such split, or none that can be measured.
         """
-        dev = read_dev(config, settings)
-        return cls(dev, tokenizer, config.evaluate_every, uses_bf16(config.precision))
+        self.dev = read_dev(self.config, settings)
+        self.tokenizer = tokenizer
+        self.share = share
+        self.workers = workers_of(self.config, processes)
 
-    def measure(self, module: ContrastiveModule) -> Measured:
-        """Returns the metrics of each view, and the ranking that stands for the run."""
+    def encoder(self, module: ContrastiveModule) -> Encoder:
+        """Returns the module's model as what encodes this process's share of samples."""
+        bf16 = uses_bf16(self.config.precision)
+        return Encoder(module.model, self.tokenizer, bf16, self.workers, self.share, self.swap)
+
+    def measure(self, module: ContrastiveModule) -> Measured | None:
+        """Returns the metrics of each view, and the ranking that stands for the run.
+
+        None in other processes than the first.
+        """
         # A training step holds many times what a ranking takes; both at once may be too much.
         give_back_freed_memory()
-        workers = min(1, module.config.data.workers)
-        return self.dev.measure(Encoder(module.model, self.tokenizer, self.bf16, workers))
+        # Each process has moving statistics of its own part of a batch; those of the first count.
+        self.share.copy_from_first(list(module.buffers()))
+        return self.dev.measure(self.encoder(module))
 
-    @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measures before the first step, so that what cannot be measured stops the run at once."""
         assert isinstance(module, ContrastiveModule)
         if trainer.global_step == 0:
             measured = self.measure_and_log(trainer, module)
-            if not module.config.start:
+            if measured and not module.config.start:
                 save_history(Path(module.config.run), {"step 0": measured.by_view})
 
-    def measure_and_log(self, trainer: pl.Trainer, module: ContrastiveModule) -> Measured:
+    def measure_and_log(self, trainer: pl.Trainer, module: ContrastiveModule) -> Measured | None:
         """Measures each view, and writes metrics and a picture panel to TensorBoard."""
         with averaged(trainer, module):
             measured = self.measure(module)
-        if isinstance(trainer.logger, TensorBoardLogger):
+        if measured and isinstance(trainer.logger, TensorBoardLogger):
             board = trainer.logger.experiment
             for view, kinds in measured.by_view.items():
                 for kind, block in kinds.items():
@@ -120,11 +136,9 @@ class Retrieval(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Measures every `every` optimizer steps; the last one is measured when the run ends."""
-        step = trainer.global_step
+        """Measures on the way; the last step is measured when the run ends."""
+        step, every = trainer.global_step, self.config.evaluate_every
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every and stepped and step < trainer.max_steps and step % self.every == 0:
+        if every and stepped and step < trainer.max_steps and step % every == 0:
             assert isinstance(module, ContrastiveModule)
-            if trainer.is_global_zero:
-                self.measure_and_log(trainer, module)
-            trainer.strategy.barrier()
+            self.measure_and_log(trainer, module)

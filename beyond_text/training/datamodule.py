@@ -7,6 +7,7 @@ loader workers gives the same batches, and a resumed run goes on with the next o
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,11 +19,12 @@ from beyond_text.config.views import View
 from beyond_text.models.settings import ModelSettings
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.collate import Collate
-from beyond_text.shards.dataset import Products
+from beyond_text.shards.dataset import PictureVectors, Products
 from beyond_text.shards.order import WINDOW
 from beyond_text.shards.roles import Roles, roles_of
 from beyond_text.shards.sampler import BatchSampler
 from beyond_text.shards.sources import supplies_of
+from beyond_text.training.launch import check_processes, workers_of
 
 # Views that need the products' pictures, whatever the source.
 PICTURED: set[View] = {"image", "product", "trigger_image"}
@@ -49,6 +51,8 @@ class ShardData(pl.LightningDataModule):
             settings.text_prefix,
             settings.query_prefix,
         )
+        # Vectors of the pictures of each source, where a frozen tower has made them already.
+        self.cached: Sequence[PictureVectors] = ()
         self.sources = supplies_of(config)
         self.roles = {
             name: roles_of(source.split, source.losses) for name, source in self.sources.items()
@@ -68,11 +72,7 @@ class ShardData(pl.LightningDataModule):
             ShardError: a source at a URL whose shards do not fit into the cache.
         """
         batch = self.config.batch_size
-        if batch % processes:
-            raise ConfigError(
-                f"batch_size: expected a multiple of the {processes} processes that share it, got "
-                f"{batch}"
-            )
+        check_processes(self.config, processes)
         for name, roles in self.roles.items():
             self._say_few_anchors(name, roles, batch)
         for name, source in self.sources.items():
@@ -119,17 +119,19 @@ class ShardData(pl.LightningDataModule):
             [source.losses for source in self.sources.values()],
             [source.queries_per_product for source in self.sources.values()],
             [source.namespace for source in self.sources.values()],
+            self.cached,
         )
         assert self.trainer is not None
+        workers = workers_of(config, self.trainer.num_devices)
         return DataLoader(
             products,
             batch_sampler=self._batch_sampler(self.trainer),
             collate_fn=self.collate,
-            num_workers=config.data.workers,
+            num_workers=workers,
             worker_init_fn=_freeze_garbage,
             pin_memory=self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
             prefetch_factor=_batches_ahead(config.batch_size // self.trainer.world_size)
-            if config.data.workers
+            if workers
             else None,
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from beyond_text.metrics.ranking import Ranking, retrieval_metrics
 from beyond_text.metrics.results import Metrics, with_pool
 from beyond_text.models.settings import ModelSettings
 from beyond_text.retrieval.catalogue import Catalogue
-from beyond_text.retrieval.encode import Encoder, Vectors, encode_products
+from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_queries
 from beyond_text.retrieval.query_set import QuerySet
-from beyond_text.retrieval.ranking import picture_digest, rank_at_widths, search
+from beyond_text.retrieval.ranking import own_products, picture_digest, rank_encoded, search
 from beyond_text.retrieval.read_split import read_products, read_split
+from beyond_text.retrieval.shares import Share
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.manifest import read_manifest
 from beyond_text.shards.split import Split
@@ -45,19 +46,32 @@ class Measured(NamedTuple):
     by_width: dict[int, dict[str, Any]]
 
 
-class QueryRetrieval(NamedTuple):
+class QueryRetrieval:
     """Measures the dev queries, by each vector of a product; the fused one stands for the run."""
 
-    catalogue: Catalogue
-    query_set: QuerySet
-    views: tuple[View, ...] = ("product", "text", "image")
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        query_set: QuerySet,
+        views: tuple[View, ...] = ("product", "text", "image"),
+    ) -> None:
+        self.catalogue = catalogue
+        self.query_set = query_set
+        self.views = views
+        # It reads the pictures of all products where a query is a product itself.
+        self._own = cache(partial(own_products, catalogue, query_set))
 
-    def measure(self, encoder: Encoder) -> Measured:
-        """Ranks the products for every query, and measures."""
+    def measure(self, encoder: Encoder) -> Measured | None:
+        """Ranks the products for every query, and measures; None in all processes but the first."""
+        queries = encode_queries(encoder, self.query_set)
+        encoded = encode_products(encoder, self.catalogue, self.views)
         widths = encoder.model.settings.matryoshka
-        rankings, shortened = rank_at_widths(
-            encoder, self.catalogue, self.query_set, self.views, widths
-        )
+        return in_first(encoder.share, lambda: self._measured(queries, encoded, widths))
+
+    def _measured(
+        self, queries: Vectors, encoded: dict[View, Vectors], widths: Sequence[int]
+    ) -> Measured:
+        rankings, shortened = rank_encoded(queries, encoded, self._own(), widths)
         by_view: dict[View, Metrics] = {
             view: with_pool(
                 retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels),
@@ -83,39 +97,53 @@ class PairRetrieval:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
-        samples = [catalogue.products[number] for number in range(len(catalogue.product_ids))]
-        texts = [sample.text for sample in samples]
-        pictures = [
-            "" if sample.image is None else picture_digest(sample.image).hex() for sample in samples
+
+    @cached_property
+    def drawn(self) -> list[int]:
+        """The numbers of the products whose texts and pictures search."""
+        both = [n for n, (text, picture) in enumerate(self._contents) if text and picture]
+        ids = self.catalogue.product_ids
+        return sorted(both, key=lambda n: _digest(ids[n]))[:MOST_PAIRS]
+
+    @cached_property
+    def _contents(self) -> list[tuple[str, str]]:
+        """The text of every product and the digest of its picture, empty where it has none."""
+        samples = (self.catalogue.products[n] for n in range(len(self.catalogue.product_ids)))
+        return [
+            (sample.text, "" if sample.image is None else picture_digest(sample.image).hex())
+            for sample in samples
         ]
-        both = [
-            n
-            for n, (text, picture) in enumerate(zip(texts, pictures, strict=True))
-            if text and picture
-        ]
-        self.drawn = sorted(both, key=lambda n: _digest(catalogue.product_ids[n]))[:MOST_PAIRS]
-        ids = catalogue.product_ids
+
+    @cached_property
+    def query_set(self) -> QuerySet:
+        """The drawn products' texts and pictures as queries, and what is relevant for them."""
+        ids = self.catalogue.product_ids
         equal: dict[str, set[int]] = {}
-        for number in both:
-            equal.setdefault(f"text {texts[number]}", set()).add(number)
-            equal.setdefault(f"picture {pictures[number]}", set()).add(number)
+        for number, (text, picture) in enumerate(self._contents):
+            if text and picture:
+                equal.setdefault(f"text {text}", set()).add(number)
+                equal.setdefault(f"picture {picture}", set()).add(number)
         queries, qrels = [], []
         for number in self.drawn:
-            twins = equal[f"text {texts[number]}"] | equal[f"picture {pictures[number]}"]
-            for side, query in (("text", texts[number]), ("image", "")):
+            text, picture = self._contents[number]
+            twins = equal[f"text {text}"] | equal[f"picture {picture}"]
+            for side, query in (("text", text), ("image", "")):
                 query_id = f"{side}/{ids[number]}"
                 kind = "text_to_image" if side == "text" else "image_to_text"
                 queries.append((query_id, query, kind, ""))
                 qrels += [(query_id, ids[twin], 1.0) for twin in sorted(twins)]
-        self.query_set = QuerySet(
+        return QuerySet(
             pd.DataFrame(queries, columns=["query_id", "query", "kind", "product_id"]),
             pd.DataFrame(qrels, columns=["query_id", "product_id", "relevance"]),
-            partial(_picture_of_query, catalogue.products, self.drawn),
+            partial(_picture_of_query, self.catalogue.products, self.drawn),
         )
 
-    def measure(self, encoder: Encoder) -> Measured:
-        """Ranks pictures for every text and texts for every picture, and measures."""
+    def measure(self, encoder: Encoder) -> Measured | None:
+        """Ranks pictures for texts and texts for pictures; None in all processes but the first."""
         found = encode_products(encoder, self.catalogue, ("text", "image"))
+        return in_first(encoder.share, lambda: self._measured(found))
+
+    def _measured(self, found: dict[View, Vectors]) -> Measured:
         wanted = {self.catalogue.product_ids[number] for number in self.drawn}
         # One file holds both rankings, so they are equally deep.
         depth = min(DEPTH, *(len(vectors.ids) for vectors in found.values()))
@@ -139,6 +167,13 @@ class PairRetrieval:
             np.concatenate([one.scores, other.scores]),
         )
         return Measured(by_view, by_view["image"] | by_view["text"], both, {})
+
+
+def in_first(share: Share, measure: Callable[[], Measured]) -> Measured | None:
+    """Measures in the first process alone; the others wait, and stop where it cannot."""
+    measured: list[Measured] = []
+    share.first(lambda: measured.append(measure()), type(None))
+    return measured[0] if measured else None
 
 
 # Products that are searched, and queries whose rankings are measured.

@@ -29,14 +29,18 @@ def finish(
 ) -> dict[str, Any]:
     """Saves and measures a trained model; writes and returns its metrics.
 
-    `seconds` is the time that the training took. Checkpoints are deleted at the end.
+    `seconds` is the time that the training took. Checkpoints are deleted at the end. All processes
+    measure; the others than the first return nothing.
     """
     config = module.config
     run = Path(config.run)
-    save_model(module.model, retrieval.tokenizer, run)
+    if retrieval.share.is_first:
+        save_model(module.model, retrieval.tokenizer, run)
     # Lightning leaves the model on the CPU.
     module.to(trainer.strategy.root_device)
     measured = retrieval.measure_and_log(trainer, module)
+    if measured is None:
+        return {}
     _add_to_history(run, config.start, measured.by_view)
     training = _facts(config, module.model, seconds)
     _log_final(trainer, config, measured.metrics)

@@ -25,7 +25,7 @@ INPUTS = "inputs.json"
 
 def write_inputs(config: Config) -> None:
     """Records in the run's folder the inputs that it begins with."""
-    write_json(Path(config.run) / INPUTS, _digests(config))
+    write_json(Path(config.run) / INPUTS, digests_of(config))
 
 
 def check_inputs(config: Config) -> None:
@@ -39,7 +39,7 @@ def check_inputs(config: Config) -> None:
     path = Path(config.run) / INPUTS
     if not path.is_file():
         return
-    now = _digests(config)
+    now = digests_of(config)
     try:
         begun = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except MALFORMED as error:
@@ -53,7 +53,7 @@ def check_inputs(config: Config) -> None:
         )
 
 
-def _digests(config: Config) -> dict[str, str]:
+def digests_of(config: Config) -> dict[str, str]:
     """Returns the digest of each input that exists, by the setting that names it."""
     data = config.data
     places = {f"data.sources.{name}": source.path for name, source in data.sources.items()}

@@ -1,17 +1,21 @@
 """Decides whether a run is finished, goes on from a checkpoint, or begins anew.
 
-A run goes on only with the settings and the inputs that it began with.
+A run goes on only with the settings and the inputs that it began with, on any number of processes.
+The first process decides; the others are told, and check that they see the same.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities import rank_zero_only
 
 from beyond_text.config.compare import differences
 from beyond_text.config.load import load_config, to_yaml
@@ -19,8 +23,110 @@ from beyond_text.config.settings import Config, ConfigError
 from beyond_text.files import write_text
 from beyond_text.metrics.results import METRICS
 from beyond_text.models.checkpoint import CheckpointError
+from beyond_text.terminal import check_writable
 from beyond_text.training.checkpoints import CHECKPOINTS, LAST, Checkpoint, newest_checkpoint
-from beyond_text.training.inputs import check_inputs
+from beyond_text.training.inputs import check_inputs, digests_of
+from beyond_text.training.launch import check_processes
+
+# Seconds that a file which one machine has written may take to be seen by the others.
+PATIENCE = 60
+
+
+class Stamp(NamedTuple):
+    """Tells one version of a file from another, also on the disk of another machine."""
+
+    size: int
+    written: int
+
+
+class Begun(NamedTuple):
+    """What the first process decided; `checkpoint` is empty where the run begins anew.
+
+    `file` is one of the run's folder that it has just seen, and `settings` and `inputs` are its
+    own.
+    """
+
+    finished: bool
+    checkpoint: str
+    file: str
+    stamp: Stamp | None
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+
+
+def begin(config: Config, processes: int) -> Begun:
+    """Decides what becomes of a run, and prepares its folder; for the first process alone.
+
+    Raises:
+        CheckpointError, ConfigError: as `begin_or_resume`; the processes cannot share a batch.
+        OSError: the run's folder cannot be written.
+    """
+    if finished_metrics(config) is not None:
+        return Begun(True, "", "", None, {}, {})
+    check_processes(config, processes)
+    check_writable(Path(config.run))
+    checkpoint = begin_or_resume(config)
+    if checkpoint and checkpoint.origin.processes != processes:
+        print(
+            f"{checkpoint.path}: written by {checkpoint.origin.processes} processes, goes on with "
+            f"{processes}: the same batches, and losses that are equal but for rounding",
+            file=sys.stderr,
+        )
+    path = checkpoint.path if checkpoint else Path(config.run) / "config.yaml"
+    return Begun(
+        False,
+        str(checkpoint.path) if checkpoint else "",
+        str(path),
+        _stamp(path),
+        asdict(config),
+        digests_of(config),
+    )
+
+
+def check_view(begun: Begun, config: Config) -> None:
+    """Checks that this process has the settings of the first one, and sees its files.
+
+    Raises:
+        ConfigError: it has other settings, a file of the run's folder is not there or another, or
+            so are the data.
+    """
+    settings = _as_config(begun.settings)
+    if differing := differences(settings, config):
+        raise ConfigError(f"other settings than the first process has: {', '.join(differing)}")
+    path = Path(begun.file)
+    patience = time.monotonic() + PATIENCE
+    while _stamp(path) != begun.stamp:
+        if time.monotonic() > patience:
+            raise ConfigError(
+                f"{path}: not the file that the first process sees; the folder of a run must be on "
+                "a disk that all machines share"
+            )
+        time.sleep(0.5)
+    own = digests_of(config)
+    for name, digest in begun.inputs.items():
+        if own.get(name) != digest:
+            found = "something else" if name in own else "nothing"
+            raise ConfigError(
+                f"{name}: {found} where the first process reads {_folder_of(name, config)}; every "
+                "machine needs the same files there"
+            )
+
+
+def _folder_of(name: str, config: Config) -> str:
+    """Returns the folder that a setting of an input names."""
+    source = config.data.sources.get(name.removeprefix("data.sources."))
+    return source.path if source else config.start if name == "start" else config.data.dev
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Returns the stamp of a file, or None where there is none."""
+    try:
+        # A disk of the network looks again when a file is opened.
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return Stamp(found.st_size, found.st_mtime_ns)
 
 
 def finished_metrics(config: Config) -> dict[str, Any] | None:
@@ -83,32 +189,21 @@ def _refuse_other_settings(begun: Config, config: Config, where: Path) -> None:
         )
 
 
+def _as_config(settings: dict[str, Any]) -> Config:
+    """Returns nested settings as a Config; those that they lack have defaults."""
+    merged = OmegaConf.merge(OmegaConf.structured(Config), settings)
+    return cast("Config", OmegaConf.to_object(merged))
+
+
 def _settings_of(checkpoint: Checkpoint) -> Config:
-    """Returns the settings of a checkpoint's run; those that it does not know have defaults."""
+    """Returns the settings of a checkpoint's run."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), checkpoint.origin.settings)
-        return cast("Config", OmegaConf.to_object(merged))
+        return _as_config(checkpoint.origin.settings)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: of other settings: {reason}") from error
 
 
-@rank_zero_only
 def _delete(*files: Path) -> None:
-    """Deletes files in the first process alone: the others start when it has already begun."""
     for path in files:
         path.unlink(missing_ok=True)
-
-
-def check_processes(checkpoint: Checkpoint, processes: int) -> None:
-    """Refuses to go on with another number of processes, which share each batch.
-
-    Raises:
-        ConfigError: names the checkpoint and both numbers.
-    """
-    begun = checkpoint.origin.processes
-    if begun != processes:
-        raise ConfigError(
-            f"{checkpoint.path} was begun with another number of processes, which share each "
-            f"batch: asked {processes}, found {begun}"
-        )

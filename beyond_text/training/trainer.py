@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from beyond_text.config.settings import Config, ConfigError
@@ -23,6 +23,7 @@ from beyond_text.training.averaging import Averaging
 from beyond_text.training.checkpoints import CHECKPOINTS, Origin, RunCheckpoints, StepCheckpoint
 from beyond_text.training.embedding_cache import EmbeddingCache
 from beyond_text.training.module import TrainingError
+from beyond_text.training.strategies import check_strategy
 
 # Lightning's warnings about what is intended here, and about its own use of torch.
 NOISE = (
@@ -59,7 +60,17 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
     }
     if taken := (fixed.keys() | SHORTENING | OURS) & config.trainer.keys():
         raise ConfigError(f"trainer.{min(taken)}: the run's own settings decide this")
-    free = {"log_every_n_steps": 5, "enable_model_summary": False} | config.trainer
+    check_strategy(config.trainer)
+    free: dict[str, Any] = {
+        "log_every_n_steps": 5,
+        "enable_model_summary": False,
+        # Lightning goes on from whatever checkpoint of a cluster's job lies there.
+        "default_root_dir": config.run,
+    }
+    if SLURMEnvironment.detect():
+        # A job that SLURM ends goes on from the run's own checkpoint, as any other.
+        free["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+    free |= config.trainer
     if free.get("enable_progress_bar", True):
         fixed["callbacks"].append(RichProgressBar())
     try:
@@ -69,9 +80,6 @@ def make_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer
     trainer.strategy.checkpoint_io = RunCheckpoints(
         Origin(asdict(without_credentials(config)), trainer.world_size)
     )
-    if isinstance(trainer.strategy, DDPStrategy):
-        # No stage uses every weight, and a slice of a batch may have no picture.
-        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
     return trainer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,20 @@ from torch import Tensor
 from beyond_text.config.load import load_config
 from beyond_text.models.towers import ImageTower, TextTower, Tower
 from beyond_text.models.two_tower import TwoTower
+from beyond_text.shards import split as splits
 from beyond_text.shards.manifest import ShardError
 from beyond_text.train import train
-from beyond_text.training.cached_embeddings import CachedEmbeddings, keys_of, record_type
+from beyond_text.training import callbacks
+from beyond_text.training.cached_embeddings import (
+    Block,
+    CachedPictures,
+    CachedTexts,
+    Outputs,
+    picture_keys,
+    text_keys,
+)
 from data_prep.shards import build_shards
-from tests.tiny import some_pictures, some_tokens
+from tests.tiny import some_tokens
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +45,7 @@ FROZEN = [
 
 def test_a_text_has_one_key_however_it_is_padded() -> None:
     ids, mask = some_tokens()
-    keys = keys_of((ids, mask))
+    keys = text_keys(ids, mask)
     assert len(set(keys.tolist())) == len(
         {tuple(row[m].tolist()) for row, m in zip(ids, mask > 0, strict=True)}
     )
@@ -43,18 +53,9 @@ def test_a_text_has_one_key_however_it_is_padded() -> None:
         torch.nn.functional.pad(part, (0, 5), value=filler)
         for part, filler in ((ids, 9), (mask, 0))
     ]
-    assert (keys_of(wider) == keys).all()
+    assert (text_keys(*wider) == keys).all()
     ids[3, 0] += 1
-    assert (keys_of((ids, mask)) != keys).nonzero()[0].tolist() == [3]
-
-
-def test_a_picture_has_one_key_however_it_lies_in_memory() -> None:
-    pictures = some_pictures()
-    keys = keys_of((pictures,))
-    assert len(set(keys.tolist())) == len(pictures)
-    assert (keys_of((pictures.to(memory_format=torch.channels_last),)) == keys).all()
-    pictures[1, 2, 5, 7] ^= 1
-    assert (keys_of((pictures,)) != keys).tolist() == [False, True, False]
+    assert (text_keys(ids, mask) != keys).nonzero()[0].tolist() == [3]
 
 
 class Doubling(Tower):
@@ -69,38 +70,70 @@ class Doubling(Tower):
         return 2.0 * ids[:, :2]
 
 
-def write(path: Path, ids: Tensor, mask: Tensor) -> Path:
-    records = np.zeros(len(ids), record_type(2))
-    records["key"], records["vector"] = keys_of((ids, mask)), 2 * ids[:, :2]
-    path.write_bytes(records.tobytes())
-    return path
+def write(folder: Path, start: int, ids: Tensor, mask: Tensor) -> Block:
+    block = Block.of(folder, "products", start)
+    assert not block.is_whole
+    block.write(text_keys(ids, mask), 2.0 * ids[:, :2])
+    assert block.is_whole
+    return block
 
 
-def test_the_tower_runs_for_what_no_file_holds(tmp_path: Path) -> None:
+def test_the_tower_runs_for_texts_that_no_block_holds(tmp_path: Path) -> None:
     ids, mask = some_tokens()
     parts = [slice(0, 10), slice(10, 10), slice(5, 30)]
-    files = [write(tmp_path / str(p), ids[p], mask[p]) for p in parts]
-    outputs, tower = CachedEmbeddings(files, 2), Doubling()
-    tower.cached = outputs
+    blocks = [write(tmp_path, n, ids[p], mask[p]) for n, p in enumerate(parts)]
+    outputs, tower = Outputs(blocks, 2), Doubling()
+    tower.cached = CachedTexts(outputs)
     assert torch.equal(tower.pooled(ids.flip(0), mask.flip(0)), 2.0 * ids.flip(0)[:, :2])
     assert tower.given == len(ids) - 30
     assert torch.equal(tower.pooled(ids[:30], mask[:30]), 2.0 * ids[:30, :2])
     assert tower.pooled(ids[:0], mask[:0]).shape == (0, 2)
     assert tower.given == len(ids) - 30
-    # Without files, no input is found.
-    assert not CachedEmbeddings([], 2).find(keys_of((ids, mask)))[1].any()
+    # Without blocks, no input is found.
+    assert not Outputs([], 2).find(text_keys(ids, mask))[1].any()
 
 
-def test_a_file_cut_short_is_refused_by_name(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.outputs", *some_tokens())
+def test_pictures_are_found_by_number_in_blocks_of_any_order(tmp_path: Path) -> None:
+    product, picture = np.array([0, 0, 3, 900]), np.array([0, 2, 0, 1])
+    keys = picture_keys(product, picture)
+    vectors = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 65504.0 * 2]])
+    blocks = [Block.of(tmp_path, "products", start) for start in (0, 3)]
+    blocks[0].write(keys[:3], vectors[:3])
+    blocks[1].write(keys[3:], vectors[3:])
+    # What float16 cannot hold stays as it is.
+    assert [np.load(block.vectors).dtype for block in blocks] == [np.float16, np.float32]
+    for order in (blocks, blocks[::-1]):
+        cached = CachedPictures(Outputs(order, 2), Outputs([], 2))
+        for number, (of, which) in enumerate(zip(product, picture, strict=True)):
+            found = cached.of_product(of, which)
+            assert found is not None
+            assert torch.equal(found, vectors[number])
+        assert cached.of_product(0, 1) is cached.of_product(4, 0) is cached.of_query(0) is None
+
+
+@pytest.mark.parametrize("name", ["vectors", "keys"])
+def test_a_file_cut_short_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    block = write(tmp_path, 0, *some_tokens())
+    path = getattr(block, name)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ShardError, match=r"x\.outputs: damaged: 639 bytes .* of 16; delete it"):
-        CachedEmbeddings([path], 2)
+    with pytest.raises(ShardError, match=rf"{path.name}: damaged: .* delete it"):
+        Outputs([block], 2)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    block = write(tmp_path, 0, *some_tokens())
+    np.save(block.keys, np.arange(3))
+    with pytest.raises(ShardError, match=r"damaged: expected 2 numbers for each of 3 inputs, got"):
+        Outputs([block], 2)
 
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Counts the inputs that each kind of tower was run for since the model was built."""
+    """Counts the inputs that each kind of tower was run for since the model was built.
+
+    Outputs are kept in float32, since AdamW makes large differences of the smallest.
+    """
+    monkeypatch.setattr("beyond_text.training.cached_embeddings.LARGEST", 0)
     given: dict[str, int] = {"text": 0, "image": 0}
 
     def counting(kind: str, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -142,7 +175,7 @@ def test_frozen_towers_run_once_for_all_runs(
     more: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("beyond_text.training.embedding_cache.BATCH", 8)
+    monkeypatch.setattr("beyond_text.training.fill_cache.BATCH", 8)
     more = ["data.augment=false", "data.queries_per_product=2", *more]
     without = run(tiny_settings, tmp_path / "without", *more)
     assert counted["image"] > 40
@@ -151,15 +184,15 @@ def test_frozen_towers_run_once_for_all_runs(
     # Each split has 22 products with a picture and 12 queries. Its products have 5 different texts:
     # one for each of the 4 kinds, and that of the product without a description.
     assert counted == {"text": 2 * 12 + 2 * 5, "image": 2 * 22}
-    files = {path: path.read_bytes() for path in cache.iterdir()}
-    # One for each tower and split.
-    assert len(files) == 4
+    files = {path: path.read_bytes() for path in cache.rglob("*.npy")}
+    # A folder for each tower and split.
+    assert len(list(cache.iterdir())) == 4
     close(first, without)
     second = run(tiny_settings, tmp_path / "second", *more, f"cache={cache}")
     assert counted == {"text": 0, "image": 0}
-    assert {path: path.read_bytes() for path in cache.iterdir()} == files
+    assert {path: path.read_bytes() for path in cache.rglob("*.npy")} == files
     assert all(torch.equal(second[name], first[name]) for name in first)
-    # Another precision: other files.
+    # Another precision: other outputs.
     run(tiny_settings, tmp_path / "other", *more, f"cache={cache}", "precision=bf16-mixed")
     assert len(list(cache.iterdir())) == 8
 
@@ -203,11 +236,11 @@ def test_pictures_of_queries_are_kept_too(
     sources = [f"data.dev={shards}", f"data.sources.tables.path={shards}", "data.augment=false"]
     without = run(tiny_settings, tmp_path / "without", *sources)
     held = run(tiny_settings, tmp_path / "with", *sources, f"cache={tmp_path / 'cache'}")
-    # The pictures of products, and one for each query.
-    assert counted["image"] == 2 * (22 + 12)
+    # The pictures of products, and one for each query, which dev encodes for each measurement.
+    assert counted["image"] == 2 * (22 + 12) + 2 * 12
     close(held, without)
     run(tiny_settings, tmp_path / "again", *sources, f"cache={tmp_path / 'cache'}")
-    assert counted == {"text": 0, "image": 0}
+    assert counted == {"text": 0, "image": 2 * 12}
 
 
 @pytest.mark.parametrize(
@@ -229,18 +262,47 @@ def test_it_says_where_nothing_can_be_kept(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_computation_that_fails_leaves_no_file(
+def test_blocks_that_are_whole_stay_when_a_run_is_stopped(
+    tiny_settings: list[str], tmp_path: Path, counted: dict[str, int]
+) -> None:
+    cache, more = tmp_path / "cache", ["data.augment=false", "align_pairs=0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("beyond_text.training.fill_cache.SMALLEST_BLOCK", 8)
+        write, left = Block.write, iter([None] * 7)
+
+        def until_full(block: Block, *arrays: Any) -> None:
+            if next(left, 0) == 0:
+                raise OSError(28, "No space left on device", str(block.vectors))
+            write(block, *arrays)
+
+        with pytest.MonkeyPatch.context() as full:
+            full.setattr(Block, "write", until_full)
+            with pytest.raises(OSError, match=r"No space left on device: '.*\.npy'"):
+                run(tiny_settings, tmp_path / "run", *more, f"cache={cache}")
+        done = {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")}
+        assert len(done) == 14
+        run(tiny_settings, tmp_path / "run", *more, f"cache={cache}")
+    assert done.items() <= {p: p.stat().st_mtime_ns for p in cache.rglob("*.npy")}.items()
+    # What was done before was not done again.
+    assert counted["image"] < 2 * 22
+
+
+def test_training_decodes_no_picture_that_is_kept(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = tmp_path / "cache"
+    cache, more = f"cache={tmp_path / 'cache'}", ["data.augment=false"]
+    run(tiny_settings, tmp_path / "first", *more, cache)
+    decoded: list[int] = []
+    decode = splits.decode_pixels
 
-    def fail(*_: object) -> None:
-        raise RuntimeError("out of memory")
+    def counting(data: bytes, **settings: Any) -> Tensor:
+        decoded.append(len(data))
+        return decode(data, **settings)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("beyond_text.training.embedding_cache._new_records", fail)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            run(tiny_settings, tmp_path / "run", f"cache={cache}")
-    assert list(cache.iterdir()) == []
-    run(tiny_settings, tmp_path / "run", f"cache={cache}")
-    assert len(list(cache.iterdir())) == 4
+    monkeypatch.setattr(splits, "decode_pixels", counting)
+    # The panel of pictures shows some of dev.
+    monkeypatch.setattr(callbacks, "panel_of", lambda *_: np.zeros((4, 4, 3), np.uint8))
+    second = run(tiny_settings, tmp_path / "second", *more, cache)
+    assert decoded == []
+    first = load_file(tmp_path / "first" / "model" / "model.safetensors")
+    assert all(torch.equal(second[name], first[name]) for name in first)
