@@ -35,7 +35,7 @@ from beyond_text.indexing.facts import (
     write_facts,
 )
 from beyond_text.indexing.faiss_cache import forget_nearest, open_nearest, update_nearest
-from beyond_text.indexing.generation import PRODUCTS, VECTORS, Generation, write_products
+from beyond_text.indexing.generation import ASKED, PRODUCTS, VECTORS, Generation, write_products
 from beyond_text.indexing.models import MODELS, ModelFacts, keep_model
 from beyond_text.indexing.seen import Seen
 from beyond_text.indexing.source import (
@@ -49,6 +49,7 @@ from beyond_text.indexing.source import (
 from beyond_text.indexing.vectors import Vectors, encode_changes
 from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.nearest import Nearest, recall
+from beyond_text.retrieval.truncate import truncate
 from beyond_text.shards.store import Folder
 from beyond_text.tables.layouts import TableError
 from beyond_text.tasks.lock import Lock, locked
@@ -57,7 +58,7 @@ from beyond_text.terminal import plain
 
 BUILDING = "building"
 # Queries by which the recall of an index is measured.
-ASKED = 500
+DRAWN = 500
 # Products of an index from which on processes are started before its source is read.
 MANY = 20_000
 
@@ -177,7 +178,10 @@ def _write(
         files={},
     )
     digests = content.digests[rows], content.pictures[rows]
-    facts = write_state(index, facts, kept, vectors[rows], digests, old)
+    asked = None
+    if options.kind != "exact":
+        asked = _asked(model, vectors.shape[1], kept, vectors[rows], old)
+    facts = write_state(index, facts, kept, vectors[rows], digests, old, asked)
     _tidy(index, facts, old)
     removed = len({*old.product_ids()} - {each.product_id for each in kept}) if old else 0
     left_out = len(present) - len(kept)
@@ -203,6 +207,7 @@ def write_state(
     vectors: np.ndarray,
     digests: tuple[Digests, Digests],
     old: Generation | None = None,
+    asked: np.ndarray | None = None,
 ) -> Facts:
     """Writes a generation, then index.json; returns the facts with what was written.
 
@@ -215,10 +220,14 @@ def write_state(
         vectors: float16, one for each product.
         digests: of each product, and of its main picture.
         old: the state that is there.
+        asked: float16 vectors of queries like those to come; an exact search needs none.
     """
     place = _fresh(index / facts.place)
     with atomic_write(place / VECTORS, binary=True) as file:
         np.save(file, vectors, allow_pickle=False)
+    if asked is not None:
+        with atomic_write(place / ASKED, binary=True) as file:
+            np.save(file, asked, allow_pickle=False)
     columns = write_products(place, products, *digests)
     facts = replace(facts, columns=columns, files=files_of(place))
     if old:
@@ -227,26 +236,53 @@ def write_state(
             shutil.rmtree(place)
             return old.facts
     mapped = np.load(place / VECTORS, mmap_mode="r")
-    nearest = _nearest(facts, mapped, digests[0], old)
-    asked = np.random.default_rng(0).choice(len(mapped), min(ASKED, len(mapped)), replace=False)
-    # Of the products themselves, for what users will ask is not known.
-    queries = mapped[np.sort(asked)].astype(np.float32)
-    facts = replace(facts, recall_at_10=1.0 if facts.kind == "exact" else recall(nearest, queries))
+    queries = None if asked is None else asked.astype(np.float32)
+    nearest = _nearest(facts, mapped, digests[0], old, queries)
+    share = 1.0 if queries is None else recall(nearest, queries)
+    facts = replace(facts, recall_at_10=share)
     write_facts(index, facts)
     return facts
 
 
+def _asked(
+    model: ModelFacts,
+    dim: int,
+    products: Sequence[Described],
+    vectors: np.ndarray,
+    old: Generation | None,
+) -> np.ndarray:
+    """Returns vectors of queries like those that will be asked, to measure a search by.
+
+    What will be asked is not known: titles of products stand for it, as queries, drawn by a fixed
+    seed. Where products have no texts it will be pictures, and the products themselves do.
+    """
+    if old and _fits(old.facts, model.digest, dim) and (kept := old.asked()) is not None:
+        return kept.astype(np.float16)
+    random = np.random.default_rng(0)
+    rows = np.sort(random.choice(len(products), min(DRAWN, len(products)), replace=False))
+    texts = [products[row].columns.get("title") or products[row].text for row in rows]
+    if not (texts := [text for text in texts if text.strip()]):
+        return vectors[rows]
+    from beyond_text.encoding.model import load
+
+    return truncate(load(model.path).encode_queries(texts), dim).astype(np.float16)
+
+
 def _nearest(
-    facts: Facts, vectors: np.ndarray, digests: Digests, old: Generation | None
+    facts: Facts,
+    vectors: np.ndarray,
+    digests: Digests,
+    old: Generation | None,
+    queries: np.ndarray | None,
 ) -> Nearest:
     """Returns the search over vectors, from that of the state before where there is one."""
     own = facts.files[VECTORS].sha256
     if facts.kind == "exact" or not old or not _fits(old.facts, facts.model, facts.dim):
-        return open_nearest(facts.kind, vectors, own)
+        return open_nearest(facts.kind, vectors, own, queries)
     row_of = {digest.tobytes(): row for row, digest in enumerate(old.digests())}
     rows = np.array([row_of.get(digest.tobytes(), -1) for digest in digests], dtype=np.int64)
     before = old.facts.files[VECTORS].sha256
-    found = update_nearest(facts.kind, (old.vectors, before), vectors, own, rows)
+    found = update_nearest(facts.kind, (old.vectors, before), vectors, own, rows, queries)
     if own != before:
         forget_nearest(facts.kind, before)
     return found

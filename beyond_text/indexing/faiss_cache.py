@@ -22,10 +22,15 @@ from beyond_text.shards.manifest import sha256_of
 CHECKED = 2**30
 
 
-def open_nearest(kind: IndexKind, vectors: np.ndarray, digest: str) -> Nearest:
-    """Returns the search of a kind over vectors; what it learns is kept, by the vectors' digest."""
+def open_nearest(
+    kind: IndexKind, vectors: np.ndarray, digest: str, queries: np.ndarray | None = None
+) -> Nearest:
+    """Returns the search of a kind over vectors; what it learns is kept, by the vectors' digest.
+
+    `queries` are as for `Nearest.build`.
+    """
     kept = _kept(kind, vectors, digest)
-    return kept or keep_nearest(Nearest.build(kind, vectors), digest)
+    return kept or keep_nearest(Nearest.build(kind, vectors, queries=queries), digest)
 
 
 def update_nearest(
@@ -34,6 +39,7 @@ def update_nearest(
     vectors: np.ndarray,
     digest: str,
     rows: np.ndarray,
+    queries: np.ndarray | None = None,
 ) -> Nearest:
     """Returns the search over vectors of which most are those of an older state.
 
@@ -43,10 +49,11 @@ def update_nearest(
         vectors: those of the new state, and `digest` theirs.
         digest: of the file of the vectors.
         rows: the older row whose vector each has; -1 where it is new.
+        queries: that say how many lists must be read.
     """
     if _path(kind, digest).exists() or (before := _kept(kind, *old)) is None:
-        return open_nearest(kind, vectors, digest)
-    return keep_nearest(before.updated(vectors, rows), digest)
+        return open_nearest(kind, vectors, digest, queries)
+    return keep_nearest(before.updated(vectors, rows, queries=queries), digest)
 
 
 def keep_nearest(nearest: Nearest, digest: str) -> Nearest:

@@ -30,6 +30,8 @@ from beyond_text.retrieval.described import Described, Place
 from beyond_text.retrieval.lexical import Lexical, searched_text
 
 VECTORS, PRODUCTS, COLUMNS = "vectors.npy", "products.arrow", "columns.arrow"
+# Vectors of queries by which a search is measured; an exact one needs none.
+ASKED = "asked.npy"
 LEXICAL = "lexical"
 SCHEMA = {
     "product_id": pa.string(),
@@ -129,7 +131,7 @@ class Generation(NamedTuple):
             if name not in facts.files:
                 raise IndexFormatError(f"{index}: index.json lists no {name}")
         check_files(folder, facts.files)
-        vectors = _open_vectors(folder / VECTORS, facts)
+        vectors = _open_vectors(folder / VECTORS, facts.dim, facts.products)
         products = open_arrow(folder / PRODUCTS, facts.products, SCHEMA)
         # A table without columns does not know its rows.
         rows = facts.products if facts.columns else 0
@@ -151,6 +153,13 @@ class Generation(NamedTuple):
         return np.frombuffer(b"".join(self.products["digest"].to_pylist()), dtype=np.uint8).reshape(
             -1, WIDTH
         )
+
+    def asked(self) -> np.ndarray | None:
+        """Returns vectors of queries like those that will be asked; None where there are none."""
+        if ASKED not in self.facts.files:
+            return None
+        folder = self.path / self.facts.place
+        return _open_vectors(folder / ASKED, self.facts.dim).astype(np.float32)
 
     def product_ids(self) -> ProductIds:
         """Returns the product_ids, in falling order."""
@@ -186,16 +195,17 @@ def _open_words(folder: Path, facts: Facts) -> Lexical:
     return lexical
 
 
-def _open_vectors(path: Path, facts: Facts) -> np.ndarray:
-    """Maps the vectors into memory."""
+def _open_vectors(path: Path, dim: int, rows: int | None = None) -> np.ndarray:
+    """Maps vectors into memory; None stands for any number of rows."""
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise IndexFormatError(f"{path}: not an array: {error}") from error
-    shape = (facts.products, facts.dim)
     fits = isinstance(vectors, np.ndarray) and vectors.dtype == np.dtype("<f2")
-    if not fits or vectors.shape != shape:
-        raise IndexFormatError(f"{path}: expected float16 {list(shape)}")
+    if not fits or vectors.shape != (len(vectors) if rows is None else rows, dim):
+        raise IndexFormatError(
+            f"{path}: expected float16 {['rows' if rows is None else rows, dim]}"
+        )
     if not vectors.flags.c_contiguous:
         raise IndexFormatError(f"{path}: expected rows one after the other")
     if vectors.nbytes <= CHECKED:

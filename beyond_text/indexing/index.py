@@ -73,7 +73,7 @@ class Index:
         self._ids = generation.product_ids()
         self._lexical = generation.lexical
         vectors = generation.facts.files[VECTORS].sha256
-        self._nearest = open_nearest(kind, generation.vectors, vectors)
+        self._nearest = open_nearest(kind, generation.vectors, vectors, generation.asked())
         # A column of a shop's comes before the id.
         columns, ids = generation.columns, generation.products["product_id"]
         by_id = {} if "product_id" in self.columns else {"product_id": ids}

@@ -42,10 +42,8 @@ MIN_POINTS_PER_CENTROID = 39
 ADDED_ROWS = 50_000
 # Lists of at least so many times the rows that are asked for are read.
 ROWS_READ = 16
-# Products that are searched for their neighbours, to see how many lists a search must read: the
-# fewest of these numbers by which they find SURE of them. Of vectors grown from the models of the
-# built-in catalogue by `tests.benchmarks.search`, queries then find 0.97 of their ten best.
-TRIED, NEIGHBOURS, SURE = 400, 10, 0.985
+# The recall@10 for which lists are read, and the numbers of lists that are tried.
+SURE, TEN = 0.97, 10
 LISTS_READ = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -86,9 +84,16 @@ class Nearest:
 
     @classmethod
     def build(
-        cls, kind: IndexKind, vectors: Float[np.ndarray, "rows dim"], seed: int = 0
+        cls,
+        kind: IndexKind,
+        vectors: Float[np.ndarray, "rows dim"],
+        seed: int = 0,
+        queries: Float32[np.ndarray, "queries dim"] | None = None,
     ) -> Nearest:
         """Learns the lists of a kind and fills them; few vectors have none.
+
+        As many lists are read as `queries` need, which must be like those that will be asked: with
+        some models a product finds its like in fewer lists than a text finds products.
 
         Raises:
             ValueError: no vector, or not float16 or float32.
@@ -101,7 +106,7 @@ class Nearest:
             lists.add(vectors[first : first + ADDED_ROWS].astype(np.float32))
         nearest = cls(kind, vectors, lists)
         # FAISS's file of the lists keeps it.
-        lists.nprobe = _lists_to_read(nearest, seed)
+        lists.nprobe = _lists_to_read(nearest, queries)
         return nearest
 
     def search(
@@ -177,7 +182,11 @@ class Nearest:
         return cls(kind, vectors, lists)
 
     def updated(
-        self, vectors: Float[np.ndarray, "rows dim"], old: Int64[np.ndarray, " rows"], seed: int = 0
+        self,
+        vectors: Float[np.ndarray, "rows dim"],
+        old: Int64[np.ndarray, " rows"],
+        seed: int = 0,
+        queries: Float32[np.ndarray, "queries dim"] | None = None,
     ) -> Nearest:
         """Returns the index of other vectors, of which most are the same.
 
@@ -187,9 +196,10 @@ class Nearest:
             vectors: of all rows.
             old: the row here whose vector each row has; -1 where it is new or has changed.
             seed: of what is learned again.
+            queries: as in `build`, where it is.
         """
         if self.lists is None or not len(self) / 2 <= len(vectors) <= 2 * len(self):
-            return self.build(self.kind, vectors, seed)
+            return self.build(self.kind, vectors, seed, queries)
         new_row = np.full(len(self), -1, dtype=np.int64)
         kept = np.flatnonzero(old >= 0)
         new_row[old[kept]] = kept
@@ -233,9 +243,7 @@ def settled(
 def recall(nearest: Nearest, queries: Float32[np.ndarray, "queries dim"], k: int = 10) -> float:
     """Returns the share of each query's k best vectors that a search finds, averaged."""
     _, best = nearest.scan.search(queries, k)
-    _, found = nearest.search(queries, k)
-    pairs = zip(found, best, strict=True)
-    return float(np.mean([np.isin(exact, row).mean() for row, exact in pairs]))
+    return _share(best, nearest.search(queries, k)[1])
 
 
 def lists_for(rows: int) -> int:
@@ -243,28 +251,26 @@ def lists_for(rows: int) -> int:
     return max(1, min(int(4 * rows**0.5), rows // MIN_POINTS_PER_CENTROID))
 
 
-def _lists_to_read(nearest: Nearest, seed: int) -> int:
-    """Returns how many lists a search reads: the fewest by which products find their neighbours.
+def _lists_to_read(nearest: Nearest, queries: Float32[np.ndarray, "queries dim"] | None) -> int:
+    """Returns how many lists a search reads: the fewest by which it finds SURE of the best.
 
-    How many that takes differs with the model and the catalogue. Queries are not known here; they
-    find less than products do, hence a recall of SURE.
+    How many that takes differs with the model and the catalogue. Without queries it is enough for
+    any that was tried.
     """
-    random = np.random.default_rng(seed)
-    rows = np.sort(random.choice(len(nearest), min(TRIED, len(nearest)), replace=False))
-    vectors = nearest.vectors[rows].astype(np.float32)
-    # Each finds itself, whatever is read.
-    best = nearest.scan.search(vectors, NEIGHBOURS + 1)[1]
-    neighbours = [set(each) - {row} for each, row in zip(best.tolist(), rows.tolist(), strict=True)]
-    for count in LISTS_READ:
-        nearest.lists.nprobe = count
-        _, found = nearest.search(vectors, NEIGHBOURS + 1)
-        shares = [
-            len(want.intersection(got)) / len(want)
-            for want, got in zip(neighbours, found.tolist(), strict=True)
-        ]
-        if np.mean(shares) >= SURE or count >= nearest.lists.nlist:
+    count = nearest.lists.nlist
+    if queries is None:
+        return min(max(48, round(0.75 * count**0.5)), count)
+    _, best = nearest.scan.search(queries, TEN)
+    for read in LISTS_READ:
+        nearest.lists.nprobe = min(read, count)
+        if read >= count or _share(best, nearest.search(queries, TEN)[1]) >= SURE:
             break
-    return count
+    return nearest.lists.nprobe
+
+
+def _share(best: np.ndarray, found: np.ndarray) -> float:
+    """Returns the share of each query's best rows that are among those found, averaged."""
+    return float(np.mean([np.isin(row, own).mean() for row, own in zip(best, found, strict=True)]))
 
 
 def _trained(code: Code, vectors: np.ndarray, seed: int) -> Any:

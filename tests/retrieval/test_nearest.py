@@ -10,7 +10,7 @@ import pytest
 
 from beyond_text.config.names import IndexKind
 from beyond_text.retrieval import scan
-from beyond_text.retrieval.nearest import FEWEST_ROWS, KINDS, Nearest, recall
+from beyond_text.retrieval.nearest import FEWEST_ROWS, KINDS, SURE, Nearest, recall
 from beyond_text.retrieval.scan import Scan
 from beyond_text.retrieval.truncate import truncate
 
@@ -128,10 +128,15 @@ def test_as_many_lists_are_read_as_the_vectors_need(tmp_path: Path) -> None:
     centres = directions(20, DIM, 3).repeat(ROWS // 20, axis=0)
     easy = centres + 0.05 * directions(len(centres), DIM, 4)
     easy /= np.linalg.norm(easy, axis=1, keepdims=True)
-    few, many = Nearest.build("ivf_sq8", easy), index_of("ivf_sq8")
+    few = Nearest.build("ivf_sq8", easy, queries=easy[::40])
+    many = Nearest.build("ivf_sq8", VECTORS, queries=QUERIES)
     assert few.lists.nprobe < many.lists.nprobe < many.lists.nlist
-    for index in (few, many):
-        assert recall(index, index.vectors[:200]) > 0.97
+    assert recall(few, easy[::40]) >= SURE
+    assert recall(many, QUERIES) >= SURE
+    # Queries that lie elsewhere than the products need more of the same lists.
+    apart = Nearest.build("ivf_sq8", easy, queries=QUERIES)
+    assert apart.lists.nprobe > few.lists.nprobe
+    assert recall(apart, QUERIES) >= SURE > recall(few, QUERIES)
     many.save(tmp_path / "lists")
     assert Nearest.load("ivf_sq8", tmp_path / "lists", VECTORS).lists.nprobe == many.lists.nprobe
 
