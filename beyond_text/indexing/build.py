@@ -21,6 +21,7 @@ from beyond_text.config.names import INDEX_FILE as FILE
 from beyond_text.config.names import IndexKind
 from beyond_text.files import atomic_write, errors_name
 from beyond_text.indexing.arrow_files import open_arrow
+from beyond_text.indexing.asked import vectors_asked
 from beyond_text.indexing.copied_pictures import copy_pictures, remove_pictures
 from beyond_text.indexing.encode_parts import start_processes
 from beyond_text.indexing.encoders import Job
@@ -49,7 +50,6 @@ from beyond_text.indexing.source import (
 from beyond_text.indexing.vectors import Vectors, encode_changes
 from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.nearest import Nearest, recall
-from beyond_text.retrieval.truncate import truncate
 from beyond_text.shards.store import Folder
 from beyond_text.tables.layouts import TableError
 from beyond_text.tasks.lock import Lock, locked
@@ -57,8 +57,6 @@ from beyond_text.tasks.processes import Processes
 from beyond_text.terminal import plain
 
 BUILDING = "building"
-# Queries by which the recall of an index is measured.
-DRAWN = 500
 # Products of an index from which on processes are started before its source is read.
 MANY = 20_000
 
@@ -180,7 +178,8 @@ def _write(
     digests = content.digests[rows], content.pictures[rows]
     asked = None
     if options.kind != "exact":
-        asked = _asked(model, vectors.shape[1], kept, vectors[rows], old)
+        reused = old if old and _fits(old.facts, model.digest, vectors.shape[1]) else None
+        asked = vectors_asked(model, vectors.shape[1], kept, vectors[rows], reused)
     facts = write_state(index, facts, kept, vectors[rows], digests, old, asked)
     _tidy(index, facts, old)
     removed = len({*old.product_ids()} - {each.product_id for each in kept}) if old else 0
@@ -242,30 +241,6 @@ def write_state(
     facts = replace(facts, recall_at_10=share)
     write_facts(index, facts)
     return facts
-
-
-def _asked(
-    model: ModelFacts,
-    dim: int,
-    products: Sequence[Described],
-    vectors: np.ndarray,
-    old: Generation | None,
-) -> np.ndarray:
-    """Returns vectors of queries like those that will be asked, to measure a search by.
-
-    What will be asked is not known: titles of products stand for it, as queries, drawn by a fixed
-    seed. Where products have no texts it will be pictures, and the products themselves do.
-    """
-    if old and _fits(old.facts, model.digest, dim) and (kept := old.asked()) is not None:
-        return kept.astype(np.float16)
-    random = np.random.default_rng(0)
-    rows = np.sort(random.choice(len(products), min(DRAWN, len(products)), replace=False))
-    texts = [products[row].columns.get("title") or products[row].text for row in rows]
-    if not (texts := [text for text in texts if text.strip()]):
-        return vectors[rows]
-    from beyond_text.encoding.model import load
-
-    return truncate(load(model.path).encode_queries(texts), dim).astype(np.float16)
 
 
 def _nearest(
