@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beyond_text.encoding.model import load
 from beyond_text.indexing import encode_parts
+from beyond_text.indexing.generation import Generation
 from beyond_text.indexing.index import Index
 from beyond_text.retrieval.encode import encode_products
 from beyond_text.retrieval.read_split import read_products
@@ -198,7 +200,9 @@ def test_an_index_that_moved_answers_and_finds_pictures_that_moved_with_it(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from beyond_text.encoding.model import load
 from beyond_text.indexing import encode_parts
+from beyond_text.indexing.generation import Generation
 from beyond_text.tasks.runner import Outcome
 from tests.indexing.shop import build
 
@@ -370,3 +374,23 @@ def test_rows_that_cannot_be_used_stop_a_build_as_they_stop_shards(
     with pytest.raises(RejectError, match="4 of 48 rows rejected"):
         build(shop, tmp_path / "index", tiny_run)
     assert not (tmp_path / "index" / "index.json").exists()
+
+
+def test_an_index_of_lists_is_measured_by_titles_asked_as_queries(
+    shop: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    facts = build(shop, index, tiny_run, kind="ivf_sq8").facts
+    asked = Generation.open(index).asked()
+    assert asked is not None
+    titles = [row["title"] for row in rows_of(shop)]
+    expected = load(tiny_run).encode_queries(titles)
+    # Each is a title's vector, in half precision.
+    assert (asked @ expected.T).max(axis=1).min() > 0.999
+    assert facts.recall_at_10 == 1
+    # An update asks the same, and an exact index nothing.
+    write_rows(shop, [{**row, "title": f"new {row['title']}"} for row in rows_of(shop)])
+    build(shop, index, tiny_run, kind="ivf_sq8")
+    np.testing.assert_array_equal(Generation.open(index).asked(), asked)
+    build(shop, index, tiny_run)
+    assert Generation.open(index).asked() is None
