@@ -129,11 +129,17 @@ class ShardData(pl.LightningDataModule):
             collate_fn=self.collate,
             num_workers=workers,
             worker_init_fn=_freeze_garbage,
+            multiprocessing_context=self._start_method() if workers else None,
             pin_memory=self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
             prefetch_factor=_batches_ahead(config.batch_size // self.trainer.world_size)
             if workers
             else None,
         )
+
+    def _start_method(self) -> str | None:
+        """Returns how loaders are started: threads that fetch do not survive a fork."""
+        is_remote = any(source.split.store.is_remote for source in self.sources.values())
+        return "spawn" if is_remote else None
 
     def _batch_sampler(self, trainer: pl.Trainer) -> BatchSampler:
         """Returns the samples of each batch from the trainer's current step on."""

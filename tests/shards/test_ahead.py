@@ -48,10 +48,14 @@ def batches(split: Split, workers: int) -> list[list[Sample]]:
         ),
         collate_fn=list,
         num_workers=workers,
-        # The stores of tests in memory are a process's own.
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=_start_method(split) if workers else None,
     )
     return list(loader)
+
+
+def _start_method(split: Split) -> str:
+    """Returns that of training; the stores of tests in memory are a process's own."""
+    return "fork" if "memory:" in split.store.name else "spawn"
 
 
 def same(one: Any, other: Any) -> bool:
