@@ -136,19 +136,28 @@ def grown_file(file: Path, seeds: Rows, rows: int, dim: int) -> Rows:
 
 
 def cost(
-    name: str, products: Rows, queries: Rows, best: Rows, rounds: int, ndcg: float | None
+    name: str,
+    products: Rows,
+    queries: tuple[Rows, Rows],
+    best: Rows,
+    rounds: int,
+    ndcg: float | None,
 ) -> Cost | None:
-    """Measures one precision; None where its vectors are too large."""
+    """Measures one precision; None where its vectors are too large.
+
+    Of the `queries`, by the first it is decided how many lists are read, and the others are
+    searched; `best` are theirs.
+    """
     kind, dtype, code = PRECISIONS[name]
     if products.size * np.dtype(dtype).itemsize > MOST_BYTES:
         return None
     vectors = products if dtype == products.dtype else products.astype(dtype)
     with patch.dict(CODES, {kind: code} if code else {}):
         began = time.perf_counter()
-        nearest = Nearest.build(kind, vectors)
+        nearest = Nearest.build(kind, vectors, queries=queries[0])
         seconds = time.perf_counter() - began
-        _, found = nearest.search(queries, K)
-        rate = _per_second(partial(nearest.search, queries, K), len(queries), rounds)
+        _, found = nearest.search(queries[1], K)
+        rate = _per_second(partial(nearest.search, queries[1], K), len(queries[1]), rounds)
     share = np.mean([np.isin(row, own).mean() for row, own in zip(best, found, strict=True)])
     size = nearest.nbytes / len(vectors)
     return Cost(name, *vectors.shape, seconds, size, float(share), rate, ndcg)
@@ -261,7 +270,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     else:
         *split, encoding = encoded(arguments.run, arguments.shards)
         seeds, query_seeds = split[0].vectors, split[1].vectors
-    queries = grown(query_seeds, arguments.queries, QUERY_SPREAD, random)
+    counts = arguments.queries, 500
+    queries, learned = (grown(query_seeds, count, QUERY_SPREAD, random) for count in counts)
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -282,8 +292,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
         if not wanted:
             continue
         vectors = grown_file(out / f"vectors-{size}-{dim}.npy", seeds, size, dim)
-        asked = truncate(queries, dim)
-        _, best = Scan(vectors).search(asked, K)
+        asked = truncate(learned, dim), truncate(queries, dim)
+        _, best = Scan(vectors).search(asked[1], K)
         quality = None if split is None else ndcg(*split, dim)
         for name in wanted:
             if found := cost(name, vectors, asked, best, arguments.rounds, quality):
