@@ -36,6 +36,7 @@ from beyond_text.training.build import build
 from beyond_text.training.datamodule import ShardData
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.trainer import make_trainer
+from beyond_text.training.unused import tell_unused
 
 class Recorder(ContrastiveModule):
     def training_step(self, batch, batch_idx):
@@ -55,7 +56,9 @@ config = load_config([], sys.argv[1:])
 model, tokenizer = build(config)
 module = Recorder(model, config)
 trainer = make_trainer(config, [])
-trainer.fit(module, ShardData(config, model.settings, tokenizer, False))
+data = ShardData(config, model.settings, tokenizer, False)
+tell_unused(trainer, module, data)
+trainer.fit(module, data)
 torch.save(steps, f"{config.run}/process{module.global_rank}.pt")
 """
 
