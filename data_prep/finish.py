@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from beyond_text.shards.manifest import FILE, VERSION, sha256_of
+from beyond_text.files import sha256_of
+from beyond_text.shards.manifest import FILE, VERSION
 from beyond_text.tables.layouts import Reject
 from beyond_text.tables.rejects import Rejects
 from beyond_text.tasks.plan import Plan

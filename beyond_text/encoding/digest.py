@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from beyond_text.config.names import MODEL
-from beyond_text.shards.manifest import sha256_of
+from beyond_text.files import sha256_of
 
 
 def digest_of_run(run: Path) -> str:

@@ -20,11 +20,11 @@ from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from beyond_text.files import sha256_of
 from beyond_text.indexing.arrow_files import DIGEST, open_arrow, write_arrow
 from beyond_text.indexing.encoders import Job, Part, encode_by, encoder_of, load_encoder, uses_gpu
 from beyond_text.indexing.source import WIDTH, Digests
 from beyond_text.retrieval.described import Described, Place
-from beyond_text.shards.manifest import sha256_of
 from beyond_text.shards.store import folder_of
 from beyond_text.tasks.plan import PLAN, Plan
 from beyond_text.tasks.processes import Processes

@@ -18,8 +18,7 @@ from msgspec import Meta, Struct
 
 from beyond_text.config.names import INDEX_FILE as FILE
 from beyond_text.config.names import IndexKind
-from beyond_text.files import MALFORMED, write_text
-from beyond_text.shards.manifest import sha256_of
+from beyond_text.files import MALFORMED, sha256_of, write_text
 
 VERSION = 1
 GENERATIONS = "generations"

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from beyond_text.config.names import IndexKind
-from beyond_text.files import user_cache, write_text
+from beyond_text.files import sha256_of, user_cache, write_text
 from beyond_text.retrieval.nearest import Nearest
-from beyond_text.shards.manifest import sha256_of
 
 # Larger files, in bytes, are not read whole whenever they are opened.
 CHECKED = 2**30

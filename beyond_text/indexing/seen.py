@@ -18,7 +18,6 @@ from beyond_text.indexing.arrow_files import DIGEST, open_arrow, write_arrow
 from beyond_text.indexing.facts import IndexFormatError
 
 FILE = "seen.arrow"
-WIDTH = 16
 SCHEMA = {"file": pa.string(), "state": DIGEST, "digest": DIGEST}
 # Nanoseconds: file systems round times of change to as much.
 SETTLED = 2_000_000_000
@@ -72,4 +71,4 @@ def state_of(path: Path) -> bytes | None:
     if max(found.st_mtime_ns, found.st_ctime_ns) > time.time_ns() - SETTLED:
         return None
     numbers = found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
-    return hashlib.blake2b(repr(numbers).encode(), digest_size=WIDTH).digest()
+    return hashlib.blake2b(repr(numbers).encode(), digest_size=DIGEST.byte_width).digest()

@@ -18,11 +18,12 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from beyond_text.files import sha256_of
 from beyond_text.indexing.facts import Source
 from beyond_text.indexing.seen import Seen, state_of
 from beyond_text.retrieval.described import Described, Place, place_of_file
 from beyond_text.retrieval.threads import map_in_threads
-from beyond_text.shards.manifest import ShardError, read_manifest, sha256_of
+from beyond_text.shards.manifest import ShardError, read_manifest
 from beyond_text.shards.store import Folder, Store, holds_shards
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, TableError, find_table, find_tables
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from beyond_text.config.settings import Data
-from beyond_text.files import user_cache
+from beyond_text.files import sha256_of, user_cache
 from beyond_text.shards.cache import GB, Cache, give_back
 from beyond_text.shards.fetch import LongError, MissingError, Remote
-from beyond_text.shards.manifest import FILE, ShardError, files_of, read_manifest, sha256_of
+from beyond_text.shards.manifest import FILE, ShardError, files_of, read_manifest
 from beyond_text.shards.store import Entry, Store
 from beyond_text.terminal import plain
 

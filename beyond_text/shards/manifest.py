@@ -8,7 +8,6 @@ is, and nobody learns after a week of training that a download has lost a bit.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from tqdm import tqdm
 
-from beyond_text.files import MALFORMED
+from beyond_text.files import MALFORMED, sha256_of
 from beyond_text.shards.schema import Earlier, File, Manifest, SplitEntry, Versioned
 from beyond_text.shards.verified import Verified
 
@@ -78,12 +77,6 @@ def read_manifest(place: Path | str | Store) -> Manifest:
                 "samples in its shards"
             )
     return manifest
-
-
-def sha256_of(path: Path) -> str:
-    """Computes the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(split: SplitEntry) -> list[File]:

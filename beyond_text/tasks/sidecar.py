@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from beyond_text.files import MALFORMED, atomic_write
+from beyond_text.files import MALFORMED, atomic_write, sha256_of
 from beyond_text.tasks.plan import PLAN, Frozen, PlanError
 
 ENDING = ".done.json"
@@ -46,12 +45,6 @@ def is_name(name: str) -> bool:
     """Says whether a task may write a file of that name."""
     odd = name in ("", PLAN) or name.startswith(".") or name.endswith(ENDING)
     return not odd and not set("/\\\0") & set(name)
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(path: Path) -> Written:

@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 
 from beyond_text.config.settings import Config, ConfigError
-from beyond_text.files import MALFORMED, write_json
+from beyond_text.files import MALFORMED, sha256_of, write_json
 from beyond_text.metrics.results import METRICS
-from beyond_text.shards.manifest import ShardError, sha256_of
+from beyond_text.shards.manifest import ShardError
 from beyond_text.shards.store import Store
 
 INPUTS = "inputs.json"

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from beyond_text.files import sha256_of
 from beyond_text.indexing.arrow_files import write_arrow
 from beyond_text.indexing.build import write_state
 from beyond_text.indexing.columns import typed
@@ -26,7 +27,6 @@ from beyond_text.indexing.facts import Facts, File, IndexFormatError, KeptModel,
 from beyond_text.indexing.generation import Generation
 from beyond_text.indexing.index import Index
 from beyond_text.retrieval.described import Described, Place
-from beyond_text.shards.manifest import sha256_of
 from tests import ROOT
 
 COLOURS = ("red", "blue", "green")
