@@ -212,7 +212,7 @@ DEEP = b"[" * 100_000
 SKIPPED: dict[str, tuple[bytes | dict[str, Any], bytes, str]] = {
     "no bytes": (b"", b"", "truncated"),
     "half a JSON": (b'{"product_id": "p", "tit', b"", "truncated"),
-    "a JSON that is not UTF-8": (b'{"product_id": "\xff"}', b"", "'utf-8' codec can't decode"),
+    "a JSON that is not UTF-8": (b'{"product_id": "\xff"}', b"", "UTF-8"),
     "a JSON nested 100,000 deep": (b'{"x":' + DEEP, b"", "maximum recursion depth"),
     "a list": (DEEP, b"", "Expected `object`, got `array`"),
     "no id": (product(product_id=...), b"", "missing required field `product_id`"),
