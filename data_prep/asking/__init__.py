@@ -1,0 +1,4 @@
+"""In: a shop's structured fields and rules. Out: shoppers' queries with graded judgments.
+
+Read `rules.yaml` first, then `compose.py` and `grade.py`.
+"""

@@ -1,0 +1,118 @@
+"""Grades the products of a split for a query, by the values of their fields."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float, Int, Int8
+
+from data_prep.asking.compose import Query
+from data_prep.asking.rules import Rules
+from data_prep.asking.values import EXACT, NEAR, OFF, UNKNOWN, Field
+
+# Grade of a product that lacks a value which is asked.
+UNJUDGED = -1.0
+
+
+class Products:
+    """The products of a split, grouped by the values of their fields.
+
+    Products of equal values have equal grades, so a query is compared with each group once.
+    """
+
+    def __init__(self, rules: Rules, fields: Mapping[str, Field], rows: Sequence[int]) -> None:
+        self.rules = rules
+        self.fields = fields
+        self.column = {name: place for place, name in enumerate(fields)}
+        columns = [field.codes for field in fields.values()]
+        self.family = {}
+        for name, field in fields.items():
+            if field.family_codes is not None:
+                self.family[name] = len(columns)
+                columns.append(field.family_codes)
+        whole = np.stack(columns, axis=1)[np.asarray(rows, dtype=np.int64)]
+        self.groups, group, count = np.unique(
+            whole, axis=0, return_inverse=True, return_counts=True
+        )
+        self.rows = np.asarray(rows, dtype=np.int64)[np.argsort(group.ravel(), kind="stable")]
+        self.starts = np.concatenate([[0], np.cumsum(count)])
+        self.required = next((name for name in fields if rules.fields[name].required), None)
+        self.state = cache(lambda name, word: self.fields[name].state(word))
+        self.groups_of = cache(self._groups_of)
+
+    def grades(self, query: Query) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
+        """Returns groups whose required fields agree, and the grade of each, or UNJUDGED."""
+        groups = self._candidates(query)
+        faults = np.zeros(len(groups), dtype=np.int64)
+        grade = np.full(len(groups), self.rules.exact)
+        keep = np.ones(len(groups), dtype=bool)
+        unknown = np.zeros(len(groups), dtype=bool)
+        for name, word in query.asked:
+            state = self._states(name, word, groups)
+            field = self.rules.fields[name]
+            if field.required:
+                keep &= state == EXACT
+            unknown |= state == UNKNOWN
+            faults += state != EXACT
+            grade = np.where(state == NEAR, field.near, grade)
+            grade = np.where(state == OFF, field.other, grade)
+        grade[faults > 1] = 0.0
+        grade[unknown] = UNJUDGED
+        return groups[keep], grade[keep]
+
+    def _candidates(self, query: Query) -> Int[np.ndarray, " some"]:
+        """Returns the groups that agree in the first required field, if it is asked."""
+        word = dict(query.asked).get(self.required or "")
+        return np.arange(len(self.groups)) if word is None else self.groups_of(word)
+
+    def _groups_of(self, word: str) -> Int[np.ndarray, " some"]:
+        """Returns the groups that agree with a word in the first required field."""
+        assert self.required is not None
+        state = self.state(self.required, word)
+        return np.flatnonzero(state[self.groups[:, self.column[self.required]]] == EXACT)
+
+    def _states(
+        self, name: str, word: str, groups: Int[np.ndarray, " some"]
+    ) -> Int8[np.ndarray, " some"]:
+        """Says of each group whether it is EXACT, NEAR, OFF or UNKNOWN in a field."""
+        state = self.state(name, word)[self.groups[groups, self.column[name]]]
+        if name in self.family:
+            families = self.groups[groups, self.family[name]]
+            is_near = np.isin(families, self.fields[name].near_families(word)) & (families >= 0)
+            state = np.where((state == OFF) & is_near, np.int8(NEAR), state)
+        return state
+
+    def rows_of(self, groups: Int[np.ndarray, " some"]) -> Int[np.ndarray, " rows"]:
+        """Returns the numbers of the products of some groups."""
+        parts = [self.rows[self.starts[group] : self.starts[group + 1]] for group in groups]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def judgments(
+        self, query: Query, identity: str, product_ids: Sequence[str], most: int, negatives: int
+    ) -> Iterator[tuple[str, float]]:
+        """Yields product ids and grades, the highest grade first.
+
+        Of each grade above 0 at most `most` products, of grade 0 `negatives` whose required fields
+        agree; which ones is drawn by the hash of the query's id and the product's.
+        """
+        groups, grade = self.grades(query)
+        for value in sorted(set(grade.tolist()) - {UNJUDGED}, reverse=True):
+            wanted = most if value > 0 else negatives
+            if not wanted:
+                continue
+            ids = [product_ids[row] for row in self.rows_of(groups[grade == value]).tolist()]
+            yield from ((each, value) for each in sampled(ids, identity, wanted))
+
+
+def sampled(ids: Sequence[str], identity: str, most: int) -> list[str]:
+    """Returns at most so many ids, in their order; which ones depends on no other id."""
+    if len(ids) > most:
+        ids = sorted(ids, key=lambda each: _place(f"{identity} {each}"))[:most]
+    return sorted(ids)
+
+
+def _place(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()

@@ -1,0 +1,155 @@
+"""Reads the rules by which queries are composed of fields and judged."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+DEFAULT_RULES = Path(__file__).with_name("rules.yaml")
+PLACE = re.compile(r"\{(\w+)\}")
+WAYS = ("plural", "no_hyphen", "capitals", "typo")
+
+
+class FieldRules(Struct, frozen=True, forbid_unknown_fields=True):
+    """How one field is asked for, and what a product is worth that differs in it.
+
+    Attributes:
+        required: a product that differs in this field has grade 0; no query leaves it out.
+        near: grade of a product that differs in this field alone, by a neighbouring value.
+        other: grade of a product that differs in this field alone, by any other value.
+        near_by: a column in which neighbouring values are equal, such as a family of colours.
+        same_last_word: values with one last word are neighbours, as light pink and pink are.
+        neighbours: groups of values that are neighbours.
+        words: value -> how shoppers call it; a value that is not here is called by its own name.
+        first_words: value -> how they call it where it begins the query.
+        covers: value -> further values that it agrees with, as unisex does with women.
+        not_asked: patterns, such as `other*`, of values that nobody asks for.
+    """
+
+    required: bool = False
+    near: float = 0
+    other: float = 0
+    near_by: str = ""
+    same_last_word: bool = False
+    neighbours: list[list[str]] = []
+    words: dict[str, list[str]] = {}
+    first_words: dict[str, list[str]] = {}
+    covers: dict[str, list[str]] = {}
+    not_asked: list[str] = []
+
+
+class Ask(Struct, frozen=True, forbid_unknown_fields=True):
+    """Forms of queries that ask for the same fields; `weight` says how often they are drawn."""
+
+    forms: list[str]
+    weight: float = 1.0
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields asked for, by name."""
+        return tuple(sorted(set(PLACE.findall(self.forms[0]))))
+
+
+class Rules(Struct, frozen=True, forbid_unknown_fields=True):
+    """The rules.
+
+    Attributes:
+        exact: grade of a product that agrees in all that is asked.
+        fields: name -> rules.
+        asks: what is asked for together, and in which forms.
+        written: way of WAYS -> share of the queries, 0 to 1, that are written so.
+        missing: values that say nothing.
+    """
+
+    exact: float
+    fields: dict[str, FieldRules]
+    asks: list[Ask]
+    written: dict[str, float] = {}
+    missing: list[str] = []
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the rules."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    def asks_of(self, attributes: Collection[str]) -> list[Ask]:
+        """Lists what can be asked with these fields."""
+        return [ask for ask in self.asks if set(ask.fields) <= set(attributes)]
+
+
+def read_rules(path: Path | None = None) -> Rules:
+    """Reads the default rules, and lays those of a file over them: mappings merge, lists replace.
+
+    Raises:
+        ValueError: a file cannot be read, or says what rules cannot say.
+    """
+    content = _load(DEFAULT_RULES)
+    if path is not None:
+        content = _merged(content, _load(path))
+    name = path or DEFAULT_RULES
+    try:
+        rules = msgspec.convert(content, Rules)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}") from error
+    _check(name, rules)
+    return rules
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Reads a mapping of YAML."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path}: expected rules in YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping such as fields: ..., got {content!r:.80}")
+    return content
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lays one mapping over another."""
+    both = {
+        name: _merged(below[name], value)
+        if isinstance(value, dict) and isinstance(below.get(name), dict)
+        else value
+        for name, value in above.items()
+    }
+    return {**below, **both}
+
+
+def _check(path: Path, rules: Rules) -> None:
+    """Raises ValueError where rules contradict each other."""
+    for ask in rules.asks:
+        if not ask.forms or not ask.weight > 0:
+            raise ValueError(f"{path}: asks: expected forms and a weight above 0, got {ask}")
+        for form in ask.forms:
+            names = PLACE.findall(form)
+            if not names or tuple(sorted(names)) != ask.fields:
+                wanted = " ".join(f"{{{name}}}" for name in ask.fields) or "{field}"
+                raise ValueError(f"{path}: asks: expected {wanted}, each once, got {form!r}")
+            if unknown := set(names) - set(rules.fields):
+                known = ", ".join(rules.fields)
+                raise ValueError(f"{path}: asks: expected {known}, got {min(unknown)!r}")
+    for name, field in rules.fields.items():
+        for grade in (field.near, field.other):
+            if not 0 <= grade < rules.exact:
+                raise ValueError(
+                    f"{path}: fields.{name}: expected grades from 0 to below exact, "
+                    f"{rules.exact:g}, got {grade:g}"
+                )
+        for table in (field.words, field.first_words):
+            if empty := [key for key, words in table.items() if not all(words) or not words]:
+                raise ValueError(f"{path}: fields.{name}: expected words for {empty[0]!r}, got ''")
+    unfit = [way for way, share in rules.written.items() if way not in WAYS or not 0 <= share <= 1]
+    if unfit or sum(rules.written.values()) > 1:
+        raise ValueError(
+            f"{path}: written: expected shares from 0 to 1, together too, of {', '.join(WAYS)}, "
+            f"got {rules.written}"
+        )

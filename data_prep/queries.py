@@ -1,0 +1,249 @@
+"""Makes shoppers' queries of a shop's structured fields, with graded judgments, as tables.
+
+python -m data_prep.queries TABLES OUT --attributes colour,pattern,product_type,audience
+
+OUT is a folder of tables that data_prep.shards packs as it is. Rules in YAML say what is asked, in
+which words and forms, and which grade a product gets (data_prep/asking/rules.yaml).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beyond_text.config.urls import path_of
+from beyond_text.files import atomic_folder, check_replaceable
+from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout
+from beyond_text.tables.splits import content_id
+from beyond_text.terminal import errors_in_one_line
+from data_prep.adapters import ADAPTERS, layout_of
+from data_prep.asking.compose import Query, compose, smallest
+from data_prep.asking.grade import Products
+from data_prep.asking.rules import Rules, read_rules
+from data_prep.asking.shop import (
+    Shop,
+    attributes_of,
+    check_attributes,
+    read_shop,
+    write_products,
+)
+
+MADE = "made.json"
+KIND = "attribute"
+# Of a query of train and a grade; a popular query has tens of thousands in a large shop.
+MOST_JUDGMENTS = 1000
+
+
+def make_queries(
+    tables_path: Path,
+    out: Path,
+    attributes: Mapping[str, str],
+    fields: Path | None = None,
+    rules: Rules | None = None,
+    layout: Layout = DEFAULT_LAYOUT,
+    per_product: int = 4,
+    queries: int | None = None,
+    judgments: int = MOST_JUDGMENTS,
+    negatives: int = 0,
+    fine_kinds: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Writes `out`: products without their fields, queries and judgments; returns the counts.
+
+    A query of a split is composed of a product of that split, and judged for its products alone.
+
+    Args:
+        tables_path: what `read_tables` takes; only its products are read.
+        out: folder to make; replaced if it is empty or an earlier one of this verb.
+        attributes: our field -> the shop's column.
+        fields: a file of fields with a column product_id; None for the products' own columns.
+        rules: None for the default ones.
+        layout: whose files the tables are.
+        per_product: how often a query is drawn for a product; equal ones are one.
+        queries: most queries of a split, drawn by their words; None for all.
+        judgments: most judgments of a query of train for each grade above 0, drawn by content; the
+            other splits have all, because there a missing one would be measured as wrong.
+        negatives: judgments of grade 0 of a query of train, whose required fields agree.
+        fine_kinds: the kind of a query names the fields it asks for.
+        seed: of the draws.
+        options: further arguments of `read_tables`: dev_share, test_share and pictures.
+
+    Raises:
+        ValueError: bad input; the message names the file, what was expected, and what stands there.
+        OSError: `out` is something else, or cannot be written.
+    """
+    rules = rules or read_rules()
+    counts = {"per_product": (per_product, 1), "queries": (queries, 1), "judgments": (judgments, 1),
+              "negatives": (negatives, 0)}  # fmt: skip
+    for name, (number, least) in counts.items():
+        if number is not None and number < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option}: expected a number from {least} on, got {number}")
+    check_attributes(attributes, rules)
+    check_replaceable(out, _is_made)
+    shop = read_shop(tables_path, layout, rules, attributes, fields, **options)
+    made: dict[str, Any] = {
+        "made_by": "data_prep.queries",
+        "attributes": dict(attributes),
+        "rules": rules.digest,
+        "seed": seed,
+        "per_product": per_product,
+        "judgments": judgments,
+        "negatives": negatives,
+    }
+    with atomic_folder(out, _is_made) as folder:
+        write_products(shop, out, folder)
+        made["splits"] = _write_queries(
+            shop, rules, folder, per_product, seed, queries, judgments, negatives, fine_kinds
+        )
+        if not any(entry["queries"] for entry in made["splits"].values()):
+            values = {name: field.values[:3] for name, field in shop.fields.items()}
+            raise ValueError(
+                f"{fields or tables_path}: expected products with values of {', '.join(values)} "
+                f"that the rules ask for, got none; their values begin {values}"
+            )
+        (folder / MADE).write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return made
+
+
+def _write_queries(
+    shop: Shop,
+    rules: Rules,
+    folder: Path,
+    per_product: int,
+    seed: int,
+    most_queries: int | None,
+    most: int,
+    negatives: int,
+    fine_kinds: bool,
+) -> dict[str, Any]:
+    """Writes queries.csv and qrels.csv; returns counts of each split."""
+    product_ids = shop.tables.products["product_id"].tolist()
+    splits = shop.tables.products["split"].to_numpy()
+    made = {}
+    with (
+        (folder / "queries.csv").open("w", newline="", encoding="utf-8") as queries_file,
+        (folder / "qrels.csv").open("w", newline="", encoding="utf-8") as qrels_file,
+    ):
+        queries_out, qrels_out = csv.writer(queries_file), csv.writer(qrels_file)
+        queries_out.writerow(["query_id", "query", "split", "kind", "asked"])
+        qrels_out.writerow(["query_id", "product_id", "relevance"])
+        for split in sorted(set(splits.tolist())):
+            rows = np.flatnonzero(splits == split)
+            queries = compose(rules, shop.fields, rows.tolist(), product_ids, per_product, seed)
+            if most_queries is not None:
+                queries = smallest(queries, most_queries)
+            products = Products(rules, shop.fields, rows.tolist())
+            limits = (most, negatives) if split == "train" else (len(product_ids), 0)
+            counts = _Counts(len(rows))
+            for text in sorted(queries):
+                query = queries[text]
+                identity = content_id("asked", f"{split} {text}")
+                asked = " ".join(query.fields)
+                kind = "-".join([KIND, *query.fields]) if fine_kinds else KIND
+                queries_out.writerow([identity, query.text, split, kind, asked])
+                judged = list(products.judgments(query, identity, product_ids, *limits))
+                qrels_out.writerows((identity, each, f"{grade:g}") for each, grade in judged)
+                counts.add(query, [grade for _, grade in judged], limits[0])
+            made[split] = counts.summary()
+    return made
+
+
+class _Counts:
+    """Counts what is made of a split."""
+
+    def __init__(self, products: int) -> None:
+        self.products = products
+        self.asked: Counter[str] = Counter()
+        self.grades: Counter[float] = Counter()
+        self.capped = 0
+
+    def add(self, query: Query, grades: list[float], most: int) -> None:
+        """Counts a query and the grades of its judgments."""
+        number = Counter(grades)
+        self.asked[" ".join(query.fields)] += 1
+        self.grades += number
+        self.capped += any(count >= most for grade, count in number.items() if grade > 0)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the counts; `at_limit` are queries of which a grade has the most judgments."""
+        return {
+            "products": self.products,
+            "queries": self.asked.total(),
+            "asked": dict(sorted(self.asked.items())),
+            "judgments": {f"{grade:g}": self.grades[grade] for grade in sorted(self.grades)},
+            "at_limit": self.capped,
+        }
+
+
+def _is_made(folder: Path) -> bool:
+    """Says whether a folder is one that this verb has made."""
+    try:
+        content = json.loads((folder / MADE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("made_by") == "data_prep.queries"
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.queries",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tables", type=path_of, help="folder of tables, or file of products")
+    parser.add_argument("out", type=path_of, help="folder of tables to make")
+    parser.add_argument(
+        "--attributes",
+        required=True,
+        metavar="NAMES",
+        help="fields to ask for; colour=COLUMN where the shop's column has another name",
+    )
+    parser.add_argument(
+        "--fields", type=Path, help="file of product_id and fields, default: TABLES'"
+    )
+    parser.add_argument("--rules", type=Path, help="YAML that is laid over the default rules")
+    parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
+    parser.add_argument("--per-product", type=int, default=4, help="queries drawn for a product")
+    parser.add_argument("--queries", type=int, help="most queries of a split, default: all")
+    parser.add_argument(
+        "--judgments", type=int, default=MOST_JUDGMENTS, help="most of a train query and grade"
+    )
+    parser.add_argument("--negatives", type=int, default=0, help="judgments of 0 of a train query")
+    parser.add_argument("--fine-kinds", action="store_true", help="kinds name the fields asked")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dev-share", type=float, default=0.1)
+    parser.add_argument("--test-share", type=float, default=0.0)
+    parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Makes queries from the command line; prints the counts."""
+    arguments = vars(_parser().parse_args(argv))
+    with errors_in_one_line():
+        arguments["layout"] = layout_of(arguments["layout"])
+        arguments["rules"] = read_rules(arguments["rules"])
+        arguments["attributes"] = attributes_of(arguments["attributes"])
+        tables_path, out = arguments.pop("tables"), arguments.pop("out")
+        made = make_queries(tables_path, out, **arguments)
+    for split, entry in made["splits"].items():
+        asked = ", ".join(f"{number} of {name}" for name, number in entry["asked"].items())
+        grades = ", ".join(f"{number} of {grade}" for grade, number in entry["judgments"].items())
+        print(f"{split}: {entry['products']} products, {entry['queries']} queries ({asked})")
+        print(f"{split}: judgments: {grades}; {entry['at_limit']} queries at the limit of a grade")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
