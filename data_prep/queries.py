@@ -9,35 +9,28 @@ which words and forms, and which grade a product gets (data_prep/asking/rules.ya
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from beyond_text.config.urls import path_of
 from beyond_text.files import atomic_folder, check_replaceable
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout
-from beyond_text.tables.splits import content_id
 from beyond_text.terminal import errors_in_one_line
 from data_prep.adapters import ADAPTERS, layout_of
-from data_prep.asking.compose import Query, compose, smallest
-from data_prep.asking.grade import Products
+from data_prep.asking.mapped import Mapper, read_mapped
 from data_prep.asking.rules import Rules, read_rules
 from data_prep.asking.shop import (
-    Shop,
     attributes_of,
     check_attributes,
     read_shop,
     write_products,
 )
+from data_prep.asking.write import UNMAPPED, Draw, write_queries
 
 MADE = "made.json"
-KIND = "attribute"
 # Of a query of train and a grade; a popular query has tens of thousands in a large shop.
 MOST_JUDGMENTS = 1000
 
@@ -55,6 +48,7 @@ def make_queries(
     negatives: int = 0,
     fine_kinds: bool = False,
     seed: int = 0,
+    map_path: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Writes `out`: products without their fields, queries and judgments; returns the counts.
@@ -75,6 +69,7 @@ def make_queries(
         negatives: judgments of grade 0 of a query of train, whose required fields agree.
         fine_kinds: the kind of a query names the fields it asks for.
         seed: of the draws.
+        map_path: a file of queries that people have written, which are judged by the same rules.
         options: further arguments of `read_tables`: dev_share, test_share and pictures.
 
     Raises:
@@ -82,15 +77,20 @@ def make_queries(
         OSError: `out` is something else, or cannot be written.
     """
     rules = rules or read_rules()
-    counts = {"per_product": (per_product, 1), "queries": (queries, 1), "judgments": (judgments, 1),
-              "negatives": (negatives, 0)}  # fmt: skip
-    for name, (number, least) in counts.items():
+    least_of = {"per_product": int(map_path is None), "queries": 1, "judgments": 1, "negatives": 0}
+    for name, number in zip(least_of, (per_product, queries, judgments, negatives), strict=True):
+        least = least_of[name]
         if number is not None and number < least:
             option = name.replace("_", "-")
             raise ValueError(f"--{option}: expected a number from {least} on, got {number}")
     check_attributes(attributes, rules)
     check_replaceable(out, _is_made)
     shop = read_shop(tables_path, layout, rules, attributes, fields, **options)
+    draw = Draw(per_product, queries, judgments, negatives, fine_kinds, seed)
+    mapped = []
+    if map_path is not None:
+        of_split = shop.tables.products["split"].value_counts().to_dict()
+        mapped = read_mapped(map_path, Mapper(rules, shop.fields), of_split, seed)
     made: dict[str, Any] = {
         "made_by": "data_prep.queries",
         "attributes": dict(attributes),
@@ -99,12 +99,11 @@ def make_queries(
         "per_product": per_product,
         "judgments": judgments,
         "negatives": negatives,
+        "unmapped": sum(each.query is None for each in mapped),
     }
     with atomic_folder(out, _is_made) as folder:
         write_products(shop, out, folder)
-        made["splits"] = _write_queries(
-            shop, rules, folder, per_product, seed, queries, judgments, negatives, fine_kinds
-        )
+        made["splits"] = write_queries(shop, rules, draw, mapped, folder)
         if not any(entry["queries"] for entry in made["splits"].values()):
             values = {name: field.values[:3] for name, field in shop.fields.items()}
             raise ValueError(
@@ -113,76 +112,6 @@ def make_queries(
             )
         (folder / MADE).write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return made
-
-
-def _write_queries(
-    shop: Shop,
-    rules: Rules,
-    folder: Path,
-    per_product: int,
-    seed: int,
-    most_queries: int | None,
-    most: int,
-    negatives: int,
-    fine_kinds: bool,
-) -> dict[str, Any]:
-    """Writes queries.csv and qrels.csv; returns counts of each split."""
-    product_ids = shop.tables.products["product_id"].tolist()
-    splits = shop.tables.products["split"].to_numpy()
-    made = {}
-    with (
-        (folder / "queries.csv").open("w", newline="", encoding="utf-8") as queries_file,
-        (folder / "qrels.csv").open("w", newline="", encoding="utf-8") as qrels_file,
-    ):
-        queries_out, qrels_out = csv.writer(queries_file), csv.writer(qrels_file)
-        queries_out.writerow(["query_id", "query", "split", "kind", "asked"])
-        qrels_out.writerow(["query_id", "product_id", "relevance"])
-        for split in sorted(set(splits.tolist())):
-            rows = np.flatnonzero(splits == split)
-            queries = compose(rules, shop.fields, rows.tolist(), product_ids, per_product, seed)
-            if most_queries is not None:
-                queries = smallest(queries, most_queries)
-            products = Products(rules, shop.fields, rows.tolist())
-            limits = (most, negatives) if split == "train" else (len(product_ids), 0)
-            counts = _Counts(len(rows))
-            for text in sorted(queries):
-                query = queries[text]
-                identity = content_id("asked", f"{split} {text}")
-                asked = " ".join(query.fields)
-                kind = "-".join([KIND, *query.fields]) if fine_kinds else KIND
-                queries_out.writerow([identity, query.text, split, kind, asked])
-                judged = list(products.judgments(query, identity, product_ids, *limits))
-                qrels_out.writerows((identity, each, f"{grade:g}") for each, grade in judged)
-                counts.add(query, [grade for _, grade in judged], limits[0])
-            made[split] = counts.summary()
-    return made
-
-
-class _Counts:
-    """Counts what is made of a split."""
-
-    def __init__(self, products: int) -> None:
-        self.products = products
-        self.asked: Counter[str] = Counter()
-        self.grades: Counter[float] = Counter()
-        self.capped = 0
-
-    def add(self, query: Query, grades: list[float], most: int) -> None:
-        """Counts a query and the grades of its judgments."""
-        number = Counter(grades)
-        self.asked[" ".join(query.fields)] += 1
-        self.grades += number
-        self.capped += any(count >= most for grade, count in number.items() if grade > 0)
-
-    def summary(self) -> dict[str, Any]:
-        """Returns the counts; `at_limit` are queries of which a grade has the most judgments."""
-        return {
-            "products": self.products,
-            "queries": self.asked.total(),
-            "asked": dict(sorted(self.asked.items())),
-            "judgments": {f"{grade:g}": self.grades[grade] for grade in sorted(self.grades)},
-            "at_limit": self.capped,
-        }
 
 
 def _is_made(folder: Path) -> bool:
@@ -220,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         "--judgments", type=int, default=MOST_JUDGMENTS, help="most of a train query and grade"
     )
     parser.add_argument("--negatives", type=int, default=0, help="judgments of 0 of a train query")
+    parser.add_argument("--map", type=Path, dest="map_path", metavar="QUERIES",
+                        help="file of people's queries, to judge by the same rules")  # fmt: skip
     parser.add_argument("--fine-kinds", action="store_true", help="kinds name the fields asked")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dev-share", type=float, default=0.1)
@@ -238,10 +169,14 @@ def main(argv: list[str] | None = None) -> int:
         tables_path, out = arguments.pop("tables"), arguments.pop("out")
         made = make_queries(tables_path, out, **arguments)
     for split, entry in made["splits"].items():
-        asked = ", ".join(f"{number} of {name}" for name, number in entry["asked"].items())
+        kinds = {**entry["asked"], **{f"people's {k}": n for k, n in entry["mapped"].items()}}
+        asked = ", ".join(f"{number} of {name}" for name, number in kinds.items())
         grades = ", ".join(f"{number} of {grade}" for grade, number in entry["judgments"].items())
         print(f"{split}: {entry['products']} products, {entry['queries']} queries ({asked})")
         print(f"{split}: judgments: {grades}; {entry['at_limit']} queries at the limit of a grade")
+    if made["unmapped"]:
+        print(f"{made['unmapped']} queries of {arguments['map_path']} name no such field: "
+              f"{out / UNMAPPED}")  # fmt: skip
     return 0
 
 

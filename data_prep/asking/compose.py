@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from beyond_text.tables.text import normal_text
 from data_prep.asking.rules import PLACE, Ask, Rules
@@ -31,7 +32,7 @@ def compose(
     rules: Rules,
     fields: Mapping[str, Field],
     rows: Sequence[int],
-    product_ids: Sequence[str],
+    product_ids: Sequence[str] | pd.Series,
     per_product: int,
     seed: int,
 ) -> dict[str, Query]:
@@ -49,6 +50,7 @@ def compose(
     """
     asks = rules.asks_of(fields)
     codes = np.stack([field.codes for field in fields.values()], axis=1)
+    ids = list(product_ids)
     found: dict[str, Query] = {}
     possible: dict[tuple[int, ...], list[Ask]] = {}
     for row in rows:
@@ -58,7 +60,7 @@ def compose(
         if not possible[values]:
             continue
         code = dict(zip(fields, values, strict=True))
-        draw = random.Random(_number(f"{seed} {product_ids[row]}"))
+        draw = random.Random(number_of(f"{seed} {ids[row]}"))
         for _ in range(per_product):
             query = _drawn(draw, rules, possible[values], fields, code)
             key = normal_text(query.text)
@@ -67,14 +69,14 @@ def compose(
     return found
 
 
-def _number(text: str) -> int:
-    """Returns a number that is drawn by a text."""
+def number_of(text: str) -> int:
+    """Returns a number from 0 to below 2^64 that is drawn by a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def smallest(queries: Mapping[str, Query], number: int) -> dict[str, Query]:
     """Returns so many queries, drawn by their words alone, so that a smaller draw is nested."""
-    names = sorted(queries, key=lambda key: (_number(key), key))[:number]
+    names = sorted(queries, key=lambda key: (number_of(key), key))[:number]
     return {name: queries[name] for name in names}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -43,8 +43,13 @@ class Products:
         self.state = cache(lambda name, word: self.fields[name].state(word))
         self.groups_of = cache(self._groups_of)
 
-    def grades(self, query: Query) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
-        """Returns groups whose required fields agree, and the grade of each, or UNJUDGED."""
+    def grades(
+        self, query: Query, broad: Collection[str] = ()
+    ) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
+        """Returns groups whose required fields agree, and the grade of each, or UNJUDGED.
+
+        In the fields `broad`, neighbouring values agree.
+        """
         groups = self._candidates(query)
         faults = np.zeros(len(groups), dtype=np.int64)
         grade = np.full(len(groups), self.rules.exact)
@@ -52,6 +57,8 @@ class Products:
         unknown = np.zeros(len(groups), dtype=bool)
         for name, word in query.asked:
             state = self._states(name, word, groups)
+            if name in broad:
+                state = np.where(state == NEAR, np.int8(EXACT), state)
             field = self.rules.fields[name]
             if field.required:
                 keep &= state == EXACT
@@ -91,14 +98,21 @@ class Products:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def judgments(
-        self, query: Query, identity: str, product_ids: Sequence[str], most: int, negatives: int
+        self,
+        query: Query,
+        identity: str,
+        product_ids: Sequence[str],
+        most: int,
+        negatives: int,
+        is_mapped: bool = False,
     ) -> Iterator[tuple[str, float]]:
         """Yields product ids and grades, the highest grade first.
 
         Of each grade above 0 at most `most` products, of grade 0 `negatives` whose required fields
-        agree; which ones is drawn by the hash of the query's id and the product's.
+        agree; which ones is drawn by the hash of the query's id and the product's. `is_mapped` says
+        that people have written the query.
         """
-        groups, grade = self.grades(query)
+        groups, grade = self.grades(query, self.rules.mapped.broad if is_mapped else ())
         for value in sorted(set(grade.tolist()) - {UNJUDGED}, reverse=True):
             wanted = most if value > 0 else negatives
             if not wanted:

@@ -57,6 +57,24 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(sorted(set(PLACE.findall(self.forms[0]))))
 
 
+class MappedRules(Struct, frozen=True, forbid_unknown_fields=True):
+    """How queries that people have written are read.
+
+    Attributes:
+        fields: those that are looked for; of phrases of one length that of the first counts.
+        needed: a query without one of these is left out.
+        broad: fields in which a neighbouring value agrees too, as people say blue for navy.
+        never: singular forms that mean something else, as short does.
+        phrases: phrase -> field -> word, where no value of the shop is called so.
+    """
+
+    fields: list[str] = []
+    needed: list[str] = []
+    broad: list[str] = []
+    never: list[str] = []
+    phrases: dict[str, dict[str, str]] = {}
+
+
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     """The rules.
 
@@ -66,6 +84,7 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
         asks: what is asked for together, and in which forms.
         written: way of WAYS -> share of the queries, 0 to 1, that are written so.
         missing: values that say nothing.
+        mapped: how queries of people are read.
     """
 
     exact: float
@@ -73,6 +92,7 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     asks: list[Ask]
     written: dict[str, float] = {}
     missing: list[str] = []
+    mapped: MappedRules = MappedRules()
 
     @property
     def digest(self) -> str:
@@ -147,9 +167,25 @@ def _check(path: Path, rules: Rules) -> None:
         for table in (field.words, field.first_words):
             if empty := [key for key, words in table.items() if not all(words) or not words]:
                 raise ValueError(f"{path}: fields.{name}: expected words for {empty[0]!r}, got ''")
+    _check_mapped(path, rules)
     unfit = [way for way, share in rules.written.items() if way not in WAYS or not 0 <= share <= 1]
     if unfit or sum(rules.written.values()) > 1:
         raise ValueError(
             f"{path}: written: expected shares from 0 to 1, together too, of {', '.join(WAYS)}, "
             f"got {rules.written}"
         )
+
+
+def _check_mapped(path: Path, rules: Rules) -> None:
+    """Raises ValueError where the rules of people's queries name other fields."""
+    looked = set(rules.mapped.fields)
+    for key, names, known in (
+        ("fields", looked, set(rules.fields)),
+        ("needed", set(rules.mapped.needed), looked),
+        ("broad", set(rules.mapped.broad), looked),
+        ("phrases", {name for words in rules.mapped.phrases.values() for name in words}, looked),
+    ):
+        if unknown := names - known:
+            raise ValueError(
+                f"{path}: mapped.{key}: expected {', '.join(sorted(known))}, got {min(unknown)!r}"
+            )

@@ -26,10 +26,10 @@ OFF, NEAR, EXACT, UNKNOWN = 0, 1, 2, -1
 def key_of(text: str) -> str:
     """Returns the form by which values and words are found: case, hyphens and plural aside."""
     words = normal_text(text).replace("-", " ").split()
-    return " ".join([*words[:-1], _singular(words[-1])]) if words else ""
+    return " ".join([*words[:-1], singular(words[-1])]) if words else ""
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
     """Takes the plural's ending off an English noun; a few others lose an s, which does no harm."""
     if len(word) > 4 and word.endswith("ies"):
         return f"{word[:-3]}y"

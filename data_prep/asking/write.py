@@ -1,0 +1,138 @@
+"""Writes queries and judgments of every split, and counts them."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from beyond_text.tables.splits import content_id
+from data_prep.asking.compose import Query, compose, smallest
+from data_prep.asking.grade import Products
+from data_prep.asking.mapped import Mapped
+from data_prep.asking.rules import Rules
+from data_prep.asking.shop import Shop
+
+KIND = "attribute"
+UNMAPPED = "unmapped.csv"
+
+
+class Draw(NamedTuple):
+    """How many queries and judgments are made; see `make_queries`."""
+
+    per_product: int
+    queries: int | None
+    judgments: int
+    negatives: int
+    fine_kinds: bool
+    seed: int
+
+
+class _Asked(NamedTuple):
+    """A query as it is written; `is_mapped` says that people have written it."""
+
+    identity: str
+    text: str
+    kind: str
+    query: Query
+    is_mapped: bool
+
+
+def write_queries(
+    shop: Shop, rules: Rules, draw: Draw, mapped: Sequence[Mapped], folder: Path
+) -> dict[str, Any]:
+    """Writes queries.csv, qrels.csv and, of people's queries without fields, unmapped.csv.
+
+    Returns:
+        Counts of each split.
+    """
+    product_ids = shop.tables.products["product_id"].tolist()
+    splits = shop.tables.products["split"].to_numpy()
+    made = {}
+    with (
+        (folder / "queries.csv").open("w", newline="", encoding="utf-8") as queries_file,
+        (folder / "qrels.csv").open("w", newline="", encoding="utf-8") as qrels_file,
+    ):
+        queries_out, qrels_out = csv.writer(queries_file), csv.writer(qrels_file)
+        queries_out.writerow(["query_id", "query", "split", "kind", "asked"])
+        qrels_out.writerow(["query_id", "product_id", "relevance"])
+        for split in sorted(set(splits.tolist())):
+            rows = np.flatnonzero(splits == split).tolist()
+            products = Products(rules, shop.fields, rows)
+            most, negatives = draw.judgments, draw.negatives
+            if split != "train":
+                most, negatives = len(product_ids), 0
+            counts = _Counts(len(rows))
+            own = [each for each in mapped if each.split == split]
+            for each in _asked(shop, rules, draw, own, rows, split):
+                judged = list(
+                    products.judgments(
+                        each.query, each.identity, product_ids, most, negatives, each.is_mapped
+                    )
+                )
+                asked = " ".join(each.query.fields)
+                queries_out.writerow([each.identity, each.text, split, each.kind, asked])
+                qrels_out.writerows((each.identity, one, f"{grade:g}") for one, grade in judged)
+                counts.add(each, [grade for _, grade in judged], most)
+            made[split] = counts.summary()
+    _write_unmapped(mapped, folder)
+    return made
+
+
+def _asked(
+    shop: Shop, rules: Rules, draw: Draw, mapped: Sequence[Mapped], rows: Sequence[int], split: str
+) -> Iterator[_Asked]:
+    """Yields the queries of a split: those composed, then those of people."""
+    product_ids = shop.tables.products["product_id"]
+    queries = compose(rules, shop.fields, rows, product_ids, draw.per_product, draw.seed)
+    if draw.queries is not None:
+        queries = smallest(queries, draw.queries)
+    for text, query in sorted(queries.items()):
+        kind = "-".join([KIND, *query.fields]) if draw.fine_kinds else KIND
+        identity = content_id("asked", f"{split} {text}")
+        yield _Asked(identity, query.text, kind, query, False)
+    for each in mapped:
+        if each.query is not None:
+            yield _Asked(each.identity, each.text, each.kind, each.query, True)
+
+
+def _write_unmapped(mapped: Sequence[Mapped], folder: Path) -> None:
+    """Lists people's queries in which no field was found, where there are any."""
+    if left := [each for each in mapped if each.query is None]:
+        with (folder / UNMAPPED).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["row", "query_id", "query"])
+            writer.writerows((each.row, each.identity, each.text) for each in left)
+
+
+class _Counts:
+    """Counts what is made of a split."""
+
+    def __init__(self, products: int) -> None:
+        self.products = products
+        self.asked: Counter[str] = Counter()
+        self.mapped: Counter[str] = Counter()
+        self.grades: Counter[float] = Counter()
+        self.at_limit = 0
+
+    def add(self, asked: _Asked, grades: list[float], most: int) -> None:
+        """Counts a query and the grades of its judgments."""
+        number = Counter(grades)
+        (self.mapped if asked.is_mapped else self.asked)[" ".join(asked.query.fields)] += 1
+        self.grades += number
+        self.at_limit += any(count >= most for grade, count in number.items() if grade > 0)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the counts; `at_limit` are queries of which a grade has the most judgments."""
+        return {
+            "products": self.products,
+            "queries": self.asked.total() + self.mapped.total(),
+            "asked": dict(sorted(self.asked.items())),
+            "mapped": dict(sorted(self.mapped.items())),
+            "judgments": {f"{grade:g}": self.grades[grade] for grade in sorted(self.grades)},
+            "at_limit": self.at_limit,
+        }
