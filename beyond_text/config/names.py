@@ -22,6 +22,8 @@ CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
 # A run's finished model.
 MODEL = "model"
 WEIGHTS = "model.safetensors"
+# Stands for the model that a run, or the first of its stages, began with.
+UNTOUCHED = "untouched"
 # What makes a folder an index.
 INDEX_FILE = "index.json"
 

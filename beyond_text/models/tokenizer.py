@@ -67,5 +67,14 @@ def reads_lower_case(path: str) -> bool:
         return False
 
 
+def reads_alike(one: Any, other: Any) -> bool:
+    """Says whether two tokenizers make the same inputs of a text: by vocabulary and by probes."""
+    texts = (*PROBES, "A Blue Vase")
+    if any(list(one(text)["input_ids"]) != list(other(text)["input_ids"]) for text in texts):
+        return False
+    inner = [t.tokenizer if isinstance(t, LowerCased) else t for t in (one, other)]
+    return inner[0].get_vocab() == inner[1].get_vocab()
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

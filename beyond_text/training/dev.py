@@ -36,14 +36,16 @@ DEPTH = 100
 class Measured(NamedTuple):
     """The metrics of each view by kind of query, and those that stand for the run.
 
-    `ranking` is what `metrics` measure. `by_width` are metrics of all queries by fused vectors that
-    are shortened to each of the model's widths (Matryoshka).
+    `ranking` is what `metrics` measure, and `rankings` are those of each view. `by_width` are
+    metrics of all queries by fused vectors that are shortened to each of the model's widths
+    (Matryoshka).
     """
 
     by_view: dict[View, Metrics]
     metrics: Metrics
     ranking: Ranking
     by_width: dict[int, dict[str, Any]]
+    rankings: dict[View, Ranking]
 
 
 class QueryRetrieval:
@@ -84,7 +86,7 @@ class QueryRetrieval:
             width: retrieval_metrics(ranking, self.query_set.queries, self.query_set.qrels)["all"]
             for width, ranking in shortened.items()
         }
-        return Measured(by_view, by_view["product"], rankings["product"], by_width)
+        return Measured(by_view, by_view["product"], rankings["product"], by_width, rankings)
 
 
 class PairRetrieval:
@@ -148,7 +150,7 @@ class PairRetrieval:
         # One file holds both rankings, so they are equally deep.
         depth = min(DEPTH, *(len(vectors.ids) for vectors in found.values()))
         by_view: dict[View, Metrics] = {}
-        rankings = []
+        rankings: dict[View, Ranking] = {}
         queries = self.query_set.queries
         sides: tuple[tuple[View, View], ...] = (("text", "image"), ("image", "text"))
         for asked, searched in sides:
@@ -159,14 +161,14 @@ class PairRetrieval:
             metrics.pop("all")
             among = len(found[searched].ids)
             by_view[searched] = with_pool(metrics, among, self.catalogue.pool)
-            rankings.append(ranking)
-        one, other = rankings
+            rankings[searched] = ranking
+        one, other = rankings.values()
         both = Ranking(
             one.query_ids + other.query_ids,
             one.product_ids + other.product_ids,
             np.concatenate([one.scores, other.scores]),
         )
-        return Measured(by_view, by_view["image"] | by_view["text"], both, {})
+        return Measured(by_view, by_view["image"] | by_view["text"], both, {}, rankings)
 
 
 def in_first(share: Share, measure: Callable[[], Measured]) -> Measured | None:

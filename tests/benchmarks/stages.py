@@ -20,14 +20,10 @@ from beyond_text.config.load import load_config
 from beyond_text.config.views import View
 from beyond_text.metrics.ranking import needs, per_query
 from beyond_text.metrics.significance import compare_paired, in_words, interval
-from beyond_text.models.precision import uses_bf16
-from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank
 from beyond_text.retrieval.run import load_run, split_for
-from beyond_text.shards.sources import supplies_of
-from beyond_text.training.alignment import align_pictures
-from beyond_text.training.build import build
+from beyond_text.training.untouched import untouched
 
 STAGES = ("stage1", "stage2", "stage3")
 VIEWS: tuple[View, ...] = ("product", "text", "image")
@@ -35,21 +31,12 @@ VIEWS: tuple[View, ...] = ("product", "text", "image")
 Values = dict[tuple[str, View], pd.Series]
 
 
-def before_training(stage1: Path) -> Encoder:
-    """Returns the model that a run began with."""
-    config = load_config([stage1 / "config.yaml"])
-    model, tokenizer = build(config)
-    encoder = Encoder(model, tokenizer, uses_bf16(config.precision), 1)
-    align_pictures(encoder, [source.split for source in supplies_of(config).values()], config)
-    return encoder
-
-
 def measure(runs: Path, split: str) -> tuple[Values, QuerySet, str]:
     """Measures a seed's stages; also returns the queries, and how many products are searched."""
     shards = Path(load_config([runs / "stage1" / "config.yaml"]).data.dev)
     values: Values = {}
     for stage in ("step 0", *STAGES):
-        encoder = before_training(runs / "stage1") if stage == "step 0" else load_run(runs / stage)
+        encoder = load_run(runs / stage) if stage != "step 0" else untouched(runs / "stage1")
         catalogue, query_set = split_for(encoder.model, shards, split)
         for view, ranking in rank(encoder, catalogue, query_set, VIEWS).items():
             values[stage, view] = per_query(ranking, query_set.queries, query_set.qrels)
