@@ -24,7 +24,13 @@ with install_import_hook(
         f"beyond_text.{name}"
         for name in (
             "metrics.ranking",
+            "models.attended",
+            "models.bilinear",
+            "models.fusing",
             "models.fusion",
+            "models.image_tower",
+            "models.layout",
+            "models.moe",
             "models.layers",
             "models.towers",
             "models.two_tower",

@@ -17,8 +17,9 @@ LossName = Literal["info_nce", "ranked_nce", "sigmoid"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Resume = Literal["auto", "never"]
 FusionName = Literal[
-    "bilinear", "concat", "gated", "moe", "mutan", "block", "lmf", "uniecs", "sum", "text", "image"
-]
+    "bilinear", "attended", "concat", "gated", "moe", "mutan", "block", "lmf", "uniecs",
+    "sum", "text", "image",
+]  # fmt: skip
 LossWeighting = Literal["fixed", "learned"]
 Pooling = Literal["auto", "mean", "cls", "pooler", "last", "max", "mean_sqrt", "weighted_mean"]
 ImagePooling = Literal["auto", "mean", "cls", "pooler"]

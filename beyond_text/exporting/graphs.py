@@ -78,9 +78,11 @@ class FusedGraph(nn.Module):
             return model.fusion.encoder(*text, *image).product
         has_text, has_image = text_row >= 0, image_row >= 0
         texts = _unit(tower(*tokens), mapped)[text_row.clamp(min=0)]
-        images = _unit(model.image_tower(pixels), model.image_projection)[image_row.clamp(min=0)]
+        pictures, *patches = model.image_tower.run(pixels)
+        images = _unit(pictures, model.image_projection)[image_row.clamp(min=0)]
         images = model.image_log_weight.exp() * images
-        fused = model.fusion(texts, images, has_text, has_image)
+        seen = _spread(_unit_tokens(*patches), image_row) if patches else ()
+        fused = model.fusion(texts, images, has_text, has_image, *seen)
         return torch.where(has_image.unsqueeze(1), fused, texts) if self.of_queries else fused
 
 
@@ -94,8 +96,14 @@ States = tuple[Float[Tensor, "inputs length dim"], Bool[Tensor, "inputs length"]
 
 
 def _states(tokens: States, mapped: nn.Linear) -> States:
-    states, mask = tokens
-    return mapped(F.normalize(states.float(), dim=2)).float(), mask
+    states, mask = _unit_tokens(*tokens)
+    return mapped(states).float(), mask
+
+
+def _unit_tokens(
+    states: Float[Tensor, "inputs length features"], mask: Bool[Tensor, "inputs length"]
+) -> States:
+    return F.normalize(states.float(), dim=2), mask
 
 
 def _spread(tokens: States, row: Int[Tensor, " rows"]) -> States:

@@ -10,26 +10,23 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from beyond_text.config.settings import ConfigError, Lora
 from beyond_text.models.attention import fast_attention
-from beyond_text.models.cpu.depthwise import FastDepthwise
 from beyond_text.models.cpu.dropout import FastDropout
 from beyond_text.models.cpu.packed import PackedAttention, Packing
+from beyond_text.models.layout import Gives, Layout
 from beyond_text.models.pooling import first_on_the_left, pool
 
 # Encoders that take positions: a text's first one is 0, or the one after that of padding.
 POSITIONS_FROM_ZERO = ("bert",)
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
-# What image encoders name the token that stands for the whole picture.
-CLASS_TOKENS = ("cls_token", "class_embedding")
 Texts = Int[Tensor, "texts length"]
 
 
@@ -42,10 +39,12 @@ class Tower(nn.Module):
     # Whether the encoder is compiled for inputs of any size; None lets the compiler decide.
     dynamic: bool | None = None
     compiled = False
-    # Returns the outputs of a frozen tower: from a cache if it has them, else computed.
+    # Returns what the model reads of a frozen tower, a row of numbers for each input (`layout`):
+    # from a cache if it is there, else computed.
     cached: Callable[[Tower, Sequence[Tensor]], Tensor] | None = None
-    # Whether the model reads the tokens of this tower, and not its pooled vector.
-    gives_tokens = False
+    # What the model reads of this tower, and its sizes.
+    gives: Gives = "vector"
+    layout = Layout()
     # Whether the encoder runs as it is, to be exported; texts are then padded on the right.
     as_it_is = False
 
@@ -73,7 +72,7 @@ class Tower(nn.Module):
     def _probe(self) -> Tensor:
         """Returns what the model reads of this tower, for a small input."""
         inputs = self.probe_inputs(next(self.encoder.parameters()).device)
-        return self.tokens(*inputs)[0] if self.gives_tokens else self(*inputs)  # type: ignore
+        return self.flat(*inputs)
 
     def probe_inputs(self, device: torch.device) -> tuple[Tensor, ...]:
         """Returns an input that the encoder takes."""
@@ -84,9 +83,39 @@ class Tower(nn.Module):
         getattr(self.encoder, self.used, self.encoder).compile(dynamic=self.dynamic)
         self.compiled = True
 
-    def pooled(self, *inputs: Tensor) -> Float[Tensor, "inputs features"]:
-        """Returns what `forward` returns for the inputs, where possible from the cache."""
-        return self(*inputs) if self.cached is None else self.cached(self, inputs[:2])
+    def read(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Returns what the model reads of the inputs, where possible from the cache.
+
+        That is (vectors,), or (tokens, mask), or (vectors, patches, mask).
+        """
+        if self.cached is None:
+            return self.run(*inputs)
+        rows = self.cached(self, inputs[:2])
+        if self.gives == "vector":
+            return (rows,)
+        vectors, tokens = self.layout.parted(rows)
+        mask = self.real(*inputs[:2])
+        tokens = tokens[:, : mask.shape[1]]
+        return (vectors, tokens, mask) if self.gives == "both" else (tokens, mask)
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Returns what `read` does, computed."""
+        # Of texts, without their lengths.
+        return self.tokens(*inputs[:2]) if self.gives == "tokens" else (self(*inputs),)  # type: ignore
+
+    def flat(self, *inputs: Tensor) -> Float[Tensor, "inputs size"]:
+        """Returns what the model reads, computed, as a row of numbers for each input."""
+        first, *further = self.run(*inputs)
+        if self.gives == "vector":
+            return first
+        parts = (first, further[0]) if self.gives == "both" else (first[:, 0, :0], first)
+        return self.layout.joined(*parts)
+
+    def real(self, *inputs: Tensor) -> Bool[Tensor, "inputs length"]:
+        """Returns which tokens of the inputs are real: all, unless a tower knows better."""
+        return torch.ones(
+            len(inputs[0]), self.layout.tokens, dtype=torch.bool, device=inputs[0].device
+        )
 
     def merged_encoder(self) -> nn.Module:
         """Returns the encoder with adapters merged in; its weights have their names from before."""
@@ -181,7 +210,7 @@ class TextTower(Tower):
         output = self._output(ids, mask)
         has_features = self.pooling == "auto" and hasattr(self.encoder, "get_text_features")
         if has_features or self.pooling == "pooler":
-            return self.head(_pooler_output(output, self.settings))
+            return self.head(pooler_output(output, self.settings))
         name = "mean" if self.pooling == "auto" else self.pooling
         return self.head(pool(name, output.last_hidden_state, mask))
 
@@ -210,10 +239,14 @@ class TextTower(Tower):
         SigLIP's padding counts as real, as it did in its training. The tokens of a text that was
         padded on the left are moved to the first columns.
         """
+        mask = self.real(input_ids, attention_mask)
         input_ids, attention_mask = self._aligned(input_ids, attention_mask)
-        hidden = self._output(input_ids, attention_mask).last_hidden_state
-        real = torch.ones_like(attention_mask) if self.fixed_length else attention_mask
-        return hidden, real.bool()
+        return self._output(input_ids, attention_mask).last_hidden_state, mask
+
+    def real(self, *inputs: Tensor) -> Bool[Tensor, "texts length"]:
+        """Returns which tokens of texts `tokens` calls real."""
+        _, mask = self._aligned(*inputs)
+        return torch.ones_like(mask).bool() if self.fixed_length else mask.bool()
 
     def _aligned(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         as_given = self.fixed_length or self.as_it_is
@@ -233,114 +266,7 @@ class TextTower(Tower):
         return "siglip" in self.settings.model_type
 
 
-class ImageTower(Tower):
-    """Encodes uint8 pictures, which it scales and normalises itself, on the device.
-
-    `pooling` is `pooler`, `cls` or `mean` (of the patches); `auto` is the model's own image feature
-    or pooler, else the first token where that is a class token, else the mean.
-
-    Raises:
-        ConfigError: the encoder is a NaFlex SigLIP2, which takes patches of many shapes.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    used = "vision_model"
-    unused = ("text_model", "text_projection")
-
-    # Pixels a side of the pictures that the encoder is run on, where known.
-    size = 0
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        pooling: str = "auto",
-    ) -> None:
-        super().__init__(encoder)
-        self.pooling = pooling
-        if self.settings.model_type.startswith("siglip2"):
-            raise ConfigError(
-                f"image_encoder.path: {self.settings.name_or_path} is a NaFlex SigLIP2; expected "
-                "one of fixed resolution, such as google/siglip2-base-patch16-224"
-            )
-        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def _output(self, image: Tensor) -> Any:
-        scale = 1 / (255 * self.std)
-        # (image / 255 - mean) / std, in one pass.
-        pixels = torch.addcmul(
-            -self.mean / self.std,
-            image.float().contiguous(memory_format=torch.channels_last),
-            scale,
-        )
-        run = getattr(self.encoder, "get_image_features", self.encoder)
-        slow = self.as_it_is or image.device.type != "cpu"
-        with nullcontext() if slow else FastDepthwise():
-            return run(pixel_values=pixels)
-
-    def forward(
-        self, image: UInt8[Tensor, "pictures 3 height width"]
-    ) -> Float[Tensor, "pictures features"]:
-        """Returns pooled vectors [pictures, features]."""
-        output = self._output(image)
-        has_pooler = getattr(output, "pooler_output", None) is not None
-        if self.pooling == "pooler" or (self.pooling == "auto" and has_pooler):
-            return _pooler_output(output, self.settings).flatten(1)
-        tokens = self._as_sequence(output.last_hidden_state)
-        first = self._first_patch
-        if self.pooling == "cls" or (self.pooling == "auto" and first):
-            if not first:
-                raise ConfigError(
-                    f"image_encoder.pooling=cls: {self.settings.name_or_path} has no class token"
-                )
-            return tokens[:, 0]
-        return tokens[:, first:].mean(dim=1)
-
-    @property
-    def _first_patch(self) -> int:
-        """The index of the first token that is a patch: class token and registers stand before."""
-        wrapped = getattr(self.encoder, "timm_model", None)
-        if wrapped is not None:
-            return int(getattr(wrapped, "num_prefix_tokens", 0) or 0)
-        names = {name.split(".")[-1] for name, _ in self.encoder.named_parameters()}
-        if names.isdisjoint(CLASS_TOKENS):
-            return 0
-        return 1 + int(getattr(self.settings, "num_register_tokens", 0) or 0)
-
-    def probe_inputs(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Returns a grey picture."""
-        settings = getattr(self.settings, "vision_config", self.settings)
-        timm_settings = getattr(self.settings, "pretrained_cfg", None) or {}
-        size = self.size or getattr(settings, "image_size", None)
-        size = size or timm_settings.get("input_size", (64,))[-1]
-        return (torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=device),)
-
-    def tokens(
-        self, image: UInt8[Tensor, "pictures 3 height width"]
-    ) -> tuple[Float[Tensor, "pictures tokens features"], Bool[Tensor, "pictures tokens"]]:
-        """Returns the last hidden states [pictures, tokens, features], and a mask of ones.
-
-        A convolutional network's feature map becomes one token per position, row by row.
-        """
-        hidden = self._as_sequence(self._output(image).last_hidden_state)
-        return hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-
-    def _as_sequence(self, hidden: Tensor) -> Tensor:
-        """Returns tokens [pictures, tokens, features], also of a feature map."""
-        if hidden.ndim == 4:
-            # Some of timm's models, Swin among them, put the channels last.
-            layout = getattr(getattr(self.encoder, "timm_model", None), "output_fmt", "NCHW")
-            hidden = hidden if layout == "NHWC" else hidden.permute(0, 2, 3, 1)
-            hidden = hidden.flatten(1, 2)
-        return hidden
-
-
-def _pooler_output(output: Any, settings: PretrainedConfig) -> Tensor:
+def pooler_output(output: Any, settings: PretrainedConfig) -> Tensor:
     """Returns what the encoder's own pooler gives; refuses an encoder without one."""
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:

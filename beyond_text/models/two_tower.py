@@ -5,32 +5,35 @@ starts as the identity, so an untouched CLIP scores as CLIP does. Towers that no
 run.
 
 A query may hold a picture, as a product does: either side has a text, a picture and a fused view.
-A fusion of vectors fuses those of the towers. A fusion of tokens (UniECS) takes the towers'
-projected token sequences, and makes all three vectors of a side itself, by one encoder for both
-sides.
+A fusion of vectors fuses those of the towers; it may look at the picture's patches as well. A
+fusion of tokens (UniECS) takes the towers' projected token sequences, and makes all three vectors
+of a side itself, by one encoder for both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond_text.config.settings import ConfigError
 from beyond_text.config.views import PAIRS, PRODUCT, QUERY, Side, View
 from beyond_text.models.chunks import in_chunks
+from beyond_text.models.encoded import Encoded, pairs_of
 from beyond_text.models.encoders import load_encoder
-from beyond_text.models.fusion import FUSIONS, UniecsFusion
-from beyond_text.models.layers import projection, spread_tokens
+from beyond_text.models.fusing import Fusion
+from beyond_text.models.fusion import FUSIONS, UniecsFusion, build_fusion
+from beyond_text.models.image_tower import ImageTower
+from beyond_text.models.layers import projection
+from beyond_text.models.layout import Layout
 from beyond_text.models.sentence import build_head, load_head, read_sentence_settings
 from beyond_text.models.settings import ModelSettings
 from beyond_text.models.temperature import Temperature
-from beyond_text.models.towers import ImageTower, TextTower, Tower
-from beyond_text.shards.batch import Batch, Embeddings, Tokens, rows_of
+from beyond_text.models.towers import TextTower, Tower
+from beyond_text.shards.batch import Batch, Embeddings, Tokens
 
 
 def build_model(
@@ -82,37 +85,40 @@ class TwoTower(nn.Module):
         self.image_tower = ImageTower(image, *statistics, settings.image_pooling)
         self.image_tower.size = settings.image_size
         self.own_query_tower = _text_tower(query, settings) if query is not None else None
-        text_width, image_width = self._widths()
-        fusion = FUSIONS[settings.fusion]
-        self.query_projection = projection(text_width, settings.dim)
+        of_text, of_image = self._set_layouts(FUSIONS[settings.fusion])
+        self.query_projection = projection(of_text.projected, settings.dim)
         # A fusion of tokens encodes both sides by one encoder, so they share a projection.
         self.text_projection = (
-            self.query_projection if fusion.tokens else projection(text_width, settings.dim)
+            self.query_projection
+            if FUSIONS[settings.fusion].tokens
+            else projection(of_text.projected, settings.dim)
         )
-        self.image_projection = projection(image_width, settings.dim)
+        self.image_projection = projection(of_image.projected, settings.dim)
         # How much a picture counts in a fusion of vectors, beside a text's 1: its logarithm.
         self.image_log_weight = nn.Parameter(torch.zeros(()))
-        self.fusion = fusion(settings.dim, settings.fusion_rank)
-        for tower in self.towers.values():
-            tower.gives_tokens = fusion.tokens
+        name, rank = settings.fusion, settings.fusion_rank
+        self.fusion = build_fusion(name, settings.dim, rank, of_image.features)
         self.temperatures = nn.ModuleDict(
             {name: Temperature(settings.temperature, settings.temperature_min) for name in PAIRS}
         )
 
     @torch.no_grad()
-    def _widths(self) -> tuple[int, int]:
-        """Returns the widths of what is projected, by running the towers on the largest inputs."""
+    def _set_layouts(self, fusion: type[Fusion]) -> tuple[Layout, Layout]:
+        """Finds out what the towers give for the largest inputs; returns texts' and pictures'."""
         self.eval()
-        as_tokens = FUSIONS[self.settings.fusion].tokens
         length, size = self.settings.max_length, self.settings.image_size
         tokens = torch.ones(1, length, dtype=torch.long)
         picture = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-        widths = (
-            _width(self.text_tower, as_tokens, f"text_encoder.max_length={length}", tokens, tokens),
-            _width(self.image_tower, as_tokens, f"image_encoder.image_size={size}", picture),
-        )
+        for tower in self.towers.values():
+            tower.gives = "tokens" if fusion.tokens else "vector"
+        if fusion.patches:
+            self.image_tower.gives = "both"
+        text = _layout(self.text_tower, f"text_encoder.max_length={length}", tokens, tokens)
+        image = _layout(self.image_tower, f"image_encoder.image_size={size}", picture)
+        for tower in self.towers.values():
+            tower.layout = image if tower is self.image_tower else text
         self.train()
-        return widths
+        return text, image
 
     @property
     def towers(self) -> dict[str, TextTower | ImageTower]:
@@ -124,16 +130,6 @@ class TwoTower(nn.Module):
         if self.own_query_tower is not None:
             towers["own_query_tower"] = self.own_query_tower
         return towers
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """The width of each tower's pooled vector, by the tower's name."""
-        projections = {
-            "text_tower": self.text_projection,
-            "image_tower": self.image_projection,
-            "own_query_tower": self.query_projection,
-        }
-        return {name: projections[name].in_features for name in self.towers}
 
     @property
     def query_tower(self) -> TextTower:
@@ -165,15 +161,15 @@ class TwoTower(nn.Module):
 
     def encode_text(self, tokens: Tokens) -> Float[Tensor, "texts dim"]:
         """Returns unit vectors of product texts."""
-        return self._vectors(self.text_tower, self.text_projection, tokens)
+        return self._unit(self.text_tower, self.text_projection, tokens)
 
     def encode_query(self, tokens: Tokens) -> Float[Tensor, "texts dim"]:
         """Returns unit vectors of query texts."""
-        return self._vectors(self.query_tower, self.query_projection, tokens)
+        return self._unit(self.query_tower, self.query_projection, tokens)
 
     def encode_image(self, image: Tensor) -> Float[Tensor, "pictures dim"]:
         """Returns unit vectors of uint8 pictures [pictures, 3, size, size]."""
-        return self._vectors(self.image_tower, self.image_projection, (image,))
+        return self._unit(self.image_tower, self.image_projection, (image,))
 
     def image_features(self, image: Tensor) -> Float[Tensor, "pictures features"]:
         """Returns what the image projection maps, of uint8 pictures [pictures, 3, size, size].
@@ -185,30 +181,47 @@ class TwoTower(nn.Module):
             return F.normalize(tokens.float(), dim=2).mean(dim=1)
         return self.image_tower(image)
 
-    def _vectors(self, tower: Tower, projection: nn.Linear, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _unit(self, tower: Tower, projection: nn.Linear, inputs: tuple[Tensor, ...]) -> Tensor:
         """Returns unit vectors of a tower's inputs [inputs, dim]."""
         if len(inputs[0]) == 0:
             return torch.zeros(0, self.settings.dim, device=inputs[0].device)
 
         def vectors(*rows: Tensor) -> Tensor:
-            return F.normalize(projection(tower.pooled(*rows)).float(), dim=1)
+            return F.normalize(projection(tower(*rows)).float(), dim=1)
 
         return in_chunks(vectors, tower, inputs, self.chunk_size)
 
-    def _states(
-        self, tower: TextTower | ImageTower, projection: nn.Linear, inputs: tuple[Tensor, ...]
-    ) -> tuple[Float[Tensor, "inputs length dim"], Bool[Tensor, "inputs length"]]:
-        """Returns projected unit tokens of a tower's inputs, and which of them are real."""
+    def _read(
+        self, tower: Tower, projection: nn.Linear, inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Returns what the model reads of a tower's inputs, projected, in unit length, in float32.
+
+        That is vectors [inputs, dim]; or tokens [inputs, length, dim] and which of them are real;
+        or vectors, patches [inputs, patches, features] as they are, and which of them are real.
+        """
         if len(inputs[0]) == 0:
-            empty = torch.zeros(0, 1, self.settings.dim, device=inputs[0].device)
-            return empty, empty[:, :, 0].bool()
+            return self._nothing(tower, inputs[0].device)
 
-        def states(*rows: Tensor) -> tuple[Tensor, Tensor]:
-            # Of texts, without their lengths.
-            tokens, mask = tower.tokens(*rows[:2])
-            return projection(F.normalize(tokens.float(), dim=2)).float(), mask
+        def read(*rows: Tensor) -> tuple[Tensor, ...]:
+            first, *further = tower.read(*rows)
+            if tower.gives == "tokens":
+                return projection(F.normalize(first.float(), dim=2)).float(), *further
+            vectors = F.normalize(projection(first).float(), dim=1)
+            if tower.gives == "vector":
+                return (vectors,)
+            return vectors, F.normalize(further[0].float(), dim=2), further[1]
 
-        return in_chunks(states, tower, inputs, self.chunk_size)
+        return in_chunks(read, tower, inputs, self.chunk_size)
+
+    def _nothing(self, tower: Tower, device: torch.device) -> tuple[Tensor, ...]:
+        """Returns what `_read` does without any input."""
+        vectors = torch.zeros(0, self.settings.dim, device=device)
+        if tower.gives == "vector":
+            return (vectors,)
+        if tower.gives == "tokens":
+            return vectors.unsqueeze(1), vectors.new_zeros(0, 1, dtype=torch.bool)
+        patches = vectors.new_zeros(0, *tower.layout[1:])
+        return vectors, patches, patches[:, :, 0].bool()
 
     def embed(self, batch: Batch, views: Collection[View]) -> Embeddings:
         """Returns unit vectors [rows, dim] of the wanted views; runs only the towers they need.
@@ -219,11 +232,9 @@ class TwoTower(nn.Module):
         wanted: set[View] = set(views)
         rows = batch.rows
         has = {view: row >= 0 for view, row in rows.items()}
-        needed = self._needed_views(wanted, has)
-        if self.fusion.tokens:
-            vectors = self._fuse_tokens(batch, rows, wanted, needed)
-        else:
-            vectors = self._fuse_vectors(batch, rows, wanted, needed)
+        encoded = self._encode_views(batch, self._needed_views(wanted, has))
+        fuse = self._fuse_tokens if self.fusion.tokens else self._fuse_vectors
+        vectors = fuse(batch, encoded, wanted)
         present = has | {side.fused: has[side.text] | has[side.image] for side in (QUERY, PRODUCT)}
         return Embeddings({v: vectors[v] for v in wanted}, {v: present[v] for v in wanted})
 
@@ -242,81 +253,72 @@ class TwoTower(nn.Module):
                     needed.add(view)
         return needed
 
-    def _encode_views(
-        self,
-        batch: Batch,
-        rows: Mapping[View, Tensor],
-        needed: set[View],
-        encode: Callable[..., Any],
-        spread: Callable[..., Any],
-    ) -> dict[View, Any]:
-        """Encodes the needed texts and pictures, each once, and spreads them over the rows."""
-        encoded: dict[View, Any] = {}
-        if "trigger_text" in needed:
-            queries = encode(self.query_tower, self.query_projection, batch.queries_with_lengths)
-            encoded["trigger_text"] = spread(queries, rows["trigger_text"])
-        if "text" in needed:
-            texts = encode(self.text_tower, self.text_projection, batch.texts_with_lengths)
-            encoded["text"] = spread(texts, rows["text"])
+    def _encode_views(self, batch: Batch, needed: set[View]) -> dict[View, Encoded]:
+        """Encodes the needed texts and pictures, each once; of the other views, no row has any."""
+        rows = batch.rows
+        encoded: dict[View, Encoded] = {}
+        texts: tuple[tuple[View, TextTower, nn.Linear, tuple[Tensor, ...]], ...] = (
+            ("trigger_text", self.query_tower, self.query_projection, batch.queries_with_lengths),
+            ("text", self.text_tower, self.text_projection, batch.texts_with_lengths),
+        )
+        for view, tower, mapped, tokens in texts:
+            inputs = tokens if view in needed else tuple(part[:0] for part in tokens)
+            encoded[view] = Encoded(self._read(tower, mapped, inputs), rows[view])
         images, first = _pictures(batch, needed)
-        pictures = encode(self.image_tower, self.image_projection, (images,))
-        if "image" in needed:
-            encoded["image"] = spread(pictures, rows["image"] - first)
-        if "trigger_image" in needed:
-            encoded["trigger_image"] = spread(pictures, rows["trigger_image"] - first)
-        return encoded
+        pictures = self._read(self.image_tower, self.image_projection, (images,))
+        for side in (PRODUCT, QUERY):
+            encoded[side.image] = Encoded(pictures, (rows[side.image] - first).clamp(min=-1))
+        return {
+            view: each if view in needed else each._replace(row=torch.full_like(each.row, -1))
+            for view, each in encoded.items()
+        }
 
     def _fuse_vectors(
-        self, batch: Batch, rows: Mapping[View, Tensor], wanted: set[View], needed: set[View]
+        self, batch: Batch, encoded: Mapping[View, Encoded], wanted: set[View]
     ) -> dict[View, Tensor]:
-        """Returns the towers' vectors of the needed views, and the wanted fused vectors."""
-        vectors: dict[View, Tensor] = self._encode_views(
-            batch, rows, needed, self._vectors, rows_of
-        )
-        zeros = torch.zeros(len(batch.text_row), self.settings.dim, device=batch.text_row.device)
+        """Returns the towers' vectors of all views, and the wanted fused vectors."""
+        vectors = {view: each.vectors(each.row) for view, each in encoded.items()}
         # A query without a picture has its text's vector.
-        has_query_pictures = len(batch.image) > batch.product_pictures
-        fuse_query = self._fuse_query if has_query_pictures else _text_alone
-        for side, fuse in ((QUERY, fuse_query), (PRODUCT, self.fusion)):
-            if side.fused in wanted:
-                vectors[side.fused] = fuse(
-                    vectors.get(side.text, zeros),
-                    self.image_log_weight.exp() * vectors.get(side.image, zeros),
-                    rows[side.text] >= 0,
-                    rows[side.image] >= 0,
-                )
+        if QUERY.fused in wanted:
+            vectors[QUERY.fused] = vectors[QUERY.text]
+            if len(batch.image) > batch.product_pictures:
+                has_image = (batch.rows[QUERY.image] >= 0).unsqueeze(1)
+                fused = self._fuse(QUERY, batch, encoded)
+                vectors[QUERY.fused] = torch.where(has_image, fused, vectors[QUERY.text])
+        if PRODUCT.fused in wanted:
+            vectors[PRODUCT.fused] = self._fuse(PRODUCT, batch, encoded)
         return vectors
 
-    def _fuse_query(
-        self, text: Tensor, image: Tensor, has_text: Tensor, has_image: Tensor
-    ) -> Tensor:
-        """Returns the fused vector in rows with a picture, and the text's in the others."""
-        fused = self.fusion(text, image, has_text, has_image)
-        return torch.where(has_image.unsqueeze(1), fused, text)
+    def _fuse(self, side: Side, batch: Batch, encoded: Mapping[View, Encoded]) -> Tensor:
+        """Returns the fused vectors of a side's rows."""
+        text, image = encoded[side.text], encoded[side.image]
+        weight = self.image_log_weight.exp()
+        if not self.fusion.patches:
+            has = (batch.rows[view] >= 0 for view in (side.text, side.image))
+            return self.fusion(text.vectors(text.row), weight * image.vectors(image.row), *has)
+        pairs = pairs_of(text, image)
+        rows = (
+            text.vectors(pairs.text),
+            weight * image.vectors(pairs.image),
+            pairs.text >= 0,
+            pairs.image >= 0,
+            *image.tokens(pairs.image),
+        )
+        return in_chunks(self.fusion, self.fusion, rows, self.chunk_size)[pairs.of_row]
 
     def _fuse_tokens(
-        self, batch: Batch, rows: Mapping[View, Tensor], wanted: set[View], needed: set[View]
+        self, batch: Batch, encoded: Mapping[View, Encoded], wanted: set[View]
     ) -> dict[View, Tensor]:
-        """Returns the three vectors that a fusion of tokens makes of each side with a wanted view.
-
-        Rows of the same text and picture are encoded once: a product stands in a row per query.
-        """
+        """Returns the vectors that a fusion of tokens makes of each side with a wanted view."""
         assert isinstance(self.fusion, UniecsFusion)
-        distinct: dict[View, Tensor] = {}
-        pair_of_row: dict[Side, Tensor] = {}
-        for side in (side for side in (QUERY, PRODUCT) if not wanted.isdisjoint(side)):
-            pairs = torch.stack([rows[side.text], rows[side.image]])
-            pairs, pair_of_row[side] = pairs.unique(dim=1, return_inverse=True)
-            distinct |= zip(side, pairs, strict=False)
-        states = self._encode_views(batch, distinct, needed, self._states, spread_tokens)
         encoder = self.fusion.encoder
         vectors: dict[View, Tensor] = {}
-        for side, pair in pair_of_row.items():
-            no_mask = torch.zeros_like(distinct[side.text], dtype=torch.bool).unsqueeze(1)
-            no_tokens = no_mask.new_zeros(*no_mask.shape, self.settings.dim, dtype=torch.float)
-            text, image = (states.get(v, (no_tokens, no_mask)) for v in (side.text, side.image))
-            of_pairs = in_chunks(encoder, encoder, (*text, *image), self.chunk_size)
-            vectors |= {view: rows[pair] for view, rows in zip(side, of_pairs, strict=True)}
+        for side in (side for side in (QUERY, PRODUCT) if not wanted.isdisjoint(side)):
+            text, image = encoded[side.text], encoded[side.image]
+            pairs = pairs_of(text, image)
+            rows = *text.tokens(pairs.text), *image.tokens(pairs.image)
+            of_pairs = in_chunks(encoder, encoder, rows, self.chunk_size)
+            vectors |= {v: rows[pairs.of_row] for v, rows in zip(side, of_pairs, strict=True)}
         return vectors
 
 
@@ -324,14 +326,17 @@ def _text_tower(encoder: nn.Module, settings: ModelSettings) -> TextTower:
     return TextTower(encoder, settings.pooling, head=build_head(settings.text_head))
 
 
-def _width(tower: TextTower | ImageTower, tokens: bool, setting: str, *inputs: Tensor) -> int:
-    """Returns the width of a tower's vector or tokens; refuses inputs that it cannot take."""
+def _layout(tower: Tower, setting: str, *inputs: Tensor) -> Layout:
+    """Returns the sizes of what a tower gives for one input; refuses inputs that it cannot take."""
     try:
-        return (tower.tokens(*inputs)[0] if tokens else tower(*inputs)).shape[-1]
+        first, *further = tower.run(*inputs)
     except ConfigError:
         raise
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{setting}: not for {tower.settings.name_or_path}: {error}") from error
+    if tower.gives == "tokens":
+        return Layout(0, *first.shape[1:])
+    return Layout(first.shape[1], *(further[0].shape[1:] if further else ()))
 
 
 def _pictures(batch: Batch, needed: set[View]) -> tuple[Tensor, int]:
@@ -340,7 +345,3 @@ def _pictures(batch: Batch, needed: set[View]) -> tuple[Tensor, int]:
     first = 0 if "image" in needed else first_query
     end = len(batch.image) if "trigger_image" in needed else first_query
     return batch.image[first:end], first
-
-
-def _text_alone(text: Tensor, *_: Tensor) -> Tensor:
-    return text

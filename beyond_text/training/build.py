@@ -11,10 +11,10 @@ from rich.console import Console
 from beyond_text.config.settings import Config
 from beyond_text.config.urls import shown
 from beyond_text.models.checkpoint import WarmStart, warm_start
+from beyond_text.models.image_tower import ImageTower
 from beyond_text.models.sentence import read_sentence_settings
 from beyond_text.models.settings import settings_of
 from beyond_text.models.tokenizer import load_tokenizer
-from beyond_text.models.towers import ImageTower
 from beyond_text.models.two_tower import TwoTower, build_model
 from beyond_text.shards.manifest import read_manifest
 

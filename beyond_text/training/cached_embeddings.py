@@ -1,8 +1,9 @@
 """Reads the outputs of frozen towers from blocks on disk, by keys.
 
-A block is two arrays: the 64-bit keys of its inputs, and their pooled vectors in float16, mapped
-into memory. A picture's key is the number of its product and its own; a text's is a digest of its
-tokens, so a text is found whatever batch or product it is in.
+A block is two arrays: the 64-bit keys of its inputs, and their outputs in float16, mapped into
+memory. An output is a vector, tokens in a row, or both (`models/layout.py`). A picture's key is the
+number of its product and its own; a text's is a digest of its tokens, so a text is found whatever
+batch or product it is in.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class Outputs:
 
     def __init__(self, blocks: Sequence[Block], width: int) -> None:
         self.width = width
-        self.vectors, keys = [], [np.zeros(0, "<i8")]
+        self.vectors: list[np.ndarray] = []
+        keys = [np.zeros(0, "<i8")]
         for block in blocks:
             own, vectors = _mapped(block.keys), _mapped(block.vectors)
             if own.shape != vectors.shape[:1] or vectors.shape[1:] != (width,):
@@ -89,6 +91,7 @@ class Outputs:
                 )
             keys.append(own)
             self.vectors.append(vectors)
+        self.dtype = np.result_type(np.float16, *(part.dtype for part in self.vectors))
         self.keys = np.concatenate(keys)
         self.starts = np.cumsum([0, *map(len, self.vectors)])
         # Pictures lie in the order of their keys.
@@ -107,7 +110,7 @@ class Outputs:
         record = np.where(is_there, position, -1)
         if self.order is not None:
             record[is_there] = self.order[position[is_there]]
-        found = np.zeros((len(keys), self.width), dtype=np.float32)
+        found = np.zeros((len(keys), self.width), dtype=self.dtype)
         block = np.searchsorted(self.starts, record, side="right") - 1
         for number in np.unique(block[is_there]):
             rows = is_there & (block == number)
@@ -124,7 +127,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 class CachedTexts:
-    """Gives a text tower's pooled vectors: from blocks that hold the text, else by the tower."""
+    """Gives a text tower's outputs: from blocks that hold the text, else by the tower."""
 
     def __init__(self, outputs: Outputs) -> None:
         self.outputs = outputs
@@ -132,11 +135,11 @@ class CachedTexts:
     def __call__(self, tower: Tower, inputs: Sequence[Tensor]) -> Float[Tensor, "texts features"]:
         """Returns the tower's float32 output for tokens and their mask."""
         vectors, is_there = self.outputs.find(text_keys(*inputs))
-        pooled = torch.from_numpy(vectors).to(inputs[0].device)
+        outputs = torch.from_numpy(vectors).to(inputs[0].device).float()
         if not is_there.all():
-            new = torch.from_numpy(~is_there).to(pooled.device)
-            pooled[new] = tower(*(part[new] for part in inputs)).float()
-        return pooled
+            new = torch.from_numpy(~is_there).to(outputs.device)
+            outputs[new] = tower.flat(*(part[new] for part in inputs)).float()
+        return outputs
 
 
 class CachedPictures(NamedTuple):
@@ -161,7 +164,7 @@ def _one(outputs: Outputs, key: Int64[np.ndarray, " 1"]) -> Tensor | None:
 
 def as_given(tower: Tower, inputs: Sequence[Tensor]) -> Float[Tensor, "pictures features"]:
     """Returns vectors that stand in the places of pictures as they are; encodes pictures."""
-    return inputs[0] if inputs[0].is_floating_point() else tower(*inputs)
+    return inputs[0].float() if inputs[0].is_floating_point() else tower.flat(*inputs)
 
 
 class CachedProducts(Dataset[Sample]):

@@ -1,7 +1,8 @@
 """Computes the outputs of frozen towers once for all of a run's data, and keeps them on disk.
 
-A folder holds the outputs of one tower for one split, in blocks of inputs. Its name is a digest of
-all that decides them, so every later run of the same towers and shards finds it. Blocks are written
+A folder holds the outputs of one tower for one split, in blocks of inputs: vectors, or where the
+fusion reads them tokens. Its name is a digest of all that decides them, so every later run of the
+same towers and shards finds it. Blocks are written
 by all processes of a run, and those that are whole stay when it is stopped. Pictures that are kept
 are not decoded again. A text that is not kept is encoded when it is needed.
 """
@@ -26,6 +27,7 @@ from beyond_text.retrieval.catalogue import ShardProducts
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.split import Split
 from beyond_text.terminal import plain
+from beyond_text.training.cache_room import check_room
 from beyond_text.training.cached_embeddings import (
     Block,
     CachedPictures,
@@ -57,7 +59,7 @@ class EmbeddingCache(pl.Callback):
         """Computes the missing blocks, each in one of the processes.
 
         Raises:
-            ConfigError: the processes do not share the folder.
+            ConfigError: the processes do not share the folder, or its disk has not the room.
             OSError: the folder cannot be written; names it or the file.
             ShardError: a file in it is damaged.
         """
@@ -67,10 +69,10 @@ class EmbeddingCache(pl.Callback):
         retrieval = next(c for c in trainer.callbacks if isinstance(c, Retrieval))  # type: ignore
         model, share = module.model, retrieval.share
         frozen = frozen_towers(model)
-        if not frozen or model.fusion.tokens:
-            reason = "its fusion reads tokens" if frozen else "no tower is frozen"
+        if not frozen:
             if share.is_first:
-                print(plain(f"cache={self.folder} is not used: {reason}"), file=sys.stderr)
+                line = f"cache={self.folder} is not used: no tower is frozen"
+                print(plain(line), file=sys.stderr)
             return
         encoder = retrieval.encoder(module)
         products = retrieval.dev.catalogue.products
@@ -79,7 +81,10 @@ class EmbeddingCache(pl.Callback):
         tasks = [task for number, each in enumerate(kept) for task in _tasks(number, each, frozen)]
         # One process looks what is missing: another may have begun to write.
         numbers = share.first(lambda: _incomplete(tasks), list[int])
-        own = [_lacking(tasks[number]) for number in share.of(numbers)]
+        layouts = {name: model.towers[name].layout for name in frozen}
+        lacking = [_lacking(tasks[number]) for number in numbers]
+        share.first(partial(check_room, self.folder, layouts, kept, lacking), type(None))
+        own = share.of(lacking)
         share.together(partial(fill, encoder, kept, own))
         share.together(partial(self._use, model, data, retrieval, kept, frozen))
 
@@ -118,14 +123,16 @@ class EmbeddingCache(pl.Callback):
         """Names the folder of each tower's outputs for a split."""
         settings = model.settings
         common = precision_of(config.precision), split.checksums
-        read = settings.pooling, settings.text_prefix, settings.query_prefix
-        as_text = *common, *read, settings.lower_case, settings.max_length, split.text_fields
+        words = settings.pooling, settings.text_prefix, settings.query_prefix
+        as_text = *common, *words, settings.lower_case, settings.max_length, split.text_fields
         size = settings.image_size
         as_picture = *common, settings.mean, settings.std, settings.image_pooling, size
         folders = {}
         for name, digest in digests.items():
-            content = repr((LAYOUT, digest, as_picture if name == IMAGE else as_text)).encode()
-            folders[name] = self.folder / hashlib.sha256(content).hexdigest()
+            tower = model.towers[name]
+            read = () if tower.gives == "vector" else (tower.gives, *tower.layout)
+            content = (LAYOUT, digest, as_picture if name == IMAGE else as_text, *read)
+            folders[name] = self.folder / hashlib.sha256(repr(content).encode()).hexdigest()
         return folders
 
     def _use(
@@ -148,7 +155,8 @@ class EmbeddingCache(pl.Callback):
         for name in frozen:
             if name != IMAGE:
                 found = {b: None for each in kept for b in _text_blocks(model, name, each)}
-                model.towers[name].cached = CachedTexts(Outputs(list(found), model.widths[name]))
+                tower = model.towers[name]
+                tower.cached = CachedTexts(Outputs(list(found), tower.layout.size))
         if IMAGE not in frozen:
             return
         pictures = [self._pictures(model, each) for each in kept]
@@ -163,9 +171,9 @@ class EmbeddingCache(pl.Callback):
         """Returns the kept vectors of a split's pictures; None where they are left out."""
         if kept.picture is None:
             return None
-        width = model.widths[IMAGE]
+        size = model.image_tower.layout.size
         kinds = ("products", "query_pictures")
-        return CachedPictures(*(Outputs(kept.blocks(IMAGE, kind), width) for kind in kinds))
+        return CachedPictures(*(Outputs(kept.blocks(IMAGE, kind), size) for kind in kinds))
 
 
 def _with_vectors(

@@ -103,7 +103,7 @@ def fill(encoder: Encoder, kept: Sequence[Kept], tasks: Sequence[Task]) -> None:
                 written.add(model.towers[name], *_inputs(name, task.kind, batch, numbers), device)
             if positions[-1][1] == task.numbers[-1]:
                 for name, block in task.blocks.items():
-                    block.write(*begun[name].arrays(model.widths[name]))
+                    block.write(*begun[name].arrays(model.towers[name].layout.size))
                 begun = {}
 
 
@@ -141,7 +141,7 @@ class _Written:
         self.known.update(keys[new].tolist())
         if new:
             self.keys.append(keys[new])
-            outputs = tower(*(to_device(device, part[new]) for part in inputs))
+            outputs = tower.flat(*(to_device(device, part[new]) for part in inputs))
             self.vectors.append(outputs.float().cpu())
 
     def arrays(self, width: int) -> tuple[np.ndarray, Tensor]:

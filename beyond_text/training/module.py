@@ -204,8 +204,7 @@ class ContrastiveModule(pl.LightningModule):
         learned |= {f"loss_weight/{name}": w for name, w in self.weights.learned().items()}
         if "product" in self.views:
             learned["fusion/image_weight"] = self.model.image_log_weight.exp()
-        if (share := getattr(self.model.fusion, "term_share", None)) is not None:
-            learned["fusion/term_share"] = share
+        learned |= {f"fusion/{name}": value for name, value in self.model.fusion.logged.items()}
         return learned
 
     def _log_step(self, gathered: Gathered, values: Mapping[str, float]) -> None:

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from beyond_text.models.encoders import load_encoder
+from beyond_text.models.image_tower import ImageTower
 from beyond_text.models.pictures import encoder_picture_size, picture_statistics
-from beyond_text.models.towers import ImageTower, TextTower
+from beyond_text.models.towers import TextTower
 from data_prep.encoders import ENCODERS, prepare
 
 REASON = "needs the extra `encoders`"

@@ -20,11 +20,12 @@ from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config, ConfigError, ImageEncoder, Lora, TextEncoder
 from beyond_text.models.checkpoint import load_model, save_model
 from beyond_text.models.encoders import load_encoder
+from beyond_text.models.image_tower import ImageTower
 from beyond_text.models.pictures import encoder_picture_size, picture_statistics
 from beyond_text.models.sentence import read_sentence_settings
 from beyond_text.models.settings import settings_of
 from beyond_text.models.tokenizer import load_tokenizer
-from beyond_text.models.towers import ImageTower, TextTower
+from beyond_text.models.towers import TextTower
 from beyond_text.models.two_tower import build_model
 from beyond_text.shards.collate import tokenize
 from tests import RECIPES

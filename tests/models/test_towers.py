@@ -20,13 +20,14 @@ from torch.profiler import profile
 from beyond_text.config.settings import ConfigError, Lora
 from beyond_text.models.attention import fast_attention
 from beyond_text.models.encoders import load_encoder
+from beyond_text.models.image_tower import ImageTower
 from beyond_text.models.pictures import (
     HALF,
     IMAGENET,
     encoder_picture_size,
     picture_statistics,
 )
-from beyond_text.models.towers import ImageTower, TextTower
+from beyond_text.models.towers import TextTower
 from tests.tiny import (
     IMAGE_MODELS,
     LENGTH,

@@ -15,7 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from beyond_text.config.load import load_config
-from beyond_text.models.towers import ImageTower, TextTower, Tower
+from beyond_text.models.fusing import Fusion
+from beyond_text.models.image_tower import ImageTower
+from beyond_text.models.layout import Layout
+from beyond_text.models.towers import TextTower, Tower
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.shards import split as splits
 from beyond_text.shards.manifest import ShardError
@@ -84,10 +87,10 @@ def test_the_tower_runs_for_texts_that_no_block_holds(tmp_path: Path) -> None:
     blocks = [write(tmp_path, n, ids[p], mask[p]) for n, p in enumerate(parts)]
     outputs, tower = Outputs(blocks, 2), Doubling()
     tower.cached = CachedTexts(outputs)
-    assert torch.equal(tower.pooled(ids.flip(0), mask.flip(0)), 2.0 * ids.flip(0)[:, :2])
+    assert torch.equal(tower.read(ids.flip(0), mask.flip(0))[0], 2.0 * ids.flip(0)[:, :2])
     assert tower.given == len(ids) - 30
-    assert torch.equal(tower.pooled(ids[:30], mask[:30]), 2.0 * ids[:30, :2])
-    assert tower.pooled(ids[:0], mask[:0]).shape == (0, 2)
+    assert torch.equal(tower.read(ids[:30], mask[:30])[0], 2.0 * ids[:30, :2])
+    assert tower.read(ids[:0], mask[:0])[0].shape == (0, 2)
     assert tower.given == len(ids) - 30
     # Without blocks, no input is found.
     assert not Outputs([], 2).find(text_keys(ids, mask))[1].any()
@@ -145,14 +148,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     monkeypatch.setattr(TextTower, "forward", counting("text", TextTower.forward))
     monkeypatch.setattr(ImageTower, "forward", counting("image", ImageTower.forward))
-    built = TwoTower._widths
+    built = TwoTower._set_layouts
 
-    def widths(model: TwoTower) -> tuple[int, int]:
-        found = built(model)
+    def layouts(model: TwoTower, fusion: type[Fusion]) -> tuple[Layout, Layout]:
+        found = built(model, fusion)
         given.update(text=0, image=0)
         return found
 
-    monkeypatch.setattr(TwoTower, "_widths", widths)
+    monkeypatch.setattr(TwoTower, "_set_layouts", layouts)
     return given
 
 
