@@ -69,6 +69,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("accumulate", 1, float("inf")),
     ("dim", 1, float("inf")),
     ("fusion_rank", 1, float("inf")),
+    ("fusion_balance", 0.0, float("inf")),
     ("negative_weight", 1e-3, 1e3),
     ("temperature", 1e-3, 1.0),
     ("temperature_min", 1e-3, 1.0),
@@ -295,6 +296,11 @@ def _check_unused(config: Config) -> None:
         raise ConfigError(
             f"memory_size: {config.memory_size} products hold no batch of {config.batch_size} "
             "(batch_size); expected 0, or at least as many"
+        )
+    if config.fusion_balance != (default := Config.fusion_balance) and config.fusion != "moe":
+        raise ConfigError(
+            f"fusion_balance: only fusion=moe has experts to balance; expected {default:g}, got "
+            f"{config.fusion_balance:g} with fusion={config.fusion}"
         )
     contrasts = any(getattr(config.losses, name) for name in PAIRS)
     for name, unused in (("memory_size", 0), ("negative_weight", 1)):

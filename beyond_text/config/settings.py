@@ -180,6 +180,8 @@ class Config:
     matryoshka_weights: list[float] = field(default_factory=list)
     fusion: str = "bilinear"
     fusion_rank: int = 512
+    # Weight of the loss that balances the load of the experts of `fusion: moe`.
+    fusion_balance: float = 0.01
     share_text_encoder: bool = True
     loss: str = "info_nce"
     # How often a product that is judged 0 for a query counts among its negatives; others once.

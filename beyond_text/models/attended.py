@@ -59,7 +59,7 @@ class AttendedFusion(BilinearFusion):
             both = (has_text & has_image).unsqueeze(1)
             x = torch.where(both, text.float(), 0.0)
             y = torch.where(both, image.float(), 0.0)
-            seen = torch.where(both, self.seen(x, patches, real & both), 0.0)
+            seen = torch.where(both, self.seen(x, patches.float(), real & both), 0.0)
             if self.training:
                 self.logged["attended_share"] = share_of(seen, y)
             image = image + seen
@@ -67,7 +67,7 @@ class AttendedFusion(BilinearFusion):
 
     def seen(self, x: Vectors, patches: Patches, real: Real) -> Vectors:
         """Returns W_a times the weighted sum of the patches, zero in rows without any."""
-        tokens = torch.where(real.unsqueeze(2), patches.float() * patches.shape[2] ** 0.5, 0.0)
+        tokens = torch.where(real.unsqueeze(2), patches * patches.shape[2] ** 0.5, 0.0)
         weights = self.weights(x * self.dim**0.5, tokens, real)
         pooled = (weights.unsqueeze(1) @ tokens).squeeze(1)
         return self.image_value(pooled) / self.dim**0.5

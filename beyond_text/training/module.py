@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.config.settings import Config, active_losses, views_of, widths_of
+from beyond_text.models.moe import MoeFusion
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.shards.batch import Batch, Embeddings
+from beyond_text.training.balance import load_balance
 from beyond_text.training.blocks import Term, losses_of
 from beyond_text.training.contrasts import Contrasts
 from beyond_text.training.cross_batch import CrossBatchMemory
@@ -113,8 +115,9 @@ class ContrastiveModule(pl.LightningModule):
         gathered = self.gather(batch, self.model.embed(reduced, self.views))
         self._count(batch, gathered)
         losses = self._losses(gathered)
-        total = self.weights(losses)
-        values = on_cpu({"total": total} | losses | self._learned(losses))
+        balance = self._balance()
+        total = self.weights(losses) + self.config.fusion_balance * sum(balance.values())
+        values = on_cpu({"total": total} | losses | balance | self._learned(losses))
         if not math.isfinite(values["total"]):
             raise TrainingError(
                 f"step {self.global_step}: the loss is not finite "
@@ -165,6 +168,18 @@ class ContrastiveModule(pl.LightningModule):
                 )
             terms += [term._replace(share=weight * term.share) for term in found]
         return terms
+
+    def _balance(self) -> dict[str, Tensor]:
+        """Returns how unevenly a mixture's experts were loaded in this step, by its name in logs.
+
+        Products alone count: a query with a picture goes through the same router.
+        """
+        fusion = self.model.fusion
+        if not isinstance(fusion, MoeFusion) or fusion.routing is None:
+            return {}
+        routing, fusion.routing = fusion.routing, None
+        processes = self.processes
+        return {"fusion/balance": load_balance(routing, processes.sum, processes.world)}
 
     def _temperature(self, objective: str) -> Temperature:
         """Returns the temperature that an objective divides by."""

@@ -31,8 +31,8 @@ DIM, RANK, ROWS = 6, 5, 8
 HAS_TEXT = torch.tensor([True, True, False] * 3)[:ROWS]
 HAS_IMAGE = torch.tensor([True, False, True] * 3)[:ROWS]
 ALL = torch.ones(ROWS, dtype=torch.bool)
-# Fusions of vectors; the fusion of tokens has tests of its own.
-POOLED = [name for name, fusion in FUSIONS.items() if not fusion.tokens]
+# Fusions of vectors alone; those that read tokens have tests of their own.
+POOLED = [name for name, fusion in FUSIONS.items() if not (fusion.tokens or fusion.patches)]
 LEARNED = [name for name in POOLED if list(FUSIONS[name](DIM, RANK).parameters())]
 TWO_MODALITIES = [*LEARNED, "sum"]
 # Fusions whose whole term, bias included, is zero where a modality is missing.
@@ -182,14 +182,16 @@ def slow_moe(block: MoeFusion, x: list[float], y: list[float], flags: list[float
     sx, sy = times(DIM**0.5, x), times(DIM**0.5, y)
     scores = linear(block.router, [*sx, *sy, *multiplied(sx, sy), *flags])
     shares = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
-    answers = linear(block.expert, [*sx, *sy, *flags])
-    width = len(answers) // 4
-    mix = [0.0] * width
+    hidden = gelu(linear(block.expert_hidden, [*sx, *sy, *flags]))
+    width = len(hidden) // 4
+    mix = torch.zeros(width, dtype=torch.float64)
     for number, share in enumerate(shares):
-        for entry in range(width):
-            mix[entry] += share * answers[number * width + entry]
+        place = slice(number * width, (number + 1) * width)
+        weight, bias = block.expert_out.weight[0, number], block.expert_out.bias[place]
+        mix += share * (weight.double() @ torch.tensor(hidden[place]).double() + bias.double())
     product = slow_product(block, x, y) if flags == [1.0, 1.0] else [0.0] * (RANK // 2)
-    return skips(block, x, y, linear(block.out, gelu(linear(block.hidden, [*mix, *product]))))
+    joined = linear(block.hidden, [*mix.tolist(), *product])
+    return skips(block, x, y, linear(block.out, gelu(joined)))
 
 
 def slow_mutan(block: MutanFusion, x: list[float], y: list[float], flags: list[float]) -> Tensor:
@@ -349,16 +351,53 @@ def test_shares_of_the_experts_sum_to_one_and_differ_between_samples() -> None:
     assert (shares.std(dim=0) > 0.01).all()
 
 
+def test_an_expert_is_no_linear_map() -> None:
+    """Twice an expert's input is not twice its answer, as it was while experts were linear."""
+    block = made("moe")
+    assert isinstance(block, MoeFusion)
+    with torch.no_grad():
+        block.expert_hidden.bias.zero_()
+        block.expert_out.bias.zero_()
+    joined = torch.cat([TEXT, IMAGE, HAS_TEXT[:, None], HAS_IMAGE[:, None]], dim=1)
+    once, twice = (
+        block.expert_out(F.gelu(block.expert_hidden(factor * joined))) for factor in (1, 2)
+    )
+    assert ((twice - 2 * once).abs() > 1e-3).any(dim=1).all()
+
+
+def test_a_mixture_logs_the_entropy_of_its_router_and_the_shares_of_its_experts() -> None:
+    block = made("moe")
+    assert isinstance(block, MoeFusion)
+    nothing = torch.zeros(1, dtype=torch.bool)
+    # A row without a product counts for nothing.
+    flags = torch.cat([HAS_TEXT, nothing]), torch.cat([HAS_IMAGE, nothing])
+    block.eval()(TEXT, IMAGE, HAS_TEXT, HAS_IMAGE)
+    assert (block.logged, block.routing) == ({}, None)
+    block.train()(torch.cat([TEXT, TEXT[:1]]), torch.cat([IMAGE, IMAGE[:1]]), *flags)
+    shares = routed(block)
+    entropy = -(shares * shares.log()).sum(dim=1).mean() / math.log(4)
+    torch.testing.assert_close(block.logged["router_entropy"], entropy.detach())
+    for number in range(4):
+        expected = shares[:, number].mean().detach()
+        torch.testing.assert_close(block.logged[f"expert_share/{number}"], expected)
+    with torch.no_grad():
+        block.router.weight.zero_()
+        block.router.bias.copy_(torch.tensor([0.0, 90, 0, 0]))
+    block(TEXT, IMAGE, HAS_TEXT, HAS_IMAGE)
+    assert block.logged["router_entropy"] < 1e-30
+    assert block.logged["expert_share/1"] == 1
+    assert not any(value.requires_grad for value in block.logged.values())
+
+
 def test_an_expert_that_gets_no_share_changes_nothing() -> None:
     block = made("moe")
     assert isinstance(block, MoeFusion)
     with torch.no_grad():
         block.router.bias[0] = -1e4
     before = block(TEXT, IMAGE, HAS_TEXT, HAS_IMAGE)
-    width = block.expert.out_features // 4
     for number, changes in ((0, False), (1, True)):
         with torch.no_grad():
-            block.expert.weight[number * width : (number + 1) * width] += 1
+            block.expert_out.weight[:, number] += 1
         after = block(TEXT, IMAGE, HAS_TEXT, HAS_IMAGE)
         assert torch.equal(after, before) != changes
 
@@ -404,7 +443,8 @@ def test_the_signed_root_has_the_sign_the_root_and_a_finite_slope_at_zero() -> N
     [
         ("bilinear", 0.9),
         ("concat", 0.9),
-        ("moe", 1.1),
+        ("moe", 1.2),
+        ("attended", 1.4),
         ("mutan", 1.3),
         ("block", 1.2),
         ("lmf", 1.2),

@@ -366,6 +366,84 @@ def test_rows_of_one_text_and_picture_are_read_once_by_a_fusion_of_tokens(folder
         torch.testing.assert_close(repeated[view], expected[view][again])
 
 
+@pytest.mark.parametrize(
+    ("text", "image", "first"),
+    [
+        ("bert", "timm_resnet", 0),
+        ("clip", "clip", 1),
+        ("bert", "dinov2", 1),
+        ("siglip", "siglip", 0),
+    ],
+)
+@torch.no_grad()
+def test_an_attended_fusion_sees_the_patches_of_each_rows_own_picture(
+    folder: Path, text: str, image: str, first: int
+) -> None:
+    model, batch = tiny_model(folder, text, image, fusion="attended"), batch_with_query_pictures()
+    found = model.embed(batch, ALL_VIEWS)
+    plain = {name: model.embed(batch, [name]).vectors[name] for name in ALL_VIEWS}
+    hidden, _ = model.image_tower.tokens(batch.image)
+    # A class token is no patch.
+    patches = F.normalize(hidden[:, first:], dim=2)
+    sides = (
+        (QUERY, batch.query_row, batch.query_image_row),
+        (PRODUCT, batch.text_row, batch.image_row),
+    )
+    for side, text_row, image_row in sides:
+        for row in range(4):
+            has_text, has_image = text_row[[row]] >= 0, image_row[[row]] >= 0
+            seen = patches[image_row[[row]].clamp(min=0)]
+            expected = model.fusion(
+                found.vectors[side.text][[row]],
+                found.vectors[side.image][[row]] * model.image_log_weight.exp(),
+                has_text,
+                has_image,
+                seen,
+                has_image.unsqueeze(1).expand(seen.shape[:2]),
+            )
+            if side is QUERY and not has_image:
+                expected = found.vectors[side.text][[row]]
+            torch.testing.assert_close(
+                found.vectors[side.fused][[row]], expected, rtol=1e-4, atol=1e-5
+            )
+        for view in side:
+            torch.testing.assert_close(plain[view], found.vectors[view])
+    # The vectors of one modality are those of a fusion of vectors.
+    pooled = tiny_model(folder, text, image)
+    pooled.load_state_dict({name: model.state_dict()[name] for name in pooled.state_dict()})
+    expected = pooled.embed(batch, [QUERY.text, QUERY.image, PRODUCT.text, PRODUCT.image])
+    for view, vectors in expected.vectors.items():
+        torch.testing.assert_close(found.vectors[view], vectors)
+
+
+@torch.no_grad()
+def test_an_attended_fusion_reads_each_pair_of_text_and_picture_once(folder: Path) -> None:
+    model, batch = tiny_model(folder, "bert", "vit", fusion="attended"), batch_with_query_pictures()
+    read: list[int] = []
+    model.fusion.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
+    expected = model.embed(batch, ALL_VIEWS).vectors
+    again = torch.tensor([0, 3, 1, 1, 2, 0])
+    rows = ("text_row", "query_row", "image_row", "query_image_row")
+    repeated = model.embed(
+        batch._replace(**{name: getattr(batch, name)[again] for name in rows}), ALL_VIEWS
+    ).vectors
+    assert read == [4, 4] * 2
+    for view in ALL_VIEWS:
+        torch.testing.assert_close(repeated[view], expected[view][again])
+    # One run of the encoder gives the vector and the patches.
+    assert _calls(model, some_batch(), ["image", "product"]) == {"text_tower": 1, "image_tower": 1}
+
+
+@torch.no_grad()
+def test_an_untouched_attended_model_is_the_sum(folder: Path) -> None:
+    settings = replace(SETTINGS, fusion="attended")
+    model = build_model(settings, str(folder / "bert"), str(folder / "vit"), pretrained=True).eval()
+    vectors = model.embed(some_batch(), PRODUCT).vectors
+    torch.testing.assert_close(
+        vectors["product"], F.normalize(vectors["text"] + vectors["image"], dim=1)
+    )
+
+
 @torch.no_grad()
 def test_a_view_of_tokens_is_the_same_whatever_else_is_asked_for(folder: Path) -> None:
     model, batch = tiny_model(folder, "bert", "vit", fusion="uniecs"), batch_with_query_pictures()
@@ -433,7 +511,7 @@ def test_the_query_side_shares_the_text_encoder_or_has_its_own(folder: Path) -> 
     assert (apart.encode_query(tokens) - shared.encode_query(tokens)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+@pytest.mark.parametrize("fusion", ["bilinear", "attended", "uniecs"])
 @pytest.mark.parametrize("share", [True, False])
 def test_the_groups_hold_every_parameter_once(folder: Path, share: bool, fusion: str) -> None:
     model = tiny_model(folder, "clip", "timm_resnet", share_text_encoder=share, fusion=fusion)
@@ -449,7 +527,7 @@ def test_the_groups_hold_every_parameter_once(folder: Path, share: bool, fusion:
     assert {id(parameter) for _, parameter in groups["projections"]} == projections
 
 
-@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+@pytest.mark.parametrize("fusion", ["bilinear", "attended", "uniecs"])
 def test_gradients_reach_every_part_that_a_query_to_product_loss_uses(
     folder: Path, fusion: str
 ) -> None:

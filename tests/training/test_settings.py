@@ -52,6 +52,7 @@ FLIPPED: dict[str, list[str]] = {
     "matryoshka_weights": ["matryoshka=[4,8]", "matryoshka_weights=[1,0.2]"],
     "fusion": ["fusion=gated"],
     "fusion_rank": ["fusion_rank=4"],
+    "fusion_balance": ["fusion=moe", "fusion_balance=0.5"],
     "share_text_encoder": ["share_text_encoder=false"],
     "loss": ["loss=ranked_nce"],
     "negative_weight": ["negative_weight=9"],
