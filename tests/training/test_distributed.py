@@ -182,3 +182,33 @@ def test_two_processes_give_the_gradients_of_one_over_disjoint_samples(
     assert metrics["training"]["steps"] == STEPS
     history = json.loads((runs["command"] / "history.json").read_text())
     assert list(history) == ["step 0", "command"]
+
+
+@pytest.mark.parametrize("more", [["fusion=attended"], ["fusion=moe", "fusion_balance=1"]])
+def test_two_processes_give_the_gradients_of_one_whatever_the_fusion(
+    settings: list[str], tmp_path: Path, more: list[str]
+) -> None:
+    script = tmp_path / "recorder.py"
+    script.write_text(RECORDER)
+    settings = [*settings, "batch_size=4", *more]
+    launched = []
+    for name, words in (("one", []), ("two", ["trainer.devices=2", "trainer.strategy=ddp"])):
+        (tmp_path / name).mkdir()
+        launched.append(Launched(str(script), *settings, f"run={tmp_path / name}", *words))
+    try:
+        for process in launched:
+            process.output()
+    finally:
+        for process in launched:
+            process.end()
+    one, two = (
+        torch.load(tmp_path / name / "process0.pt", weights_only=True) for name in ("one", "two")
+    )
+    largest = 0.0
+    for whole, half in zip(one, two, strict=True):
+        for name, gradient in whole["gradients"].items():
+            got = half["gradients"].get(name, torch.zeros_like(gradient))
+            assert torch.allclose(got, gradient, atol=1e-5, rtol=1e-4), name
+            if "fusion" in name:
+                largest = max(largest, gradient.abs().max().item())
+    assert largest > 0.001

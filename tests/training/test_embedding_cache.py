@@ -225,8 +225,8 @@ def test_fusions_of_tokens_train_from_the_cache_as_without_it(
     assert f"cache={cache}: keeps up to " in said
     assert "44 pictures of " in said
     for name, weight in first.items():
-        # AdamW makes large steps of the smallest gradients, which are noise: those of zero layers.
-        assert (weight - without[name]).abs().max() <= 1e-4 * max(weight.abs().max(), 0.01), name
+        # Six steps move a weight by 0.018 at most; AdamW makes much of gradients that are noise.
+        assert (weight - without[name]).abs().max() < 2e-5, name
     second = run(tiny_settings, tmp_path / "second", *more, f"cache={cache}")
     assert counted == {"text": 0, "image": 0}
     assert all(torch.equal(second[name], first[name]) for name in first)

@@ -367,7 +367,7 @@ def full_batch(products: int, queries: int) -> Batch:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("fusion", ["bilinear", "uniecs"])
+@pytest.mark.parametrize("fusion", ["bilinear", "moe", "attended", "uniecs"])
 def test_a_step_waits_for_the_device_at_most_five_times(
     folder: Path, loss: str, fusion: str
 ) -> None:
@@ -405,7 +405,7 @@ def test_a_step_waits_for_the_device_at_most_five_times(
             module.optimizer_step(0, number, optimizer, None)
         assert waits.paused == 0
         # A fusion of tokens asks for distinct pairs, and for those of text and picture, by side.
-        most = 9 if fusion == "uniecs" else 5
+        most = {"uniecs": 9, "attended": 7}.get(fusion, 5)
         assert 0 < sum(waits.counts.values()) <= most, waits.counts
         waits.counts.clear()
 
