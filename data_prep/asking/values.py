@@ -82,10 +82,12 @@ class Field:
         names = Names(rules)
         self.names = names
         self.entries = [names.entries(value) for value in self.values]
+        covers = {key_of(name): others for name, others in rules.covers.items()}
         self.agrees = [
-            {other for each in entries for other in (each, *rules.covers.get(each, ()))}
+            {*entries, *(one for each in entries for other in covers.get(key_of(each), ())
+                         for one in names.entries(other))}
             for entries in self.entries
-        ]
+        ]  # fmt: skip
         self.is_asked = [self._is_asked(value) for value in self.values]
         self.families: list[set[int]] = [set() for _ in self.values]
         self.family_codes: Int[np.ndarray, " products"] | None = None
