@@ -18,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from beyond_text.config.negatives import check_hard_negatives
 from beyond_text.config.settings import (
     Config,
     ConfigError,
@@ -90,6 +91,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("data.modality_dropout", 0.0, 1.0),
     ("data.smallest_crop", 0.1, 1.0),
     ("data.negatives", 0.0, 0.9),
+    ("data.hard_negatives", 0, 1000),
     ("data.queries_per_product", 1, float("inf")),
     ("data.same_category", 1, float("inf")),
     ("data.max_skipped", 0.0, 1.0),
@@ -141,7 +143,7 @@ def _line(error: Exception) -> str:
 
 def _is_text(key: str) -> bool:
     """Says whether a setting is a text, such as a path, which is taken as it is written."""
-    if re.fullmatch(r"data\.sources\.[^.]+\.path", key):
+    if re.fullmatch(r"data\.sources\.[^.]+\.(path|mined)", key):
         return True
     return key in KNOWN and isinstance(attrgetter(key)(Config()), str)
 
@@ -240,6 +242,7 @@ def check(config: Config) -> None:
         if is_url(value := attrgetter(name)(config)):
             raise ConfigError(f"{name}: expected a folder of this machine, got {shown(value)}")
     _check_data(config.data)
+    check_hard_negatives(config)
 
 
 def _check_matryoshka(config: Config) -> None:
@@ -273,6 +276,11 @@ def _check_data(data: Data) -> None:
             raise ConfigError(
                 f"data.sources.{name}.queries_per_product: expected at least 0, "
                 f"got {source.queries_per_product}"
+            )
+        if is_url(source.mined):
+            raise ConfigError(
+                f"data.sources.{name}.mined: expected a folder of this machine, got "
+                f"{shown(source.mined)}"
             )
         if unknown := set(source.losses) - OBJECTIVE_VIEWS.keys():
             raise ConfigError(

@@ -14,6 +14,9 @@ INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 # What an evaluation searches: the products of its split, or those of every split.
 Pool = Literal["split", "all"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
+# Which of a query's positives what is mined must stay below a share of.
+Against = Literal["lowest", "best"]
+AGAINST: tuple[Against, ...] = get_args(Against)
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 STAGE3 = RECIPES / "stage3.yaml"

@@ -109,6 +109,8 @@ class Source:
     namespace: str = ""
     # 0 takes data.queries_per_product. Queries with pictures of their own are the expensive ones.
     queries_per_product: int = 0
+    # Folder of its mined negatives; empty: they lie beside its shards.
+    mined: str = ""
 
 
 @dataclass
@@ -126,6 +128,9 @@ class Data:
     # Largest share of a batch for products that are negatives only: first those judged 0 for a
     # query of the batch, then those without the views of the losses.
     negatives: float = 0.25
+    # The most products that were mined for an anchor's query (`mine`) and join its batch, within
+    # the share of `negatives`; 0: none.
+    hard_negatives: int = 0
     # Products of one category that stand together in a batch: each other's hard negatives.
     same_category: int = 1
     # Random resized crop and mirror image in training.

@@ -181,7 +181,7 @@ def _shard_split(
     catalogue, ids = _shard_products(splits, picture_size, pool)
     product_ids = np.array(ids[names.index(split)], dtype=object)
     queries = pd.DataFrame(measured.asked.table().to_pydict())
-    query_image = partial(_shard_query_picture, measured, queries["picture"].tolist(), picture_size)
+    query_image = partial(shard_query_picture, measured, queries["picture"].tolist(), picture_size)
     queries = queries.assign(seen=queries["seen"].map({True: "1", False: ""}))
     qrels = _qrels(measured, queries["query_id"].to_numpy(), product_ids)
     return catalogue, QuerySet(queries[[*COLUMNS, "seen"]], qrels, query_image)
@@ -209,9 +209,10 @@ def _table_query_picture(
     return file_picture(paths[number], stored_size, picture_size)
 
 
-def _shard_query_picture(
+def shard_query_picture(
     split: Split, picture_numbers: Sequence[int], picture_size: int, number: int
 ) -> Tensor | None:
+    """Reads the picture of the number-th query; `picture_numbers` are those of all, -1: none."""
     if picture_numbers[number] < 0:
         return None
     return split.read_query_picture(picture_numbers[number], picture_size)

@@ -34,13 +34,15 @@ def query_text_key(text: str) -> int:
 class SampleIndex(NamedTuple):
     """Names one sample of one source in one epoch, and one of its query slots.
 
-    A product stands in as many rows of a batch as it has slots, with a query in each.
+    A product stands in as many rows of a batch as it has slots, with a query in each. `query` is
+    the row of the query that the first slot has; -1 where it is still to be drawn.
     """
 
     source: int
     sample: int
     epoch: int
     slot: int = 0
+    query: int = -1
 
 
 # The gain of a query that is the product itself.

@@ -20,19 +20,25 @@ from beyond_text.shards.batch import EMPTY_SAMPLE, Judgment, Sample, SampleIndex
 from beyond_text.shards.split import Split
 
 
-def draw_queries(judgments: list[Judgment], seed: Sequence[int], number: int = 1) -> list[Judgment]:
+def draw_queries(
+    judgments: list[Judgment], seed: Sequence[int], number: int = 1, first: str | None = None
+) -> list[Judgment]:
     """Draws distinct judgments: first a kind, all equally likely, then one in it by its gain.
 
     All kinds are equally likely, because machine-made queries outnumber those that people wrote. A
     query that is the product itself, or for which it is judged 0, is never drawn. There are fewer
-    than `number` where the product has no more.
+    than `number` where the product has no more. `first` is the query_id of the one that was drawn
+    before, likewise, and comes first.
     """
     kinds: dict[str, list[Judgment]] = {}
     for judgment in judgments:
         if judgment.gain > 0:
             kinds.setdefault(judgment.kind, []).append(judgment)
-    drawn: list[Judgment] = []
-    if not kinds:
+    drawn = [each for each in judgments if each.query_id == first and each.gain > 0][:number]
+    for judgment in drawn:
+        kinds[judgment.kind].remove(judgment)
+        kinds = {kind: left for kind, left in kinds.items() if left}
+    if not kinds or len(drawn) == number:
         return drawn
     random = np.random.default_rng(list(seed))
     while kinds and len(drawn) < number:
@@ -122,7 +128,8 @@ class Products(Dataset[Sample | str]):
             return str(error)
         judgments = source.judgments(index.sample) if self.draws_queries[index.source] else []
         seed = (self.seed, index.source, index.sample, index.epoch)
-        drawn = draw_queries(judgments, seed, self.queries_per_product[index.source])
+        first = source.asked[index.query].query_id if index.query >= 0 else None
+        drawn = draw_queries(judgments, seed, self.queries_per_product[index.source], first)
         try:
             queries = [(query, self._query_picture(index.source, query)) for query in drawn]
         except SampleError as error:

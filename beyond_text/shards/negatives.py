@@ -28,7 +28,7 @@ def judged_negatives(
     """
     number = np.zeros(len(split) + 1, dtype=np.uint32)
     found = [np.zeros(0, dtype=np.uint32)]
-    words = _words(split)
+    words = words_of(split)
     refused = _refused(split, words)
     for pairs in split.judged:
         wanted = (split.gains(pairs.grades) > 0) & ~pairs.own
@@ -40,7 +40,7 @@ def judged_negatives(
     return np.cumsum(number, dtype=np.uint32), np.concatenate(found)
 
 
-def _words(split: Split) -> UInt32[np.ndarray, " queries"]:
+def words_of(split: Split) -> UInt32[np.ndarray, " queries"]:
     """Returns a number of each query's words: 0 for a query without words."""
     # Past the memory of `query_text_key`, which is for the queries of a batch.
     key = query_text_key.__wrapped__

@@ -25,10 +25,11 @@ Told = Callable[[Sequence[int]], None]
 
 
 class Draws(NamedTuple):
-    """Samples, and the epoch in which each is drawn."""
+    """Samples, the epoch in which each is drawn, and its query where that is drawn (else -1)."""
 
     samples: Numbers
     epochs: Numbers
+    queries: Numbers | None = None
 
 
 class Order:

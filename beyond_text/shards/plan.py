@@ -7,11 +7,12 @@ from functools import partial
 
 import numpy as np
 
-from beyond_text.shards.order import Categories, Draws, Order, Told
+from beyond_text.shards.hard_negatives import HardNegatives
+from beyond_text.shards.order import Categories, Draws, Numbers, Order, Told
 from beyond_text.shards.roles import Roles
 
 # What the numbers that follow a source's in a seed are for.
-ANCHORS, OTHERS, FURTHER, NEGATIVES = range(4)
+ANCHORS, OTHERS, FURTHER, NEGATIVES, HARD = range(5)
 
 
 class SourcePlan:
@@ -19,9 +20,10 @@ class SourcePlan:
 
     Without roles, or where all are alike, batches follow one order of all products. Else the
     anchors of a batch are the next ones in an order of theirs, so that an epoch takes each once. Up
-    to a share of `negatives` are other products: first such as are judged 0 for the queries of the
-    batch's anchors, then the next ones in an order of those that are no anchors. What is still free
-    is filled with anchors from another order. A product stands in a batch once.
+    to a share of `negatives` are other products: first such as were mined for the queries of the
+    batch's anchors (`hard`), a few for each anchor in turn, then such as are judged 0 for them,
+    then the next ones in an order of those that are no anchors. What is still free is filled with
+    anchors from another order. A product stands in a batch once.
 
     Args:
         sizes: samples in each shard.
@@ -39,16 +41,18 @@ class SourcePlan:
         categories: Categories | None = None,
         run: int = 1,
         told: Told | None = None,
+        hard: HardNegatives | None = None,
     ) -> None:
         order = partial(Order, sizes, categories=categories, run=run, told=told)
         self.size = size
         self.seed = seed
         self.roles = roles
+        self.hard = hard
         self.others: list[Order] = []
-        if roles is None or roles.all_alike:
+        if roles is None or (roles.all_alike and hard is None):
             self.anchors = order(size, (*seed, ANCHORS))
             return
-        first = roles.anchors_in(size, negatives)
+        first = roles.anchors_in(size, negatives, hard.asking if hard else 0)
         self.anchors = order(first, (*seed, ANCHORS), roles.anchor)
         if first == size:
             return
@@ -68,27 +72,52 @@ class SourcePlan:
         if not self.others:
             return anchors
         self._taken[anchors.samples] = True
-        parts = [anchors, self._judged(anchors, number)]
+        wanted = self.size - len(anchors.samples)
+        mined, queries = self._mined(anchors, number, wanted)
+        parts = [anchors, *mined]
+        wanted -= sum(len(part.samples) for part in mined)
+        parts.append(self._judged(anchors, number, wanted))
         for order in self.others:
             wanted = self.size - sum(len(part.samples) for part in parts)
             is_last = order is self.others[-1]
             parts += self._free(order, number, wanted if is_last else min(wanted, order.take))
-        samples, epochs = map(np.concatenate, zip(*parts, strict=True))
+        samples, epochs = map(np.concatenate, zip(*(part[:2] for part in parts), strict=True))
         self._taken[samples] = False
-        return Draws(samples, epochs)
+        return Draws(samples, epochs, queries)
 
-    def _judged(self, anchors: Draws, number: int) -> Draws:
+    def _mined(
+        self, anchors: Draws, number: int, wanted: int
+    ) -> tuple[list[Draws], Numbers | None]:
+        """Draws a query of each of the first anchors, and products that were mined for these.
+
+        The queries are those of the whole batch, -1 where none is drawn.
+        """
+        if self.hard is None:
+            return [], None
+        random = np.random.default_rng([*self.seed, HARD, number])
+        # Whether an anchor is asked must not depend on what it draws.
+        first, mined = self.hard.draw(anchors.samples[:wanted], random)
+        queries = np.full(self.size, -1)
+        queries[: len(first)] = first
+        owner, place = np.nonzero(mined >= 0)
+        return [self._claimed(mined[owner, place], anchors.epochs[owner], wanted)], queries
+
+    def _judged(self, anchors: Draws, number: int, wanted: int) -> Draws:
         """Draws for each anchor a product that one of its queries is judged 0 for, if there is."""
         assert self.roles is not None
         random = np.random.default_rng([*self.seed, NEGATIVES, number])
         owner, sample = self.roles.draw_negatives(anchors.samples, random)
+        return self._claimed(sample, anchors.epochs[owner], wanted)
+
+    def _claimed(self, sample: Numbers, epochs: Numbers, wanted: int) -> Draws:
+        """Takes the first samples that the batch does not hold, `wanted` at most, each once."""
         # Of several anchors that draw one product, the first has it.
         place = np.arange(len(sample), dtype=np.int32)
         self._first[sample[::-1]] = place[::-1]
         free = (self._first[sample] == place) & ~self._taken[sample]
-        chosen = np.flatnonzero(free)[: self.size - len(anchors.samples)]
+        chosen = np.flatnonzero(free)[:wanted]
         self._taken[sample[chosen]] = True
-        return Draws(sample[chosen], anchors.epochs[owner[chosen]])
+        return Draws(sample[chosen], epochs[chosen])
 
     def _free(self, order: Order, number: int, wanted: int) -> list[Draws]:
         """Returns the next samples of an order that the batch does not hold, as many as there are.

@@ -36,14 +36,15 @@ class Roles(NamedTuple):
         """Whether every sample is an anchor, and none has a judged negative."""
         return bool(self.anchor.all()) and not len(self.negatives)
 
-    def anchors_in(self, number: int, share: float) -> int:
+    def anchors_in(self, number: int, share: float, mined: int = 0) -> int:
         """Returns how many of a batch's `number` products are anchors, the next ones in order.
 
-        Others have their share of the source, and judged negatives a place for each anchor that may
-        have one; both together no more than `share`, and what anchors cannot fill.
+        Others have their share of the source, judged negatives a place for each anchor that may
+        have one, and mined ones for the `mined` that all samples may ask for; all together no more
+        than `share`, and what anchors cannot fill.
         """
         anchors, samples = int(self.anchor.sum()), len(self.anchor)
-        asking = int(np.count_nonzero(np.diff(self.starts)))
+        asking = int(np.count_nonzero(np.diff(self.starts))) + mined
         others = self.others_in(number, share) - (-asking * number // samples)
         return min(anchors, number - min(int(share * number), others))
 

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from torch.utils.data import Sampler
 
 from beyond_text.shards.batch import SampleIndex
+from beyond_text.shards.hard_negatives import HardNegatives
 from beyond_text.shards.order import Categories, Told
 from beyond_text.shards.plan import SourcePlan
 from beyond_text.shards.roles import Roles
@@ -30,8 +31,8 @@ class BatchSampler(Sampler[list[SampleIndex]]):
     all take the same number of steps. A product stands in as many rows, one after the other, as
     `queries_per_product` says of its source. Starts at batch `start`, for a run that is resumed.
 
-    Of each source, `roles` and `negatives` are as for `SourcePlan`, `categories`, `run` and `told`
-    as for `Order`.
+    Of each source, `roles`, `negatives` and `hard` are as for `SourcePlan`, `categories`, `run`
+    and `told` as for `Order`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class BatchSampler(Sampler[list[SampleIndex]]):
         categories: Sequence[Categories] = (),
         run: int = 1,
         told: Sequence[Told] = (),
+        hard: Sequence[HardNegatives | None] = (),
     ) -> None:
         if batch_size % world:
             raise ValueError(
@@ -58,6 +60,7 @@ class BatchSampler(Sampler[list[SampleIndex]]):
         self.shares = np.array(weights, dtype=float) / sum(weights)
         self.batches = batches
         self.seed = seed
+        self.own = batch_size // world
         self.rank = rank
         self.world = world
         self.start = start
@@ -72,6 +75,7 @@ class BatchSampler(Sampler[list[SampleIndex]]):
                 categories[number] if categories else None,
                 run,
                 told[number] if told else None,
+                hard[number] if hard else None,
             )
             for number in range(len(sizes))
         ]
@@ -97,10 +101,13 @@ class BatchSampler(Sampler[list[SampleIndex]]):
     def _indices(self, source: int, number: int) -> list[SampleIndex]:
         """Returns this process's samples of the number-th batch of a source."""
         draws = self.sources[source].batch(number)
-        samples, epochs = (part[self.rank :: self.world].tolist() for part in draws)
+        samples, epochs, queries = (
+            [-1] * self.own if part is None else part[self.rank :: self.world].tolist()
+            for part in draws
+        )
         slots = range(self.queries_per_product[source])
         return [
-            SampleIndex(source, sample, epoch, slot)
-            for sample, epoch in zip(samples, epochs, strict=True)
+            SampleIndex(source, sample, epoch, slot, query)
+            for sample, epoch, query in zip(samples, epochs, queries, strict=True)
             for slot in slots
         ]

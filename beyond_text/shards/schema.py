@@ -16,6 +16,7 @@ from beyond_text.tables.layouts import HIGHEST_GRADE
 Name = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Versioned(TypedDict):
@@ -35,7 +36,7 @@ class File(TypedDict):
 
     file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+\.(tar|npy|arrow)\Z")]
     bytes: Count
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    sha256: Digest
 
 
 class Shard(File):
@@ -62,6 +63,22 @@ class SplitEntry(TypedDict):
     judged: File
 
 
+class MinedRecord(TypedDict):
+    """mined.json: what mined-SPLIT.npy was made of, and its SHA-256."""
+
+    manifest: Digest
+    sha256: Digest
+    run: str
+    top: Positive
+    # Share of the score of a positive, `against` says which, that a product stays below.
+    below: float
+    against: str
+    # Queries that have a row of products, these products, and those of them that are judged 0.
+    queries: Count
+    products: Count
+    judged_zero: Count
+
+
 class Earlier(Versioned):
     """What tells a manifest of an earlier version from one of something else."""
 
@@ -86,7 +103,7 @@ def sample_decoder(
     text_fields: tuple[str, ...], further: bool = False
 ) -> msgspec.json.Decoder[Any]:
     """Makes the decoder of a product's JSON; with `further` it reads the further columns too."""
-    texts = dict.fromkeys(("title", "category", *text_fields), NotRequired[str])
+    texts = dict.fromkeys(("title", "category", "group_id", *text_fields), NotRequired[str])
     product: dict[str, Any] = {**texts, "product_id": Name}
     if further:
         product["further"] = NotRequired[dict[str, str]]

@@ -99,7 +99,7 @@ def expected_batches(chain: Sequence[Config]) -> dict[str, float]:
     return batches
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """Prints a line beside the output of a run; a source's name is no markup."""
     print(plain(line), file=sys.stderr)
 
@@ -118,10 +118,10 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
     supplies = _supplies(config)
     for name, supply in supplies.items():
         if isinstance(supply, str):
-            _say(f"source {name} sits this stage out: {supply}")
+            say(f"source {name} sits this stage out: {supply}")
             continue
         part = f", for {' and '.join(supply.losses)}" if len(supply.losses) < len(stage) else ""
-        _say(f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}")
+        say(f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}")
         usable[name] = supply
     grades = {grade for supply in usable.values() for grade in supply.split.highest}
     if unknown := config.data.grades.keys() - grades:

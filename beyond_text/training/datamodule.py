@@ -20,6 +20,7 @@ from beyond_text.models.settings import ModelSettings
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.collate import Collate
 from beyond_text.shards.dataset import PictureVectors, Products
+from beyond_text.shards.hard_negatives import hard_negatives_of
 from beyond_text.shards.order import WINDOW
 from beyond_text.shards.roles import Roles, roles_of
 from beyond_text.shards.sampler import BatchSampler
@@ -57,6 +58,7 @@ class ShardData(pl.LightningDataModule):
         self.roles = {
             name: roles_of(source.split, source.losses) for name, source in self.sources.items()
         }
+        self.hard = hard_negatives_of(config, self.sources)
         views = views_of(config)
         # A query's vector is made of its text and its picture.
         has_query_pictures = any(len(s.split.query_pictures) for s in self.sources.values())
@@ -92,7 +94,9 @@ class ShardData(pl.LightningDataModule):
         """
         losses = " and ".join(self.sources[name].losses)
         found = int(roles.anchor.sum())
-        anchors = roles.anchors_in(batch, self.config.data.negatives)
+        hard = self.hard.get(name)
+        asking = hard.asking if hard else 0
+        anchors = roles.anchors_in(batch, self.config.data.negatives, asking)
         line = f"{found:,} of {len(roles.anchor):,} products have what {losses} needs"
         if not found:
             raise ConfigError(f"data.sources.{name}: {line}")
@@ -159,6 +163,7 @@ class ShardData(pl.LightningDataModule):
             categories=[source.split.categories for source in sources],
             run=config.data.same_category,
             told=[source.split.ahead for source in sources],
+            hard=[self.hard.get(name) for name in self.sources],
         )
 
 

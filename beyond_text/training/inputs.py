@@ -1,6 +1,7 @@
 """Records what a run was made of besides its settings, and compares that with what is there now.
 
-    inputs.json    SHA-256 of each source's manifest, of dev's, and of the start's metrics
+    inputs.json    SHA-256 of each source's manifest, and of the record of its mined negatives where
+                   they are used, of dev's manifest, and of the start's metrics
 
 A manifest holds the checksums of all shards, and metrics the seconds that training took, so these
 tell any two data sets and any two trainings apart.
@@ -18,6 +19,7 @@ from beyond_text.config.settings import Config, ConfigError
 from beyond_text.files import MALFORMED, sha256_of, write_json
 from beyond_text.metrics.results import METRICS
 from beyond_text.shards.manifest import ShardError
+from beyond_text.shards.mined import RECORD, folder_of_mined, has_mined
 from beyond_text.shards.store import Store
 
 INPUTS = "inputs.json"
@@ -62,6 +64,10 @@ def digests_of(config: Config) -> dict[str, str]:
         with suppress(ShardError):
             manifest = Store.of(place, data).read_manifest_bytes()
             digests[name] = hashlib.sha256(manifest).hexdigest()
+    for name, source in data.sources.items():
+        folder = folder_of_mined(Store.of(source.path, data), source.mined)
+        if data.hard_negatives and folder is not None and has_mined(folder):
+            digests[f"data.sources.{name}.mined"] = sha256_of(folder / RECORD)
     metrics = Path(config.start) / METRICS
     if config.start and metrics.is_file():
         digests["start"] = sha256_of(metrics)

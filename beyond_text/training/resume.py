@@ -114,7 +114,9 @@ def check_view(begun: Begun, config: Config) -> None:
 
 def _folder_of(name: str, config: Config) -> str:
     """Returns the folder that a setting of an input names."""
-    source = config.data.sources.get(name.removeprefix("data.sources."))
+    source = config.data.sources.get(name.removeprefix("data.sources.").removesuffix(".mined"))
+    if source and source.mined and name.endswith(".mined"):
+        return source.mined
     return source.path if source else config.start if name == "start" else config.data.dev
 
 

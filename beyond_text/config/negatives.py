@@ -1,0 +1,36 @@
+"""Checks the settings of hard negatives against the others."""
+
+from __future__ import annotations
+
+from beyond_text.config.settings import Config, ConfigError
+from beyond_text.config.urls import is_url, shown
+from beyond_text.config.views import OBJECTIVE_VIEWS
+
+
+def check_hard_negatives(config: Config) -> None:
+    """Refuses hard negatives that no loss uses or no batch has room for, and unread folders.
+
+    Raises:
+        ConfigError: names the setting, what was expected and what was got.
+    """
+    data = config.data
+    with_queries = [name for name in OBJECTIVE_VIEWS if name != "text_image"]
+    if data.hard_negatives and not any(getattr(config.losses, name) for name in with_queries):
+        raise ConfigError(
+            "data.hard_negatives: only losses with queries use it; expected 0, or a weight for one "
+            f"of {', '.join(with_queries)} in losses"
+        )
+    if data.hard_negatives and not data.negatives:
+        raise ConfigError(
+            "data.hard_negatives: data.negatives, the share of a batch for them, is 0"
+        )
+    for name, source in data.sources.items():
+        if is_url(source.mined):
+            raise ConfigError(
+                f"data.sources.{name}.mined: expected a folder of this machine, got "
+                f"{shown(source.mined)}"
+            )
+        if source.mined and not data.hard_negatives:
+            raise ConfigError(
+                f"data.sources.{name}.mined: only data.hard_negatives reads it, which is 0"
+            )

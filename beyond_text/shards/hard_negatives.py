@@ -1,0 +1,132 @@
+"""Draws the query of an anchor, and products that were mined for it, by arrays alone.
+
+A mined product is hard for one query. So the query that the anchor has in the batch is drawn here,
+ahead of the loader, as that would: a kind, all equally likely, then a query of it by its gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+from jaxtyping import Float64, Int32, Int64, UInt32
+
+from beyond_text.config.settings import Config, ConfigError
+from beyond_text.shards.dataset import uses_queries
+from beyond_text.shards.mined import AGAIN, Mined, folder_of_mined, has_mined, read_mined
+from beyond_text.shards.sources import SourceSupply, say
+from beyond_text.shards.split import Split
+
+Numbers = Int64[np.ndarray, " numbers"]
+
+
+class HardNegatives(NamedTuple):
+    """The queries of each sample, and the products that were mined for each query.
+
+    Sample i has the queries `query[starts[i] : starts[i + 1]]`; `until` is i plus the share of the
+    draws that take this one or one before. So 12 bytes are held for each judgment above 0.
+
+    Attributes:
+        mined: numbers of samples, a row a query; `found` says how many of a row there are.
+        each: the most that are drawn for a query.
+    """
+
+    starts: Int64[np.ndarray, " bounds"]
+    query: UInt32[np.ndarray, " pairs"]
+    until: Float64[np.ndarray, " pairs"]
+    mined: Mined
+    found: Int32[np.ndarray, " queries"]
+    each: int
+
+    @property
+    def asking(self) -> int:
+        """How many products all samples together may ask for."""
+        owner = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+        asks = np.unique(owner[self.found[self.query] > 0])
+        return self.each * len(asks)
+
+    def draw(
+        self, samples: Numbers, random: np.random.Generator
+    ) -> tuple[Numbers, Int64[np.ndarray, "samples each"]]:
+        """Draws a query of each sample, and some of the products that were mined for it.
+
+        Returns:
+            Rows of queries, -1 where a sample has none, and samples, -1 where there are no more:
+            the next ones in their row from a random place on.
+        """
+        shares, places = random.random((2, len(samples)))
+        last = self.starts[samples + 1] - 1
+        has_query = last >= self.starts[samples]
+        query = np.full(len(samples), -1)
+        drawn = np.searchsorted(self.until, samples[has_query] + shares[has_query], side="right")
+        query[has_query] = self.query[np.minimum(drawn, last[has_query])]
+        found = np.where(has_query, self.found[query], 0)[:, None]
+        order = np.arange(self.each)
+        place = ((places[:, None] * found).astype(np.int64) + order) % np.maximum(found, 1)
+        return query, np.where(order < found, self.mined[query[:, None], place], -1)
+
+
+def hard_negatives_of(
+    config: Config, sources: Mapping[str, SourceSupply]
+) -> dict[str, HardNegatives]:
+    """Reads the mined negatives of a run's sources; prints which source has none.
+
+    Raises:
+        ConfigError: no source has any.
+        ShardError: they are of other shards, or damaged.
+    """
+    found: dict[str, HardNegatives] = {}
+    each = config.data.hard_negatives
+    asking = {name: one for name, one in sources.items() if each and uses_queries(one.losses)}
+    for name, source in asking.items():
+        own = config.data.sources[name].mined
+        folder = folder_of_mined(source.split.store, own)
+        if folder is not None and (own or has_mined(folder)):
+            found[name] = hard_negatives(source.split, read_mined(folder, source.split), each)
+        else:
+            say(f"source {name}: no mined negatives; {AGAIN}")
+    if asking and not found:
+        raise ConfigError(f"data.hard_negatives: no source has mined negatives; {AGAIN}")
+    return found
+
+
+def hard_negatives(split: Split, mined: Mined, each: int) -> HardNegatives:
+    """Returns what hard negatives of a split are drawn from, by its judgments above 0.
+
+    Raises:
+        ShardError: the file of queries or of judgments is damaged.
+    """
+    samples, queries, gains = _positives(split)
+    kind = _kinds(split)[queries].astype(np.int64)
+    kinds = int(kind.max(initial=0)) + 1
+    # A kind of a sample, in the order of samples.
+    distinct, of = np.unique(samples * kinds + kind, return_inverse=True)
+    total = np.bincount(of, weights=gains, minlength=len(distinct))
+    number = np.bincount(distinct // kinds, minlength=len(split))
+    share = np.cumsum(gains / total[of] / number[samples])
+    starts = np.searchsorted(samples, np.arange(len(split) + 1))
+    before = np.append(0.0, share)[starts[samples]]
+    until = np.minimum(samples + (share - before), samples + 1.0)
+    # The shares of a sample add up to 1 but for rounding.
+    until[starts[1:][np.diff(starts) > 0] - 1] = np.unique(samples) + 1.0
+    found = (mined >= 0).sum(axis=1, dtype=np.int32)
+    return HardNegatives(starts, queries.astype(np.uint32), until, mined, found, each)
+
+
+def _positives(split: Split) -> tuple[Numbers, Numbers, Float64[np.ndarray, " pairs"]]:
+    """Returns sample, query and gain of each judgment above 0, in the order of samples."""
+    none = np.zeros(0, np.int64)
+    parts = [(none, none, np.zeros(0))]
+    for pairs in split.judged:
+        gains = np.where(pairs.own, 0, split.gains(pairs.grades))
+        parts.append((pairs.sample[gains > 0], pairs.query[gains > 0], gains[gains > 0]))
+    samples, queries, gains = map(np.concatenate, zip(*parts, strict=True))
+    return samples, queries, gains
+
+
+def _kinds(split: Split) -> Int32[np.ndarray, " queries"]:
+    """Returns a number of each query's kind."""
+    encoded = pc.dictionary_encode(split.asked.table()["kind"].combine_chunks())
+    return encoded.indices.to_numpy(zero_copy_only=False)
