@@ -189,9 +189,15 @@ class Split:
         except (*MALFORMED, PictureError) as error:
             raise SampleError(f"{self.store} sample {sample}: {error}") from error
 
-    def categories(self, shard: int) -> UInt32[np.ndarray, " samples"]:
-        """Returns the keys of the categories of a shard's samples; 0 stands for none."""
-        return self.products.records(shard)["category"]
+    def categories(self) -> UInt32[np.ndarray, " samples"]:
+        """Returns the keys of the categories of all samples; 0 stands for none.
+
+        Raises:
+            ShardError: the index of a shard is damaged.
+        """
+        shards = range(len(self.sizes))
+        found = (self.products.records(shard)["category"] for shard in shards)
+        return np.concatenate([np.zeros(0, np.uint32), *found])
 
     def ahead(self, shards: Sequence[int]) -> None:
         """Is told the shards of products that are read next."""

@@ -148,6 +148,7 @@ class ShardData(pl.LightningDataModule):
     def _batch_sampler(self, trainer: pl.Trainer) -> BatchSampler:
         """Returns the samples of each batch from the trainer's current step on."""
         config, sources = self.config, list(self.sources.values())
+        in_runs = config.data.same_category > 1
         return BatchSampler(
             [source.split.sizes for source in sources],
             [source.weight for source in sources],
@@ -160,7 +161,7 @@ class ShardData(pl.LightningDataModule):
             queries_per_product=[source.queries_per_product for source in sources],
             roles=list(self.roles.values()),
             negatives=config.data.negatives,
-            categories=[source.split.categories for source in sources],
+            categories=[source.split.categories() for source in sources] if in_runs else (),
             run=config.data.same_category,
             told=[source.split.ahead for source in sources],
             hard=[self.hard.get(name) for name in self.sources],

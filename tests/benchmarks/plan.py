@@ -103,8 +103,7 @@ def unshared() -> int:
 
 def _read(split: Split) -> None:
     """Reads what a worker may read of all products."""
-    for shard in range(len(split.sizes)):
-        split.categories(shard)
+    split.categories()
     for _ in split.judged:
         pass
     for number in np.random.default_rng(0).integers(0, len(split), 20_000).tolist():
@@ -117,7 +116,7 @@ def _plan(split: Split) -> list[BatchSampler]:
     roles, batch = roles_of(split, ["query_product"]), min(4096, len(split) // 2)
     arguments = [split.sizes], [1.0], batch, 2 * FAR, 0, 0, 1, FAR
     plan = BatchSampler(
-        *arguments, roles=[roles], negatives=0.25, categories=[split.categories], run=4
+        *arguments, roles=[roles], negatives=0.25, categories=[split.categories()], run=4
     )
     for _ in islice(plan, 20):
         pass
@@ -220,7 +219,7 @@ def _plans(split: Split, roles: Roles, batch: int) -> dict[str, Callable[[int], 
             own, [1.0], batch, far, 0, 0, PROCESSES, start, roles=[roles], negatives=0.25
         ),
         f"{name}, runs of a category": lambda start: BatchSampler(
-            own, [1.0], batch, far, 0, 0, PROCESSES, start, categories=[split.categories], run=4
+            own, [1.0], batch, far, 0, 0, PROCESSES, start, categories=[split.categories()], run=4
         ),
     }
 

@@ -54,11 +54,10 @@ def mixed(**place: Any) -> list[list[SampleIndex]]:
         120,
         roles=[None, few, some_roles(20)._replace(anchor=np.ones(21, dtype=bool))],
         negatives=0.3,
-        categories=[lambda shard: keys[: [7, 7][shard]], lambda shard: keys[: [6, 6, 6, 2][shard]],
-                    lambda shard: keys],
+        categories=[np.resize(keys, number) for number in (14, 20, 21)],
         run=2,
         **place,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("block", [7, 2**16])

@@ -317,7 +317,7 @@ def test_the_index_says_what_a_sample_has_without_opening_its_shard(
     assert [bare.picture_numbers(number) for number in range(24)] == [
         [] if picture is None else [0] for _, picture in found
     ]
-    assert {*bare.categories(0), *bare.categories(3)} == {category_key("decor")}
+    assert set(bare.categories().tolist()) == {category_key("decor")}
     records = np.concatenate([bare.products.records(shard) for shard in range(4)])
     assert records.dtype.itemsize <= 20
     no_description = [fields["product_id"] == "train.3" for fields, _ in found]
