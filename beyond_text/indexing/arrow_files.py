@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beyond_text.files import atomic_write
 from beyond_text.indexing.facts import CHECKED, IndexFormatError
@@ -65,6 +66,29 @@ def open_arrow(
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise IndexFormatError(f"{path}: not a table of an index: {error}") from error
     return table
+
+
+def column_of_digests(digests: np.ndarray) -> pa.Array:
+    """Makes a column of digests, of bytes of shape [rows, 16]."""
+    data = pa.py_buffer(np.ascontiguousarray(digests))
+    return pa.FixedSizeBinaryArray.from_buffers(DIGEST, len(digests), [None, data])
+
+
+def digests_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns the digests of a column as bytes of shape [rows, 16]."""
+    width = DIGEST.byte_width
+    parts = [
+        np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * width, chunk.offset * width)
+        for chunk in column.chunks
+        if len(chunk)
+    ]
+    return np.concatenate([np.zeros(0, np.uint8), *parts]).reshape(-1, width)
+
+
+def rows_of_digests(digests: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Returns the row at which each digest stands among others; -1 where it does not."""
+    found = pc.index_in(column_of_digests(digests), value_set=column_of_digests(among))
+    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _words(schema: dict[str, pa.DataType]) -> str:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 from beyond_text.config.names import INDEX_FILE as FILE
 from beyond_text.config.names import IndexKind
 from beyond_text.files import atomic_write, errors_name
-from beyond_text.indexing.arrow_files import open_arrow
+from beyond_text.indexing.arrow_files import open_arrow, rows_of_digests
 from beyond_text.indexing.asked import vectors_asked
 from beyond_text.indexing.copied_pictures import copy_pictures, remove_pictures
 from beyond_text.indexing.encode_parts import start_processes
@@ -36,7 +37,14 @@ from beyond_text.indexing.facts import (
     write_facts,
 )
 from beyond_text.indexing.faiss_cache import forget_nearest, open_nearest, update_nearest
-from beyond_text.indexing.generation import ASKED, PRODUCTS, VECTORS, Generation, write_products
+from beyond_text.indexing.generation import (
+    ASKED,
+    PRODUCTS,
+    VECTORS,
+    Generation,
+    words_of_products,
+    write_products,
+)
 from beyond_text.indexing.models import MODELS, ModelFacts, keep_model
 from beyond_text.indexing.seen import Seen
 from beyond_text.indexing.source import (
@@ -49,6 +57,7 @@ from beyond_text.indexing.source import (
 )
 from beyond_text.indexing.vectors import Vectors, encode_changes
 from beyond_text.retrieval.described import Described
+from beyond_text.retrieval.lexical import Lexical
 from beyond_text.retrieval.nearest import Nearest, recall
 from beyond_text.shards.store import Folder
 from beyond_text.tables.layouts import TableError
@@ -127,12 +136,17 @@ def build_index(folder: Folder, index: Path, model: ModelFacts, options: Options
                 folder, options.split, model.reads, source, known, files, workers
             )
             files.save()
-            vectors = encode_changes(index / BUILDING, job, content, reused, how, early)
+            with ThreadPoolExecutor(1) as beside:
+                # Other processes encode meanwhile.
+                words = (
+                    None if options.array else beside.submit(words_of_products, content.products)
+                )
+                vectors = encode_changes(index / BUILDING, job, content, reused, how, early)
         if vectors is None or (options.array and not _is_last(lock, index, old)):
             return None
         if not vectors.present.any():
             raise TableError(f"{folder}: no product has a text or a picture")
-        return _write(index, model, content, source, vectors, options, old)
+        return _write(index, model, content, source, vectors, words, options, old)
 
 
 def _early(
@@ -150,12 +164,14 @@ def _write(
     content: Content,
     source: Source,
     found: Vectors,
+    words: Future[Lexical] | None,
     options: Options,
     old: Generation | None,
 ) -> Built:
-    """Writes the new state."""
+    """Writes the new state; `words`, if any, are those of all products, left out or not."""
     vectors, present, encoded = found
     kept = [p for p, there in zip(content.products, present, strict=True) if there]
+    own_words = words.result() if words and present.all() else words_of_products(kept)
     rows = present.nonzero()[0]
     if options.copy_pictures:
         copy_pictures(index, content, rows, options.workers or len(os.sched_getaffinity(0)))
@@ -180,9 +196,10 @@ def _write(
     if options.kind != "exact":
         reused = old if old and _fits(old.facts, model.digest, vectors.shape[1]) else None
         asked = vectors_asked(model, vectors.shape[1], kept, vectors[rows], reused)
-    facts = write_state(index, facts, kept, vectors[rows], digests, old, asked)
+    facts = write_state(index, facts, kept, vectors[rows], digests, own_words, old, asked)
     _tidy(index, facts, old)
-    removed = len({*old.product_ids()} - {each.product_id for each in kept}) if old else 0
+    before = old.products["product_id"].to_pylist() if old else []
+    removed = len({*before} - {each.product_id for each in kept})
     left_out = len(present) - len(kept)
     return Built(facts, encoded, len(kept) + left_out - encoded, removed, left_out)
 
@@ -205,6 +222,7 @@ def write_state(
     products: Sequence[Described],
     vectors: np.ndarray,
     digests: tuple[Digests, Digests],
+    words: Lexical,
     old: Generation | None = None,
     asked: np.ndarray | None = None,
 ) -> Facts:
@@ -218,6 +236,7 @@ def write_state(
         products: in descending order of their product_ids.
         vectors: float16, one for each product.
         digests: of each product, and of its main picture.
+        words: by which the products are searched.
         old: the state that is there.
         asked: float16 vectors of queries like those to come; an exact search needs none.
     """
@@ -227,7 +246,7 @@ def write_state(
     if asked is not None:
         with atomic_write(place / ASKED, binary=True) as file:
             np.save(file, asked, allow_pickle=False)
-    columns = write_products(place, products, *digests)
+    columns = write_products(place, products, *digests, words)
     facts = replace(facts, columns=columns, files=files_of(place))
     if old:
         recall_at_10, generation = old.facts.recall_at_10, old.facts.generation
@@ -254,8 +273,7 @@ def _nearest(
     own = facts.files[VECTORS].sha256
     if facts.kind == "exact" or not old or not _fits(old.facts, facts.model, facts.dim):
         return open_nearest(facts.kind, vectors, own, queries)
-    row_of = {digest.tobytes(): row for row, digest in enumerate(old.digests())}
-    rows = np.array([row_of.get(digest.tobytes(), -1) for digest in digests], dtype=np.int64)
+    rows = rows_of_digests(digests, old.digests())
     before = old.facts.files[VECTORS].sha256
     found = update_nearest(facts.kind, (old.vectors, before), vectors, own, rows, queries)
     if own != before:

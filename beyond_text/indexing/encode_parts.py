@@ -34,6 +34,9 @@ from beyond_text.tasks.run import run_plan
 PART, LEAST = 512, 64
 # Parts that a small catalogue is split into, whoever encodes them.
 PARTS = 32
+# What takes seconds to import for an encoder of either kind.
+OF_EXPORTS = ("beyond_text.encoding.export_model",)
+OF_RUNS = ("beyond_text.retrieval.run", "beyond_text.retrieval.encode")
 # The products of a plan, in its folder.
 PRODUCTS = "products.arrow"
 SCHEMA = {"digest": DIGEST, "product_id": pa.string(), "text": pa.string(), "pictures": pa.string()}
@@ -169,7 +172,8 @@ def start_processes(job: Job, workers: int) -> Processes | None:
     """
     if workers == 1 or uses_gpu(job.model):
         return None
-    return Processes(workers, load_encoder, (job,))
+    imports = OF_EXPORTS if job.model.is_export else OF_RUNS
+    return Processes(workers, load_encoder, (job,), imports=imports)
 
 
 def run_parts(

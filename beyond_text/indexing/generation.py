@@ -15,7 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beyond_text.indexing.arrow_files import DIGEST, open_arrow, write_arrow
+from beyond_text.indexing.arrow_files import (
+    DIGEST,
+    column_of_digests,
+    digests_of,
+    open_arrow,
+    write_arrow,
+)
 from beyond_text.indexing.columns import table_of, type_of
 from beyond_text.indexing.facts import (
     CHECKED,
@@ -25,7 +31,7 @@ from beyond_text.indexing.facts import (
     check_files,
     read_facts,
 )
-from beyond_text.indexing.source import WIDTH, Digests, Known
+from beyond_text.indexing.source import Digests, Known
 from beyond_text.retrieval.described import Described, Place
 from beyond_text.retrieval.lexical import Lexical, searched_text
 
@@ -47,7 +53,11 @@ EXPONENT = 0x7C00
 
 
 def write_products(
-    folder: Path, products: Sequence[Described], digests: Digests, pictures: Digests
+    folder: Path,
+    products: Sequence[Described],
+    digests: Digests,
+    pictures: Digests,
+    words: Lexical,
 ) -> dict[str, ColumnType]:
     """Writes the products, in descending order of their ids; returns the types of columns."""
     places = [product.pictures[0] if product.pictures else Place("") for product in products]
@@ -55,16 +65,21 @@ def write_products(
         [product.product_id for product in products],
         [product.text for product in products],
         *zip(*places, strict=True),
-        [digest.tobytes() for digest in digests],
-        [picture.tobytes() for picture in pictures],
     ]
-    arrays = [pa.array(v, kind) for v, kind in zip(values, SCHEMA.values(), strict=True)]
+    arrays = [pa.array(v, kind) for v, kind in zip(values, SCHEMA.values(), strict=False)]
+    arrays += [column_of_digests(each) for each in (digests, pictures)]
     write_arrow(folder / PRODUCTS, pa.table(dict(zip(SCHEMA, arrays, strict=True))))
     table, types = table_of([product.columns for product in products])
     write_arrow(folder / COLUMNS, table)
-    words = (searched_text(each.product_id, each.text, each.columns) for each in products)
-    Lexical.build(words).save(folder / LEXICAL)
+    words.save(folder / LEXICAL)
     return types
+
+
+def words_of_products(products: Sequence[Described]) -> Lexical:
+    """Indexes the words by which products are searched."""
+    return Lexical.build(
+        searched_text(each.product_id, each.text, each.columns) for each in products
+    )
 
 
 class ProductIds(Sequence[str]):
@@ -150,9 +165,7 @@ class Generation(NamedTuple):
 
     def digests(self) -> Digests:
         """Returns the digest of each product's text and pictures."""
-        return np.frombuffer(b"".join(self.products["digest"].to_pylist()), dtype=np.uint8).reshape(
-            -1, WIDTH
-        )
+        return digests_of(self.products["digest"])
 
     def asked(self) -> np.ndarray | None:
         """Returns vectors of queries like those that will be asked; None where there are none."""
@@ -176,12 +189,7 @@ class Generation(NamedTuple):
 
     def known(self) -> Known:
         """Returns what need not be read again."""
-        columns = (self.products[name].to_pylist() for name in SCHEMA)
-        rows = [
-            (identity, text, Place(file, offset, size) if file else None, digest, picture)
-            for identity, text, file, offset, size, digest, picture in zip(*columns, strict=True)
-        ]
-        return Known(self.facts.source.shards, rows)
+        return Known(self.facts.source.shards, self.products)
 
 
 def _open_words(folder: Path, facts: Facts) -> Lexical:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import UInt8
 from tqdm import tqdm
 
@@ -60,31 +61,40 @@ class Content(NamedTuple):
 class Known:
     """What an earlier index of the same folder knows; an empty one knows nothing.
 
-    Attributes:
+    Args:
         shards: the checksum of each shard.
-        rows: product_id, text, place of the main picture and the two digests of each product.
+        products: the table of the index's products.
     """
 
     def __init__(
-        self,
-        shards: Mapping[str, str] | None = None,
-        rows: Sequence[tuple[str, str, Place | None, bytes, bytes]] = (),
+        self, shards: Mapping[str, str] | None = None, products: pa.Table | None = None
     ) -> None:
         self.shards = shards or {}
-        self._rows = {row[0]: row[1:] for row in rows}
+        self._products = products
 
     @cached_property
     def usable(self) -> set[bytes]:
         """The digests of the main pictures."""
-        return {picture for *_, picture in self._rows.values()}
+        return set(self._products["picture"].to_pylist()) if self._products is not None else set()
+
+    @cached_property
+    def _rows(self) -> dict[str, tuple[str, Place, bytes, bytes]]:
+        """Text, place of the main picture and the two digests of each product."""
+        if self._products is None:
+            return {}
+        columns = {name: self._products[name].to_pylist() for name in self._products.column_names}
+        places = map(Place, *(columns[name] for name in Place._fields))
+        known = zip(columns["text"], places, columns["digest"], columns["picture"], strict=True)
+        return dict(zip(columns["product_id"], known, strict=True))
 
     def digests(self, product: Described, shards: Mapping[str, str]) -> tuple[bytes, bytes] | None:
         """Returns the digests of a product whose shard has not changed; None of any other."""
-        text, place, digest, picture = self._rows.get(product.product_id, (None, None, b"", b""))
-        if place is None or not product.pictures or place != product.pictures[0]:
+        place = product.pictures[0] if product.pictures else Place("")
+        # Of tables there are no shards.
+        if place.file not in shards or shards[place.file] != self.shards.get(place.file):
             return None
-        same = shards.get(place.file) == self.shards.get(place.file, "")
-        return (digest, picture) if same and text == product.text else None
+        text, before, digest, picture = self._rows.get(product.product_id, ("", None, b"", b""))
+        return (digest, picture) if before == place and text == product.text else None
 
 
 def describe_source(folder: Folder, index: Path, split: str | None) -> Source:
@@ -147,22 +157,16 @@ def read_content(
         TableError, ShardError: no such products.
         RejectError: too many rows or pictures cannot be used.
     """
-    from beyond_text.retrieval.read_split import read_products
-
     root = root_of(folder, source)
     seen = Pictures(root, files)
-    sizes = reads.image_size, reads.stored_size
-    catalogue = read_products(
-        folder,
-        split,
-        reads.text_fields,
-        *sizes,
-        is_usable=lambda path: seen.of_file(path) in known.usable,
-    )
-    products: Any = catalogue.products
-    numbers = range(len(catalogue.product_ids))
-    shown = tqdm(numbers, desc="reading products", leave=False, disable=None)
-    described = [products.describe(number) for number in shown]
+    if isinstance(folder, Store) or holds_shards(folder):
+        described = _of_shards(folder, split, reads)
+    else:
+        from beyond_text.retrieval.described_tables import describe_tables
+
+        described = describe_tables(
+            folder, split, reads.text_fields, lambda path: seen.of_file(path) in known.usable
+        )
     # The order of an index.
     described.sort(key=lambda product: product.product_id, reverse=True)
 
@@ -174,6 +178,17 @@ def read_content(
     both = list(tqdm(found, desc="reading pictures", total=total, leave=False, disable=None))
     whole, main = (_array([pair[side] for pair in both]) for side in (0, 1))
     return Content(root, described, whole, main)
+
+
+def _of_shards(folder: Folder, split: str | None, reads: Reads) -> list[Described]:
+    """Describes the products of shards."""
+    from beyond_text.retrieval.read_split import read_products
+
+    catalogue = read_products(folder, split, *reads)
+    products: Any = catalogue.products
+    numbers = range(len(catalogue.product_ids))
+    shown = tqdm(numbers, desc="reading products", leave=False, disable=None)
+    return [products.describe(number) for number in shown]
 
 
 def _array(digests: Sequence[bytes]) -> Digests:

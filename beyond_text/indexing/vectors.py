@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from beyond_text.indexing.arrow_files import rows_of_digests
 from beyond_text.indexing.encode_parts import (
     made_by,
     plan_folder,
@@ -38,19 +39,21 @@ class _Taken:
         self.vectors = np.zeros((len(digests), dim), dtype=np.float16)
         self.present = np.zeros(len(digests), dtype=bool)
         self.done = np.zeros(len(digests), dtype=bool)
-        self._rows: dict[bytes, list[int]] = {}
-        for row, digest in enumerate(digests):
-            self._rows.setdefault(digest.tobytes(), []).append(row)
+        self._digests = digests
 
-    def take(self, keys: Digests, found: np.ndarray, there: Sequence[bool] | np.ndarray) -> None:
+    def take(self, keys: Digests, found: np.ndarray, there: np.ndarray) -> None:
         """Takes vectors, and whether each is one, for all products with these digests."""
-        for key, vector, is_there in zip(keys, found, there, strict=True):
-            rows = self._rows.get(key.tobytes(), [])
-            self.vectors[rows], self.present[rows], self.done[rows] = vector, is_there, True
+        own = np.flatnonzero(~self.done)
+        places = rows_of_digests(self._digests[own], keys)
+        own, places = own[places >= 0], places[places >= 0]
+        self.vectors[own], self.present[own], self.done[own] = found[places], there[places], True
 
     def open(self) -> list[int]:
         """Returns the first row of each digest whose vector is not known."""
-        return [rows[0] for rows in self._rows.values() if not self.done[rows[0]]]
+        own = np.flatnonzero(~self.done)
+        digests = self._digests[own]
+        # The first of those of one digest stands at its own place among them.
+        return own[rows_of_digests(digests, digests) == np.arange(len(own))].tolist()
 
 
 def encode_changes(

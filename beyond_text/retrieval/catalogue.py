@@ -5,22 +5,23 @@ A picture that a table names is reduced as on its way into shards, so both give 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from beyond_text.config.names import Pool
-from beyond_text.retrieval.described import Described, Place, place_of_file, where
+from beyond_text.retrieval.described import Described, Place, described, place_of_file, where
 from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.batch import Sample
-from beyond_text.shards.split import Split, product_text
+from beyond_text.shards.split import Split
 from beyond_text.shards.store import Folder
 from beyond_text.tables.pictures import PictureError, decode_pixels, read_picture, reduce_picture
 from beyond_text.tables.splits import is_in_share
+from beyond_text.tables.text import product_text
 from beyond_text.terminal import plain
 
 Modality = Literal["text", "image"]
@@ -80,7 +81,7 @@ class ShardProducts(Dataset[Sample]):
         fields, _ = shards.read(sample, None)
         found = (shards.products.place(sample, name) for name in PICTURES)
         places = tuple(Place(file, *member) for file, member in filter(None, found))
-        return _described(fields, shards.text_of(fields), places)
+        return described(fields, shards.text_of(fields), places)
 
 
 class TableProducts(Dataset[Sample]):
@@ -116,7 +117,7 @@ class TableProducts(Dataset[Sample]):
         row = self.rows[number]
         paths = (path for path in (row["image"], *row["images"][1:]) if path)
         places = tuple(place_of_file(path, self.pictures) for path in paths)
-        return _described(row, product_text(row, self.text_fields), places)
+        return described(row, product_text(row, self.text_fields), places)
 
 
 class PlacedProducts(Dataset[Sample]):
@@ -174,13 +175,6 @@ class DropModality(Dataset[Sample]):
         if self.modality == "text":
             return sample._replace(text="")
         return sample._replace(image=None, further=())
-
-
-def _described(fields: Mapping[str, Any], text: str, pictures: tuple[Place, ...]) -> Described:
-    """Returns a product with its title, category and further columns."""
-    columns = {name: fields[name] for name in ("title", "category") if fields.get(name)}
-    columns |= fields.get("further") or {}
-    return Described(fields["product_id"], text, columns, pictures)
 
 
 def _sample(product_id: str, text: str, pictures: Sequence[Tensor]) -> Sample:

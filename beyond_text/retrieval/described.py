@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from beyond_text.shards.store import Folder
@@ -82,3 +83,10 @@ class Described(NamedTuple):
     text: str
     columns: dict[str, str]
     pictures: tuple[Place, ...] = ()
+
+
+def described(fields: Mapping[str, Any], text: str, pictures: tuple[Place, ...]) -> Described:
+    """Returns a product with its title, category and further columns."""
+    columns = {name: fields[name] for name in ("title", "category") if fields.get(name)}
+    columns |= fields.get("further") or {}
+    return Described(fields["product_id"], text, columns, pictures)

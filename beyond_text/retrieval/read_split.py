@@ -6,7 +6,7 @@ queries of a split are measured are its pool: those of the split, or those of ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from beyond_text.config.names import Pool
 from beyond_text.metrics.ranking import check_measurable
 from beyond_text.retrieval.catalogue import Catalogue, ShardProducts, TableProducts, file_picture
 from beyond_text.retrieval.query_set import COLUMNS, QuerySet
-from beyond_text.retrieval.usable import usable_tables
+from beyond_text.retrieval.usable import usable_products
 from beyond_text.shards.manifest import ShardError, read_manifest
 from beyond_text.shards.split import Split
 from beyond_text.shards.store import Folder, Store, holds_shards
@@ -73,11 +73,8 @@ def read_products(
     text_fields: list[str],
     picture_size: int,
     stored_size: int = 256,
-    is_usable: Callable[[str], bool] | None = None,
 ) -> Catalogue:
     """Reads the products of a split, or of every split, judged or not; needs no queries.
-
-    `is_usable` says of the path of a picture whether it was tried before, and could be used.
 
     Raises:
         TableError, ShardError: no such folder or split, or no products in it.
@@ -90,7 +87,7 @@ def read_products(
     # Of all splits nobody asks which is whose, and to draw them takes the bytes of all pictures.
     tables = read_tables(folder) if split else read_tables(folder, dev_share=0.0)
     sizes = picture_size, stored_size
-    return _table_products(tables, split, text_fields, *sizes, is_usable)[0]
+    return _table_products(tables, split, text_fields, *sizes)[0]
 
 
 def _table_products(
@@ -99,15 +96,9 @@ def _table_products(
     text_fields: list[str],
     picture_size: int,
     stored_size: int,
-    is_usable: Callable[[str], bool] | None = None,
 ) -> tuple[Catalogue, Tables]:
     """Reads products of tables; also returns the tables without the rows that cannot be used."""
-    rows = tables.products
-    rows = rows.drop_duplicates("product_id") if split is None else rows[rows["split"] == split]
-    if rows.empty:
-        known = ", ".join(sorted(set(tables.products["split"]))) or "none"
-        raise TableError(f"{tables.folder}: no products in split {split!r} (splits: {known})")
-    rows, tables = usable_tables(tables, rows, is_usable)
+    rows, tables = usable_products(tables, split)
     sizes = stored_size, picture_size
     products = TableProducts(rows, text_fields, *sizes, tables.pictures)
     pool: Pool = "all" if split is None else "split"

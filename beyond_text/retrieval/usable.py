@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from beyond_text.retrieval.threads import map_in_threads
-from beyond_text.tables.layouts import TEXT_COLUMNS, Reject
+from beyond_text.tables.compact import as_array
+from beyond_text.tables.layouts import TEXT_COLUMNS, Reject, TableError
 from beyond_text.tables.pictures import PictureError, decode_picture, read_picture
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects, drop_judgments
 from beyond_text.tables.tables import Tables
@@ -21,6 +22,23 @@ from beyond_text.terminal import plain
 
 # Side in pixels to which a JPEG may be reduced while it is tried: the smallest scale is enough.
 TRIED = 16
+
+
+def usable_products(
+    tables: Tables, split: str | None, is_usable: Callable[[str], bool] | None = None
+) -> tuple[pd.DataFrame, Tables]:
+    """Returns the products of a split, or each product of all, as `usable_tables` does.
+
+    Raises:
+        TableError: there are none in that split.
+        RejectError: a file has lost more than MAX_REJECTED of its rows.
+    """
+    rows = tables.products
+    rows = rows.drop_duplicates("product_id") if split is None else rows[rows["split"] == split]
+    if rows.empty:
+        known = ", ".join(sorted(set(tables.products["split"]))) or "none"
+        raise TableError(f"{tables.folder}: no products in split {split!r} (splits: {known})")
+    return usable_tables(tables, rows, is_usable)
 
 
 def usable_tables(
@@ -67,15 +85,17 @@ def _with_pictures(
         return rows, set()
     key = "product_id" if name == "products" else "query_id"
     file = tables.files[name].name
-    faults = list(map_in_threads(partial(_fault, is_usable), list(rows["image"])))
+    paths = as_array(rows["image"]).to_pylist()
+    faults = list(map_in_threads(partial(_fault, is_usable), paths))
     faulty = [fault for fault in faults if fault]
     lost = rows[[fault is not None for fault in faults]]
     for number, identity, image, fault in zip(
         lost["row"], lost[key], lost["image"], faulty, strict=True
     ):
         rejects.add(Reject(file, int(number), identity, fault.reason, f"{image}: {fault}"))
-    images = ["" if fault else image for image, fault in zip(rows["image"], faults, strict=True)]
-    rows = rows.assign(image=images)
+    if faulty:
+        used = ["" if fault else path for path, fault in zip(paths, faults, strict=True)]
+        rows = rows.assign(image=used)
     empty = (rows[[*texts, "image"]] == "").all(axis=1)
     reason = "no text and no picture" if name == "products" else "empty query"
     for row in rows[empty].to_dict("records"):

@@ -25,14 +25,10 @@ from beyond_text.shards.manifest import ShardError, check_sizes, check_sums, fil
 from beyond_text.shards.schema import sample_decoder
 from beyond_text.shards.store import Store
 from beyond_text.tables.pictures import PictureError, decode_pixels
+from beyond_text.tables.text import product_text
 
 # Shards that are fetched while all are read in order.
 IN_ORDER = 8
-
-
-def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Joins the chosen fields that are not empty, as sentences."""
-    return ". ".join(fields[name].strip(" .") for name in names if fields.get(name))
 
 
 class Split:

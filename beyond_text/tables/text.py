@@ -5,7 +5,9 @@ from __future__ import annotations
 import html.entities
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
+from typing import Any
 
 
 def _names(names: str) -> frozenset[str]:
@@ -89,6 +91,11 @@ def shown_text(value: str) -> str:
         if text == before:
             break
     return text
+
+
+def product_text(fields: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Joins the chosen fields of a product that are not empty, as sentences."""
+    return ". ".join(fields[name].strip(" .") for name in names if fields.get(name))
 
 
 def normal_text(value: str) -> str:

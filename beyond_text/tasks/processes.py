@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from beyond_text.tasks.runner import Order, Outcome, attempt
@@ -27,6 +28,8 @@ class Processes:
         warm: is called in each when it starts, such as to load a model.
         arguments: of `warm`.
         devices: names of GPUs, of which each process sees one; empty for all of them.
+        imports: modules that are imported once for all processes, where the system can; none of
+            them may start a thread.
     """
 
     def __init__(
@@ -35,10 +38,10 @@ class Processes:
         warm: Callable[..., object] | None = None,
         arguments: Sequence[Any] = (),
         devices: Sequence[str] = (),
+        imports: Sequence[str] = (),
     ) -> None:
         self.count = count
-        # Not forked: threads of torch and FAISS do not survive that.
-        context = get_context("spawn")
+        context = _context(imports)
         held, self._line = context.Pipe(duplex=False)
         turn = context.Value("i", 0)
         self._pool = ProcessPoolExecutor(
@@ -80,6 +83,19 @@ class Processes:
                 "a process was killed, perhaps for want of memory: try fewer --workers; the same "
                 "command goes on with what is done"
             ) from error
+
+
+def _context(imports: Sequence[str]) -> BaseContext:
+    """Returns how processes are started.
+
+    They are not forked from this one: threads of torch and FAISS do not survive that. A server that
+    has imported modules, and done no more, can be forked.
+    """
+    if not imports or "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([*imports])
+    return context
 
 
 def _start(

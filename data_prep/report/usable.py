@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm import tqdm
 
-from beyond_text.shards.split import product_text
 from beyond_text.tables.rejects import Rejects, drop_judgments
 from beyond_text.tables.tables import Tables
+from beyond_text.tables.text import product_text
 from data_prep.reduce import picture_reader
 from data_prep.rows import PRODUCTS, QUERIES, outcome_of
 

@@ -35,7 +35,7 @@ from msgspec.structs import replace
 
 from beyond_text.config.names import INDEX_KINDS, IndexKind
 from beyond_text.indexing.build import write_state
-from beyond_text.indexing.generation import Generation
+from beyond_text.indexing.generation import Generation, words_of_products
 from beyond_text.indexing.index import Index
 from beyond_text.indexing.models import MODELS
 from beyond_text.retrieval.described import Described
@@ -96,7 +96,14 @@ def grown(index: Path, out: Path, products: int, kind: IndexKind | None) -> Path
     digests = draw.integers(0, 256, (2, products, 16), dtype=np.uint8)
     shutil.copytree(index / MODELS, out / MODELS)
     facts = replace(generation.facts, generation=1, products=products, kind="exact")
-    write_state(out, facts, described, vectors.astype(np.float16), tuple(digests))
+    write_state(
+        out,
+        facts,
+        described,
+        vectors.astype(np.float16),
+        tuple(digests),
+        words_of_products(described),
+    )
     Index.open(out, kind)
     return out
 

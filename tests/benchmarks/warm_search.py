@@ -25,6 +25,7 @@ import numpy as np
 from beyond_text.config.names import MODEL
 from beyond_text.indexing.build import write_state
 from beyond_text.indexing.facts import VERSION, Facts, KeptModel
+from beyond_text.indexing.generation import words_of_products
 from beyond_text.indexing.models import model_facts
 from beyond_text.indexing.of_run import index_folder
 from beyond_text.indexing.source import describe_source
@@ -72,7 +73,14 @@ def write_index(run: Path, shop: Path, products: int) -> None:
         query_model=KeptModel("", {}),
         files={},
     )
-    write_state(home, facts, described, vectors.astype(np.float16), tuple(digests))
+    write_state(
+        home,
+        facts,
+        described,
+        vectors.astype(np.float16),
+        tuple(digests),
+        words_of_products(described),
+    )
 
 
 def seconds(words: Sequence[str]) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from beyond_text.indexing.arrow_files import write_arrow
 from beyond_text.indexing.build import write_state
 from beyond_text.indexing.columns import typed
 from beyond_text.indexing.facts import Facts, File, IndexFormatError, KeptModel, Source
-from beyond_text.indexing.generation import Generation
+from beyond_text.indexing.generation import Generation, words_of_products
 from beyond_text.indexing.index import Index
 from beyond_text.retrieval.described import Described, Place
 from tests import ROOT
@@ -76,7 +76,9 @@ def write_index(
     kept = np.ascontiguousarray(vectors[order].astype(np.float16))
     hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in kept]
     digests = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16)
-    write_state(folder, Facts(**{**given, **facts}), described, kept, (digests, digests), old)
+    words = words_of_products(described)
+    facts_of = Facts(**{**given, **facts})
+    write_state(folder, facts_of, described, kept, (digests, digests), words, old)
     return folder
 
 

@@ -24,7 +24,7 @@ from beyond_text.shards.dataset import Products, draw_queries
 from beyond_text.shards.manifest import ShardError
 from beyond_text.shards.records import category_key, text_bits
 from beyond_text.shards.sampler import BatchSampler
-from beyond_text.shards.split import Split, product_text
+from beyond_text.shards.split import Split
 from data_prep.shards import build_shards
 from tests import hostile
 from tests.hostile import sign
@@ -162,13 +162,6 @@ def test_the_query_slots_of_a_product_share_what_is_read_and_differ_in_the_query
 
 def test_a_product_without_judgments_draws_no_query() -> None:
     assert draw_queries([], (0,)) == []
-
-
-def test_product_text_joins_the_chosen_fields_that_are_not_empty() -> None:
-    fields = {"title": "Vase.", "category": "", "description": "A vase. ", "group_id": "7"}
-    assert product_text(fields, ["title", "category", "description"]) == "Vase. A vase"
-    assert product_text(fields, ["description"]) == "A vase"
-    assert product_text(fields, ["category"]) == ""
 
 
 def test_the_query_that_is_the_product_itself_is_never_drawn() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beyond_text.tables.text import normal_text, shown_text
+from beyond_text.tables.text import normal_text, product_text, shown_text
 
 SHOWN = {
     "<p>Soft<br>and <b>S</b>mall</p>": "Soft and Small",
@@ -53,3 +53,10 @@ def test_escaped_text_comes_back_whole_and_again_changes_nothing(value: str) -> 
 def test_equal_texts_have_one_normal_form() -> None:
     assert normal_text(" Red\u3000VASE \uff21 ") == normal_text("red vase a")
     assert normal_text("red vases") != normal_text("red vase")
+
+
+def test_product_text_joins_the_chosen_fields_that_are_not_empty() -> None:
+    fields = {"title": "Vase.", "category": "", "description": "A vase. ", "group_id": "7"}
+    assert product_text(fields, ["title", "category", "description"]) == "Vase. A vase"
+    assert product_text(fields, ["description"]) == "A vase"
+    assert product_text(fields, ["category"]) == ""
