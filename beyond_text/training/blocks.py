@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from beyond_text.training.matryoshka import shorten
+from beyond_text.training.everyone import Pool
 from beyond_text.training.relevance import KEPT, Blocks, Mask, Matrix
 
 # The most anchors in a block, and the most numbers in one of its matrices, at 4 bytes each.
 BLOCK = 1024
-NUMBERS = 2**24
+NUMBERS = 2**23
 # Weighted sums over anchors, and the sums of the weights.
 Sums = tuple[Float[Tensor, "*terms"], Float[Tensor, "*terms"]]
 
@@ -35,7 +35,7 @@ class Direction(NamedTuple):
 
     anchors: Float[Tensor, "anchors dim"]
     has_anchor: Bool[Tensor, " anchors"]
-    candidates: Float[Tensor, "candidates dim"]
+    candidates: Pool
     has_candidate: Bool[Tensor, " candidates"]
     relevance: Blocks
     negative_weight: Blocks | None = None
@@ -45,14 +45,14 @@ class Direction(NamedTuple):
     @property
     def columns(self) -> int:
         """The number of columns of the matrices."""
-        return len(self.candidates) * self.copies
+        return self.candidates.rows * self.copies
 
     def matrices(
         self, rows: slice, anchors: Tensor, has_anchor: Tensor
     ) -> tuple[Matrix, Matrix, Mask]:
         """Returns cosines, relevance and the pairs that take part, of a block of anchors."""
         return (
-            self.spread(cosines(anchors, self.candidates, self.width)),
+            self.spread(self.candidates.cosines(anchors, self.width)),
             self.spread(relevance := self.relevance(rows)),
             self.spread(contrasted_pairs(relevance, has_anchor, self.has_candidate)),
         )
@@ -78,11 +78,14 @@ class Contrast(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A part of a loss: `share` times the quotient of two sums over the anchors of a process."""
+    """A part of a loss: `share` times the quotients of two sums over the anchors of a process.
+
+    Where `candidates` takes part in the sums, these are computed after those of sides before it.
+    """
 
     share: float
-    total: Float[Tensor, ""]
-    weight: Float[Tensor, ""]
+    candidates: Pool | None
+    sums: Callable[[], Sums]
 
 
 def sums_over_blocks(sums: Callable[..., Sums], columns: int, *rows: Tensor) -> Sums:
@@ -121,31 +124,22 @@ def losses_of(
     averaged afterwards.
     """
     flat = [term for part in terms.values() for term in part]
-    total = torch.stack([term.total for term in flat])
-    weight = torch.stack([term.weight for term in flat])
+    # In the backward pass, what is computed last is first done with.
+    order = sorted(flat, key=lambda term: term.candidates is not None and term.candidates.is_later)
+    found = {id(term): term.sums() for term in order}
+    totals, weights = zip(*(found[id(term)] for term in flat), strict=True)
+    sizes = [total.numel() for total in totals]
+    total, weight = (torch.cat([part.flatten() for part in parts]) for parts in (totals, weights))
     sums = over_all(torch.stack([total.detach(), weight]))
     means = total / (least := sums[1].clamp(min=1e-12))
     if processes > 1:
         means = means * processes
         means = means + (sums[0] / least - means).detach()
-    parts = iter(means.unbind())
+    parts = iter(means.split(sizes))
     return {
-        name: torch.stack([term.share * next(parts) for term in part]).sum()
+        name: torch.stack([term.share * next(parts).sum() for term in part]).sum()
         for name, part in terms.items()
     }
-
-
-def cosines(
-    anchors: Float[Tensor, "anchors dim"], candidates: Float[Tensor, "candidates dim"], width: int
-) -> Matrix:
-    """Returns the cosine of every anchor and candidate, both unit vectors, in float32.
-
-    Vectors are shortened to `width` numbers; 0: not at all.
-    """
-    if width:
-        anchors, candidates = shorten(anchors, width), shorten(candidates, width)
-    with torch.autocast(anchors.device.type, enabled=False):
-        return anchors.float() @ candidates.float().T
 
 
 def contrasted_pairs(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from beyond_text.config.views import PAIRS, QUERY, View
 from beyond_text.shards.batch import Qrels
 from beyond_text.training.blocks import Contrast, Direction
-from beyond_text.training.cross_batch import Candidates, candidates_of, concatenate, joined
+from beyond_text.training.cross_batch import Candidates, joined
 from beyond_text.training.gathered import Gathered
 from beyond_text.training.relevance import (
     Blocks,
@@ -38,12 +39,19 @@ class Contrasts:
     ) -> None:
         self.gathered = gathered
         self.negative_weight = negative_weight
-        self.candidates, self.judged = candidates_of(gathered), gathered.judged
+        self.judged = gathered.judged
+        self.product_key, self.text_key = gathered.keys.product, gathered.keys.text
+        self.pools = dict(gathered.everyone.pools)
+        self.present = dict(gathered.everyone.present)
         if remembered is not None:
             older, judged = remembered
             later = judged._replace(product=judged.product + len(gathered.keys.product))
-            self.candidates = concatenate([self.candidates, older])
             self.judged = joined([gathered.judged, later])
+            self.product_key = torch.cat([self.product_key, older.product_key])
+            self.text_key = torch.cat([self.text_key, older.text_key])
+            for view, rows in older.vectors.items():
+                self.pools[view] = self.pools[view]._replace(older=rows)
+                self.present[view] = torch.cat([self.present[view], older.present[view]])
 
     @cached_property
     def grades(self) -> Tensor:
@@ -64,15 +72,15 @@ class Contrasts:
             Direction(
                 own.vectors[anchor],
                 own.present[anchor],
-                self.candidates.vectors[candidate],
-                self.candidates.present[candidate],
+                self.pools[candidate],
+                self.present[candidate],
                 relevance.first,
                 weights[0],
             ),
             Direction(
                 own.vectors[candidate],
                 own.present[candidate],
-                everyone.vectors[anchor],
+                everyone.pools[anchor],
                 everyone.present[anchor],
                 relevance.second,
                 weights[1],
@@ -95,18 +103,18 @@ class Contrasts:
 
     @cached_property
     def _relevance(self) -> Relevance:
-        return self._judged(self.judged, self.candidates.product_key)
+        return self._judged(self.judged, self.product_key)
 
     @cached_property
     def _shared(self) -> Relevance:
-        return self._judged(self.judged, self.candidates.text_key, shared=True)
+        return self._judged(self.judged, self.text_key, shared=True)
 
     @cached_property
     def _negative_weights(self) -> tuple[Blocks | None, Blocks | None]:
         """How often each candidate counts as a negative, by direction; None where all do once."""
         if self.negative_weight == 1:
             return None, None
-        zeros = self._judged(self.judged, self.candidates.product_key, zeros=True)
+        zeros = self._judged(self.judged, self.product_key, zeros=True)
         return self._weights(zeros.first), self._weights(zeros.second)
 
     def _weights(self, zeros: Blocks) -> Blocks:
@@ -115,9 +123,9 @@ class Contrasts:
     @property
     def _equal_products(self) -> Relevance:
         """Products of one text are each other's positives: the text fits either picture."""
-        own, keys, candidates = self.gathered.own_keys, self.gathered.keys, self.candidates
+        own, keys = self.gathered.own_keys, self.gathered.keys
         return Relevance(
-            equal((own.product, candidates.product_key), (own.text, candidates.text_key)),
+            equal((own.product, self.product_key), (own.text, self.text_key)),
             equal((own.product, keys.product), (own.text, keys.text)),
         )
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from beyond_text.training.blocks import BLOCK, NUMBERS
 from beyond_text.training.relevance import KEPT
 
-# Matrices of a block that are alive at once, in its backward pass: of a loss with three grades, and
-# of UniECS's objectives.
-MATRICES = {"info_nce": 8, "ranked_nce": 14, "sigmoid": 9, "uniecs": 15}
+# Matrices of a block that are alive at once, in its backward pass, where the candidates are queries
+# and where they are products: of a loss with three grades, and of UniECS's objectives.
+MATRICES = {"info_nce": (8, 8), "ranked_nce": (14, 14), "sigmoid": (9, 9), "uniecs": (9, 15)}
 # Directions of all objectives whose matrices are held at once, where these are small.
 DIRECTIONS = {"info_nce": 8, "ranked_nce": 8, "sigmoid": 4, "uniecs": 24}
 # Bytes of a judgment: as it is sent (three keys, product and gain), and with what is made of it.
@@ -24,8 +24,8 @@ class Step(NamedTuple):
     """The size of a step: `products` of each process with `queries` each, in vectors of `dim`.
 
     `judgments` is the number that the process with most of them sends: those of queries of the
-    batch, or with a memory all of its products'. `remembered` is the size of the memory. `width` is
-    the largest at which vectors are shortened; 0: none is.
+    batch, or with a memory all of its products'. `remembered` is the size of the memory. Widths at
+    which vectors are shortened cost nothing more: one is computed after the other.
     """
 
     processes: int
@@ -36,7 +36,6 @@ class Step(NamedTuple):
     product_views: int = 3
     judgments: int = 0
     remembered: int = 0
-    width: int = 0
 
     @property
     def all_products(self) -> int:
@@ -57,6 +56,11 @@ class Step(NamedTuple):
     def vectors(self) -> int:
         """The bytes of the vectors of all processes."""
         return 4 * self.dim * self.rows
+
+    @property
+    def query_vectors(self) -> int:
+        """The bytes of those of queries."""
+        return 4 * self.dim * self.query_views * self.all_queries
 
 
 def messages(step: Step, terms: int) -> dict[str, int]:
@@ -89,26 +93,28 @@ def sent(step: Step, terms: int = 8) -> int:
 def held(step: Step, loss: str) -> int:
     """Returns the most bytes that a process holds at once, beside towers, weights and activations.
 
-    In the backward pass of the last blocks: all vectors and their gradients, the gradient of a
-    block, the block's matrices (of all objectives, where they are small), and the judgments. `loss`
-    is a key of MATRICES.
+    In the backward pass: the vectors of queries with their gradients, or of both sides with the
+    gradients of products', which are done with first; own gradients; a block's matrices (of all
+    objectives, where they are small); and the judgments. `loss` is a key of MATRICES.
     """
-    candidates = step.all_products + step.remembered
-    most_rows = max(step.all_queries, candidates)
-    # The remembered vectors, and one tensor of these and the batch's.
-    memory = 4 * step.dim * step.product_views * (step.remembered + candidates)
+    queries, products = step.query_vectors, step.vectors - step.query_vectors
+    judgments = step.judgments * step.processes * (1 + step.remembered / step.all_products)
+    # The remembered vectors of several batches, and one tensor of these.
+    memory = 2 * 4 * step.dim * step.product_views * step.remembered
     return (
-        2 * step.vectors
-        + 4 * step.dim * most_rows
-        + 3 * 4 * step.width * most_rows
-        + (memory if step.remembered else 0)
-        + _blocks(step, loss)
-        + HELD_JUDGMENT * step.judgments * step.processes
+        queries
+        + max(
+            queries + _blocks(step, loss, MATRICES[loss][0]),
+            2 * products + _blocks(step, loss, MATRICES[loss][1]),
+        )
+        + memory
+        + 2 * step.vectors // step.processes
+        + int(HELD_JUDGMENT * judgments)
         + 2 * messages(step, 0)["columns"]
     )
 
 
-def _blocks(step: Step, loss: str) -> int:
+def _blocks(step: Step, loss: str, matrices: int) -> int:
     """Returns the bytes of the matrices [anchors, candidates] that are held at once."""
     copies = step.queries if loss == "uniecs" else 1
     own_queries = step.products * step.queries
@@ -119,4 +125,4 @@ def _blocks(step: Step, loss: str) -> int:
     numbers = max(
         min(anchors, BLOCK, max(1, NUMBERS // columns)) * columns for anchors, columns in shapes
     )
-    return 4 * numbers * MATRICES[loss] * (DIRECTIONS[loss] if numbers <= KEPT else 1)
+    return 4 * numbers * matrices * (DIRECTIONS[loss] if numbers <= KEPT else 1)

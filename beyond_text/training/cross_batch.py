@@ -40,10 +40,10 @@ class Candidates(NamedTuple):
 
 def candidates_of(gathered: Gathered) -> Candidates:
     """Returns the products of a batch over all processes."""
-    vectors, present = gathered.everyone
-    views = [view for view in PRODUCT if view in vectors]
+    pools, present = gathered.everyone
+    views = [view for view in PRODUCT if view in pools]
     return Candidates(
-        {view: vectors[view] for view in views},
+        {view: pools[view].vectors for view in views},
         {view: present[view] for view in views},
         gathered.keys.product,
         gathered.keys.text,
@@ -52,6 +52,8 @@ def candidates_of(gathered: Gathered) -> Candidates:
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
     """Returns the rows of all parts, which must have the same views."""
+    if len(parts) == 1:
+        return parts[0]
     views = parts[0].vectors
     return Candidates(
         {view: torch.cat([part.vectors[view] for part in parts]) for view in views},

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from beyond_text.config.views import OBJECTIVE_VIEWS, PRODUCT, QUERY, View
 from beyond_text.shards.batch import Batch, Embeddings, Qrels, QueryKeys, counts_of
+from beyond_text.training.everyone import Everyone, Pool, Pools
 from beyond_text.training.processes import Processes
 from beyond_text.training.relevance import Keys
 
@@ -28,7 +29,7 @@ class Gathered(NamedTuple):
     """
 
     own: Embeddings
-    everyone: Embeddings
+    everyone: Pools
     own_keys: Keys
     keys: Keys
     judged: Qrels
@@ -76,12 +77,13 @@ def gather(
     counts = list((batch.counts or counts_of(batch))[:3])
     bits = sum(1 << i for i, name in enumerate(OBJECTIVE_VIEWS) if name in batch.losses)
     if processes.world == 1:
-        return Gathered(own, own, own_keys, own_keys, judged, 0, batch.losses, *counts)
+        everyone = Pools(pools_of(own.vectors, processes), own.present)
+        return Gathered(own, everyone, own_keys, own_keys, judged, 0, batch.losses, *counts)
     keys, present, tallies = _gather_columns(own_keys, own.present, [*counts, bits], processes)
     judged, (*counts, bits) = _gather_judged(judged, keys, tallies, processes, all_judgments)
     return Gathered(
         own,
-        Embeddings(_gather_vectors(own.vectors, processes), present),
+        Pools(pools_of(own.vectors, processes), present),
         own_keys,
         keys,
         judged,
@@ -163,14 +165,12 @@ def _is_in(keys: Tensor, among: Tensor) -> Tensor:
     return ordered[place] == keys
 
 
-def _gather_vectors(own: dict[View, Tensor], processes: Processes) -> dict[View, Tensor]:
+def pools_of(own: dict[View, Tensor], processes: Processes) -> dict[View, Pool]:
     """Gathers the vectors of queries in one message, and those of products in another."""
-    sides = [[view for view in own if view in side] for side in (QUERY, PRODUCT)]
-    sides = [views for views in sides if views]
-    stacked = [torch.stack([own[view] for view in views], dim=1) for views in sides]
-    gathered = processes.gather_with_gradients(*stacked)
-    return {
-        view: rows
-        for views, part in zip(sides, gathered, strict=True)
-        for view, rows in zip(views, part.unbind(dim=1), strict=True)
-    }
+    pools: dict[View, Pool] = {}
+    earlier = None
+    for side in (QUERY, PRODUCT):
+        if views := [view for view in own if view in side]:
+            earlier = Everyone({view: own[view] for view in views}, processes, earlier)
+            pools |= {view: earlier.pool(view) for view in views}
+    return pools

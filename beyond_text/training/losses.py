@@ -112,7 +112,11 @@ def info_nce(
     """
     grades = temperature.new_ones(1) if grades is None else grades
     return [
-        Term(0.5, *_one_direction(direction, temperature, grades, cross_entropy, adjust))
+        Term(
+            0.5,
+            direction.candidates,
+            partial(_one_direction, direction, temperature, grades, cross_entropy, adjust),
+        )
         for direction in contrast
     ]
 
@@ -145,7 +149,8 @@ def sigmoid(
         return -(weight * F.logsigmoid(sign * logits)).sum(), has_anchor.float().sum()
 
     rows = direction.anchors, direction.has_anchor
-    return [Term(1.0, *sums_over_blocks(sums, direction.columns, *rows))]
+    over_blocks = partial(sums_over_blocks, sums, direction.columns, *rows)
+    return [Term(1.0, direction.candidates, over_blocks)]
 
 
 def chance_level(anchors: int, candidates: int) -> float:

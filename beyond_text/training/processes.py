@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,17 +32,15 @@ class Processes:
         )
         return found
 
-    def gather_with_gradients(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        """Returns the rows of all processes; each process gets the sum of its rows' gradients.
+    def gather_stacked(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the rows of all processes for each of several parts, as constants; one message.
 
-        Every process takes part in the backward pass, also one whose own rows have no gradient.
+        The parts have one shape.
         """
         if self.world == 1:
-            return parts
-        if torch.is_grad_enabled():
-            parts = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in parts)
-        gathered: tuple[Tensor, ...] = _Gather.apply(self, *parts)
-        return gathered
+            return [part.detach() for part in parts]
+        stacked = torch.stack([part.detach() for part in parts], dim=1)
+        return list(self.gather(stacked).unbind(dim=1))
 
     def sum(self, values: Tensor) -> Tensor:
         """Returns the sum over the processes."""
@@ -60,24 +59,13 @@ class Processes:
 
     def sum_of_own(self, rows: Tensor) -> Tensor:
         """Returns the sum over the processes of this process's part of the rows of all."""
+        if self.world == 1:
+            return rows
         found = rows.new_empty(len(rows) // self.world, *rows.shape[1:])
         _named("reduce_scatter_single", "reduce_scatter_tensor")(
             found, rows.contiguous(), group=self.group
         )
         return found
-
-
-class _Gather(torch.autograd.Function):
-    """Gathers tensors, and reduces their gradients in the same order on every process."""
-
-    @staticmethod
-    def forward(ctx: Any, processes: Processes, *parts: Tensor) -> tuple[Tensor, ...]:
-        ctx.processes = processes
-        return tuple(processes.gather(part) for part in parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(ctx.processes.sum_of_own(gradient) for gradient in gradients)
 
 
 def _named(name: str, before: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from beyond_text.training.blocks import (
     sums_over_blocks,
     weighted_sums,
 )
+from beyond_text.training.everyone import Pools
 from beyond_text.training.losses import info_nce, unchanged
 from beyond_text.training.matryoshka import shorten
 from beyond_text.training.relevance import (
@@ -56,7 +58,7 @@ class Scene(NamedTuple):
     """
 
     own: Embeddings
-    everyone: Embeddings
+    everyone: Pools
     relevance: Mapping[View, Relevance]
     text_relevance: Relevance
     own_keys: Keys
@@ -73,7 +75,7 @@ class Scene(NamedTuple):
         return Direction(
             self.own.vectors[anchor],
             self.own.present[anchor],
-            self.everyone.vectors[candidate],
+            self.everyone.pools[candidate],
             self.everyone.present[candidate],
             relevance,
             copies=self.copies if candidate in PRODUCT else 1,
@@ -107,7 +109,8 @@ def cmal(scene: Scene, temperature: Float[Tensor, ""]) -> list[Term]:
     for view, relevance in scene.relevance.items():
         direction = scene.direction(view, "product", relevance.first)
         # As many copies of each product as of every other change no mean.
-        terms.append(Term(1.0, *_margin_ranking(direction._replace(copies=1))))
+        direction = direction._replace(copies=1)
+        terms.append(Term(1.0, direction.candidates, partial(_margin_ranking, direction)))
     return terms
 
 
@@ -116,7 +119,8 @@ def _alignment(scene: Scene, side: Side, temperature: Float[Tensor, ""]) -> list
     own, everyone = (_keys_of(keys, side) for keys in (scene.own_keys, scene.keys))
     item, text, image = zip(own, everyone, strict=True)
     scene = scene._replace(
-        own=_with_both(scene.own, side), everyone=_with_both(scene.everyone, side)
+        own=scene.own._replace(present=_with_both(scene.own.present, side)),
+        everyone=scene.everyone._replace(present=_with_both(scene.everyone.present, side)),
     )
     terms = []
     for one, other, same in (
@@ -132,9 +136,14 @@ def _alignment(scene: Scene, side: Side, temperature: Float[Tensor, ""]) -> list
     if scene.width:
         vectors = {view: shorten(rows, scene.width) for view, rows in vectors.items()}
     for alone in (side.text, side.image):
-        cosine = (vectors[alone].float() * vectors[side.fused].float()).sum(dim=1)
-        terms.append(Term(1.0, *weighted_sums(1 - cosine, scene.own.present[alone])))
+        agree = partial(_apart, vectors[alone], vectors[side.fused], scene.own.present[alone])
+        terms.append(Term(1.0, None, agree))
     return terms
+
+
+def _apart(one: Tensor, other: Tensor, has_both: Tensor) -> Sums:
+    """Sums 1 - cosine over items that have both views."""
+    return weighted_sums(1 - (one.float() * other.float()).sum(dim=1), has_both)
 
 
 def _keys_of(keys: Keys, side: Side) -> tuple[Key, Key, Key]:
@@ -144,10 +153,9 @@ def _keys_of(keys: Keys, side: Side) -> tuple[Key, Key, Key]:
     return keys.query.query, keys.query.trigger_text, keys.query.trigger_image
 
 
-def _with_both(embeddings: Embeddings, side: Side) -> Embeddings:
+def _with_both(present: Mapping[View, Tensor], side: Side) -> dict[View, Tensor]:
     """Returns a side's views as missing where an item has one modality only."""
-    both = embeddings.present[side.text] & embeddings.present[side.image]
-    return Embeddings(embeddings.vectors, {**embeddings.present, **dict.fromkeys(side, both)})
+    return {**present, **dict.fromkeys(side, present[side.text] & present[side.image])}
 
 
 def _margin_ranking(direction: Direction) -> Sums:
@@ -213,8 +221,8 @@ def clal(scene: Scene, temperature: Float[Tensor, ""]) -> list[Term]:
 
     triggers = [scene.own.vectors[view] for view in QUERY]
     has_triggers = [scene.own.present[view] for view in QUERY]
-    found = sums_over_blocks(sums, directions[0].columns, *triggers, *has_triggers)
-    return [Term(1.0, *pair) for pair in zip(*(part.unbind() for part in found), strict=True)]
+    over_blocks = partial(sums_over_blocks, sums, directions[0].columns, *triggers, *has_triggers)
+    return [Term(1.0, directions[0].candidates, over_blocks)]
 
 
 def imcl(scene: Scene, temperature: Float[Tensor, ""]) -> list[Term]:
@@ -249,10 +257,10 @@ def _without_easy_half(similarity: Matrix, relevance: Matrix, contrasted: Mask) 
     """Drops the pairs of the less similar half of each anchor's negatives."""
     negative = contrasted & (relevance == 0)
     hardness = similarity.detach().masked_fill(~negative, -math.inf)
-    # The rank of each candidate among its anchor's negatives, hardest first.
-    rank = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    order = hardness.argsort(dim=1, descending=True, stable=True)
     kept = (negative.sum(dim=1, keepdim=True) + 1) // 2
-    return contrasted & ((relevance > 0) | (rank < kept))
+    is_hard = torch.arange(order.shape[1], device=order.device) < kept
+    return contrasted & ((relevance > 0) | is_hard.scatter(1, order, is_hard))
 
 
 OBJECTIVES: dict[str, Objective] = {"cmal": cmal, "clal": clal, "imcl": imcl}

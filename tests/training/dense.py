@@ -13,6 +13,9 @@ from beyond_text.config.views import View
 from beyond_text.shards.batch import Embeddings
 from beyond_text.training import losses, uniecs_losses
 from beyond_text.training.blocks import Contrast, Direction, losses_of
+from beyond_text.training.everyone import Everyone, Pools
+from beyond_text.training.gathered import pools_of
+from beyond_text.training.processes import Processes
 from beyond_text.training.relevance import Judged, Keys, Relevance, Sides, judged_relevance
 from beyond_text.training.uniecs_losses import Scene
 
@@ -35,9 +38,13 @@ def loss_of_pair(
 ) -> Tensor:
     """Returns a loss of two views; candidates from number `fresh` on are remembered."""
     rows, columns = both_ways(relevance).first, both_ways(relevance[:, :fresh]).second
+    alone, own = Processes(), candidates[:fresh]
+    queries = Everyone({"query": anchors}, alone)
+    older = None if fresh is None else candidates[fresh:].detach()
+    products = Everyone({"product": own}, alone, queries).pool("product")._replace(older=older)
     contrast = Contrast(
-        Direction(anchors, has_anchor, candidates, has_candidate, rows),
-        Direction(candidates[:fresh], has_candidate[:fresh], anchors, has_anchor, columns),
+        Direction(anchors, has_anchor, products, has_candidate, rows),
+        Direction(own, has_candidate[:fresh], queries.pool("query"), has_anchor, columns),
     )
     grades = relevance[relevance > 0].unique()
     grades = grades if len(grades) else torch.ones(1)
@@ -54,7 +61,8 @@ def scene_of(
     rows = Embeddings(vectors, present)
     judged = {view: both_ways(matrix) for view, matrix in relevance.items()}
     shared = both_ways(sharing(relevance.get("trigger_text", relevance["query"]), keys.text))
-    return Scene(rows, rows, judged, shared, keys, keys)
+    everyone = Pools(pools_of(vectors, Processes()), present)
+    return Scene(rows, everyone, judged, shared, keys, keys)
 
 
 def sharing(relevance: Tensor, key: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ sends nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -19,6 +21,7 @@ from beyond_text.shards.batch import Batch, Counts, Embeddings, Qrels, QueryKeys
 from beyond_text.training.blocks import losses_of
 from beyond_text.training.contrasts import Contrasts
 from beyond_text.training.cost import Step, held, messages, sent
+from beyond_text.training.cross_batch import CrossBatchMemory
 from beyond_text.training.gathered import gather
 from beyond_text.training.losses import LOSSES
 from beyond_text.training.processes import Processes
@@ -32,10 +35,15 @@ LARGE = Step(processes=16, products=4096, queries=4, dim=512, judgments=4 * 4096
 
 
 @pytest.fixture
-def sixteen() -> Iterator[Processes]:
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=16)
+def world() -> int:
+    return 16
+
+
+@pytest.fixture
+def processes(world: int) -> Iterator[Processes]:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
     try:
-        yield Processes(16, 0)
+        yield Processes(world, 0)
     finally:
         dist.destroy_process_group()
 
@@ -68,30 +76,57 @@ def batch_of(step: Step, objectives: Sequence[str]) -> tuple[Batch, Embeddings]:
 
 
 def measured(
-    step: Step, objectives: Sequence[str], loss: str, processes: Processes
+    step: Step, objectives: Sequence[str], loss: str, processes: Processes, width: int = 0
 ) -> tuple[list[int], int, int]:
-    """Returns the bytes of each message of a step, its number of sums, and the bytes it holds."""
+    """Returns the bytes of each message of a step, its number of sums, and the bytes it holds.
+
+    Vectors are shortened to `width` numbers.
+    """
     batch, embeddings = batch_of(step, objectives)
     temperature, bias = (torch.tensor(value, requires_grad=True) for value in (0.05, -10.0))
     numbers = [step.judgments, step.all_products, 0, step.all_products, 127]
     with counted() as calls, Answers(numbers, GRADES), LiveBytes() as live:
-        gathered = gather(batch, embeddings, step.queries, processes, all_judgments=False)
-        contrasts = Contrasts(gathered)
+        memory = CrossBatchMemory(step.remembered)
+        if step.remembered:
+            memory.load(remembered_of(step, embeddings))
+        gathered = gather(batch, embeddings, step.queries, processes, step.remembered > 0)
+        contrasts = Contrasts(gathered, memory.all())
         terms = {
-            name: OBJECTIVES[name](contrasts.scene.at(step.width), temperature)
+            name: OBJECTIVES[name](contrasts.scene.at(width), temperature)
             if name in OBJECTIVES
             else LOSSES[loss](
-                contrasts.of_pair(name).at(step.width), temperature, bias, contrasts.grades
+                contrasts.of_pair(name).at(width), temperature, bias, contrasts.grades
             )
             for name in objectives
         }
-        total = torch.stack(list(losses_of(terms, processes.sum, processes.world).values())).sum()
+        summed: list[int] = []
+
+        def over_all(sums: Tensor) -> Tensor:
+            summed.append(sums.shape[1])
+            return processes.sum(sums)
+
+        total = torch.stack(list(losses_of(terms, over_all, processes.world).values())).sum()
         # As after the step, when the backward pass begins.
-        del gathered, contrasts
-        sums = sum(map(len, terms.values()))
-        del terms
+        del gathered, contrasts, terms
         total.backward()
-    return [size for _, size in calls], sums, live.most
+    return [size for _, size in calls], summed[0], live.most
+
+
+def remembered_of(step: Step, embeddings: Embeddings) -> list[Any]:
+    """Returns what a memory of two batches holds."""
+    rows, judged = step.remembered // 2, step.judgments * step.processes // 2
+    number = torch.zeros(judged, dtype=torch.long)
+    views = [view for view in PRODUCT if view in embeddings.vectors]
+    return [
+        (
+            {view: torch.zeros(rows, step.dim) for view in views},
+            {view: torch.zeros(rows, dtype=torch.bool) for view in views},
+            *torch.zeros(2, rows, dtype=torch.long),
+            *torch.zeros(4, judged, dtype=torch.long),
+            number.float(),
+        )
+        for _ in range(2)
+    ]
 
 
 def size_for(step: Step, objectives: Sequence[str]) -> Step:
@@ -108,21 +143,23 @@ CASES = [
     ("uniecs", list(OBJECTIVE_VIEWS), SMALL),
     ("sigmoid", ["query_product", "text_image"], MIDDLE),
     ("info_nce", ["query_text"], MIDDLE),
-    ("ranked_nce", ["query_product"], MIDDLE._replace(width=128)),
+    ("ranked_nce", ["query_product"], MIDDLE),
+    ("ranked_nce", ["query_product"], MIDDLE._replace(remembered=16 * 1024)),
     ("info_nce", ["query_product"], MIDDLE._replace(judgments=40_000)),
     ("uniecs", ["cmal"], Step(16, 1024, 1, 64, judgments=1000)),
     ("uniecs", ["imcl"], Step(16, 256, 2, 256, judgments=1000)),
 ]
 
 
+@pytest.mark.parametrize("width", [0, 32])
 @pytest.mark.parametrize(("loss", "objectives", "step"), CASES)
 def test_the_closed_forms_are_those_of_the_tensors(
-    loss: str, objectives: list[str], step: Step, sixteen: Processes
+    loss: str, objectives: list[str], step: Step, width: int, processes: Processes
 ) -> None:
     step = size_for(step, objectives)
     name = loss if loss in LOSSES else "info_nce"
     with FakeTensorMode(allow_non_fake_inputs=True):
-        sizes, terms, most = measured(step, objectives, name, sixteen)
+        sizes, terms, most = measured(step, objectives, name, processes, width)
     expected = messages(step, terms)
     assert len(sizes) <= 8
     assert sum(sizes) == sum(expected.values())
@@ -132,18 +169,34 @@ def test_the_closed_forms_are_those_of_the_tensors(
     assert step.products < 1024 or held(step, loss) / 2 < most
 
 
-def test_a_step_of_sixteen_times_4096_products_holds_at_most_four_gigabytes(
-    sixteen: Processes,
-) -> None:
+def test_a_step_of_sixteen_times_4096_products_holds_at_most_four_gigabytes() -> None:
+    remembers = LARGE._replace(remembered=LARGE.all_products)
     for loss in LOSSES:
         assert held(LARGE, loss) <= 4 * GIGABYTE, loss
-        assert held(LARGE._replace(width=256), loss) <= 5 * GIGABYTE, loss
+        assert held(remembers, loss) <= 4 * GIGABYTE, loss
+    every = size_for(LARGE, list(OBJECTIVE_VIEWS))
+    assert (every.query_views, every.product_views) == (3, 3)
+    assert held(every, "uniecs") <= 4 * GIGABYTE
     # What it would hold with one matrix of all queries and products, and its gathered copy.
     assert 2 * 4 * LARGE.all_queries * LARGE.all_products > 137 * GIGABYTE
-    step = size_for(LARGE, ["query_product"])
+
+
+@pytest.mark.parametrize("world", [256])
+@pytest.mark.parametrize(
+    ("loss", "objective", "width"), [("ranked_nce", "query_product", 256), ("uniecs", "imcl", 0)]
+)
+def test_so_do_the_tensors_of_as_many_products_on_more_processes(
+    loss: str, objective: str, width: int, processes: Processes
+) -> None:
+    # With fewer anchors, the step has fewer blocks: it is as large, and counted sooner.
+    step = size_for(LARGE, [objective])._replace(processes=256, products=256, judgments=4096)
+    if loss != "uniecs":
+        step = step._replace(remembered=LARGE.all_products)
+    assert (step.all_products, step.all_queries) == (LARGE.all_products, LARGE.all_queries)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _, _, most = measured(step, ["query_product"], "info_nce", sixteen)
-    assert held(step, "info_nce") / 2 < most <= held(step, "info_nce")
+        name = loss if loss in LOSSES else "info_nce"
+        _, _, most = measured(step, [objective], name, processes, width)
+    assert held(step, loss) / 2 < most <= held(step, loss) <= 4 * GIGABYTE
 
 
 def test_what_is_sent_grows_with_the_batch_and_not_with_the_square_of_it() -> None:
