@@ -93,6 +93,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("data.negatives", 0.0, 0.9),
     ("data.hard_negatives", 0, 1000),
     ("data.queries_per_product", 1, float("inf")),
+    ("data.labels", 0, float("inf")),
     ("data.same_category", 1, float("inf")),
     ("data.max_skipped", 0.0, 1.0),
     ("data.workers", 0, float("inf")),
@@ -272,16 +273,16 @@ def _check_data(data: Data) -> None:
             raise ConfigError(
                 f"data.sources.{name}.weight: expected at least 0, got {source.weight:g}"
             )
-        if source.queries_per_product < 0:
-            raise ConfigError(
-                f"data.sources.{name}.queries_per_product: expected at least 0, "
-                f"got {source.queries_per_product}"
-            )
         if is_url(source.mined):
             raise ConfigError(
                 f"data.sources.{name}.mined: expected a folder of this machine, got "
                 f"{shown(source.mined)}"
             )
+        for key, number in (
+            ("queries_per_product", source.queries_per_product), ("labels", source.labels),
+        ):  # fmt: skip
+            if number is not None and number < 0:
+                raise ConfigError(f"data.sources.{name}.{key}: expected at least 0, got {number}")
         if unknown := set(source.losses) - OBJECTIVE_VIEWS.keys():
             raise ConfigError(
                 f"data.sources.{name}.losses: expected some of {', '.join(OBJECTIVE_VIEWS)}, "

@@ -111,6 +111,8 @@ class Source:
     queries_per_product: int = 0
     # Folder of its mined negatives; empty: they lie beside its shards.
     mined: str = ""
+    # As data.labels, for this source; null takes that.
+    labels: int | None = None
 
 
 @dataclass
@@ -123,6 +125,8 @@ class Data:
     text_fields: list[str] = field(default_factory=lambda: ["title", "category", "description"])
     # Rows of a product in a batch, a query each; its text and picture are encoded once.
     queries_per_product: int = 1
+    # Judged queries of train that training sees, drawn by a hash of their content; null: all.
+    labels: int | None = None
     # Weights of the columns of grades in a judgment's gain; empty: the first column alone.
     grades: dict[str, float] = field(default_factory=dict)
     # Largest share of a batch for products that are negatives only: first those judged 0 for a

@@ -99,12 +99,14 @@ def _wrong_query(part: pa.RecordBatch, first: int) -> str:
 class Judged:
     """The judgments of a split of `samples` samples and `queries` queries.
 
-    `highest` is the highest grade of each column.
+    `highest` is the highest grade of each column. Of queries that are not `kept`, where that is
+    given, only those pairs are read in which the query is the product itself.
     """
 
     def __init__(
         self, path: Path, highest: Mapping[str, float], samples: int, queries: int
     ) -> None:
+        self.kept: Bool[np.ndarray, " queries"] | None = None
         self.highest = np.array(list(highest.values()), dtype=np.float32)[:, None]
         self.samples = samples
         self.queries = queries
@@ -119,7 +121,7 @@ class Judged:
 
     def __iter__(self) -> Iterator[Pairs]:
         """Yields all judgments, in parts."""
-        return map(_pairs, self.columns)
+        return map(self._kept, map(_pairs, self.columns))
 
     def of(self, sample: int) -> Pairs:
         """Returns the judgments of a sample."""
@@ -131,7 +133,7 @@ class Judged:
             wanted = column.dtype.type(sample)
             start, stop = (np.searchsorted(column, wanted, side) for side in ("left", "right"))
             if stop > start:
-                found.append(_pairs(part.slice(start, stop - start)))
+                found.append(self._kept(_pairs(part.slice(start, stop - start))))
             if stop < len(column):
                 break
         if len(found) != 1:
@@ -140,6 +142,13 @@ class Judged:
         return found[0] if len(found) == 1 else Pairs(
             *(np.concatenate(each, axis=-1) for each in zip(*found, strict=True))
         )  # fmt: skip
+
+    def _kept(self, pairs: Pairs) -> Pairs:
+        """Returns the judgments of queries that are kept."""
+        if self.kept is None:
+            return pairs
+        keep = pairs.own | self.kept[pairs.query]
+        return Pairs(*(column[..., keep] for column in pairs))
 
     def _wrong(self, part: pa.RecordBatch, first: int) -> str:
         """Says what is wrong with the first judgment that is, or nothing."""

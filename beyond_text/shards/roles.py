@@ -1,8 +1,9 @@
 """Decides what each sample of a source is to a stage: an anchor of its losses, or only a negative.
 
-A sample is an anchor where it has the views of one of the losses. Its judged negatives are the
-products that a query of its own is judged 0 for: an explicit no, which is worth more than a product
-that nobody judged.
+A sample is an anchor where it has the views of one of the losses; where some losses have queries,
+of one of these, or the few products with queries would be lost among the others. Its judged
+negatives are the products that a query of its own is judged 0 for: an explicit no, which is worth
+more than a product that nobody judged.
 """
 
 from __future__ import annotations
@@ -87,11 +88,16 @@ def roles_of(split: Split, losses: Collection[str]) -> Roles:
         any_zero = any_zero or bool((gains == 0).any())
     has = {"query": query, "text": text, "image": image}
     anchor = np.zeros(len(split), dtype=bool)
-    for loss in losses:
+    for loss in anchoring(losses):
         anchor |= np.logical_and.reduce([has[view] for view in _views(loss)])
     if any_zero:
         return Roles(anchor, *judged_negatives(split))
     return Roles(anchor, np.zeros(len(split) + 1, np.uint32), np.zeros(0, np.uint32))
+
+
+def anchoring(losses: Collection[str]) -> list[str]:
+    """Returns the losses that decide what is an anchor: those with queries, if there are any."""
+    return [loss for loss in losses if "query" in _views(loss)] or list(losses)
 
 
 def _views(loss: str) -> set[str]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from beyond_text.config.settings import Config, ConfigError, Source, active_losses
+from beyond_text.config.settings import Config, ConfigError, Data, Source, active_losses
 from beyond_text.config.views import OBJECTIVE_VIEWS, View
 from beyond_text.shards.dataset import uses_queries
 from beyond_text.shards.split import Split
@@ -14,7 +14,7 @@ from beyond_text.shards.store import Store
 from beyond_text.terminal import plain
 
 # The manifest's name for the number of products that have a view.
-COUNTED: dict[View, str] = {"query": "judged_pairs", "text": "texts", "image": "pictures"}
+COUNTED: dict[View, str] = {"text": "texts", "image": "pictures"}
 NEEDED: dict[View, str] = {
     "query": "queries with judgments",
     "text": "texts",
@@ -42,7 +42,7 @@ def _needed(losses: Iterable[str]) -> list[View]:
     A trigger need not have both text and picture: whatever has queries feeds its views.
     """
     views = {view for name in losses for view in OBJECTIVE_VIEWS[name]}
-    needed = views & COUNTED.keys()
+    needed = views & NEEDED.keys()
     if any(view.startswith("trigger") for view in views):
         needed.add("query")
     return sorted(needed)
@@ -58,14 +58,26 @@ def _supply(
     losses = [loss for loss in stage if loss in (source.losses or stage)]
     if not losses:
         return f"not meant for {' and '.join(stage)}"
-    if lacking := [view for view in _needed(losses) if not split.counts[COUNTED[view]]]:
-        return f"no {' and no '.join(lacking)} in it"
+    if lacking := [view for view in _needed(losses) if not _has(split, view)]:
+        kept = ", of which 0 labels are kept" if split.labels == 0 and "query" in lacking else ""
+        return f"no {' and no '.join(lacking)} in it{kept}"
     if source.weight == 0 or len(split) == 0:
         return "weight 0 or empty"
     # Without queries, further rows of a product would only repeat it.
     queries_per_product = source.queries_per_product or queries if uses_queries(losses) else 1
     namespace = source.namespace or name
     return SourceSupply(split, source.weight, tuple(losses), queries_per_product, namespace)
+
+
+def train_split(source: Source, data: Data) -> Split:
+    """Opens what training sees of a source."""
+    labels = data.labels if source.labels is None else source.labels
+    return Split(Store.of(source.path, data), "train", data.text_fields, data.grades, labels=labels)
+
+
+def _has(split: Split, view: View) -> bool:
+    """Says whether a split has products with a view."""
+    return split.has_judgments if view == "query" else bool(split.counts[COUNTED[view]])
 
 
 def _supplies(config: Config) -> dict[str, SourceSupply | str]:
@@ -75,7 +87,7 @@ def _supplies(config: Config) -> dict[str, SourceSupply | str]:
         name: _supply(
             name,
             source,
-            Split(Store.of(source.path, data), "train", data.text_fields, data.grades),
+            train_split(source, data),
             stage,
             data.queries_per_product,
         )
@@ -104,6 +116,14 @@ def say(line: str) -> None:
     print(plain(line), file=sys.stderr)
 
 
+def _seen_queries(supply: SourceSupply) -> str:
+    """Says how many queries of a source training sees, where it does not see all."""
+    if supply.split.labels is None or not uses_queries(supply.losses):
+        return ""
+    kept = supply.split.kept()
+    return f", {kept.number:,} of {kept.available:,} judged queries"
+
+
 def supplies_of(config: Config) -> dict[str, SourceSupply]:
     """Returns what the usable sources supply to the stage; prints why the others cannot.
 
@@ -121,7 +141,8 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
             say(f"source {name} sits this stage out: {supply}")
             continue
         part = f", for {' and '.join(supply.losses)}" if len(supply.losses) < len(stage) else ""
-        say(f"source {name}: {len(supply.split):,} products, weight {supply.weight:g}{part}")
+        seen = _seen_queries(supply)
+        say(f"source {name}: {len(supply.split):,} products{seen}, weight {supply.weight:g}{part}")
         usable[name] = supply
     grades = {grade for supply in usable.values() for grade in supply.split.highest}
     if unknown := config.data.grades.keys() - grades:

@@ -21,6 +21,7 @@ from beyond_text.files import MALFORMED
 from beyond_text.shards.archive import PICTURES, SampleError, Shards
 from beyond_text.shards.batch import SELF_MATCH, Judgment
 from beyond_text.shards.judged import Asked, Judged
+from beyond_text.shards.labels import Kept, keep_queries
 from beyond_text.shards.manifest import ShardError, check_sizes, check_sums, files_of, read_manifest
 from beyond_text.shards.schema import sample_decoder
 from beyond_text.shards.store import Store
@@ -36,7 +37,8 @@ class Split:
 
     With `further`, `read` returns the products' further columns too, which training does not need.
     A judgment's gain is the mean over those of `grades` that the folder has, by their weights;
-    without any, the first grade's.
+    without any, the first grade's. With `labels`, the judgments are those of as many of its queries
+    (`keep_queries`), and with 0 it is as if it had none.
 
     Raises:
         ShardError: no such split, none of the grades, or shards that are not there or not of the
@@ -50,8 +52,10 @@ class Split:
         text_fields: Sequence[str],
         grades: Mapping[str, float] | None = None,
         further: bool = False,
+        labels: int | None = None,
     ) -> None:
         self.store = Store.of(place)
+        self.labels = labels
         self.further = further
         manifest = read_manifest(self.store)
         if split not in manifest["splits"]:
@@ -70,6 +74,7 @@ class Split:
         self.query_pictures = Shards(self.store, entry.get("query_shards", []))
         self._files = files_of(entry)
         self._tables: tuple[Asked, Judged] | None = None
+        self._kept: Kept | None = None
         check_sizes(self.store, self._files)
 
     @property
@@ -137,8 +142,29 @@ class Split:
         if self._tables is None:
             asked = Asked(self.store.local(self.counts["asked"]))
             path = self.store.local(self.counts["judged"])
-            self._tables = asked, Judged(path, self.highest, len(self), len(asked))
+            judged = Judged(path, self.highest, len(self), len(asked))
+            if self.labels is not None:
+                self._kept = self._kept or keep_queries(
+                    asked, judged, self.query_pictures, self.labels
+                )
+                judged.kept = self._kept.rows
+            self._tables = asked, judged
         return self._tables
+
+    @property
+    def has_judgments(self) -> bool:
+        """Whether a query that training sees is judged above 0 for a product."""
+        return self.labels != 0 and self.counts["judged_pairs"] > 0
+
+    def kept(self) -> Kept:
+        """Returns which judged queries training sees.
+
+        Raises:
+            ShardError: the file of queries or of judgments is damaged.
+        """
+        asked, judged = self._mapped
+        self._kept = self._kept or keep_queries(asked, judged, self.query_pictures, self.labels)
+        return self._kept
 
     def read(
         self, sample: int, picture: int | None, which: int = 0

@@ -81,6 +81,7 @@ FLIPPED: dict[str, list[str]] = {
     "data.dev_split": ["data.dev_split=nowhere"],
     "data.text_fields": ["data.text_fields=[title]"],
     "data.queries_per_product": ["data.queries_per_product=3"],
+    "data.labels": ["data.labels=2"],
     "data.grades": ["data.grades={{desirability: 1}}"],
     "data.negatives": ["data.negatives=0.5"],
     "data.same_category": ["data.same_category=3"],

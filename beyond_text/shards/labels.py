@@ -1,0 +1,58 @@
+"""Decides which judged queries of a split training may see, where it may not see all.
+
+A query is known by its content: its words, whatever their case and blanks, and its picture. The
+queries of one content are one. They are drawn in the order of a hash of it, so the draws of few
+are part of the draws of more, and neither seed nor the order or ids of rows make a difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt64
+
+from beyond_text.shards.archive import Shards
+from beyond_text.shards.judged import Asked, Judged
+from beyond_text.tables.text import normal_text
+
+
+class Kept(NamedTuple):
+    """The queries that training sees, as rows of asked-SPLIT, and how many these are of how many.
+
+    Counted are queries of different content that are judged above 0 for a product.
+    """
+
+    rows: Bool[np.ndarray, " queries"]
+    number: int
+    available: int
+
+
+def keep_queries(asked: Asked, judged: Judged, pictures: Shards, labels: int | None) -> Kept:
+    """Draws `labels` of the queries that are judged above 0 for some product; None takes all.
+
+    Raises:
+        ShardError: the queries, their judgments or a picture's shard are damaged.
+    """
+    wanted = np.zeros(len(asked), dtype=bool)
+    for pairs in judged:
+        wanted[pairs.query[(pairs.grades > 0).any(axis=0) & ~pairs.own]] = True
+    keys = _keys(asked, pictures)
+    distinct = np.unique(keys[wanted])
+    chosen = distinct[:labels]
+    return Kept(np.isin(keys, chosen), len(chosen), len(distinct))
+
+
+def _keys(asked: Asked, pictures: Shards) -> UInt64[np.ndarray, " queries"]:
+    """Returns a hash of each query's content."""
+    table = asked.table()
+    keys = np.empty(len(asked), dtype=np.uint64)
+    texts, numbers = table["query"].to_pylist(), table["picture"].to_pylist()
+    for row, (text, number) in enumerate(zip(texts, numbers, strict=True)):
+        content = f"label {normal_text(text)}\n".encode()
+        if 0 <= number < len(pictures):
+            content += pictures.read(number, ("jpg",)).get("jpg", b"")
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        keys[row] = int.from_bytes(digest, "big")
+    return keys
