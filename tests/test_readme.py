@@ -30,7 +30,14 @@ from tests.warm import warm_python
 
 RUN = ("README.md", "recipes/README.md")
 RESULTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/results/*.md"))
-PAGES = (*RUN, "recipes/serving.md", "recipes/many_machines.md", "tests/README.md", *RESULTS)
+PAGES = (
+    *RUN,
+    "recipes/serving.md",
+    "recipes/many_machines.md",
+    "recipes/data/hm.md",
+    "tests/README.md",
+    *RESULTS,
+)
 # The front page is read at one sitting.
 MOST_BYTES = 12_288
 # These run the tests, or do not end: make only says what it would do.
@@ -177,7 +184,9 @@ def clone(
     for name in ("shop", "hm", "myntra", "ikea", "crowdflower", "homedepot"):
         write_tiny_tables(folder / name)
     products = folder / "shop" / "products.csv"
-    pd.read_csv(products, dtype=str).assign(price="20").to_csv(products, index=False)
+    fields = {"colour": "Red", "pattern": "Dot", "product_type": "Cushion", "audience": "Women"}
+    shop = pd.read_csv(products, dtype=str).assign(price="20", **fields)
+    shop.to_csv(products, index=False)
     (folder / ".venv" / "bin").mkdir(parents=True)
     with warm_python(folder / ".venv" / "bin", MODULES):
         yield folder

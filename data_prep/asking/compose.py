@@ -13,7 +13,7 @@ import pandas as pd
 
 from beyond_text.tables.text import normal_text
 from data_prep.asking.rules import PLACE, Ask, Rules
-from data_prep.asking.values import Field, key_of
+from data_prep.asking.values import Field, key_of, singular
 
 
 class Query(NamedTuple):
@@ -63,6 +63,8 @@ def compose(
         draw = random.Random(number_of(f"{seed} {ids[row]}"))
         for _ in range(per_product):
             query = _drawn(draw, rules, possible[values], fields, code)
+            if query is None:
+                continue
             key = normal_text(query.text)
             # Which product comes first must not decide what an ambiguous wording means.
             found[key] = min(query, found.get(key, query), key=lambda each: (each.asked, each.text))
@@ -98,14 +100,17 @@ def _drawn(
     asks: Sequence[Ask],
     fields: Mapping[str, Field],
     code: Mapping[str, int],
-) -> Query:
-    """Draws one query for the values of a product."""
+) -> Query | None:
+    """Draws one query for the values of a product; None where it would say a word twice."""
     ask = draw.choices(asks, [each.weight for each in asks])[0]
     form = draw.choice(ask.forms)
     words = {}
     for place in PLACE.finditer(form):
         name = place[1]
         words[name] = draw.choice(fields[name].words_of(code[name], is_first=not place.start()))
+    said = [singular(each) for word in words.values() for each in key_of(word).split()]
+    if len(said) > len(set(said)):
+        return None
     asked = tuple((name, key_of(words[name])) for name in ask.fields)
     way = draw.random()
     for name, share in sorted(rules.written.items()):

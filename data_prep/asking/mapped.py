@@ -22,7 +22,7 @@ SOURCE = Source(
     "queries",
     {name: f"{{{name}}}" for name in ("query_id", "query", "split", "kind")},
     optional=frozenset({"query_id", "split", "kind"}),
-    other_names={"query": ("text", "search_query", "search_term")},
+    other_names={"query": ("english_query", "search_query", "search_term", "text")},
 )
 KIND = "human"
 TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
@@ -61,11 +61,21 @@ class Mapper:
                     for word in fields[name].words_of(code, is_first):
                         for phrase in self._phrases_of(word):
                             self.phrases.setdefault(phrase, {name: key_of(word)})
+        for name in set(rules.mapped.broad) & set(self.fields):
+            self._add_last_words(fields[name])
         for phrase, words in rules.mapped.phrases.items():
             if words.keys() <= set(self.fields):
                 keys = {name: key_of(word) for name, word in words.items()}
                 self.phrases.setdefault(" ".join(tokens_of(phrase)), keys)
         self.longest = max((len(phrase.split()) for phrase in self.phrases), default=0)
+
+    def _add_last_words(self, field: Field) -> None:
+        """Lets blue mean light blue, and so its neighbours, in a shop without a plain blue."""
+        if field.rules.same_last_word:
+            for code in range(len(field.values)):
+                for word in field.words_of(code):
+                    for last in tokens_of(word)[-1:]:
+                        self.phrases.setdefault(last, {field.name: key_of(word)})
 
     def _phrases_of(self, word: str) -> set[str]:
         """Lists how a word may stand in a query, as tokens."""
@@ -147,7 +157,10 @@ def read_mapped(
         if own and identity in mapped:
             raise TableError(f"{path} row {row}: expected a new query_id, got {plain(identity)!r}")
         kind = record.get("kind") or KIND
-        mapped[identity] = Mapped(row, identity, text, split, kind, mapper.query_of(text))
+        # Of queries of one wording the first counts.
+        if identity not in mapped:
+            query = mapper.query_of(text)
+            mapped[identity] = Mapped(row, identity, text, split, kind, query)
     return list(mapped.values())
 
 

@@ -24,7 +24,8 @@ class FieldRules(Struct, frozen=True, forbid_unknown_fields=True):
         required: a product that differs in this field has grade 0; no query leaves it out.
         near: grade of a product that differs in this field alone, by a neighbouring value.
         other: grade of a product that differs in this field alone, by any other value.
-        near_by: a column in which neighbouring values are equal, such as a family of colours.
+        near_by: columns, of which the first that is there counts, in which neighbouring values are
+            equal, such as a family of colours.
         same_last_word: values with one last word are neighbours, as light pink and pink are.
         neighbours: groups of values that are neighbours.
         words: value -> how shoppers call it; a value that is not here is called by its own name.
@@ -36,7 +37,7 @@ class FieldRules(Struct, frozen=True, forbid_unknown_fields=True):
     required: bool = False
     near: float = 0
     other: float = 0
-    near_by: str = ""
+    near_by: list[str] = []
     same_last_word: bool = False
     neighbours: list[list[str]] = []
     words: dict[str, list[str]] = {}

@@ -63,7 +63,7 @@ def attributes_of(text: str) -> dict[str, str]:
 def check_attributes(attributes: Mapping[str, str], rules: Rules) -> None:
     """Raises ValueError where the rules have no use for an attribute, or cannot ask anything."""
     used = {name for ask in rules.asks_of(attributes) for name in ask.fields}
-    used |= {rules.fields[name].near_by for name in used}
+    used |= {column for name in used for column in rules.fields[name].near_by}
     if unused := [name for name in attributes if name not in used]:
         known = dict.fromkeys(name for ask in rules.asks for name in ask.fields)
         raise ValueError(
@@ -90,7 +90,7 @@ def read_shop(
     tables = read_compact_tables(path, alone, **options)  # type: ignore[arg-type]
     Rejects(tables.rejects, tables.files.values(), MAX_REJECTED).check()
     asked = {name for ask in rules.asks_of(attributes) for name in ask.fields}
-    near = {rules.fields[name].near_by for name in asked} - {""} - set(attributes)
+    near = {column for name in asked for column in rules.fields[name].near_by} - set(attributes)
     wanted = {**attributes, **{name: name for name in sorted(near)}}
     optional = {*near}
     if fields_path is None:
@@ -100,8 +100,10 @@ def read_shop(
     fields = {}
     for name in sorted(asked):
         fields[name] = Field(name, rules.fields[name], cells[name], rules.missing)
-        if rules.fields[name].near_by in cells:
-            fields[name].set_families(cells[rules.fields[name].near_by], rules.missing)
+        for column in rules.fields[name].near_by:
+            if column in cells:
+                fields[name].set_families(cells[column], rules.missing)
+                break
     hidden = {fold(each) for pair in wanted.items() for each in pair}
     return Shop(tables, fields, hidden)
 

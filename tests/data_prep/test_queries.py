@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from data_prep.asking.shop import attributes_of
 from data_prep.asking.values import EXACT, NEAR, OFF, UNKNOWN, Field, key_of
 from data_prep.queries import main, make_queries
 from data_prep.shards import build_shards
+from tests import ROOT
 
 REAL = Path(os.environ.get("HM_TABLES", Path(__file__).parents[3] / "shared" / "data" / "hm"))
 ATTRIBUTES = "colour,pattern,product_type,audience"
@@ -558,6 +560,65 @@ def test_a_typing_error_is_of_one_place(tmp_path: Path) -> None:
         assert len(text) in (6, 7)
         assert sum((Counter("sweater") - Counter(text)).values()) <= 1
     assert mistyped(random.Random(0), "hat") == "hat"
+
+
+def test_no_query_says_a_word_twice(tmp_path: Path) -> None:
+    header = ("product_id", "title", "split", "colour", "usage", "product_type")
+    rows = [("p1", "a", "train", "Blue", "Sports", "Sports Shoes"),
+            ("p2", "a", "train", "Blue", "Casual", "Shirts")]  # fmt: skip
+    rules = write_rules(tmp_path / "rules.yaml", {"written": WAYS})
+    options = ("--attributes", "colour,usage,product_type", "--rules", str(rules),
+               "--per-product", "60")  # fmt: skip
+    texts = [text for _, text in grades_of(made(tmp_path, rows, *options, header=header))]
+    assert {"blue sports shoes", "casual blue shirt"} <= set(texts)
+    assert not any(text.count("sports") > 1 for text in texts)
+
+
+KAGGLE = (
+    "article_id,product_code,prod_name,product_type_name,graphical_appearance_name,"
+    "colour_group_name,perceived_colour_value_name,perceived_colour_master_name,index_name,"
+    "index_group_name,garment_group_name,detail_desc"
+)
+TOLOKA = "image\tEnglish query\tGerman query\n"
+
+
+def test_the_guide_to_kaggles_files_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commands, on articles of the columns of Kaggle and queries in the columns of Toloka."""
+    guide = (ROOT / "recipes" / "data" / "hm.md").read_text(encoding="utf-8")
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", guide, flags=re.DOTALL))
+    commands = [shlex.split(line) for line in lines.replace("\\\n", " ").splitlines()]
+    made = [command for command in commands if command[1:3] == ["-m", "data_prep.queries"]]
+    assert len(made) >= 1
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        (f"01{at:08}", f"01{at:05}", f"Name {at}", ("Dress", "Skirt")[at % 2], "Stripe",
+         ("Dark Blue", "Light Blue")[at // 2 % 2], "Dark", "Blue", "Ladieswear", "Ladieswear",
+         "Dresses", "A text.")
+        for at in range(80)
+    ]  # fmt: skip
+    folder = tmp_path / "hm"
+    write_csv(folder / "articles.csv", KAGGLE.split(","), rows)
+    for row in rows:
+        path = folder / "images" / row[0][:3] / f"{row[0]}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 6), "teal").save(path)
+    people = "u\tlong blue striped dress for women\tKleid\n" + 2 * "u\tnavy skirt\tRock\n"
+    (tmp_path / "queries_full_dataset.tsv").write_text(TOLOKA + people)
+    for command in made:
+        assert main(command[3:]) == 0
+        out = Path(command[4])
+        assert len(read_csv(out / "products.csv")) == 80
+        kinds = Counter(each["kind"] for each in queries_of(out))
+        assert kinds["human"] == 2
+        assert kinds["attribute"] > 10
+        assert not re.search("blue|stripe", (out / "products.csv").read_text(), re.IGNORECASE)
+        judged = grades_of(out)
+        navy = next(grades for (_, text), grades in judged.items() if text == "navy skirt")
+        assert set(navy.values()) == {2.0}
+        manifest = build_shards(out, tmp_path / "shards", workers=1)
+        assert sum(entry["pictures"] for entry in manifest["splits"].values()) == 80
 
 
 def test_states_of_a_field() -> None:
