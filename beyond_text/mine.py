@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_text.config.load import load_config
 from beyond_text.config.names import AGAINST, check_finished
-from beyond_text.config.settings import Config, ConfigError, Source
+from beyond_text.config.settings import Config, ConfigError, Data, Source
 from beyond_text.config.urls import path_of, place_of
 from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
 
@@ -110,8 +111,9 @@ def mine(
     from beyond_text.shards.mined import manifest_digest, write_mined
 
     encoder = load_run(run)
+    data = replace(config.data, text_fields=encoder.model.settings.text_fields)
     written: dict[Path, MinedRecord] = {}
-    for folder, split in _splits(sources, config, encoder.model.settings.text_fields, out).items():
+    for folder, split in _splits(sources, data, out).items():
         split.verify()
         # Before the work: shards that change meanwhile must not pass for those that were read.
         digest = manifest_digest(split.store)
@@ -133,9 +135,7 @@ def mine(
     return written
 
 
-def _splits(
-    sources: dict[str, Source], config: Config, text_fields: list[str], out: Path | None
-) -> dict[Path, Split]:
+def _splits(sources: dict[str, Source], data: Data, out: Path | None) -> dict[Path, Split]:
     """Opens the train split of each source with queries, by the folder that is written."""
     from beyond_text.shards.mined import folder_of_mined
     from beyond_text.shards.split import Split
@@ -144,14 +144,14 @@ def _splits(
     splits: dict[Path, Split] = {}
     stores: dict[Path, str] = {}
     for name, source in sources.items():
-        store = Store.of(source.path, config.data)
-        split = Split(store, "train", text_fields, config.data.grades)
-        if not split.counts["judged_pairs"]:
-            print(plain(f"source {name}: no judged queries in its train split"))
-            continue
+        store = Store.of(source.path, data)
         folder = folder_of_mined(store, str(out) if out else source.mined)
         if folder is None:
             raise ConfigError(f"{store}: nothing is written to a URL; expected --out FOLDER")
+        split = Split(store, "train", data.text_fields, data.grades)
+        if not split.counts["judged_pairs"]:
+            print(plain(f"source {name}: no judged queries in its train split"))
+            continue
         if stores.setdefault(folder, str(store)) != str(store):
             raise ConfigError(
                 f"{folder}: expected one source, got {stores[folder]} and {store}; "

@@ -191,8 +191,8 @@ def _best(
         place = block.position[sample]
         scores[row[place >= 0], place[place >= 0]] = NONE
     scores[scores >= limit[:, None]] = NONE
-    best, place = torch.topk(torch.from_numpy(scores), min(rule.top, scores.shape[1]), dim=1)
-    mined_score, mined_place = best.numpy(), place.numpy()
+    best = torch.topk(torch.from_numpy(scores), min(rule.top, scores.shape[1]), dim=1)
+    mined_score, mined_place = best.values.numpy(), best.indices.numpy()
     row, rank = np.nonzero(mined_score > NONE)
     rows = np.concatenate([zero_row, row])
     places = np.concatenate([zero_place, mined_place[row, rank]])
