@@ -111,7 +111,7 @@ def mined_ids(folder: Path, shards: Path) -> dict[str, list[str]]:
 
 
 def expected(shop: Shop, run: Path, top: int, below: float, best: bool) -> tuple[dict, dict, int]:
-    """Mines by hand, query by query and product by product; also returns all scores, and the zeros."""
+    """Mines by hand, query by query; also returns all scores, and the number of judged zeros."""
     encoder = replace(load_run(run), workers=0)
     catalogue, query_set = train_for(encoder.model, shop.shards)
     products = encode_products(encoder, catalogue)["product"]

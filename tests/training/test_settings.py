@@ -84,6 +84,7 @@ FLIPPED: dict[str, list[str]] = {
     "data.labels": ["data.labels=2"],
     "data.grades": ["data.grades={{desirability: 1}}"],
     "data.negatives": ["data.negatives=0.5"],
+    "data.hard_negatives": ["data.hard_negatives=2"],
     "data.same_category": ["data.same_category=3"],
     "data.augment": ["data.augment=false"],
     "data.smallest_crop": ["data.smallest_crop=0.3"],
