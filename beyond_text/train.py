@@ -99,13 +99,13 @@ def _read(
     config: Config, trainer: Trainer, retrieval: Retrieval, share: Share
 ) -> tuple[ContrastiveModule, ShardData]:
     """Reads all of a run's inputs, which any of its processes may find missing or damaged."""
-    from beyond_text.training.build import build
+    from beyond_text.training.build import build, build_teacher
     from beyond_text.training.datamodule import ShardData
     from beyond_text.training.module import ContrastiveModule
     from beyond_text.training.unused import tell_unused
 
     model, tokenizer = build(config)
-    module = ContrastiveModule(model, config)
+    module = ContrastiveModule(model, config, build_teacher(config, model, tokenizer))
     data = ShardData(config, model.settings, tokenizer, model.text_tower.fixed_length)
     data.check_shares(trainer.world_size)
     if trainer.local_rank == 0:

@@ -9,7 +9,11 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
+from beyond_text.config.views import OBJECTIVE_VIEWS, TEACHER
+
 SIZE, LENGTH, WIDTH = 32, 16, 16
+# The objectives that need no teacher.
+UNTAUGHT = {name: views for name, views in OBJECTIVE_VIEWS.items() if name != TEACHER}
 BODY = {
     "hidden_size": WIDTH,
     "intermediate_size": 32,

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from beyond_text.config.negatives import check_hard_negatives
+from beyond_text.config.references import check_start_penalty, check_teacher
 from beyond_text.config.settings import (
     Config,
     ConfigError,
@@ -52,6 +53,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 LOCAL_PATHS = (
     "run",
     "start",
+    "teacher",
     "cache",
     "data.cache_dir",
     "text_encoder.path",
@@ -74,6 +76,8 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("negative_weight", 1e-3, 1e3),
     ("temperature", 1e-3, 1.0),
     ("temperature_min", 1e-3, 1.0),
+    ("teacher_temperature", 1e-3, 1.0),
+    ("start_penalty", 0.0, float("inf")),
     ("weight_decay", 0.0, 1.0),
     ("warmup", 0.0, 1.0),
     ("lr_floor", 0.0, 1.0),
@@ -235,6 +239,8 @@ def check(config: Config) -> None:
         )
     _check_unused(config)
     _check_matryoshka(config)
+    check_start_penalty(config)
+    check_teacher(config)
     if config.loss_weighting == "learned" and config.rates.temperature == 0:
         raise ConfigError(
             "loss_weighting=learned: weights learn at the rate of lr.temperature, which is 0"

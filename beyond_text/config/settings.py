@@ -70,7 +70,10 @@ class ImageEncoder:
 
 @dataclass
 class Losses:
-    """Weight of each objective; 0 leaves it out. Four contrast two views, three are UniECS's."""
+    """Weight of each objective; 0 leaves it out. Four contrast two views, three are UniECS's.
+
+    The last one follows a teacher.
+    """
 
     text_image: float = 0.0
     query_text: float = 0.0
@@ -79,6 +82,7 @@ class Losses:
     cmal: float = 0.0
     clal: float = 0.0
     imcl: float = 0.0
+    teacher: float = 0.0
 
 
 @dataclass
@@ -202,6 +206,13 @@ class Config:
     temperature_min: float = 0.01
     weight_decay: float = 0.05
     warmup: float = 0.1
+    # Pulls trained encoder weights towards those that the run starts with: after each step, by this
+    # times their learning rate times the distance.
+    start_penalty: float = 0.0
+    # Run folder whose scores of a batch's products are soft targets, weighed by losses.teacher; and
+    # the temperature that its cosines and the model's own are divided by, null: the teacher's own.
+    teacher: str = ""
+    teacher_temperature: float | None = None
     # Share of its peak that a learning rate falls to by the last step.
     lr_floor: float = 0.0
     clip_norm: float = 1.0

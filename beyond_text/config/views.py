@@ -29,10 +29,13 @@ class Side(NamedTuple):
 
 QUERY = Side("trigger_text", "trigger_image", "query")
 PRODUCT = Side("text", "image", "product")
+# The objective that takes its targets from another model.
+TEACHER = "teacher"
 # The views that each field of Losses needs.
 OBJECTIVE_VIEWS: dict[str, tuple[View, ...]] = {
     **PAIRS,
     "cmal": (*QUERY, *PRODUCT),
     "clal": (*QUERY, *PRODUCT),
     "imcl": ("trigger_text", "trigger_image", "text", "image"),
+    TEACHER: ("query", "product"),
 }

@@ -10,13 +10,14 @@ from rich.console import Console
 
 from beyond_text.config.settings import Config
 from beyond_text.config.urls import shown
-from beyond_text.models.checkpoint import WarmStart, warm_start
+from beyond_text.models.checkpoint import WarmStart, load_model, warm_start
 from beyond_text.models.image_tower import ImageTower
 from beyond_text.models.sentence import read_sentence_settings
 from beyond_text.models.settings import settings_of
 from beyond_text.models.tokenizer import load_tokenizer
 from beyond_text.models.two_tower import TwoTower, build_model
 from beyond_text.shards.manifest import read_manifest
+from beyond_text.training.teacher import Teacher, check_reads_batches
 
 
 def build(config: Config) -> tuple[TwoTower, Any]:
@@ -49,6 +50,21 @@ def build(config: Config) -> tuple[TwoTower, Any]:
         if config.compile:
             tower.compile_encoder()
     return model, tokenizer
+
+
+def build_teacher(config: Config, student: TwoTower, tokenizer: Any) -> Teacher | None:
+    """Loads the teacher of a run, whose model and tokenizer are given; None without a teacher.
+
+    Raises:
+        CheckpointError: `teacher` names no finished run.
+        ConfigError: the teacher cannot read the student's batches.
+    """
+    if not config.teacher:
+        return None
+    model, own = load_model(config.teacher)
+    check_reads_batches(config.teacher, (model, own), (student, tokenizer))
+    model.chunk_size = config.chunk_size
+    return Teacher(model, config.teacher_temperature)
 
 
 def warn_of_small_pictures(config: Config, size: int) -> None:

@@ -87,6 +87,11 @@ class Contrasts:
             ),
         )
 
+    @property
+    def in_batch(self) -> Direction:
+        """Queries among the products of the batch, without remembered ones, by fused vectors."""
+        return Contrasts(self.gathered).of_pair("query_product").first
+
     @cached_property
     def scene(self) -> Scene:
         """What the objectives of UniECS contrast; remembered products are no part of it."""

@@ -1,7 +1,8 @@
 """Records what a run was made of besides its settings, and compares that with what is there now.
 
     inputs.json    SHA-256 of each source's manifest, and of the record of its mined negatives where
-                   they are used, of dev's manifest, and of the start's metrics
+                   they are used, of dev's manifest, of the start's metrics, and of the teacher's
+                   weights
 
 A manifest holds the checksums of all shards, and metrics the seconds that training took, so these
 tell any two data sets and any two trainings apart.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from beyond_text.config.names import MODEL, WEIGHTS
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.files import MALFORMED, sha256_of, write_json
 from beyond_text.metrics.results import METRICS
@@ -23,6 +25,8 @@ from beyond_text.shards.mined import RECORD, folder_of_mined, has_mined
 from beyond_text.shards.store import Store
 
 INPUTS = "inputs.json"
+# Settings that name other runs.
+RUNS = ("start", "teacher")
 
 
 def write_inputs(config: Config) -> None:
@@ -46,7 +50,7 @@ def check_inputs(config: Config) -> None:
         begun = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except MALFORMED as error:
         raise ConfigError(f"{path}: not what a run began with: {error}") from error
-    changed = {name for name, _ in begun.items() ^ now.items() if name in now or name == "start"}
+    changed = {name for name, _ in begun.items() ^ now.items() if name in now or name in RUNS}
     if changed:
         raise ConfigError(
             f"{config.run}: what {', '.join(sorted(changed))} held when the run began is "
@@ -71,4 +75,7 @@ def digests_of(config: Config) -> dict[str, str]:
     metrics = Path(config.start) / METRICS
     if config.start and metrics.is_file():
         digests["start"] = sha256_of(metrics)
+    weights = Path(config.teacher) / MODEL / WEIGHTS
+    if config.teacher and weights.is_file():
+        digests["teacher"] = sha256_of(weights)
     return digests

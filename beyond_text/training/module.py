@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.config.settings import Config, active_losses, views_of, widths_of
+from beyond_text.config.views import TEACHER
 from beyond_text.models.moe import MoeFusion
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.two_tower import TwoTower
@@ -32,8 +33,15 @@ from beyond_text.training.gathered import Gathered, gather
 from beyond_text.training.loss_weights import LossWeights
 from beyond_text.training.losses import LOSSES, chance_level, temperature_name
 from beyond_text.training.modality_dropout import drop_modalities
-from beyond_text.training.optim import adamw, freeze, frozen_towers, warmup_cosine
+from beyond_text.training.optim import (
+    StartPenalty,
+    adamw,
+    freeze,
+    frozen_towers,
+    warmup_cosine,
+)
 from beyond_text.training.processes import Processes
+from beyond_text.training.teacher import Lesson, Teacher, follow
 from beyond_text.training.uniecs_losses import OBJECTIVES
 
 
@@ -44,7 +52,7 @@ class TrainingError(RuntimeError):
 class ContrastiveModule(pl.LightningModule):
     """Trains a two-tower model with the losses of a stage."""
 
-    def __init__(self, model: TwoTower, config: Config) -> None:
+    def __init__(self, model: TwoTower, config: Config, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.model = model
         self.model.chunk_size = config.chunk_size
@@ -58,7 +66,9 @@ class ContrastiveModule(pl.LightningModule):
         self.skipped = 0
         self.earlier_seconds = 0.0
         self.began = time.perf_counter()
+        self.teacher = teacher
         freeze(model, config.rates)
+        self.start_penalty = StartPenalty(model, config.start_penalty)
         # Lightning keeps the modes it finds.
         self.train()
 
@@ -85,8 +95,13 @@ class ContrastiveModule(pl.LightningModule):
         return self.earlier_seconds + time.perf_counter() - self.began
 
     def on_train_start(self) -> None:
-        """Moves the memory to the device: a checkpoint is read before the model is moved."""
+        """Moves the memory to the device: a checkpoint is read before the model is moved.
+
+        The teacher moves, too: it is no part of the module, of its checkpoints or of DDP.
+        """
         self.memory.to(self.device)
+        if self.teacher:
+            self.teacher.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the draws of the step: of a sample those that all processes share come first."""
@@ -114,7 +129,7 @@ class ContrastiveModule(pl.LightningModule):
             self._seed(batch_idx, self.processes.rank)
         gathered = self.gather(batch, self.model.embed(reduced, self.views))
         self._count(batch, gathered)
-        losses = self._losses(gathered)
+        losses = self._losses(gathered, self._lesson(reduced))
         balance = self._balance()
         total = self.weights(losses) + self.config.fusion_balance * sum(balance.values())
         values = on_cpu({"total": total} | losses | balance | self._learned(losses))
@@ -143,20 +158,29 @@ class ContrastiveModule(pl.LightningModule):
 
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
         """Returns the stage's losses, unweighted; 0 for losses that the source does not feed."""
-        return self._losses(self.gather(batch, embeddings))
+        return self._losses(self.gather(batch, embeddings), self._lesson(batch))
 
-    def _losses(self, gathered: Gathered) -> dict[str, Tensor]:
+    def _lesson(self, batch: Batch) -> Lesson | None:
+        """Returns what the teacher makes of a batch; None without a teacher."""
+        if self.teacher is None:
+            return None
+        return self.teacher.lesson(batch, self._queries_per_product(batch), self.processes)
+
+    def _losses(self, gathered: Gathered, lesson: Lesson | None) -> dict[str, Tensor]:
         contrasts = Contrasts(gathered, self.memory.all(), self.config.negative_weight)
-        terms = {name: self._terms(name, contrasts) for name in self.weights.fixed}
+        terms = {name: self._terms(name, contrasts, lesson) for name in self.weights.fixed}
         losses = losses_of(terms, self.processes.sum, self.processes.world)
         # Times 0 instead of left out: every process takes part in the backward pass of gathering.
         return {name: loss * (name in gathered.losses) for name, loss in losses.items()}
 
-    def _terms(self, name: str, contrasts: Contrasts) -> list[Term]:
+    def _terms(self, name: str, contrasts: Contrasts, lesson: Lesson | None) -> list[Term]:
         """Returns an objective's sums over the anchors of this process, at every width."""
         temperature, terms = self._temperature(name), []
         for width, weight in self.widths:
-            if name in OBJECTIVES:
+            if name == TEACHER:
+                assert lesson is not None
+                found = follow(contrasts.in_batch._replace(width=width), lesson)
+            elif name in OBJECTIVES:
                 found = OBJECTIVES[name](contrasts.scene.at(width), temperature.value)
             else:
                 grades = contrasts.grades if self.config.loss == "ranked_nce" else None
@@ -214,7 +238,7 @@ class ContrastiveModule(pl.LightningModule):
         """Returns what is learned beside encoders and layers, by its name in logs."""
         learned = {
             f"temperature/{pair}": self._temperature(pair).value
-            for pair in map(temperature_name, losses)
+            for pair in (temperature_name(name) for name in losses if name != TEACHER)
         }
         learned |= {f"loss_weight/{name}": w for name, w in self.weights.learned().items()}
         if "product" in self.views:
@@ -291,6 +315,7 @@ class ContrastiveModule(pl.LightningModule):
             self.weights.parameters(),
             fused=self.trainer.precision != "16-mixed",
         )
+        self.start_penalty.attach(optimizer)
         schedule = warmup_cosine(optimizer, config.total_steps, config.warmup, config.lr_floor)
         return {
             "optimizer": optimizer,

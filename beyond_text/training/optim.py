@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -71,6 +72,50 @@ def adamw(
         rate = rates.temperature
         groups.append({"params": learned, "lr": rate, "weight_decay": 0.0, "name": "loss_weights"})
     return AdamW(groups, fused=fused)
+
+
+class StartPenalty:
+    """Pulls trained encoder weights towards those that a run starts with; made at its start.
+
+    After each step of AdamW, w <- w - rate penalty (w - w0): the gradient penalty (w - w0) of half
+    the squared distance (L2-SP, Li et al. 2018, arXiv 1802.01483), decoupled from AdamW's scaling
+    as its weight decay is (Loshchilov and Hutter 2019, arXiv 1711.05101). A step of AdamW moves a
+    weight by about its rate, so a weight ends within about 1 / penalty of its start, whatever the
+    size of its gradients. Of an encoder with adapters, these alone are trained and pulled.
+
+    It holds a copy of the pulled weights (4 bytes each), which is no part of a checkpoint: a
+    resumed run is built from its start again. Every process computes the same.
+    """
+
+    def __init__(self, model: TwoTower, penalty: float) -> None:
+        self.penalty = penalty
+        self._starts = {
+            parameter: parameter.detach().clone()
+            for name, members in model.groups().items()
+            if penalty and name.endswith("_encoder")
+            for _, parameter in members
+            if parameter.requires_grad
+        }
+
+    def __deepcopy__(self, _: Any) -> StartPenalty:
+        """Returns itself: the averaged copy of a module takes no steps."""
+        return self
+
+    def attach(self, optimizer: AdamW) -> None:
+        """Makes every step of the optimizer pull; one that is skipped (float16) does not."""
+        if self._starts:
+            optimizer.register_step_post_hook(lambda *_: self._pull(optimizer))
+
+    @torch.no_grad()
+    def _pull(self, optimizer: AdamW) -> None:
+        for group in optimizer.param_groups:
+            pulled = [p for p in group["params"] if p in self._starts]
+            if not pulled:
+                continue
+            starts = [self._starts[p].to(p.device) for p in pulled]
+            # Moved once.
+            self._starts.update(zip(pulled, starts, strict=True))
+            torch._foreach_lerp_(pulled, starts, group["lr"] * self.penalty)
 
 
 def warmup_cosine(optimizer: AdamW, steps: int, warmup: float, floor: float = 0.0) -> LambdaLR:

@@ -25,7 +25,7 @@ from beyond_text.metrics.results import METRICS
 from beyond_text.models.checkpoint import CheckpointError
 from beyond_text.terminal import check_writable
 from beyond_text.training.checkpoints import CHECKPOINTS, LAST, Checkpoint, newest_checkpoint
-from beyond_text.training.inputs import check_inputs, digests_of
+from beyond_text.training.inputs import RUNS, check_inputs, digests_of
 from beyond_text.training.launch import check_processes
 
 # Seconds that a file which one machine has written may take to be seen by the others.
@@ -117,7 +117,7 @@ def _folder_of(name: str, config: Config) -> str:
     source = config.data.sources.get(name.removeprefix("data.sources.").removesuffix(".mined"))
     if source and source.mined and name.endswith(".mined"):
         return source.mined
-    return source.path if source else config.start if name == "start" else config.data.dev
+    return source.path if source else getattr(config, name) if name in RUNS else config.data.dev
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
-from beyond_text.config.views import PAIRS
+from beyond_text.config.views import PAIRS, TEACHER
 from beyond_text.retrieval.encode import evaluating, to_device
 from beyond_text.shards.batch import Judgment, Sample
 from beyond_text.shards.roles import roles_of
@@ -81,7 +81,7 @@ def unused_weights(module: ContrastiveModule, data: ShardData) -> list[str]:
         for parameter, gradient in zip(trainable.values(), found, strict=True)
         if gradient is not None
     }
-    for loss in module.weights.fixed:
+    for loss in module.weights.fixed.keys() - {TEACHER}:
         temperature = module.model.temperatures[temperature_name(loss)]
         reached.add(id(temperature.log_temperature))
         if module.config.loss == "sigmoid":

@@ -22,7 +22,7 @@ from beyond_text.config.settings import (
     views_of,
     widths_of,
 )
-from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, View
+from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, TEACHER, View
 from beyond_text.models.fusion import FUSIONS
 from beyond_text.tables.layouts import TEXT_COLUMNS
 from beyond_text.training.losses import LOSSES
@@ -210,7 +210,7 @@ def test_registries_hold_exactly_the_names_that_settings_may_take() -> None:
     assert tuple(LOSSES) == get_args(LossName)
     assert set(get_args(LossWeighting)) == {"fixed", "learned"}
     assert list(OBJECTIVE_VIEWS) == [item.name for item in dataclasses.fields(Losses)]
-    assert list(OBJECTIVE_VIEWS) == [*PAIRS, *OBJECTIVES]
+    assert list(OBJECTIVE_VIEWS) == [*PAIRS, *OBJECTIVES, TEACHER]
     assert {view for views in OBJECTIVE_VIEWS.values() for view in views} == set(get_args(View))
     assert set(get_args(TextField)) == set(TEXT_COLUMNS)
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from beyond_text.config.settings import Losses
-from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS
+from beyond_text.config.views import PAIRS
 from beyond_text.models.chunks import in_chunks
 from beyond_text.models.fusion import FUSIONS
 from beyond_text.training.losses import LOSSES
+from tests.tiny import UNTAUGHT
 from tests.training.test_module import some_batch, some_module
 
 
@@ -46,10 +47,10 @@ def length(gradients: dict[str, Tensor]) -> Tensor:
 
 
 CASES = [
-    *(pytest.param("bilinear", "info_nce", {name: 1.0}, id=name) for name in OBJECTIVE_VIEWS),
+    *(pytest.param("bilinear", "info_nce", {name: 1.0}, id=name) for name in UNTAUGHT),
     *(pytest.param("bilinear", loss, {"query_product": 1.0}, id=loss) for loss in LOSSES),
     *(
-        pytest.param(fusion, "info_nce", dict.fromkeys(OBJECTIVE_VIEWS, 1.0), id=fusion)
+        pytest.param(fusion, "info_nce", dict.fromkeys(UNTAUGHT, 1.0), id=fusion)
         for fusion in FUSIONS
     ),
 ]
@@ -88,7 +89,7 @@ def test_in_bfloat16_gradients_of_chunks_are_those_of_the_whole_to_half_a_per_ce
 def test_in_training_gradients_are_those_of_the_chunks_kept_in_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, fusion: str, bf16: bool
 ) -> None:
-    weights = dict.fromkeys(OBJECTIVE_VIEWS, 1.0)
+    weights = dict.fromkeys(UNTAUGHT, 1.0)
     found, other = (
         gradients(folder, size, fusion, bf16=bf16, training=True, **weights) for size in (3, 0)
     )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beyond_text.config.views import OBJECTIVE_VIEWS, PRODUCT, QUERY, View
+from beyond_text.config.views import PRODUCT, QUERY, View
 from beyond_text.shards.batch import SELF_MATCH, Batch, Embeddings, Qrels, QueryKeys, Tokens
+from tests.tiny import UNTAUGHT
 
 GAINS = torch.tensor([SELF_MATCH, 0.0, 0.25, 0.5, 1.0])
 
@@ -55,7 +56,7 @@ def global_batch(products: int, queries: int, judgments: int, seed: int) -> Batc
             every.repeat_interleave(judgments),
             gain[own_judgments].flatten(),
         ),
-        losses=tuple(OBJECTIVE_VIEWS),
+        losses=tuple(UNTAUGHT),
         skipped=[],
     )
 

@@ -13,15 +13,16 @@ import torch
 from torch import distributed as dist
 
 from beyond_text.config.settings import Config, Losses
-from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS
+from beyond_text.config.views import PAIRS
 from beyond_text.shards.batch import Embeddings
 from beyond_text.training.module import ContrastiveModule
 from tests.models.test_two_tower import tiny_model
+from tests.tiny import UNTAUGHT
 from tests.training.global_batch import global_batch, global_embeddings, slice_of
 
 DIM, PRODUCTS, JUDGMENTS = 16, 8, 6
 EVERY_PAIR = Losses(**dict.fromkeys(PAIRS, 1.0))
-EVERYTHING = Losses(**dict.fromkeys(OBJECTIVE_VIEWS, 1.0))
+EVERYTHING = Losses(**dict.fromkeys(UNTAUGHT, 1.0))
 # Settings of each case, and the number of queries of a product.
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "info_nce": ({"losses": EVERYTHING, "memory_size": 2 * PRODUCTS}, 2),

@@ -16,7 +16,7 @@ from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, PRODUCT
+from beyond_text.config.views import PAIRS, PRODUCT
 from beyond_text.shards.batch import Batch, Counts, Embeddings, Qrels, QueryKeys, Tokens
 from beyond_text.training.blocks import losses_of
 from beyond_text.training.contrasts import Contrasts
@@ -26,6 +26,7 @@ from beyond_text.training.gathered import gather
 from beyond_text.training.losses import LOSSES
 from beyond_text.training.processes import Processes
 from beyond_text.training.uniecs_losses import OBJECTIVES
+from tests.tiny import UNTAUGHT
 from tests.training.counting import Answers, LiveBytes
 from tests.training.step_worker import counted
 
@@ -53,7 +54,7 @@ def batch_of(step: Step, objectives: Sequence[str]) -> tuple[Batch, Embeddings]:
     rows = step.products * step.queries
     row, judged = torch.zeros(rows, dtype=torch.long), torch.zeros(step.judgments).long()
     none = Tokens(row[:0, None], row[:0, None])
-    views = sorted({view for name in objectives for view in OBJECTIVE_VIEWS[name]})
+    views = sorted({view for name in objectives for view in UNTAUGHT[name]})
     batch = Batch(
         product_ids=[""] * rows,
         product_key=row,
@@ -130,7 +131,7 @@ def remembered_of(step: Step, embeddings: Embeddings) -> list[Any]:
 
 
 def size_for(step: Step, objectives: Sequence[str]) -> Step:
-    views = {view for name in objectives for view in OBJECTIVE_VIEWS[name]}
+    views = {view for name in objectives for view in UNTAUGHT[name]}
     products = len(views & set(PRODUCT))
     return step._replace(query_views=len(views) - products, product_views=products)
 
@@ -140,7 +141,7 @@ MIDDLE = Step(16, 1024, 4, 256, judgments=1000)
 CASES = [
     ("info_nce", list(PAIRS), SMALL),
     ("ranked_nce", list(PAIRS), SMALL),
-    ("uniecs", list(OBJECTIVE_VIEWS), SMALL),
+    ("uniecs", list(UNTAUGHT), SMALL),
     ("sigmoid", ["query_product", "text_image"], MIDDLE),
     ("info_nce", ["query_text"], MIDDLE),
     ("ranked_nce", ["query_product"], MIDDLE),
@@ -174,7 +175,7 @@ def test_a_step_of_sixteen_times_4096_products_holds_at_most_four_gigabytes() ->
     for loss in LOSSES:
         assert held(LARGE, loss) <= 4 * GIGABYTE, loss
         assert held(remembers, loss) <= 4 * GIGABYTE, loss
-    every = size_for(LARGE, list(OBJECTIVE_VIEWS))
+    every = size_for(LARGE, list(UNTAUGHT))
     assert (every.query_views, every.product_views) == (3, 3)
     assert held(every, "uniecs") <= 4 * GIGABYTE
     # What it would hold with one matrix of all queries and products, and its gathered copy.

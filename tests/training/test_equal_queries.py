@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from beyond_text.config.settings import Config, Losses
-from beyond_text.config.views import OBJECTIVE_VIEWS
 from beyond_text.shards.batch import Judgment, Sample
 from beyond_text.shards.collate import Collate
 from beyond_text.training.module import ContrastiveModule
 from tests.conftest import tiny_tokenizer
+from tests.tiny import UNTAUGHT
 from tests.training.test_module import some_module
 
 WORDS = ["red vase", "a lamp", "blue rug", "a vase"]
@@ -24,7 +24,7 @@ def product(number: int, judgments: Sequence[Judgment], **more: object) -> Sampl
     """Returns a product that has the first of the judgments as its query."""
     picture = torch.full((3, 32, 32), 40 * number, dtype=torch.uint8)
     asked = judgments[0] if judgments else None
-    losses = tuple(OBJECTIVE_VIEWS)
+    losses = tuple(UNTAUGHT)
     return Sample(
         str(number), WORDS[number], picture, list(judgments), asked, losses=losses, **more  # type: ignore[arg-type]
     )  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.settings import Config, Data, LearningRates, Losses
-from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS, PRODUCT, QUERY, View
+from beyond_text.config.views import PAIRS, PRODUCT, QUERY, View
 from beyond_text.shards.batch import (
     SELF_MATCH,
     Batch,
@@ -27,7 +27,7 @@ from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.relevance import Keys
 from tests.models.test_two_tower import tiny_model
-from tests.tiny import some_pictures, some_tokens
+from tests.tiny import UNTAUGHT, some_pictures, some_tokens
 from tests.training.counting import Waits
 from tests.training.dense import LOSSES, OBJECTIVES
 from tests.training.global_batch import global_batch
@@ -50,7 +50,7 @@ GAINS = {
 
 def some_module(folder: Path, **settings: object) -> ContrastiveModule:
     """Returns a module on a single process; by default with every objective."""
-    everything = Losses(*[1.0] * len(OBJECTIVE_VIEWS))
+    everything = Losses(*[1.0] * len(UNTAUGHT))
     config = Config(**{"losses": everything, "batch_size": ROWS, **settings})  # type: ignore[arg-type]
     module = ContrastiveModule(tiny_model(folder, "bert", "vit", fusion=config.fusion), config)
     module.trainer = pl.Trainer(
@@ -88,7 +88,7 @@ def some_batch(query_pictures: bool = True) -> Batch:
         image_row=torch.where(every == 2, -1, every),
         query_image_row=shown if query_pictures else torch.full((ROWS,), -1),
         qrels=Qrels(query_keys(keys), torch.tensor(rows), torch.tensor(gains)),
-        losses=tuple(OBJECTIVE_VIEWS),
+        losses=tuple(UNTAUGHT),
         skipped=[],
     )
 
@@ -132,7 +132,7 @@ def test_every_objective_gets_vectors_relevance_by_id_and_its_own_temperature(
         for place, name in enumerate(PAIRS):
             module.model.temperatures[name].log_temperature.fill_(-1.0 - 0.1 * place)
     found = module.losses(some_batch(), embeddings)
-    assert list(found) == list(OBJECTIVE_VIEWS)
+    assert list(found) == list(UNTAUGHT)
     relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
     vectors, present = embeddings
     for place, (name, (anchor, candidate)) in enumerate(PAIRS.items()):

@@ -201,6 +201,23 @@ def test_the_same_number_of_processes_gives_the_same_bits(
         assert whole == killed
 
 
+def test_a_teacher_and_a_pull_to_the_start_are_the_same_for_any_number_of_processes(
+    settings: list[str], alone: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    words = [
+        *settings, f"teacher={tiny_run}", "losses.teacher=1", "start_penalty=300", "steps=6",
+    ]  # fmt: skip
+    for processes in (1, 2):
+        go(words, tmp_path / f"run{processes}", tmp_path / f"seen{processes}", processes)
+    one, two = (batches(tmp_path / f"seen{processes}") for processes in (1, 2))
+    assert [loss for *_, loss in two] == pytest.approx([loss for *_, loss in one], abs=1e-4)
+    untaught = [loss for *_, loss in batches(alone / "seen")][:6]
+    assert [loss for *_, loss in one] != pytest.approx(untaught, abs=1e-2)
+    ours, theirs = (weights(tmp_path / f"run{processes}") for processes in (1, 2))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
 def test_weights_without_a_gradient_are_looked_for_only_where_they_differ(
     settings: list[str], tiny_tables: Path, tmp_path: Path
 ) -> None:
