@@ -13,7 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from beyond_text.config.load import load_config, to_yaml
+from beyond_text.config.settings import ConfigError
 from beyond_text.evaluate import evaluate
+from beyond_text.export import main as export
 from beyond_text.metrics.history import read_history
 from beyond_text.models.mixing import mixed
 from beyond_text.soup import main
@@ -129,6 +131,10 @@ def test_a_soup_is_a_start_and_what_is_no_soup_is_not_replaced(
     words = [f"start={out}", "losses.query_product=1", "steps=1", "fusion=gated", f"run={after}"]
     train(load_config([], [*tiny_settings, *words]))
     assert (after / "metrics.json").is_file()
+    for resume in ("auto", "never"):
+        own = load_config([out / "config.yaml"], [f"resume={resume}"])
+        with pytest.raises(ConfigError, match="mix is a mixture of other runs"):
+            train(own)
     with pytest.raises(SystemExit, match=r"error: .*after: expected a new or empty folder"):
         main([str(run), str(start), "--out", str(after)])
 
@@ -189,6 +195,9 @@ def test_runs_are_averaged_uniformly_and_greedily(
     assert record["chosen"] == "greedy"
     ours, found = weights(run), weights(out)
     assert all(found[name].equal(ours[name]) for name in ours)
+    export([str(out), str(tmp_path / "export")])
+    card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    assert "of several runs: 0.5 of second, 0 of bad, 0.5 of near." in card
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
 # A run's finished model.
 MODEL = "model"
 WEIGHTS = "model.safetensors"
+# What makes a run a mixture of others' weights.
+SOUP = "soup.json"
 # Stands for the model that a run, or the first of its stages, began with.
 UNTOUCHED = "untouched"
 # What makes a folder an index.

@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from beyond_text.config.load import load_config, to_yaml
-from beyond_text.config.names import UNTOUCHED
+from beyond_text.config.names import SOUP, UNTOUCHED
 from beyond_text.config.views import View
 from beyond_text.evaluation.compare import names_of
 from beyond_text.evaluation.soup_report import chart, markdown, table_of
@@ -40,8 +40,6 @@ from beyond_text.shards.store import Folder, Store
 from beyond_text.terminal import plain
 from beyond_text.training.dev import DevSet, Measured, QueryRetrieval, read_dev
 from beyond_text.training.untouched import untouched
-
-SOUP = "soup.json"
 
 
 class Mix(NamedTuple):
@@ -250,6 +248,7 @@ def write(
                 "weights": {mix.name: mix.weights for mix in mixes},
                 "dev": {mix.name: tasting.score(mix) for mix in mixes},
                 "chosen": best.name,
+                "mixture": dict(zip(ingredients, best.weights, strict=True)),
             },
         )
     return text

@@ -13,6 +13,7 @@ import msgspec
 from huggingface_hub import ModelCard, ModelCardData
 
 from beyond_text.config.load import load_config
+from beyond_text.config.names import SOUP
 from beyond_text.config.settings import Config
 from beyond_text.exporting.check import Quality
 from beyond_text.exporting.snippets import databases, loading
@@ -67,7 +68,7 @@ def write_card(run: Path, model: TwoTower, facts: Facts, out: Path) -> None:
         _metrics(run),
         _of_export(facts),
         "## Training",
-        _training(config),
+        _training(config) + _mixture(run),
         _settings(config),
         "## Licences",
         _licences(config),
@@ -152,6 +153,15 @@ def _training(config: Config | None) -> str:
         rows.append(" | ".join([f"| {as_data(name)}", *(f"{c:,}" for c in counts)]) + " |")
     start = as_data(Path(config.start).name) if config.start else "the untouched encoders"
     return "\n".join([*rows, "", f"It started from {start}."])
+
+
+def _mixture(run: Path) -> str:
+    """Returns a paragraph on the runs whose weights are mixed; "" of a run that was trained."""
+    if not (run / SOUP).is_file():
+        return ""
+    mixture = _read_json(run / SOUP).get("mixture", {})
+    parts = [f"{weight:.3g} of {as_data(Path(name).name)}" for name, weight in mixture.items()]
+    return f"\n\nIts weights are a mixture of those of several runs: {', '.join(parts)}."
 
 
 def _settings(config: Config | None) -> str:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from beyond_text.config.compare import differences
 from beyond_text.config.load import load_config, to_yaml
+from beyond_text.config.names import SOUP
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.files import write_text
 from beyond_text.metrics.results import METRICS
@@ -135,9 +136,11 @@ def finished_metrics(config: Config) -> dict[str, Any] | None:
     """Returns the metrics of a finished run; None: it is to be trained.
 
     Raises:
-        ConfigError: the run began with other settings or inputs.
+        ConfigError: the run began with other settings or inputs, or is a mixture of others.
     """
     run = Path(config.run)
+    if (run / SOUP).is_file():
+        raise ConfigError(f"run: {run} is a mixture of other runs; take another run folder")
     if config.resume != "auto" or not (run / METRICS).is_file():
         return None
     _refuse_other_settings(load_config([run / "config.yaml"]), config, run)
