@@ -4,9 +4,13 @@
     python -m beyond_text.ablate --curriculum --seeds 0 1
 
 A row is a chain of stages, each started from the weights of the one before. With `--fusion`, it is
-stage 3 with each fusion, from START's weights; with `--curriculum`, the chains of a file, from the
+stage 3 with each fusion, from START's weights (`all-learned` names all but the controls); with
+`--curriculum`, the chains of a file, from the
 untouched encoders; with `--ladder`, the chains of a file, from START's weights. Settings are
 START's, then the recipe's, then the words of the command.
+
+With `--grid`, every row first tries the same few settings with the first seed, and takes those that
+are best on dev.
 
 A cell is one row trained with one seed, in OUT/NAME-seedSEED; the stages of a chain are in
 OUT/NAME-seedSEED/1-stage1 and so on. Chains that begin alike share the runs they begin with. A run
@@ -23,7 +27,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beyond_text.config.names import CURRICULUM, FUSION_NAMES, MEASURE_NAMES, STAGE3
+from beyond_text.config.names import (
+    ALL_LEARNED,
+    CONTROLS,
+    CURRICULUM,
+    FUSION_NAMES,
+    MEASURE_NAMES,
+    STAGE3,
+)
 from beyond_text.terminal import check_writable, errors_in_one_line, split_settings
 
 if TYPE_CHECKING:
@@ -67,10 +78,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("--fusion", nargs="+", default=[], metavar="NAME",
-        help=f"some of: {', '.join(FUSION_NAMES)}")
+        help=f"some of: {', '.join(FUSION_NAMES)}; {ALL_LEARNED}: all but {', '.join(CONTROLS)}")
     add("--curriculum", nargs="?", type=Path, const=CURRICULUM, metavar="FILE",
         help=f"chains from the untouched encoders; default: {CURRICULUM.name}")
     add("--ladder", type=Path, metavar="FILE", help="chains from START's weights")
+    add("--grid", type=Path, metavar="FILE",
+        help="settings, with the values that each row tries on dev before its seeds are trained")
     add("--seeds", nargs="+", default=["0"], metavar="SEED", help="default: 0")
     add("--curriculum-seeds", nargs="+", metavar="SEED", help="default: those of --seeds")
     add("--start", type=Path, default=Path("runs/stage2"),
@@ -87,7 +100,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.overrides:
         parser.error(f"expected key=value, got {arguments.overrides[0]!r}")
     arguments.overrides = overrides
-    arguments.fusion = _split(arguments.fusion)
+    learned = [name for name in FUSION_NAMES if name not in CONTROLS]
+    named = _split(arguments.fusion)
+    arguments.fusion = [n for name in named for n in (learned if name == ALL_LEARNED else [name])]
     if not (arguments.fusion or arguments.curriculum or arguments.ladder):
         parser.error("nothing to compare: give --fusion, --curriculum or --ladder")
     try:
@@ -131,6 +146,36 @@ def ladders_of(arguments: argparse.Namespace) -> list[Ladder]:
     return ladders
 
 
+def choose(
+    ladders: Sequence[Ladder], arguments: argparse.Namespace, settings: Path
+) -> tuple[list[Ladder], list[Config]]:
+    """Trains every point of the grid; returns the ladders with the best ones, and all those runs.
+
+    Raises:
+        ValueError: as `plan`, or the grid cannot be read.
+    """
+    from beyond_text.evaluation import grid
+    from beyond_text.evaluation.ladder import check_chains, plan
+
+    given, overrides, out = grid.read_grid(arguments.grid), arguments.overrides, arguments.out
+    # The rows themselves, before anything is trained.
+    plan(ladders, settings, overrides, out)
+    chosen: list[Ladder] = []
+    known: list[Config] = []
+    tried: list[grid.Tried] = []
+    for ladder in ladders:
+        all_points, of_name = grid.tried_rows(ladder, given, settings, overrides)
+        cells = plan([all_points], settings, overrides, out / "grid", known)
+        check_chains(cells.values())
+        run_chains(list(cells.values()))
+        known += grid.runs_of(cells)
+        found = grid.values_of(list(cells), of_name, arguments.measure)
+        tried += found
+        chosen.append(grid.with_best(ladder, grid.best_of(found)))
+    print(grid.write_grid(tried, arguments.measure, ladders[0].seeds[0], out))
+    return chosen, known
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; mistakes in it are reported before anything is trained."""
     arguments = parse(argv)
@@ -140,12 +185,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise FileNotFoundError(f"{settings}: no such file: --start is no run folder")
         check_writable(out)
         from beyond_text.evaluation.ladder import check_chains, plan
-        from beyond_text.evaluation.report import summarise, write_report
+        from beyond_text.evaluation.report import summarise, write_report, write_runs
 
-        cells = plan(ladders_of(arguments), settings, arguments.overrides, out)
+        ladders = ladders_of(arguments)
+        known: list[Config] = []
+        if arguments.grid:
+            ladders, known = choose(ladders, arguments, settings)
+        cells = plan(ladders, settings, arguments.overrides, out, known)
         chains = list(cells.values())
         check_chains(chains)
         run_chains(chains)
+        write_runs(list(cells), out)
         print(write_report(summarise(list(cells), arguments.measure), out))
 
 

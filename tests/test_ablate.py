@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -95,3 +96,42 @@ def test_chains_are_trained_from_the_encoders_share_stages_and_go_on_where_they_
     )
     with pytest.raises(SystemExit, match=r"error: .*1-align was trained with other settings: dim"):
         main([*argv, "dim=8"])
+
+
+def test_each_row_takes_the_settings_of_a_grid_that_are_best_for_it(
+    tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    start, out, recipe = tmp_path / "run", tmp_path / "ladder", tmp_path / "stage3.yaml"
+    train(load_config([], [*tiny_overrides, "losses.query_text=1", "steps=1"]))
+    recipe.write_text("losses: {query_text: 0.0, query_product: 1.0}\n")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("lr.fusion: [1e-4, 0.5]\nfusion_rank: [8]\n")
+    words = f"--fusion sum,bilinear --seeds 0 1 --start {start} --out {out} --recipe {recipe}"
+    main([*words.split(), "--grid", str(grid), "steps=3"])
+    printed = capsys.readouterr().out
+    # `sum` has nothing to choose; one of the two points of `bilinear` is trained with seed 1 too.
+    assert printed.count(": training") == 3 + 2
+    assert printed.count(": reused") == 2
+    found = {
+        rate: json.loads((folder / "metrics.json").read_text())["all"]["ndcg@10"]
+        for rate in ("0.0001", "0.5")
+        if (folder := out / "grid" / f"bilinear-lr.fusion-{rate}-fusion_rank-8-seed0")
+    }
+    best = max(found, key=lambda rate: found[rate])
+    assert len(set(found.values())) == 2
+    config = load_config([out / "bilinear-seed1" / "config.yaml"])
+    assert (config.lr.fusion, config.seed) == (float(best), 1)
+    lines = (out / "grid.md").read_text().splitlines()
+    assert f"| bilinear | lr.fusion={best} fusion_rank=8 | {found[best]:.3f} | chosen |" in lines
+    assert sum(line.endswith("| chosen |") for line in lines) == 2
+    runs = pd.read_csv(out / "runs.csv")
+    assert runs["name"].tolist() == ["sum", "sum", "bilinear", "bilinear"]
+    assert runs["run"].tolist()[1::2] == ["sum-seed1", "bilinear-seed1"]
+    assert runs["run"][2] == f"grid/bilinear-lr.fusion-{best}-fusion_rank-8-seed0"
+    table = pd.read_csv(out / "table.csv")
+    assert table["name"].unique().tolist() == ["sum", "bilinear"]
+    assert (table["seeds"] == 2).all()
+    main([*words.split(), "--grid", str(grid), "steps=3"])
+    assert ": training" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"lr\.fusion: set by the ablation"):
+        main([*words.split(), "--grid", str(grid), "steps=3", "lr.fusion=0.1"])

@@ -8,6 +8,9 @@ from typing import Literal, get_args
 from beyond_text.config.settings import ConfigError, FusionName
 
 FUSION_NAMES: tuple[str, ...] = get_args(FusionName)
+# Fusions without parameters, and the word that stands for all others.
+CONTROLS = ("sum", "text", "image")
+ALL_LEARNED = "all-learned"
 MEASURE_NAMES = ("ndcg@1", "ndcg@10", "recall@10", "recall@100", "mrr")
 IndexKind = Literal["exact", "ivf_sq8", "rabitq"]
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)

@@ -118,12 +118,17 @@ def _stage(path: Path, row: str, text: str) -> Stage:
 
 
 def plan(
-    ladders: Sequence[Ladder], settings: Path, overrides: Sequence[str], out: Path
+    ladders: Sequence[Ladder],
+    settings: Path,
+    overrides: Sequence[str],
+    out: Path,
+    known: Sequence[Config] = (),
 ) -> dict[Cell, list[Config]]:
     """Returns the cells, by row and then by seed, with the settings of each stage in order.
 
     The stages of every row see as many samples together as those of the ladder's first row. A
-    stage that trains the same as one planned before it, from the same weights, is that run.
+    stage that trains the same as one planned before it, or as one of the runs that are `known`,
+    from the same weights, is that run.
 
     Raises:
         ValueError: a ladder, row or seed named twice, an unfinished start, or what `configure`
@@ -132,7 +137,7 @@ def plan(
     _check_distinct(ladder.name for ladder in ladders)
     _check_distinct(row.name for ladder in ladders for row in ladder.rows)
     cells: dict[Cell, list[Config]] = {}
-    planned: list[Config] = []
+    planned: list[Config] = list(known)
     for ladder in ladders:
         _check_distinct(ladder.seeds)
         if ladder.start and not (ladder.start / METRICS).exists():

@@ -7,6 +7,7 @@ paired against its own first row, so several ladders can stand in one table.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,9 @@ from beyond_text.metrics.ranking import needs, per_query
 from beyond_text.metrics.results import METRICS
 from beyond_text.metrics.significance import Comparison, compare_paired, in_words, interval
 from beyond_text.metrics.trec import read_trec
+
+# The file that names the runs of a ladder.
+RUNS = "runs.csv"
 
 
 class Cell(NamedTuple):
@@ -162,6 +166,13 @@ def write_report(table: pd.DataFrame, out: Path) -> str:
     write_text(out / "table.md", text)
     chart(table).savefig(out / "chart.png", dpi=150)
     return text
+
+
+def write_runs(cells: Sequence[Cell], out: Path) -> None:
+    """Writes runs.csv: the run that stands for each cell, as a path relative to OUT."""
+    rows = [(c.ladder, c.name, c.seed, os.path.relpath(c.runs[-1], out)) for c in cells]
+    table = pd.DataFrame(rows, columns=["ladder", "name", "seed", "run"])
+    table.to_csv(out / RUNS, index=False)
 
 
 def _values(cell: Cell, measure: str) -> pd.Series:

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.fusion_pays runs/fusion/sum runs/fusion/attended \
         --shards runs/shards --fields attributes.csv --out runs/pays
 
-RUN is a finished run, or the name of a ladder's row (`runs/fusion/sum` for `sum-seed0`,
-`sum-seed1` ...), whose seeds are averaged. Both were measured on the same queries. It prints
+RUN is a finished run, or OUT/ROW of an ablation that was written into OUT (its runs.csv says which
+runs are the row's), whose seeds are averaged. Both were measured on the same queries. It prints
 differences of nDCG@10, B less A, for every kind of query, and with `--fields` (product_id and a
 column a field, as `beyond_text.tag` writes them) for the queries that name a value of a field, and
 for each such value; intervals and p are over needs. OUT/pays.html shows the queries that gain and
@@ -27,6 +27,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from beyond_text.evaluation.report import RUNS
 from beyond_text.files import write_text
 from beyond_text.metrics.ranking import Ranking, needs, per_query
 from beyond_text.metrics.results import METRICS
@@ -68,17 +69,19 @@ class Row(NamedTuple):
 
 
 def runs_of(run: Path) -> list[Path]:
-    """Returns a finished run, or the finished seeds of a ladder's row.
+    """Returns a finished run, or the runs of a row of an ablation.
 
     Raises:
         FileNotFoundError: there is neither.
     """
     if (run / METRICS).is_file():
         return [run]
-    seeds = sorted(each.parent for each in run.parent.glob(f"{run.name}-seed*/{METRICS}"))
-    if not seeds:
-        raise FileNotFoundError(f"{run}: no finished run, and none of {run.name}-seedN")
-    return seeds
+    listed = run.parent / RUNS
+    if listed.is_file():
+        table = pd.read_csv(listed, dtype=str, keep_default_na=False)
+        if seeds := [run.parent / path for path in table["run"][table["name"] == run.name]]:
+            return seeds
+    raise FileNotFoundError(f"{run}: no finished run, and no row of {listed}")
 
 
 def read_side(run: Path) -> Side:

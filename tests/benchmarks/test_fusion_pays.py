@@ -62,6 +62,8 @@ def test_differences_by_kind_and_by_the_words_that_queries_name(
             tiny_shards,
             lambda query, seed=seed: "red" in query and (seed == 0 or "rug" in query),
         )
+    rows = [f"fusion,learned<i>,{seed},learned<i>-seed{seed}" for seed in (0, 1)]
+    (tmp_path / "runs/runs.csv").write_text("\n".join(["ladder,name,seed,run", *rows, ""]))
     out, more = tmp_path / "out", ["--fields", str(fields), "--least", "1"]
     main([str(a), str(tmp_path / "runs/learned<i>"), "--shards", str(tiny_shards), *more,
           "--out", str(out)])  # fmt: skip

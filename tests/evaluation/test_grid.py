@@ -1,0 +1,86 @@
+"""The grid of settings that each row of a ladder chooses from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from beyond_text.ablate import parse
+from beyond_text.config.names import CONTROLS, FUSION_NAMES, RECIPES
+from beyond_text.evaluation.grid import (
+    Tried,
+    best_of,
+    points_of,
+    read_grid,
+    unused_settings,
+    with_best,
+    write_grid,
+)
+from beyond_text.evaluation.ladder import Ladder, Row, Stage
+from beyond_text.models.fusion import FUSIONS
+
+
+def test_the_recipes_grid_tries_what_each_fusion_has() -> None:
+    grid = read_grid(RECIPES / "ladder" / "fusion_grid.yaml")
+    assert grid == {"lr.fusion": ["0.0003", "0.001", "0.003"], "fusion_rank": ["256", "512"]}
+    assert points_of(grid, "sum") == [()]
+    assert points_of(grid, "gated") == [(f"lr.fusion={rate}",) for rate in grid["lr.fusion"]]
+    assert len(points_of(grid, "attended")) == 6
+    assert points_of(grid, "attended")[1] == ("lr.fusion=0.0003", "fusion_rank=512")
+
+
+def test_what_a_fusion_uses_is_what_changes_its_size() -> None:
+    for name in FUSIONS:
+        without = name in CONTROLS
+        assert ("lr.fusion" in unused_settings(name)) == without
+        assert ("fusion_rank" in unused_settings(name)) == (without or name in ("gated", "lmf"))
+
+
+def test_all_learned_names_every_fusion_but_the_controls() -> None:
+    assert parse(["--fusion", "sum", "all-learned"]).fusion == [
+        "sum",
+        *(name for name in FUSION_NAMES if name not in CONTROLS),
+    ]
+    assert {"attended", "moe", "uniecs"} <= set(parse(["--fusion=all-learned"]).fusion)
+    assert [name for name in FUSIONS if unused_settings(name) >= {"lr.fusion"}] == list(CONTROLS)
+
+
+def test_values_are_written_as_settings_are(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "temperature: [null, 0.1]\ntext_encoder.dropout: [true, false]\nloss: [sigmoid]\n"
+    )
+    assert read_grid(file) == {
+        "temperature": ["null", "0.1"],
+        "text_encoder.dropout": ["true", "false"],
+        "loss": ["sigmoid"],
+    }
+
+
+@pytest.mark.parametrize("text", ["", "lr.fusion: 0.1", "- 1", "lr.fusion: []", "a: [1\n"])
+def test_a_file_that_is_no_grid_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "grid.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"grid\.yaml: (expected a grid|no grid to read)"):
+        read_grid(tmp_path / "grid.yaml")
+    with pytest.raises(ValueError, match=r"nowhere\.yaml: no grid to read"):
+        read_grid(tmp_path / "nowhere.yaml")
+
+
+def test_the_best_point_of_each_row_and_of_equal_ones_the_first(tmp_path: Path) -> None:
+    tried = [
+        Tried("a", ("x=1",), 0.2),
+        Tried("a", ("x=2",), 0.5),
+        Tried("a", ("x=3",), 0.5),
+        Tried("b", (), 0.1),
+    ]
+    assert best_of(tried) == {"a": ("x=2",), "b": ()}
+    stages = Stage((tmp_path / "one",), ("y=1",)), Stage((tmp_path / "two",), ())
+    ladder = Ladder("l", [Row("a", stages), Row("b", stages[:1])], [0, 1], None)
+    (a, b) = with_best(ladder, best_of(tried)).rows
+    assert [stage.words for stage in a.stages] == [("y=1",), ("x=2",)]
+    assert b == ladder.rows[1]
+    text = write_grid(tried, "ndcg@10", 0, tmp_path)
+    assert "| a | x=2 | 0.500 | chosen |" in text
+    assert "| b | as they are | 0.100 | chosen |" in text
+    assert text == (tmp_path / "grid.md").read_text()
