@@ -24,7 +24,9 @@ PLACEHOLDERS = ("word", "category")
 class Field:
     """A field such as colour: its prompts, and its words with all forms of each, itself first."""
 
-    def __init__(self, name: str, prompts: tuple[str, ...], words: dict[str, tuple[str, ...]]):
+    def __init__(
+        self, name: str, prompts: tuple[str, ...], words: dict[str, tuple[str, ...]]
+    ) -> None:
         self.name = name
         self.prompts = prompts
         self.words = words
@@ -93,8 +95,8 @@ def _field(path: Path, name: object, content: object) -> Field:
     prompts = content["prompts"]
     if not isinstance(prompts, list) or not prompts or not all(map(_is_prompt, prompts)):
         raise ValueError(
-            f'{where}: prompts: expected texts such as "a {{word}} {{category}}", with {{word}} and '
-            f"nothing else in braces but {{category}}, got {_shown(prompts)}"
+            f'{where}: prompts: expected texts such as "a {{word}} {{category}}", with {{word}} '
+            f"and nothing else in braces but {{category}}, got {_shown(prompts)}"
         )
     return Field(name, tuple(prompts), _words(where, content["words"]))
 

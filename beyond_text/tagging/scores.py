@@ -1,0 +1,62 @@
+"""Turns cosines of pictures with words into the words that pictures are confidently tagged with.
+
+A word whose vector lies near every picture would win everywhere, so each word's scores are set
+against those that it has over the whole catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import softmax
+
+# A word is tagged by how many standard deviations of it its score stands out; the softmax of these,
+# times SHARPNESS, is the confidence.
+SHARPNESS = 2.0
+
+
+class Chosen(NamedTuple):
+    """The best word of each picture by its number, and how sure it is, 0 to 1."""
+
+    word: Int[np.ndarray, " pictures"]
+    confidence: Float[np.ndarray, " pictures"]
+
+
+def debiased(scores: Float[np.ndarray, "pictures words"]) -> Float[np.ndarray, "pictures words"]:
+    """Returns by how many standard deviations a picture's score is above the word's mean.
+
+    A word that scores all pictures alike says nothing of any: it stands at 0.
+    """
+    spread = scores.std(axis=0)
+    return (scores - scores.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
+
+
+def choose(scores: Float[np.ndarray, "pictures words"], among: Sequence[Sequence[int]]) -> Chosen:
+    """Chooses the best word of each picture, among all or among those that its text names.
+
+    Args:
+        scores: as `debiased` returns them.
+        among: the numbers of the words to choose from; none for all.
+    """
+    allowed = np.ones(scores.shape, dtype=bool)
+    for row, numbers in enumerate(among):
+        if numbers:
+            allowed[row] = np.isin(np.arange(scores.shape[1]), numbers)
+    sure = softmax(SHARPNESS * np.where(allowed, scores, -np.inf), axis=1)
+    word = sure.argmax(axis=1)
+    return Chosen(word, sure[np.arange(len(sure)), word])
+
+
+def surest(
+    confidence: Float[np.ndarray, " pictures"], least: float, top_share: float
+) -> Bool[np.ndarray, " pictures"]:
+    """Returns which pictures are sure enough: at least so sure, and in that share of the surest."""
+    kept = confidence >= least
+    most = int(np.floor(top_share * len(confidence)))
+    order = np.argsort(-confidence, kind="stable")
+    first = np.zeros(len(confidence), dtype=bool)
+    first[order[:most]] = True
+    return kept & first
