@@ -22,7 +22,7 @@ from beyond_text.tagging.words import ANY_TYPE, PRODUCT_TYPE, Field
 # Prompts are made for as many types of products as this, the most frequent ones; others share one.
 MOST_TYPES = 60
 # What parts the steps of a category, such as `Women > Dresses`.
-STEPS = regex.compile(r"\s*[>/|]\s+|\s+/\s*")
+STEPS = regex.compile(r"\s*[>|]\s*|\s+/\s+")
 BRACKETS = regex.compile(r"\s*[(\[].*$")
 
 
