@@ -2,12 +2,13 @@
 
     python -m beyond_text.ablate --fusion bilinear concat gated --seeds 0 1
     python -m beyond_text.ablate --curriculum --seeds 0 1
+    python -m beyond_text.ablate --labels 0 12 37 100 400 1500 all --seeds 0 1
 
 A row is a chain of stages, each started from the weights of the one before. With `--fusion`, it is
 stage 3 with each fusion, from START's weights (`all-learned` names all but the controls); with
-`--curriculum`, the chains of a file, from the
-untouched encoders; with `--ladder`, the chains of a file, from START's weights. Settings are
-START's, then the recipe's, then the words of the command.
+`--curriculum`, the chains of a file, from the untouched encoders; with `--ladder`, the chains of a
+file, from START's weights; with `--labels`, chains at each number of judged queries, from the
+untouched encoders. Settings are START's, then the recipe's, then the words of the command.
 
 With `--grid`, every row first tries the same few settings with the first seed, and takes those that
 are best on dev.
@@ -32,6 +33,7 @@ from beyond_text.config.names import (
     CONTROLS,
     CURRICULUM,
     FUSION_NAMES,
+    LABELS,
     MEASURE_NAMES,
     STAGE3,
 )
@@ -40,6 +42,10 @@ from beyond_text.terminal import check_writable, errors_in_one_line, split_setti
 if TYPE_CHECKING:
     from beyond_text.config.settings import Config
     from beyond_text.evaluation.ladder import Ladder
+
+
+# What `--grid` without a file stands for.
+OWN_GRID = Path()
 
 
 def run_chains(chains: Sequence[Sequence[Config]]) -> None:
@@ -82,8 +88,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--curriculum", nargs="?", type=Path, const=CURRICULUM, metavar="FILE",
         help=f"chains from the untouched encoders; default: {CURRICULUM.name}")
     add("--ladder", type=Path, metavar="FILE", help="chains from START's weights")
-    add("--grid", type=Path, metavar="FILE",
-        help="settings, with the values that each row tries on dev before its seeds are trained")
+    add("--labels", nargs="+", default=[], metavar="N",
+        help="rows at each of these numbers of judged queries; 0 and all among them")
+    add("--rows", type=Path, default=LABELS, metavar="FILE",
+        help=f"chains that --labels trains; default: {LABELS.name}")
+    add("--grid", nargs="?", type=Path, const=OWN_GRID, metavar="FILE",
+        help="settings, with the values that each row tries on dev before its seeds are trained; "
+             "with --labels, without FILE: the grid of its rows")
     add("--seeds", nargs="+", default=["0"], metavar="SEED", help="default: 0")
     add("--curriculum-seeds", nargs="+", metavar="SEED", help="default: those of --seeds")
     add("--start", type=Path, default=Path("runs/stage2"),
@@ -103,8 +114,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     learned = [name for name in FUSION_NAMES if name not in CONTROLS]
     named = _split(arguments.fusion)
     arguments.fusion = [n for name in named for n in (learned if name == ALL_LEARNED else [name])]
-    if not (arguments.fusion or arguments.curriculum or arguments.ladder):
-        parser.error("nothing to compare: give --fusion, --curriculum or --ladder")
+    _check_asked(parser, arguments)
     try:
         arguments.seeds = [int(seed) for seed in _split(arguments.seeds)]
         own = arguments.curriculum_seeds
@@ -112,6 +122,20 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     except ValueError as error:
         parser.error(f"seeds: expected whole numbers: {error}")
     return arguments
+
+
+def _check_asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuses a command line that names no ladder, or options of another one."""
+    arguments.labels = _split(arguments.labels)
+    others = arguments.fusion or arguments.curriculum or arguments.ladder
+    if not (others or arguments.labels):
+        parser.error("nothing to compare: give --fusion, --curriculum, --ladder or --labels")
+    if others and arguments.labels:
+        parser.error("--labels makes a table of its own: give it without the other ladders")
+    if not arguments.labels and arguments.rows != LABELS:
+        parser.error("--rows: expected with --labels")
+    if arguments.grid is not None and (arguments.grid == OWN_GRID) != bool(arguments.labels):
+        parser.error("--grid: expected a FILE, or with --labels none, whose rows have their own")
 
 
 def _split(words: Sequence[str]) -> list[str]:
@@ -176,6 +200,26 @@ def choose(
     return chosen, known
 
 
+def compare_labels(arguments: argparse.Namespace, settings: Path) -> None:
+    """Trains and reports the rows of `--labels`.
+
+    Raises:
+        ValueError: as `numbers_of` and `plan_labels`, or the rows cannot be read.
+    """
+    from beyond_text.evaluation.labels import Setup, numbers_of, plan_labels, read_labels
+    from beyond_text.evaluation.labels_report import report_labels
+    from beyond_text.evaluation.ladder import check_chains
+
+    rows, grid = read_labels(arguments.rows)
+    setup = Setup(rows, arguments.seeds, settings, arguments.overrides, arguments.out)
+    numbers = numbers_of(arguments.labels, setup)
+    points = plan_labels(setup, numbers, grid if arguments.grid is not None else [{}])
+    chains = list(points.values())
+    check_chains(chains)
+    run_chains(chains)
+    print(report_labels(list(points), arguments.measure, arguments.out))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; mistakes in it are reported before anything is trained."""
     arguments = parse(argv)
@@ -184,6 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not settings.is_file():
             raise FileNotFoundError(f"{settings}: no such file: --start is no run folder")
         check_writable(out)
+        if arguments.labels:
+            compare_labels(arguments, settings)
+            return
         from beyond_text.evaluation.ladder import check_chains, plan
         from beyond_text.evaluation.report import summarise, write_report, write_runs
 

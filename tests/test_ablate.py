@@ -135,3 +135,46 @@ def test_each_row_takes_the_settings_of_a_grid_that_are_best_for_it(
     assert ": training" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"lr\.fusion: set by the ablation"):
         main([*words.split(), "--grid", str(grid), "steps=3", "lr.fusion=0.1"])
+
+
+def test_labels_are_counted_stages_without_them_trained_once_and_the_ladder_goes_on(
+    tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
+    start.mkdir()
+    (start / "config.yaml").write_text(to_yaml(load_config([], tiny_overrides)))
+    (tmp_path / "see.yaml").write_text("losses: {text_image: 1.0}\nsteps: 1\n")
+    (tmp_path / "fuse.yaml").write_text("losses: {text_image: 0.0, query_product: 1.0}\nsteps: 2\n")
+    rows.write_text(
+        "alone: [fuse.yaml steps=3]\n"
+        "both: [see.yaml, fuse.yaml]\n"
+        "grid: [{}, {fuse.loss: sigmoid}]\n"
+    )
+    argv = ["--labels", "0", "5", "all", "--rows", str(rows), "--start", str(start),
+            "--out", str(out)]  # fmt: skip
+    main(argv)
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if line.startswith("[")]
+    see = f"{out}/no-labels/both-seed0/1-see"
+    assert lines == [
+        f"[1/5] {see}, stage 1 of 1, 1 steps: training",
+        f"[2/5] {out}/labels-5/alone-seed0/1-fuse, stage 1 of 1, 3 steps: training",
+        f"[3/5] {see}, stage 1 of 2, 1 steps: reused",
+        f"[3/5] {out}/labels-5/both-seed0/2-fuse, stage 2 of 2, 2 steps: training",
+        f"[4/5] {out}/labels-all/alone-seed0/1-fuse, stage 1 of 1, 3 steps: training",
+        f"[5/5] {see}, stage 1 of 2, 1 steps: reused",
+        f"[5/5] {out}/labels-all/both-seed0/2-fuse, stage 2 of 2, 2 steps: training",
+    ]
+    assert printed.err.count("source tables: 24 products, 5 of 12 judged queries, weight 1") == 2
+    table = pd.read_csv(out / "table.csv")
+    assert list(zip(table["labels"], table["name"], strict=True)) == [
+        (0, "both"), (5, "alone"), (5, "both"), (12, "alone"), (12, "both"),
+    ]  # fmt: skip
+    assert Image.open(out / "labels.png").size[0] > 100
+
+    (out / "labels-5" / "both-seed0" / "2-fuse" / "metrics.json").unlink()
+    main([*argv, "--grid"])
+    printed = capsys.readouterr()
+    assert printed.out.count(": training") == 5
+    assert "labels-5/both-seed0/2-fuse, stage 2 of 2, 2 steps: training" in printed.out
+    assert "own best of 2 settings (as it stands; fuse.loss=sigmoid)" in printed.out

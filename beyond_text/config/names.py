@@ -24,6 +24,7 @@ AGAINST: tuple[Against, ...] = get_args(Against)
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 STAGE3 = RECIPES / "stage3.yaml"
 CURRICULUM = RECIPES / "ladder" / "curriculum.yaml"
+LABELS = RECIPES / "ladder" / "labels.yaml"
 
 # A run's finished model.
 MODEL = "model"

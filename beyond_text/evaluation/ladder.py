@@ -28,19 +28,21 @@ from beyond_text.training.inputs import check_inputs
 
 # Settings that the plan decides, so that neither a row nor an override may set them.
 SET_BY_PLAN = {"start", "run", "seed"}
-# The word in a stage's text that sets `Stage.merged`.
-MERGED = "merged"
+# The words in a stage's text that set fields of `Stage` by their names.
+MARKS = ("merged", "fixed")
 
 
 class Stage(NamedTuple):
     """One training of a chain: its recipe files, and `key=value` words on top of them.
 
     With `merged`, it takes as many batches of each source as all stages of the first row together.
+    With `fixed`, it keeps its steps where those of a chain are scaled.
     """
 
     recipes: tuple[Path, ...]
     words: tuple[str, ...]
     merged: bool = False
+    fixed: bool = False
 
 
 class Row(NamedTuple):
@@ -80,10 +82,19 @@ def _fusion_words(fusion: str) -> tuple[str, ...]:
 def read_rows(path: Path) -> list[Row]:
     """Reads rows from YAML: `name: [recipe.yaml key=value ..., ...]`, with a text for each stage.
 
-    Recipes are relative to the file. The word `merged` sets `Stage.merged`.
+    Recipes are relative to the file. The words `merged` and `fixed` set what `Stage` says.
 
     Raises:
         ValueError: the file is missing or holds no such rows; names the file and the row.
+    """
+    return rows_of(path, read_mapping(path))
+
+
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """Reads a file of rows as it stands.
+
+    Raises:
+        ValueError: it is missing, or no mapping.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
@@ -91,6 +102,11 @@ def read_rows(path: Path) -> list[Row]:
         raise ValueError(f"{path}: no rows to read: {' '.join(str(error).split())}") from None
     if not (content and isinstance(content, dict)):
         raise ValueError(f"{path}: expected rows as `name: [stage, ...]`")
+    return content
+
+
+def rows_of(path: Path, content: Mapping[Any, Any]) -> list[Row]:
+    """Parses the rows of a file, as `read_rows` says."""
     return [_row(path, name, stages) for name, stages in content.items()]
 
 
@@ -109,12 +125,12 @@ def _row(path: Path, name: Any, stages: Any) -> Row:
 
 def _stage(path: Path, row: str, text: str) -> Stage:
     """Parses the text of one stage."""
-    words = [word for word in text.split() if word != MERGED]
+    words = [word for word in text.split() if word not in MARKS]
     settings = [word for word in words if "=" in word]
     recipes = [path.parent / word for word in words if "=" not in word]
     if not recipes:
         raise ValueError(f"{path}: row {row!r}: stage {text!r} names no recipe file")
-    return Stage(tuple(recipes), tuple(settings), MERGED in text.split())
+    return Stage(tuple(recipes), tuple(settings), **{m: m in text.split() for m in MARKS})
 
 
 def plan(
@@ -134,12 +150,12 @@ def plan(
         ValueError: a ladder, row or seed named twice, an unfinished start, or what `configure`
             and `with_samples` refuse; names the row.
     """
-    _check_distinct(ladder.name for ladder in ladders)
-    _check_distinct(row.name for ladder in ladders for row in ladder.rows)
+    check_distinct(ladder.name for ladder in ladders)
+    check_distinct(row.name for ladder in ladders for row in ladder.rows)
     cells: dict[Cell, list[Config]] = {}
     planned: list[Config] = list(known)
     for ladder in ladders:
-        _check_distinct(ladder.seeds)
+        check_distinct(ladder.seeds)
         if ladder.start and not (ladder.start / METRICS).exists():
             raise ValueError(
                 f"{ladder.start} is not a finished run (no metrics.json): train it first"
@@ -149,11 +165,11 @@ def plan(
             try:
                 chain = [configure(stage, seed, settings, overrides) for stage in row.stages]
                 first = first or chain
-                chain = _matched(chain, row, first)
+                chain = matched(chain, row, first)
             except ValueError as error:
                 raise ValueError(f"{row.name}: {error}") from None
             folders = _folders(row, out / f"{row.name}-seed{seed}")
-            chain = _linked(chain, folders, str(ladder.start or ""), planned)
+            chain = linked(chain, folders, str(ladder.start or ""), planned)
             planned += chain
             runs = tuple(Path(config.run) for config in chain)
             cells[Cell(ladder.name, row.name, seed, runs)] = chain
@@ -177,9 +193,9 @@ def _keys(words: Sequence[str]) -> set[str]:
     return {word.partition("=")[0] for word in words}
 
 
-def _matched(chain: Sequence[Config], row: Row, first: Sequence[Config]) -> list[Config]:
+def matched(chain: Sequence[Config], row: Row, first: Sequence[Config]) -> list[Config]:
     """Gives a chain the samples of the first row, and its merged stages that row's batches."""
-    chain = with_samples(chain, _samples(first))
+    chain = with_samples(chain, _samples(first), [stage.fixed for stage in row.stages])
     if not any(stage.merged for stage in row.stages):
         return chain
     batches = expected_batches(first)
@@ -189,16 +205,24 @@ def _matched(chain: Sequence[Config], row: Row, first: Sequence[Config]) -> list
     ]
 
 
-def with_samples(chain: Sequence[Config], samples: int) -> list[Config]:
+def with_samples(
+    chain: Sequence[Config], samples: int, fixed: Sequence[bool] = ()
+) -> list[Config]:
     """Scales the steps of a chain so that its stages see `samples` samples together.
 
     Samples are products, however many queries each has in a batch. Steps are rounded, and the last
     stage takes the remainder: the sum is exact where its batch size divides what is left, as with
-    one batch size it does, and otherwise within half a batch.
+    one batch size it does, and otherwise within half a batch. Stages that are `fixed` keep theirs;
+    where all are, the chain is returned as it is.
 
     Raises:
         ValueError: too few samples for a step of each stage.
     """
+    if any(fixed):
+        free = [stage for stage, kept in zip(chain, fixed, strict=True) if not kept]
+        rest = samples - _samples(chain) + _samples(free)
+        scaled = iter(with_samples(free, rest) if free else [])
+        return [c if kept else next(scaled) for c, kept in zip(chain, fixed, strict=True)]
     before = _samples(chain)
     if before == samples:
         return list(chain)
@@ -235,7 +259,7 @@ def _folders(row: Row, folder: Path) -> list[Path]:
     return [folder / f"{number}-{name}" for number, name in enumerate(names, start=1)]
 
 
-def _linked(
+def linked(
     chain: Sequence[Config], folders: Sequence[Path], start: str, planned: Sequence[Config]
 ) -> list[Config]:
     """Starts each stage from the one before; a stage that is already planned is that run."""
@@ -249,7 +273,7 @@ def _linked(
     return linked
 
 
-def _check_distinct(names: Iterable[object]) -> None:
+def check_distinct(names: Iterable[object]) -> None:
     """Raises a ValueError where a name comes twice."""
     if repeated := [str(name) for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"named twice: {', '.join(repeated)}")

@@ -52,7 +52,7 @@ def summarise(cells: Sequence[Cell], measure: str = "ndcg@10") -> pd.DataFrame:
     Raises:
         ValueError: cells measured on different queries.
     """
-    values = {cell: _values(cell, measure) for cell in cells}
+    values = {cell: values_of(cell, measure) for cell in cells}
     queries = values[cells[0]].index
     for cell, cell_values in values.items():
         if set(cell_values.index) != set(queries):
@@ -175,7 +175,7 @@ def write_runs(cells: Sequence[Cell], out: Path) -> None:
     table.to_csv(out / RUNS, index=False)
 
 
-def _values(cell: Cell, measure: str) -> pd.Series:
+def values_of(cell: Cell, measure: str) -> pd.Series:
     """Returns the measure of each query of a cell, indexed by query_id and kind."""
     judged = read_trec(cell.runs[-1])
     values = per_query(*judged, measure=measure)

@@ -1,0 +1,228 @@
+"""Plans and compares the rows of a ladder at several numbers of judged queries.
+
+A row is a chain of stages from the untouched encoders. Stages whose losses need no query are
+trained once for all numbers. At 0, of each chain stands what comes before its first stage that
+needs judgments. With a grid, each row is trained with every entry, and dev picks its best.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from beyond_text.config.settings import Config, active_losses
+from beyond_text.evaluation.ladder import (
+    Row,
+    check_distinct,
+    configure,
+    linked,
+    matched,
+    read_mapping,
+    rows_of,
+)
+from beyond_text.evaluation.report import Cell, values_of
+from beyond_text.shards.dataset import uses_queries
+from beyond_text.shards.sources import train_split
+
+GRID = "grid"
+AS_IT_STANDS = "as it stands"
+Entry = Mapping[str, Any]
+
+
+class Setup(NamedTuple):
+    """What a plan is made for: rows, seeds, the file of settings, words on top, the folder."""
+
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+    settings: Path
+    overrides: Sequence[str]
+    out: Path
+
+
+class Point(NamedTuple):
+    """A cell at a number of judged queries, trained with an entry of the grid."""
+
+    labels: int
+    entry: str
+    cell: Cell
+
+
+def read_labels(path: Path) -> tuple[list[Row], list[Entry]]:
+    """Reads rows, as `read_rows` does, and the entries under `grid`, if there are any.
+
+    Raises:
+        ValueError: no rows, or an entry that is no mapping of settings; names the file.
+    """
+    content = read_mapping(path)
+    grid = content.pop(GRID, None) or [{}]
+    if not (isinstance(grid, list) and all(isinstance(entry, dict) for entry in grid)):
+        raise ValueError(
+            f"{path}: {GRID}: expected a list of settings, such as [{{}}, {{budget: 2}}]"
+        )
+    for entry in grid:
+        budget = entry.get("budget", 1)
+        if isinstance(budget, bool) or not isinstance(budget, int | float) or budget <= 0:
+            raise ValueError(f"{path}: {GRID}: expected a budget above 0, got {budget!r}")
+    check_distinct(map(name_of, grid))
+    return rows_of(path, content), grid
+
+
+def name_of(entry: Entry) -> str:
+    """Returns an entry of a grid in words."""
+    return ", ".join(f"{key}={value}" for key, value in entry.items()) or AS_IT_STANDS
+
+
+def numbers_of(asked: Sequence[str], setup: Setup) -> dict[int, int | None]:
+    """Returns `data.labels` for each number of judged queries: None where that is all of them.
+
+    `asked` are numbers and "all". Numbers that are not fewer than the queries of the source that
+    has most are all.
+
+    Raises:
+        ValueError: one is neither, or comes twice; no row needs judgments.
+    """
+    check_distinct(asked)
+    if wrong := [word for word in asked if word != "all" and not word.isdecimal()]:
+        raise ValueError(f"--labels: expected numbers or all, got {wrong[0]!r}")
+    stages = (stage for row in setup.rows for stage in row.stages)
+    configs = (configure(s, setup.seeds[0], setup.settings, setup.overrides) for s in stages)
+    config = next((config for config in configs if needs_labels(config)), None)
+    if config is None:
+        raise ValueError("--labels: none of the rows has a stage that learns from judgments")
+    sources = [s for s in config.data.sources.values() if s.labels is None and s.weight]
+    most = max((train_split(s, config.data).kept().available for s in sources), default=0)
+    numbers = {most if word == "all" else min(int(word), most) for word in asked}
+    return {number: number if number < most else None for number in sorted(numbers)}
+
+
+def needs_labels(config: Config) -> bool:
+    """Says whether a stage's losses have queries."""
+    return uses_queries(list(active_losses(config)))
+
+
+def plan_labels(
+    setup: Setup, numbers: Mapping[int, int | None], grid: Sequence[Entry]
+) -> dict[Point, list[Config]]:
+    """Returns the runs of each point: by number, row, entry and seed.
+
+    At each number and entry, rows see as many samples as the first one that needs judgments.
+
+    Raises:
+        ValueError: what `plan` refuses; names the row.
+    """
+    check_distinct(row.name for row in setup.rows)
+    check_distinct(setup.seeds)
+    points: dict[Point, list[Config]] = {}
+    # Only runs of one seed, and of one number or none, can be the same.
+    planned: dict[tuple[int, int | None], list[Config]] = {}
+    for (number, labels), seed in product(numbers.items(), setup.seeds):
+        chains = {
+            (row.name, name_of(entry)): chain
+            for entry in grid
+            for row, chain in _chains(setup, seed, labels if number else None, entry)
+        }
+        for row, entry in product(setup.rows, map(name_of, grid)):
+            chain = _standing(chains[row.name, entry], number)
+            if not chain:
+                continue
+            folders = _folders(row, chain, setup.out, f"labels-{labels or 'all'}", entry, seed)
+            free, own = planned.setdefault((seed, None), []), planned.setdefault((seed, number), [])
+            chain = linked(chain, folders, "", [*free, *own])
+            for config in chain:
+                (own if needs_labels(config) else free).append(config)
+            ladder = f"{number:,} labels" + ("" if number and labels else " (all)" * (number > 0))
+            runs = tuple(Path(config.run) for config in chain)
+            points[Point(number, entry, Cell(ladder, row.name, seed, runs))] = chain
+    return {point: points[point] for point in _in_order(points, setup.rows)}
+
+
+def _in_order(points: Iterable[Point], rows: Sequence[Row]) -> list[Point]:
+    """Sorts points by number, row and seed."""
+    place = {row.name: number for number, row in enumerate(rows)}
+    return sorted(points, key=lambda p: (p.labels, place[p.cell.name], p.cell.seed))
+
+
+def _chains(
+    setup: Setup, seed: int, labels: int | None, entry: Entry
+) -> list[tuple[Row, list[Config]]]:
+    """Returns the whole chain of each row with an entry of the grid, with equally many samples."""
+    found = []
+    for row in setup.rows:
+        try:
+            found.append((row, [_stage(setup, row, n, seed, labels, entry)
+                                for n in range(len(row.stages))]))  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"{row.name}: {error}") from None
+    first = next(chain for _, chain in found if any(map(needs_labels, chain)))
+    try:
+        return [(row, matched(chain, row, first)) for row, chain in found]
+    except ValueError as error:
+        raise ValueError(f"{name_of(entry)}: {error}") from None
+
+
+def _stage(
+    setup: Setup, row: Row, number: int, seed: int, labels: int | None, entry: Entry
+) -> Config:
+    """Returns the settings of a stage with an entry of the grid; labels, where it needs them."""
+    stage = row.stages[number]
+    stems = {each.recipes[0].stem for every in setup.rows for each in every.stages}
+    words = list(stage.words)
+    for key, value in entry.items():
+        head, _, rest = key.partition(".")
+        name = key if head not in stems else rest if head == stage.recipes[0].stem else "budget"
+        if name != "budget":
+            words.append(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
+    own = stage._replace(words=tuple(words))
+    config = configure(own, seed, setup.settings, setup.overrides)
+    if needs_labels(config) and labels is not None:
+        own = own._replace(words=(*words, f"data.labels={labels}"))
+        config = configure(own, seed, setup.settings, setup.overrides)
+    return replace(config, budget=config.budget * entry.get("budget", 1))
+
+
+def _standing(chain: Sequence[Config], number: int) -> list[Config]:
+    """Returns what stands of a chain at a number: at 0 its beginning without judgments.
+
+    At another number, a chain that needs none does not stand.
+    """
+    needs = [needs_labels(config) for config in chain]
+    if number:
+        return list(chain) if any(needs) else []
+    return list(chain[: needs.index(True)] if any(needs) else chain)
+
+
+def _folders(
+    row: Row, chain: Sequence[Config], out: Path, labelled: str, entry: str, seed: int
+) -> list[Path]:
+    """Returns the run folder of each stage."""
+    part = "" if entry == AS_IT_STANDS else re.sub(r"[^\w.=-]+", "_", entry)
+    return [
+        out / (labelled if needs_labels(config) else "no-labels") / part
+        / f"{row.name}-seed{seed}" / f"{number}-{stage.recipes[0].stem}"
+        for number, (stage, config) in enumerate(zip(row.stages, chain, strict=False), start=1)
+    ]  # fmt: skip
+
+
+def picked(points: Iterable[Point], measure: str) -> list[Point]:
+    """Returns the points of the best entry of each row and number, by its mean over all queries.
+
+    The mean is over seeds as well; of equal entries, the first one is taken.
+    """
+    groups: dict[tuple[int, str], dict[str, list[Point]]] = {}
+    for point in points:
+        entries = groups.setdefault((point.labels, point.cell.name), {})
+        entries.setdefault(point.entry, []).append(point)
+
+    def mean(group: Sequence[Point]) -> float:
+        return float(np.mean([values_of(point.cell, measure).mean() for point in group]))
+
+    best = (max(entries.values(), key=mean) if len(entries) > 1 else next(iter(entries.values()))
+            for entries in groups.values())  # fmt: skip
+    return [point for group in best for point in group]
