@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-from jaxtyping import Float64, Int32, Int64, UInt32
+from jaxtyping import Float32, Float64, Int32, Int64, UInt32
 
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.shards.dataset import uses_queries
@@ -25,8 +25,8 @@ Numbers = Int64[np.ndarray, " numbers"]
 class HardNegatives(NamedTuple):
     """The queries of each sample, and the products that were mined for each query.
 
-    Sample i has the queries `query[starts[i] : starts[i + 1]]`; `until` is i plus the share of the
-    draws that take this one or one before. So 12 bytes are held for each judgment above 0.
+    Sample i has the queries `query[starts[i] : starts[i + 1]]`; `until` is the share of the draws
+    that take this one or one before. So 8 bytes are held for each judgment above 0.
 
     Attributes:
         mined: numbers of samples, a row a query; `found` says how many of a row there are.
@@ -35,7 +35,7 @@ class HardNegatives(NamedTuple):
 
     starts: Int64[np.ndarray, " bounds"]
     query: UInt32[np.ndarray, " pairs"]
-    until: Float64[np.ndarray, " pairs"]
+    until: Float32[np.ndarray, " pairs"]
     mined: Mined
     found: Int32[np.ndarray, " queries"]
     each: int
@@ -43,9 +43,8 @@ class HardNegatives(NamedTuple):
     @property
     def asking(self) -> int:
         """How many products all samples together may ask for."""
-        owner = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
-        asks = np.unique(owner[self.found[self.query] > 0])
-        return self.each * len(asks)
+        asks = np.append(0, np.cumsum(self.found[self.query] > 0))[self.starts]
+        return self.each * int(np.count_nonzero(np.diff(asks)))
 
     def draw(
         self, samples: Numbers, random: np.random.Generator
@@ -57,15 +56,27 @@ class HardNegatives(NamedTuple):
             the next ones in their row from a random place on.
         """
         shares, places = random.random((2, len(samples)))
-        last = self.starts[samples + 1] - 1
-        has_query = last >= self.starts[samples]
+        has_query = self.starts[samples + 1] > self.starts[samples]
         query = np.full(len(samples), -1)
-        drawn = np.searchsorted(self.until, samples[has_query] + shares[has_query], side="right")
-        query[has_query] = self.query[np.minimum(drawn, last[has_query])]
+        query[has_query] = self.query[self._drawn(samples[has_query], shares[has_query])]
         found = np.where(has_query, self.found[query], 0)[:, None]
         order = np.arange(self.each)
         place = ((places[:, None] * found).astype(np.int64) + order) % np.maximum(found, 1)
         return query, np.where(order < found, self.mined[query[:, None], place], -1)
+
+    def _drawn(self, samples: Numbers, shares: Float64[np.ndarray, " numbers"]) -> Numbers:
+        """Returns the pair of each sample that a share of the draws falls on, by bisection.
+
+        Of all samples at once; a search among all pairs would wait for memory at every step.
+        """
+        low, high = self.starts[samples], self.starts[samples + 1] - 1
+        while (low < high).any():
+            middle = (low + high) // 2
+            is_beyond = self.until[middle] <= shares
+            # Where low has met high, both stay.
+            low = np.minimum(np.where(is_beyond, middle + 1, low), high)
+            high = np.where(is_beyond, high, middle)
+        return low
 
 
 def hard_negatives_of(
@@ -107,10 +118,7 @@ def hard_negatives(split: Split, mined: Mined, each: int) -> HardNegatives:
     number = np.bincount(distinct // kinds, minlength=len(split))
     share = np.cumsum(gains / total[of] / number[samples])
     starts = np.searchsorted(samples, np.arange(len(split) + 1))
-    before = np.append(0.0, share)[starts[samples]]
-    until = np.minimum(samples + (share - before), samples + 1.0)
-    # The shares of a sample add up to 1 but for rounding.
-    until[starts[1:][np.diff(starts) > 0] - 1] = np.unique(samples) + 1.0
+    until = (share - np.append(0.0, share)[starts[samples]]).astype(np.float32)
     found = (mined >= 0).sum(axis=1, dtype=np.int32)
     return HardNegatives(starts, queries.astype(np.uint32), until, mined, found, each)
 

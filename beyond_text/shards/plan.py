@@ -13,6 +13,8 @@ from beyond_text.shards.roles import Roles
 
 # What the numbers that follow a source's in a seed are for.
 ANCHORS, OTHERS, FURTHER, NEGATIVES, HARD = range(5)
+# Times that a batch asks further anchors for what was mined for them.
+MOST_ROUNDS = 4
 
 
 class SourcePlan:
@@ -76,7 +78,8 @@ class SourcePlan:
         mined, queries = self._mined(anchors, number, wanted)
         parts = [anchors, *mined]
         wanted -= sum(len(part.samples) for part in mined)
-        parts.append(self._judged(anchors, number, wanted))
+        if wanted > 0:
+            parts.append(self._judged(anchors, number, wanted))
         for order in self.others:
             wanted = self.size - sum(len(part.samples) for part in parts)
             is_last = order is self.others[-1]
@@ -95,12 +98,21 @@ class SourcePlan:
         if self.hard is None:
             return [], None
         random = np.random.default_rng([*self.seed, HARD, number])
-        # Whether an anchor is asked must not depend on what it draws.
-        first, mined = self.hard.draw(anchors.samples[:wanted], random)
         queries = np.full(self.size, -1)
-        queries[: len(first)] = first
-        owner, place = np.nonzero(mined >= 0)
-        return [self._claimed(mined[owner, place], anchors.epochs[owner], wanted)], queries
+        found: list[Draws] = []
+        asked = anchors.samples[:wanted]
+        # As many as fill the batch if all have enough; next ones only where there is room left.
+        step = max(1, -(-wanted // min(self.hard.each, MOST_ROUNDS)))
+        for first in range(0, len(asked), step):
+            if wanted <= 0:
+                break
+            part = slice(first, first + step)
+            queries[first : first + len(asked[part])], mined = self.hard.draw(asked[part], random)
+            owner, place = np.nonzero(mined >= 0)
+            epochs = anchors.epochs[part][owner]
+            found.append(self._claimed(mined[owner, place], epochs, wanted))
+            wanted -= len(found[-1].samples)
+        return found, queries
 
     def _judged(self, anchors: Draws, number: int, wanted: int) -> Draws:
         """Draws for each anchor a product that one of its queries is judged 0 for, if there is."""

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beyond_text.shards.columns import ROWS, write_columns
+from beyond_text.shards.hard_negatives import hard_negatives
 from beyond_text.shards.judged import ASKED, judged_schema
 from beyond_text.shards.records import RECORD
 from beyond_text.shards.roles import Roles, roles_of
@@ -214,9 +215,14 @@ def _plans(split: Split, roles: Roles, batch: int) -> dict[str, Callable[[int], 
     if len(split) < batch:
         return first
     name = f"{len(split):,} products"
+    mined = np.random.default_rng(0).integers(0, len(split), (len(split.asked), 32), np.int32)
+    hard = [hard_negatives(split, mined, 4)]
     return first | {
         f"{name}, judged negatives": lambda start: BatchSampler(
             own, [1.0], batch, far, 0, 0, PROCESSES, start, roles=[roles], negatives=0.25
+        ),
+        f"{name}, mined negatives": lambda start: BatchSampler(
+            own, [1.0], batch, far, 0, 0, PROCESSES, start, roles=[roles], negatives=0.25, hard=hard
         ),
         f"{name}, runs of a category": lambda start: BatchSampler(
             own, [1.0], batch, far, 0, 0, PROCESSES, start, categories=[split.categories()], run=4
