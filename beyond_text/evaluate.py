@@ -9,7 +9,11 @@ pool exactly and writes metrics.json, run.trec and qrels.trec. With one run or s
 
 it writes NAME.json, NAME.md and NAME.png: `scenarios` are the nine scenarios of UniECS, for the
 queries of TABLES or for pairs of its products; `missing` removes shares of pictures and of texts;
-`hybrid` compares vectors with words (BM25) and with both.
+`hybrid` compares vectors with words (BM25) and with both. Out of shop,
+
+    python -m beyond_text.evaluate RUN [RUN ...] --tables TABLES --others SHARDS ... --out OUT
+
+writes one table, shops.md: the runs and the untouched encoders on each shop.
 """
 
 from __future__ import annotations
@@ -84,7 +88,7 @@ def evaluate(
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line; `comparison` is one of `COMPARISONS` or None."""
+    """Reads the command line; `comparison` is one of `COMPARISONS`, "others" or None."""
     parser = argparse.ArgumentParser(prog="python -m beyond_text.evaluate", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", type=path_of, nargs="+", metavar="RUN", help="finished run folder")
@@ -120,17 +124,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="vectors, words and both, whose weight is tuned on the train queries of TABLES",
     )
+    parser.add_argument(
+        "--others",
+        type=place_of,
+        nargs="+",
+        default=[],
+        metavar="SHARDS",
+        help="other shops: one table of the runs, and the untouched encoders, on each shop",
+    )
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
     return arguments
 
 
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Stops where options contradict each other; sets `comparison`."""
+    """Stops where options contradict each other; sets `comparison`, one of those of `chosen`."""
     chosen = {
         "scenarios": arguments.scenarios is not None,
         "missing": arguments.missing,
         "hybrid": arguments.hybrid,
+        "others": bool(arguments.others),
     }
     arguments.comparison = next((name for name, given in chosen.items() if given), None)
     if sum(chosen.values()) > 1:
@@ -139,7 +152,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
     if arguments.comparison and arguments.view != "product":
         parser.error(f"--view: --{arguments.comparison} decides what is searched")
     if not arguments.comparison and len(arguments.runs) > 1:
-        parser.error("several runs: only with --scenarios, --missing or --hybrid")
+        parser.error("several runs: only with --scenarios, --missing, --hybrid or --others")
     if len(arguments.runs) > 1 and not arguments.out:
         parser.error("several runs: --out says where their comparison is written")
 
@@ -152,13 +165,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_in_one_line(RuntimeError):
         for each in arguments.runs:
             check_finished(each)
-        if isinstance(tables, Path) and not tables.exists():
-            raise FileNotFoundError(f"{tables}: no such file or folder")
+        for each in (tables, *arguments.others):
+            if isinstance(each, Path) and not each.exists():
+                raise FileNotFoundError(f"{each}: no such file or folder")
         check_writable(out)
         from beyond_text.shards.store import folder_of
 
         tables = folder_of(tables)
-        if arguments.comparison:
+        if arguments.others:
+            from beyond_text.evaluation.shops import compare_shops
+
+            shops = [tables, *map(folder_of, arguments.others)]
+            compare_shops(arguments.runs, shops, split, out, arguments.pool)
+            print((out / "shops.md").read_text(encoding="utf-8"))
+        elif arguments.comparison:
             from beyond_text.evaluation.compare import compare
 
             pairs = Path(arguments.scenarios) if arguments.scenarios else None

@@ -281,7 +281,7 @@ def test_the_command_prints_a_table_and_says_mistakes_in_one_line(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", "b"], "several runs: only with --scenarios, --missing or --hybrid"),
+        (["a", "b"], "several runs: only with --scenarios, --missing, --hybrid or --others"),
         (["a", "b", "--missing"], "several runs: --out says where"),
         (["a", "--missing", "--scenarios"], "one at a time"),
         (["a", "--hybrid", "--missing"], "--missing and --hybrid: one at a time"),
