@@ -24,7 +24,7 @@ from beyond_text.tables.rejects import Rejects
 from beyond_text.tasks.plan import PLAN, Plan, encode
 from beyond_text.tasks.sidecar import path_of, read_sidecars
 from data_prep.frozen import FACTS, Facts, freeze, open_rows, read_facts, rows_path
-from data_prep.shard import Shard, records_of, state_of
+from data_prep.shard import Shard, records_of, state_of_pictures
 
 TASKS = "tasks"
 # Of what work folders hold; those of another one are of no use.
@@ -151,7 +151,7 @@ def forget_changed(plan: Plan) -> None:
     for number, done in read_sidecars(encode(plan), range(len(plan.tasks))).items():
         task = plan.tasks[number]
         assert isinstance(task, Shard)
-        if state_of(records_of(task)) != done.counts["state"]:
+        if state_of_pictures(records_of(task)) != done.counts["state"]:
             path_of(plan.folder, number).unlink()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Mapping
 from io import BytesIO
@@ -19,6 +18,7 @@ import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
+from beyond_text.files import state_of
 from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.columns import write_columns
 from beyond_text.shards.records import record_of, write_records
@@ -84,14 +84,14 @@ def write_shard(task: Shard, folder: Path) -> dict[str, int]:
 
     Returns:
         Counts of samples, of those with a text, those with a picture, and further pictures; and
-        `state`, see `state_of`.
+        `state`, see `state_of_pictures`.
     """
     table = STORED[task.table]
     samples: list[_Row] = []
     became: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     records = records_of(task)
-    state = state_of(records)
+    state = state_of_pictures(records)
     for number, record in enumerate(records, task.first):
         pictures = [
             read_reduced(path, task.picture_size, task.max_pixels) for path in record["images"]
@@ -125,13 +125,13 @@ def records_of(task: Shard) -> list[dict[str, Any]]:
     return records
 
 
-def state_of(records: Iterable[Mapping[str, Any]]) -> int:
+def state_of_pictures(records: Iterable[Mapping[str, Any]]) -> int:
     """Returns a digest of the sizes and times of the rows' pictures, which change with them."""
     digest = hashlib.blake2b(digest_size=7)
     for path in (path for record in records for path in record["images"]):
         try:
-            found = os.stat(path)
-            digest.update(f"{found.st_size} {found.st_mtime_ns} ".encode())
+            found = state_of(path)
+            digest.update(f"{found.size} {found.modified} ".encode())
         except (OSError, ValueError):
             digest.update(b"none ")
     return int.from_bytes(digest.digest())

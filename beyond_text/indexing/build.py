@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from beyond_text.indexing.facts import (
     KeptModel,
     Source,
     files_of,
+    read_facts,
     write_facts,
 )
 from beyond_text.indexing.faiss_cache import forget_nearest, open_nearest, update_nearest
@@ -126,12 +127,11 @@ def build_index(folder: Folder, index: Path, model: ModelFacts, options: Options
     source = describe_source(folder, index, options.split)
     how = {name: getattr(options, name) for name in ("workers", "ray", "array", "gpus")}
     with _locked(index, shared=options.array is not None) as lock:
-        old = _earlier(index)
-        known = old.known() if old else Known()
         job = Job(model, root_of(folder, source), dim)
-        reused = old if old and _fits(old.facts, model.digest, dim) else None
-        files = Seen(index)
-        with _early(job, old, options, workers) as early:
+        with _early(job, index, options, workers) as early:
+            old, files = _earlier(index), Seen(index)
+            known = old.known() if old else Known()
+            reused = old if old and _fits(old.facts, model.digest, dim) else None
             content = read_content(
                 folder, options.split, model.reads, source, known, files, workers
             )
@@ -150,12 +150,13 @@ def build_index(folder: Folder, index: Path, model: ModelFacts, options: Options
 
 
 def _early(
-    job: Job, old: Generation | None, options: Options, workers: int
+    job: Job, index: Path, options: Options, workers: int
 ) -> AbstractContextManager[Processes | None]:
     """Starts processes for an update: to load a model takes as long as to read so many products."""
-    if not old or len(old) < MANY or options.ray is not None or options.gpus:
-        return nullcontext()
-    return start_processes(job, workers) or nullcontext()
+    with suppress(IndexFormatError):
+        if options.ray is None and not options.gpus and read_facts(index).products >= MANY:
+            return start_processes(job, workers) or nullcontext()
+    return nullcontext()
 
 
 def _write(

@@ -6,10 +6,12 @@ whether a picture of tables can be decoded. Pictures are otherwise read as bytes
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from tqdm import tqdm
 
 from beyond_text.files import sha256_of
 from beyond_text.indexing.facts import Source
-from beyond_text.indexing.seen import Seen, state_of
+from beyond_text.indexing.seen import Seen
 from beyond_text.retrieval.described import Described, Place, place_of_file
 from beyond_text.retrieval.threads import map_in_threads
 from beyond_text.shards.manifest import ShardError, read_manifest
@@ -142,6 +144,20 @@ def _tables(folder: Path) -> list[Path]:
     return [*filter(None, single), *further]
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keeps the garbage collector from visiting new products, which are in no cycle."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
+
+
+@_uncollected()
 def read_content(
     folder: Folder,
     split: str | None,
@@ -219,13 +235,11 @@ class Pictures:
         if place.size or not isinstance(self.root, Path):
             return self._read(place)
         if place.file not in self._files:
-            path = self.root / place.file
-            digest = self.seen.digest(place.file, path)
-            if digest is None:
-                state = state_of(path)
-                digest = self._read(place)
-                self.seen.note(place.file, state, digest)
-            self._files[place.file] = digest
+            # Not by Path: most of these files need not be read.
+            path = f"{self.root}{os.sep}{place.file}"
+            known = self.seen.digest(place.file, path)
+            read = partial(self._read, place)
+            self._files[place.file] = known or self.seen.note(place.file, path, read)
         return self._files[place.file]
 
     def _read(self, place: Place) -> bytes:

@@ -15,22 +15,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from beyond_text.files import MALFORMED, user_cache, write_text
-
-# A change within so many nanoseconds of another may have the same time.
-GRAIN = 2 * 10**9
+from beyond_text.files import MALFORMED, FileState, state_of, user_cache, write_text
 
 
-class State(NamedTuple):
-    """A file as it was compared with its checksum; times are in nanoseconds."""
+class Compared(NamedTuple):
+    """A file as it was compared with its checksum."""
 
-    size: int
-    changed: int
-    moved: int
+    state: FileState
     sha256: str
 
 
-FILES = msgspec.json.Decoder(dict[str, State])
+FILES = msgspec.json.Decoder(dict[str, Compared])
 
 
 class Verified:
@@ -39,7 +34,7 @@ class Verified:
     def __init__(self, folder: Path) -> None:
         digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
         self.path = user_cache() / "verified" / f"{digest[:32]}.json"
-        self.files: dict[str, State] = {}
+        self.files: dict[str, Compared] = {}
         # Whatever cannot be read is not known.
         with suppress(OSError, *MALFORMED):
             self.files = FILES.decode(self.path.read_bytes())
@@ -50,24 +45,19 @@ class Verified:
         Raises:
             OSError: there is no such file.
         """
-        return self.files.get(path.name) == _state(path, entry)
+        return self.files.get(path.name) == (state_of(path), entry["sha256"])
 
     def add(self, path: Path, entry: Mapping[str, Any], begun: int) -> None:
         """Adds a file that was read from `begun` on and has the checksum of its entry.
 
         One that has changed just before is not added, since it could change again unseen.
         """
-        state = _state(path, entry)
-        if max(state.changed, state.moved) < begun - GRAIN:
-            self.files[path.name] = state
+        state = state_of(path)
+        if state.is_settled(begun):
+            self.files[path.name] = Compared(state, entry["sha256"])
 
     def save(self) -> None:
         """Writes the memory; where it cannot be written, files are compared again."""
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, msgspec.json.encode(self.files).decode())
-
-
-def _state(path: Path, entry: Mapping[str, Any]) -> State:
-    found = path.stat()
-    return State(found.st_size, found.st_mtime_ns, found.st_ctime_ns, entry["sha256"])

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from tqdm import tqdm
+
 from beyond_text.tasks.runner import Order, Outcome, attempt
 
 # Tasks that are given out for each process: one runs, one waits.
@@ -47,9 +49,8 @@ class Processes:
         self._pool = ProcessPoolExecutor(
             count, context, _start, (held, turn, tuple(devices), warm, tuple(arguments))
         )
-        for _ in range(count):
-            # Each starts a process.
-            self._pool.submit(int)
+        # A server that imports modules answers when it is done: nobody waits for that here.
+        threading.Thread(target=self._begin, daemon=True).start()
 
     def __enter__(self) -> Processes:
         return self
@@ -58,6 +59,14 @@ class Processes:
         # What is not done by now is not wanted, such as a model that is still being loaded.
         self._line.close()
         self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self) -> None:
+        """Starts the processes."""
+        # What fails here fails again when a task is given out, which says so.
+        with suppress(Exception):
+            for _ in range(self.count):
+                # Each starts a process.
+                self._pool.submit(int)
 
     def run(self, order: Order, numbers: Sequence[int]) -> Iterator[Outcome]:
         """Does tasks; yields what became of each as it ends.
@@ -109,6 +118,8 @@ def _start(
     # Ctrl-C reaches all processes of a terminal: the first one says what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(held,), daemon=True).start()
+    # Bars' own lock is one between processes, which a process that is ended leaves behind.
+    tqdm.set_lock(threading.RLock())
     if devices:
         with turn.get_lock():
             own = devices[turn.value % len(devices)]

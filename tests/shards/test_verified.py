@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from beyond_text import files
 from beyond_text.files import user_cache
-from beyond_text.shards import manifest, verified
+from beyond_text.shards import manifest
 from beyond_text.shards.manifest import ShardError
 from beyond_text.shards.split import Split
 
@@ -23,7 +24,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     names: list[str] = []
     of = manifest.sha256_of
     monkeypatch.setattr(manifest, "sha256_of", lambda path: names.append(path.name) or of(path))
-    monkeypatch.setattr(verified, "GRAIN", 0)
+    monkeypatch.setattr(files, "GRAIN", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return names
 
@@ -79,7 +80,7 @@ def test_another_folder_or_manifest_is_another_matter(
 def test_what_has_just_changed_is_not_remembered(
     copied: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verified, "GRAIN", 10**18)
+    monkeypatch.setattr(files, "GRAIN", 10**18)
     for _ in range(2):
         read.clear()
         Split(copied, "train", FIELDS).verify()

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 from beyond_text.tasks.plan import Plan, PlanError
 from beyond_text.tasks.processes import Processes
 from beyond_text.tasks.run import is_done, results, run_plan, visible_gpus
+from tests import ROOT
 from tests.tasks.work import (
     SIZE,
     Work,
@@ -364,10 +366,28 @@ def test_each_process_sees_a_gpu_and_its_share_of_the_cores(
         run_plan(plan_of(tmp_path / "none"), gpus=1)
 
 
-def test_processes_that_were_started_before_do_tasks_of_several_plans(tmp_path: Path) -> None:
-    with Processes(2, fail) as processes:
+@pytest.mark.parametrize("imports", [(), ("csv", "no_such_module")])
+def test_processes_that_were_started_before_do_tasks_of_several_plans(
+    tmp_path: Path, imports: tuple[str, ...]
+) -> None:
+    with Processes(2, fail, imports=imports) as processes:
         for name in "ab":
             plan = plan_of(tmp_path / name)
             run_plan(plan, processes=processes)
             assert len(results(plan)) == 6
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize("imports", ["", "tqdm"])
+def test_processes_that_are_ended_leave_nothing_behind(imports: str) -> None:
+    """Nor does Python warn of locks that they held."""
+    code = (
+        "import sys, time; from beyond_text.tasks.processes import Processes\n"
+        "from tests.tasks.work import show_a_bar\n"
+        "with Processes(1, show_a_bar, imports=sys.argv[1].split()) as processes:\n"
+        "    processes._pool.submit(int).result()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, imports], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
