@@ -50,8 +50,8 @@ WITH_PAIRS = data.sources.pairs.path=$(runs)/pairs data.sources.pairs.weight=0.5
 # As many tests at a time as there are cores.
 TOGETHER := -n auto --dist worksteal
 
-.PHONY: help install data shards pairs stage1 stage2 stage3 uniecs untouched demo test quick lint \
-        tensorboard clean
+.PHONY: help install data shards pairs stage1 stage2 stage3 uniecs untouched demo results test quick \
+        lint tensorboard clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -130,6 +130,10 @@ demo: stage3 untouched ## a page to search by: untouched encoders beside trained
 	    (set -x; $(PY) -m beyond_text.index $(shards) $(runs)/indexes/$$run --model "$$out"); done
 	$(PY) -m beyond_text.serve trained=$(runs)/indexes/stage3 untouched=$(runs)/indexes/untouched \
 	    $(value SERVE)
+
+# ARGS are options of tests.benchmarks.results, such as --minutes 60.
+results: data/encoders/ready ## every table of the results, from one commit; TABLES is a folder of shops
+	$(PY) -m tests.benchmarks.results --tables $(tables) --out $(runs)/results $(value ARGS)
 
 test: install ## run all tests
 	$(PY) -m pytest tests $(TOGETHER)

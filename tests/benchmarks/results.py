@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,9 @@ from tests import ROOT
 FAILED, OUT_OF_TIME = 1, 3
 # A command that is told to stop has so long to write its checkpoint.
 PATIENCE = 60
+# Variables of make's own, and of the Makefile, that a make hands down.
+OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "TABLES", "LAYOUT", "RUNS",
+           "BACKBONE", "DATA", "ARGS", "SERVE", "PAIRS"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,10 @@ class Making:
         return own and all(map(self.is_there, before))
 
     def is_done(self, name: str) -> bool:
-        """Returns whether all commands of a result have ended well."""
-        return len(self._ended(name)) == len(self.results[name].commands)
+        """Returns whether all commands of a result have ended well, and its page is there."""
+        result = self.results[name]
+        made = not result.page or (self.folder / f"{name}.md").is_file()
+        return made and len(self._ended(name)) == len(result.commands)
 
     def make(self, names: Sequence[str]) -> bool:
         """Makes results in their order; returns False where the time was over before the last."""
@@ -203,8 +208,8 @@ class Making:
             return None
         (self.folder / "state").mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
-        # What a make gives to its children is no business of a make that is started here.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        # A make that is started here takes nothing from one that has started this.
+        environment = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
         with open(f"{log}.out", "wb") as out, open(f"{log}.err", "ab") as errors:
             process = subprocess.Popen(
                 words, cwd=self.root, env=environment, stdout=out, stderr=errors,
@@ -259,7 +264,7 @@ def machine() -> str:
     """Says what the results are measured on."""
     from tests.benchmarks.measure import surroundings
 
-    known = surroundings()
+    known = surroundings()["machine"]
     return f"{known['cores']} cores ({known['processor']}), device {known['device']}."
 
 
@@ -335,10 +340,6 @@ def main(argv: Sequence[str] | None = None, results: Mapping[str, Result] | None
         in_time = making.make(there)
         making.folder.mkdir(parents=True, exist_ok=True)
         write_text(making.folder / "README.md", overview(making, there))
-        write_json(
-            making.folder / "made.json",
-            {"commit": commit._asdict(), "results": {name: asdict(results[name]) for name in there}},
-        )
     left = [name for name in there if not making.is_done(name)]
     print(plain(f"{making.folder}: left: {', '.join(left) or 'nothing'}"))
     if not in_time:
