@@ -324,7 +324,9 @@ def main(argv: Sequence[str] | None = None, results: Mapping[str, Result] | None
     # fmt: on
     arguments = parser.parse_args(argv)
     if results is None:
-        from tests.benchmarks.results_list import RESULTS as results  # noqa: N811
+        from tests.benchmarks.results_list import RESULTS
+
+        results = RESULTS
     with errors_in_one_line():
         names = in_order(results, arguments.only)
         commit = commit_of(arguments.root, arguments.dirty or arguments.list)
