@@ -12,21 +12,24 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from beyond_text.config.settings import ConfigError, Lora
-from beyond_text.models.attention import fast_attention
+from beyond_text.models.attention import (
+    POSITIONS_AFTER_PADDING,
+    attends_both_ways,
+    fast_attention,
+    token_pairs,
+)
 from beyond_text.models.cpu.dropout import FastDropout
 from beyond_text.models.cpu.packed import PackedAttention, Packing
 from beyond_text.models.layout import Gives, Layout
 from beyond_text.models.pooling import first_on_the_left, pool
 
-# Encoders that take positions: a text's first one is 0, or the one after that of padding.
-POSITIONS_FROM_ZERO = ("bert",)
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
 Texts = Int[Tensor, "texts length"]
 
 
@@ -160,14 +163,11 @@ class TextTower(Tower):
 
         A compiled encoder would be compiled again for every number of tokens.
         """
-        settings = self.settings
         return (
             ids.device.type == "cpu"
             and not self.as_it_is
             and not self.compiled
-            and settings.model_type in (*POSITIONS_FROM_ZERO, *POSITIONS_AFTER_PADDING)
-            and settings._attn_implementation == "sdpa"
-            and not getattr(settings, "is_decoder", False)
+            and attends_both_ways(self.settings)
             and self.pooling != "pooler"
             and not self.packing_fails
         )
@@ -202,6 +202,8 @@ class TextTower(Tower):
             )
         # SigLIP was trained without a mask: it attends to padding.
         attention_mask = None if self.fixed_length else mask
+        if attends_both_ways(self.settings) and not self.as_it_is:
+            attention_mask = token_pairs(mask)
         run = getattr(self.encoder, "get_text_features", self.encoder)
         with fast_attention(ids.device):
             return run(input_ids=ids, attention_mask=attention_mask)
@@ -224,12 +226,13 @@ class TextTower(Tower):
         one_bucket = self.buckets == 1 or len(input_ids) < 8 * self.buckets
         if one_bucket or self.fixed_length or self._packs(input_ids):
             return self._pool(input_ids, attention_mask)
-        length, pooled = attention_mask.sum(dim=1) if lengths is None else lengths, []
-        order = length.argsort(stable=True)
-        for part in order.tensor_split(self.buckets):
-            longest, rows = int(length[part[-1]]), part.to(input_ids.device)
+        known, pooled = attention_mask.sum(dim=1).cpu() if lengths is None else lengths, []
+        length, device = known.numpy(), input_ids.device
+        order = length.argsort(kind="stable")
+        for part in np.array_split(order, self.buckets):
+            longest, rows = int(length[part[-1]]), torch.from_numpy(part).to(device)
             pooled.append(self._pool(input_ids[rows, :longest], attention_mask[rows, :longest]))
-        return torch.cat(pooled)[order.argsort().to(input_ids.device)]
+        return torch.cat(pooled)[torch.from_numpy(order.argsort()).to(device)]
 
     def tokens(
         self, input_ids: Texts, attention_mask: Texts

@@ -12,7 +12,7 @@ of a side itself, by one encoder for both sides.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from beyond_text.config.settings import ConfigError
 from beyond_text.config.views import PAIRS, PRODUCT, QUERY, Side, View
 from beyond_text.models.chunks import in_chunks
-from beyond_text.models.encoded import Encoded, pairs_of
+from beyond_text.models.encoded import Encoded, Pairs, pairs_of
 from beyond_text.models.encoders import load_encoder
 from beyond_text.models.fusing import Fusion
 from beyond_text.models.fusion import FUSIONS, UniecsFusion, build_fusion
@@ -281,22 +281,31 @@ class TwoTower(nn.Module):
         # A query without a picture has its text's vector.
         if QUERY.fused in wanted:
             vectors[QUERY.fused] = vectors[QUERY.text]
-            if len(batch.image) > batch.product_pictures:
+        has_pictures = {QUERY: len(batch.image) > batch.product_pictures, PRODUCT: True}
+        sides = [side for side, has in has_pictures.items() if has and side.fused in wanted]
+        pairs = self._pairs(sides, encoded) if self.fusion.patches else {}
+        for side in sides:
+            fused = self._fuse(side, batch, encoded, pairs.get(side))
+            if side is QUERY:
                 has_image = (batch.rows[QUERY.image] >= 0).unsqueeze(1)
-                fused = self._fuse(QUERY, batch, encoded)
-                vectors[QUERY.fused] = torch.where(has_image, fused, vectors[QUERY.text])
-        if PRODUCT.fused in wanted:
-            vectors[PRODUCT.fused] = self._fuse(PRODUCT, batch, encoded)
+                fused = torch.where(has_image, fused, vectors[QUERY.text])
+            vectors[side.fused] = fused
         return vectors
 
-    def _fuse(self, side: Side, batch: Batch, encoded: Mapping[View, Encoded]) -> Tensor:
-        """Returns the fused vectors of a side's rows."""
+    def _pairs(self, sides: Sequence[Side], encoded: Mapping[View, Encoded]) -> dict[Side, Pairs]:
+        """Returns the distinct pairs of text and picture of each side."""
+        found = pairs_of([(encoded[side.text], encoded[side.image]) for side in sides])
+        return dict(zip(sides, found, strict=True))
+
+    def _fuse(
+        self, side: Side, batch: Batch, encoded: Mapping[View, Encoded], pairs: Pairs | None
+    ) -> Tensor:
+        """Returns the fused vectors of a side's rows, of which a fusion of patches needs pairs."""
         text, image = encoded[side.text], encoded[side.image]
         weight = self.image_log_weight.exp()
-        if not self.fusion.patches:
+        if pairs is None:
             has = (batch.rows[view] >= 0 for view in (side.text, side.image))
             return self.fusion(text.vectors(text.row), weight * image.vectors(image.row), *has)
-        pairs = pairs_of(text, image)
         rows = (
             text.vectors(pairs.text),
             weight * image.vectors(pairs.image),
@@ -313,10 +322,10 @@ class TwoTower(nn.Module):
         assert isinstance(self.fusion, UniecsFusion)
         encoder = self.fusion.encoder
         vectors: dict[View, Tensor] = {}
-        for side in (side for side in (QUERY, PRODUCT) if not wanted.isdisjoint(side)):
+        sides = [side for side in (QUERY, PRODUCT) if not wanted.isdisjoint(side)]
+        for side, pairs in self._pairs(sides, encoded).items():
             text, image = encoded[side.text], encoded[side.image]
-            pairs = pairs_of(text, image)
-            rows = *text.tokens(pairs.text), *image.tokens(pairs.image)
+            rows = *text.tokens(pairs.text), *image.tokens(pairs.image), pairs.has_both
             of_pairs = in_chunks(encoder, encoder, rows, self.chunk_size)
             vectors |= {v: rows[pairs.of_row] for v, rows in zip(side, of_pairs, strict=True)}
         return vectors

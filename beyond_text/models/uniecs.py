@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -71,11 +72,17 @@ class GatedEncoder(nn.Module):
         self.joint = PooledBlocks(dim, heads, hidden, JOINT_BLOCKS)
 
     def forward(
-        self, text: Text, text_mask: TextMask, image: Picture, image_mask: PictureMask
+        self,
+        text: Text,
+        text_mask: TextMask,
+        image: Picture,
+        image_mask: PictureMask,
+        may_have_both: Bool[Tensor, " rows"] | None = None,
     ) -> Views:
         """Returns unit vectors [rows, dim] in float32; zero in rows that lack a view.
 
         Tokens have a norm of about one. A modality that no row has is one masked token per row.
+        Where rows with both modalities come first, `may_have_both` tells the host how many.
         """
         text, image = self._scaled(text, text_mask), self._scaled(image, image_mask)
         alone = self._pool(text, text_mask, image, image_mask)
@@ -88,10 +95,15 @@ class GatedEncoder(nn.Module):
                 for single, pair in zip(alone, crossed, strict=True)
             )
             return Views(*alone, self._join(joint_text, joint_image, flags))
-        both = flags.all(dim=1).nonzero().squeeze(1)
+        if may_have_both is None:
+            both = flags.all(dim=1).nonzero().squeeze(1)
+        else:
+            both = torch.arange(np.count_nonzero(may_have_both.numpy()), device=text.device)
         crossed = self._cross(text[both], text_mask[both], image[both], image_mask[both])
+        has_both = flags[both].all(dim=1, keepdim=True)
         joint_text, joint_image = (
-            single.index_copy(0, both, pair) for single, pair in zip(alone, crossed, strict=True)
+            single.index_copy(0, both, torch.where(has_both, pair, single[both]))
+            for single, pair in zip(alone, crossed, strict=True)
         )
         return Views(*alone, self._join(joint_text, joint_image, flags))
 

@@ -49,7 +49,6 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
-        self.paused = 0
         self.reads = _Reads(self)
 
     def __enter__(self) -> Waits:
@@ -62,8 +61,7 @@ class Waits(TorchDispatchMode):
         self.reads.__exit__(*error)
 
     def count(self, name: str) -> None:
-        if not self.paused:
-            self.counts[name] += 1
+        self.counts[name] += 1
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -79,6 +77,19 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def waits_of_a_step(module: Any, batch: Any, number: int, optimizer: Any) -> Counter[str]:
+    """Returns what a whole step of a module waits for, its towers and its gradients included."""
+    for tower in module.model.towers.values():
+        # A CPU packs texts, and reads what is on the host already.
+        tower.packing_fails = True
+    with Waits() as waits:
+        module.on_train_batch_start(batch, number)
+        module.training_step(batch, number).backward()
+        module.configure_gradient_clipping(optimizer)
+        module.optimizer_step(0, number, optimizer, None)
+    return waits.counts
+
+
 class _Reads(TorchFunctionMode):
     def __init__(self, waits: Waits) -> None:
         super().__init__()
@@ -87,7 +98,9 @@ class _Reads(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if getattr(function, "__name__", "") in READING:
+        # Tensors made of arrays, whose storage cannot grow, lie on the host.
+        on_host = args and isinstance(args[0], Tensor) and not _may_grow(args[0])
+        if getattr(function, "__name__", "") in READING and not on_host:
             self.waits.count(function.__name__)
         return function(*args, **(kwargs or {}))
 
@@ -109,6 +122,11 @@ class Answers(TorchDispatchMode):
         if name == "_unique2":
             return (torch.tensor(self.grades),) * 3
         return function(*args, **(kwargs or {}))
+
+
+def _may_grow(tensor: Tensor) -> bool:
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage().resizable()
 
 
 def _tensors(values: Any) -> list[Tensor]:

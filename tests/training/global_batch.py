@@ -10,8 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beyond_text.config.views import PRODUCT, QUERY, View
-from beyond_text.shards.batch import SELF_MATCH, Batch, Embeddings, Qrels, QueryKeys, Tokens
-from tests.tiny import UNTAUGHT
+from beyond_text.shards.batch import (
+    SELF_MATCH,
+    Batch,
+    Embeddings,
+    Qrels,
+    QueryKeys,
+    Tokens,
+    counts_of,
+)
+from tests.tiny import UNTAUGHT, some_pictures, some_tokens
 
 GAINS = torch.tensor([SELF_MATCH, 0.0, 0.25, 0.5, 1.0])
 
@@ -59,6 +67,22 @@ def global_batch(products: int, queries: int, judgments: int, seed: int) -> Batc
         losses=tuple(UNTAUGHT),
         skipped=[],
     )
+
+
+def full_batch(products: int, queries: int, seed: int = 0) -> Batch:
+    """Returns graded products with texts and pictures, as the collate counts them."""
+    batch = global_batch(products, queries, judgments=4, seed=seed)
+    (ids, mask), rows = some_tokens(products * queries), torch.arange(products * queries)
+    batch = batch._replace(
+        text=Tokens(ids, mask),
+        text_row=rows,
+        query=Tokens(ids, mask),
+        query_row=rows,
+        image=some_pictures(products * queries + 2),
+        image_row=rows.where(rows % 5 > 0, -1),
+        query_image_row=torch.where(rows % 3 > 0, -1, len(rows) + rows % 2),
+    )
+    return batch._replace(counts=counts_of(batch))
 
 
 def keys_of(asked: Tensor) -> QueryKeys:

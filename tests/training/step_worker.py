@@ -18,12 +18,14 @@ from beyond_text.shards.batch import Embeddings
 from beyond_text.training.module import ContrastiveModule
 from tests.models.test_two_tower import tiny_model
 from tests.tiny import UNTAUGHT
-from tests.training.global_batch import global_batch, global_embeddings, slice_of
+from tests.training.counting import waits_of_a_step
+from tests.training.global_batch import full_batch, global_batch, global_embeddings, slice_of
 
 DIM, PRODUCTS, JUDGMENTS = 16, 8, 6
 EVERY_PAIR = Losses(**dict.fromkeys(PAIRS, 1.0))
 EVERYTHING = Losses(**dict.fromkeys(UNTAUGHT, 1.0))
 # Settings of each case, and the number of queries of a product.
+FUSIONS = ("bilinear", "moe", "attended", "uniecs")
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "info_nce": ({"losses": EVERYTHING, "memory_size": 2 * PRODUCTS}, 2),
     "ranked_nce": ({"losses": EVERYTHING, "loss": "ranked_nce", "memory_size": PRODUCTS}, 1),
@@ -123,6 +125,17 @@ def step(folder: Path, name: str, rank: int, world: int) -> dict[str, Any]:
     }
 
 
+def waits(folder: Path, fusion: str, rank: int, world: int) -> list[dict[str, int]]:
+    """Returns what three whole steps wait for, towers and gradients included, on a device."""
+    settings = {"losses": EVERYTHING, "loss": "ranked_nce", "memory_size": 4 * PRODUCTS}
+    settings |= {"negative_weight": 2.0, "loss_weighting": "learned", "fusion": fusion}
+    module = module_of(folder, settings, world)
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    optimizer = module.configure_optimizers()["optimizer"]
+    batch = full_batch(PRODUCTS // world, 2, seed=rank)
+    return [dict(waits_of_a_step(module, batch, number, optimizer)) for number in range(3)]
+
+
 def work(folder: Path, out: Path, rank: int, world: int) -> None:
     """Runs all cases as process `rank`, and writes what they gave."""
     torch.set_num_threads(1)
@@ -135,8 +148,8 @@ def work(folder: Path, out: Path, rank: int, world: int) -> None:
     if world > 1:
         store = dist.FileStore(str(out / f"store{world}"), world)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    torch.save(
-        {name: step(folder, name, rank, world) for name in CASES}, out / f"{world}-{rank}.pt"
-    )
+    found = {name: step(folder, name, rank, world) for name in CASES}
+    waited = {f: waits(folder, f, rank, world) for f in FUSIONS}
+    torch.save(found | {"waits": waited}, out / f"{world}-{rank}.pt")
     if world > 1:
         dist.destroy_process_group()

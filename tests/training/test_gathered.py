@@ -14,7 +14,7 @@ import torch
 
 from beyond_text.config.views import PRODUCT
 from tests.training.global_batch import slice_of
-from tests.training.step_worker import CASES, work
+from tests.training.step_worker import CASES, FUSIONS, work
 
 Found = dict[int, list[dict[str, Any]]]
 
@@ -88,3 +88,13 @@ def test_a_step_has_at_most_eight_collectives(found: Found, name: str) -> None:
         assert all(names == calls[0] for names in calls)
         assert 0 < len(calls[0]) <= 8
     assert not found[1][0][name]["collectives"]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_step_of_several_processes_waits_for_the_device_at_most_five_times(
+    found: Found, world: int, fusion: str
+) -> None:
+    for process in found[world]:
+        for waits in process["waits"][fusion]:
+            assert 0 < sum(waits.values()) <= 5, waits

@@ -21,16 +21,15 @@ from beyond_text.shards.batch import (
     Qrels,
     QueryKeys,
     Tokens,
-    counts_of,
 )
 from beyond_text.training.modality_dropout import drop_modalities
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.relevance import Keys
 from tests.models.test_two_tower import tiny_model
 from tests.tiny import UNTAUGHT, some_pictures, some_tokens
-from tests.training.counting import Waits
+from tests.training.counting import waits_of_a_step
 from tests.training.dense import LOSSES, OBJECTIVES
-from tests.training.global_batch import global_batch
+from tests.training.global_batch import full_batch
 
 ROWS = 8
 # Rows 2 and 3 show one product, 4 and 5 have one text, 6 and 7 have one query.
@@ -349,22 +348,6 @@ def test_without_queries_pictures_a_step_draws_once_a_product_and_nothing_else()
     assert same_image.equal(image)
 
 
-def full_batch(products: int, queries: int) -> Batch:
-    """Returns graded products with texts and pictures, as the collate counts them."""
-    batch = global_batch(products, queries, judgments=4, seed=0)
-    (ids, mask), rows = some_tokens(products * queries), torch.arange(products * queries)
-    batch = batch._replace(
-        text=Tokens(ids, mask),
-        text_row=rows,
-        query=Tokens(ids, mask),
-        query_row=rows,
-        image=some_pictures(products * queries + 2),
-        image_row=rows.where(rows % 5 > 0, -1),
-        query_image_row=torch.where(rows % 3 > 0, -1, len(rows) + rows % 2),
-    )
-    return batch._replace(counts=counts_of(batch))
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("fusion", ["bilinear", "moe", "attended", "uniecs"])
 def test_a_step_waits_for_the_device_at_most_five_times(
@@ -383,30 +366,10 @@ def test_a_step_waits_for_the_device_at_most_five_times(
     )
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     optimizer = module.configure_optimizers()["optimizer"]
-    waits = Waits()
-
-    def pause(by: int) -> None:
-        waits.paused += by
-
-    # Not counted inside the towers: a CPU packs texts, and reads what is on the host already.
-    for tower in module.model.towers.values():
-        tower.packing_fails = True
-        tower.register_forward_pre_hook(lambda *_: pause(1))
-        tower.register_forward_hook(lambda *_: pause(-1))
-        tower.encoder.register_forward_pre_hook(lambda *_: pause(1))
-        tower.encoder.register_forward_hook(lambda *_: pause(-1))
     batch = full_batch(20, 2)
     for number in range(3):
-        with waits:
-            module.on_train_batch_start(batch, number)
-            module.training_step(batch, number).backward()
-            module.configure_gradient_clipping(optimizer)
-            module.optimizer_step(0, number, optimizer, None)
-        assert waits.paused == 0
-        # A fusion of tokens asks for distinct pairs, and for those of text and picture, by side.
-        most = {"uniecs": 9, "attended": 7}.get(fusion, 5)
-        assert 0 < sum(waits.counts.values()) <= most, waits.counts
-        waits.counts.clear()
+        waits = waits_of_a_step(module, batch, number, optimizer)
+        assert 0 < sum(waits.values()) <= 5, waits
 
 
 def test_fixed_weights_leave_checkpoint_and_optimizer_as_they_were(folder: Path) -> None:
