@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ with install_import_hook(
             "models.two_tower",
             "models.uniecs",
             "training.blocks",
+            "training.everyone",
             "training.loss_weights",
             "training.losses",
             "training.modality_dropout",
@@ -62,9 +64,11 @@ from transformers import (
 )
 
 from beyond_text.config.load import load_config
+from beyond_text.shards.split import Split
 from beyond_text.train import train
 from data_prep.mbeer import read_designs, write_pairs
 from data_prep.shards import build_shards
+from tests.hostile import sign
 from tests.tiny import MODELS, save_tiny
 
 torch.set_num_threads(1)
@@ -235,3 +239,21 @@ def tiny_run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory)
     run = tmp_path_factory.mktemp("runs") / "run"
     train(load_config([], [*tiny_settings, f"run={run}", "steps=2", "losses.query_product=1"]))
     return run
+
+
+@pytest.fixture
+def damaged_shards(tiny_shards: Path, tmp_path: Path) -> Path:
+    """Shards in which one training picture is overwritten with zeros."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_shards, folder)
+    path = folder / "train-00001.tar"
+    products = Split(folder, "train", []).products
+    # The first of the second shard that has a picture.
+    places = (products.place(number, "jpg") for number in range(7, 14))
+    name, picture = next(filter(None, places))
+    assert name == path.name
+    content = bytearray(path.read_bytes())
+    content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
+    path.write_bytes(content)
+    sign(folder)
+    return folder

@@ -22,12 +22,10 @@ from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.settings import ConfigError
 from beyond_text.metrics.history import print_history, read_history
 from beyond_text.shards.manifest import ShardError
-from beyond_text.shards.split import Split
 from beyond_text.train import main, train
 from beyond_text.training.module import TrainingError
 from data_prep.shards import build_shards
 from tests import RECIPES
-from tests.hostile import sign
 
 pytestmark = pytest.mark.slow
 
@@ -227,24 +225,6 @@ def test_shards_are_compared_with_their_checksums_before_the_first_step(
     with pytest.raises(ShardError, match=r"train-00001\.tar: damaged: SHA-256"):
         train(load_config([], words))
     assert not list((tmp_path / "run").glob("checkpoints/*"))
-
-
-@pytest.fixture
-def damaged_shards(tiny_shards: Path, tmp_path: Path) -> Path:
-    """Shards in which one training picture is overwritten with zeros."""
-    folder = tmp_path / "damaged"
-    shutil.copytree(tiny_shards, folder)
-    path = folder / "train-00001.tar"
-    products = Split(folder, "train", []).products
-    # The first of the second shard that has a picture.
-    places = (products.place(number, "jpg") for number in range(7, 14))
-    name, picture = next(filter(None, places))
-    assert name == path.name
-    content = bytearray(path.read_bytes())
-    content[picture.offset : picture.offset + picture.size] = bytes(picture.size)
-    path.write_bytes(content)
-    sign(folder)
-    return folder
 
 
 @pytest.mark.parametrize("queries", [1, 3])

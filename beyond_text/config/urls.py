@@ -6,10 +6,14 @@ import dataclasses
 import re
 from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import NamedTuple
 
 from beyond_text.config.settings import Config
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(.*)", re.DOTALL)
+_REST = re.compile(r"([^/?#]*)([^?#]*)(.*)", re.DOTALL)
+# A user name and the beginning of a secret with a slash in it, as those of S3 have; not a port.
+_BROKEN_SECRET = re.compile(r"[^:\[\]]*:(?!\d*$)")
 # URLs of plain folders.
 LOCAL = ("file", "local")
 WEB = ("http", "https")
@@ -47,17 +51,42 @@ def path_of(text: str) -> Path:
     return Path(text)
 
 
+class _Parts(NamedTuple):
+    """The parts of a URL; `user` is all before an @ that may be a credential."""
+
+    scheme: str
+    user: str
+    host: str
+    path: str
+    query: str
+
+    @classmethod
+    def of(cls, url: str) -> _Parts | None:
+        """Splits a URL; returns None for a path."""
+        match = _URL.fullmatch(url)
+        if match is None:
+            return None
+        scheme, host, path, query = match.groups()
+        user = ""
+        if "@" in host:
+            if scheme.lower() not in NAMED_BEFORE_AT:
+                user, _, host = host.rpartition("@")
+        elif _BROKEN_SECRET.match(host) and "@" in path + query:
+            user, _, rest = (host + path + query).partition("@")
+            host, path, query = _REST.fullmatch(rest).groups()  # type: ignore[union-attr]
+        return cls(scheme, user, host, path, query)
+
+
 def shown(url: str) -> str:
     """Returns a URL without user name, password and query, which may all be credentials.
 
     It is the text itself where it has none, or is a path.
     """
-    match = _URL.fullmatch(url)
-    if match is None:
-        return url
-    scheme, host, path, query = match.groups()
-    if scheme.lower() not in NAMED_BEFORE_AT:
-        host = host.rpartition("@")[2]
+    parts = _Parts.of(url)
+    if parts is None:
+        # As in simplecache::https://me:you@host, which is taken for a path.
+        return re.sub(r"(://)[^/?#\s]*@", r"\1", url)
+    scheme, _, host, path, query = parts
     return f"{scheme}://{host}{path}{'' if scheme.lower() in WEB else query}"
 
 
@@ -69,14 +98,13 @@ def shown_word(word: str) -> str:
 
 def secrets_of(url: str) -> list[str]:
     """Returns the parts of a URL that `shown` leaves out, the longest first."""
-    match = _URL.fullmatch(url)
-    if match is None or shown(url) == url:
+    parts = _Parts.of(url)
+    if parts is None or shown(url) == url:
         return []
-    user = match[2].rpartition("@")[0]
-    query = match[4] if match[1].lower() in WEB else ""
+    user, query = parts.user, parts.query if parts.scheme.lower() in WEB else ""
     values = [pair.partition("=")[2] for pair in query.lstrip("?").split("&")]
-    parts = {user, *user.split(":"), query, query.lstrip("?"), *values}
-    return sorted(parts - {""}, key=len, reverse=True)
+    found = {user, *user.split(":"), query, query.lstrip("?"), *values}
+    return sorted(found - {""}, key=len, reverse=True)
 
 
 def without_credentials(config: Config) -> Config:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -98,7 +97,7 @@ class GatedEncoder(nn.Module):
         if may_have_both is None:
             both = flags.all(dim=1).nonzero().squeeze(1)
         else:
-            both = torch.arange(np.count_nonzero(may_have_both.numpy()), device=text.device)
+            both = torch.arange(int(may_have_both.numpy().sum()), device=text.device)
         crossed = self._cross(text[both], text_mask[both], image[both], image_mask[both])
         has_both = flags[both].all(dim=1, keepdim=True)
         joint_text, joint_image = (

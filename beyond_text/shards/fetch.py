@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from fsspec import filesystem
 from fsspec.callbacks import Callback
@@ -138,8 +139,9 @@ class Remote:
     def _reason(self, error: Exception) -> str:
         """Returns what an error says, without credentials."""
         text = " ".join(str(error).split()) or type(error).__name__
+        # Libraries may say them as they are, or decoded.
         for secret in self._secrets:
-            text = text.replace(secret, "***")
+            text = text.replace(secret, "***").replace(unquote(secret), "***")
         is_refused = isinstance(error, PermissionError) or _lacks_credentials(error)
         if is_refused or getattr(error, "status", 0) in (401, 403):
             return (

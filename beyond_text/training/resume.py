@@ -21,6 +21,7 @@ from beyond_text.config.compare import differences
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.names import SOUP
 from beyond_text.config.settings import Config, ConfigError
+from beyond_text.config.urls import shown, without_credentials
 from beyond_text.files import write_text
 from beyond_text.metrics.results import METRICS
 from beyond_text.models.checkpoint import CheckpointError
@@ -79,7 +80,7 @@ def begin(config: Config, processes: int) -> Begun:
         str(checkpoint.path) if checkpoint else "",
         str(path),
         _stamp(path),
-        asdict(config),
+        asdict(without_credentials(config)),
         digests_of(config),
     )
 
@@ -118,7 +119,9 @@ def _folder_of(name: str, config: Config) -> str:
     source = config.data.sources.get(name.removeprefix("data.sources.").removesuffix(".mined"))
     if source and source.mined and name.endswith(".mined"):
         return source.mined
-    return source.path if source else getattr(config, name) if name in RUNS else config.data.dev
+    if source:
+        return shown(source.path)
+    return getattr(config, name) if name in RUNS else shown(config.data.dev)
 
 
 def _stamp(path: Path) -> Stamp | None:

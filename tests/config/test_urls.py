@@ -44,6 +44,12 @@ def test_what_is_a_url(text: str, expected: bool) -> None:
         ("abfs://container@account.dfs.core.windows.net/a", None),
         ("runs/me:you@there?x", None),
         ("ftp://me:you@host/x", "ftp://host/x"),
+        # Secrets of S3 may have a slash, which ends the host of a URL.
+        ("s3://AKIA:wJal/rX/+b@bucket/a@b", "s3://bucket/a@b"),
+        ("s3://AKIA:wJal?r#X@bucket", "s3://bucket"),
+        ("https://host:8080/a@b", None),
+        ("http://[::1]:80/a@b", None),
+        ("gs://bucket/a:b@c", None),
     ],
 )
 def test_credentials_are_left_out(url: str, expected: str | None) -> None:
@@ -85,3 +91,7 @@ def test_a_mistaken_setting_shows_no_credentials(key: str) -> None:
     line = one_line(raised.value)
     assert "https://host/shards" in line
     assert "s3cret" not in line
+
+
+def test_a_chain_of_urls_is_shown_without_credentials() -> None:
+    assert shown("simplecache::https://me:s3cret@host/x") == "simplecache::https://host/x"

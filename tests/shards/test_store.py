@@ -23,6 +23,7 @@ import pytest
 from beyond_text.config.settings import Data
 from beyond_text.shards import fetch
 from beyond_text.shards.cloud import CloudStore
+from beyond_text.shards.fetch import Remote
 from beyond_text.shards.manifest import ShardError, files_of, read_manifest
 from beyond_text.shards.split import Split
 from beyond_text.shards.store import Store
@@ -408,3 +409,9 @@ def test_a_store_is_used_in_a_process_that_was_forked(
     assert isinstance(store, CloudStore)
     # The parent's shard is in use still.
     assert store.local(entries[0]).is_file()
+
+
+def test_what_a_library_says_is_shown_without_credentials_as_written_or_decoded() -> None:
+    remote = Remote("https://me:p%40ss%2Fw@host/x?sig=a%2Bb")
+    said = remote._reason(OSError("no https://me:p@ss/w@host/x?sig=a+b, p%40ss%2Fw, a%2Bb"))
+    assert not any(secret in said for secret in ("p@ss", "p%40ss", "a+b", "a%2Bb"))

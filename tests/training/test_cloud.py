@@ -14,6 +14,7 @@ from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
 from beyond_text.indexing.index import Index
 from beyond_text.train import train
+from beyond_text.training.resume import begin, check_view
 from data_prep.shards import build_shards
 from tests.conftest import write_tiny_tables
 from tests.shards.s3 import Bucket, s3_server
@@ -123,6 +124,21 @@ def test_a_run_goes_on_with_a_password_that_it_never_kept(
     assert train(load_config([], other)) == json.loads((run / "metrics.json").read_text())
     line = said(search.main, run, "red vase", capsys=capsys)
     assert line.startswith(f"error: {web.url}/manifest.json: access refused")
+
+
+def test_a_process_that_reads_other_data_names_it_without_the_password(
+    tiny_settings: list[str], web: Web, tmp_path: Path
+) -> None:
+    web.password = "s3cret"
+    words = settings(tiny_settings, f"http://me:s3cret@{web.host}/shards", tmp_path / "run")
+    config = load_config([], words)
+    told = begin(config, 1)
+    assert "s3cret" not in str(told)
+    check_view(told, config)
+    for name in told.inputs:
+        with pytest.raises(ConfigError) as raised:
+            check_view(told._replace(inputs={name: "another"}), config)
+        assert f"where the first process reads {web.url}; every machine" in str(raised.value)
 
 
 def test_a_manifest_that_changed_since_a_run_began_is_refused_by_setting(

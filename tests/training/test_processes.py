@@ -378,6 +378,32 @@ def test_what_the_first_process_refuses_ends_all(
     assert (other_status, "Traceback" in other, "error" in other) == (0, False, False), other
 
 
+def test_too_many_unreadable_samples_of_one_process_stop_all(
+    settings: list[str], damaged_shards: Path, tmp_path: Path
+) -> None:
+    machines = tmp_path / "one", tmp_path / "two"
+    for folder in machines:
+        folder.mkdir()
+    words = [
+        *settings, f"data.sources.tables.path={damaged_shards}", f"run={tmp_path / 'run'}",
+        "data.max_skipped=0.01", "evaluate_every=0",
+    ]  # fmt: skip
+    lasts = set()
+    for rank, (status, said) in enumerate(on_two_machines(words, machines)):
+        (line,) = (line for line in said.splitlines() if line.startswith("error: "))
+        who = f"process 1 of 2, on {socket.gethostname()}: " if rank else ""
+        found = re.fullmatch(
+            rf"error: {who}1 of \d+ samples could not be read, more than "
+            r"data\.max_skipped=0\.01; last: (.*)",
+            line,
+        )
+        assert found, said
+        assert (status, "Traceback" in said) == (1, False), said
+        lasts.add(re.sub(r".*( sample \d+): picture unreadable: .*", r"\1", found[1]))
+    # The sample is one process's alone, and the other ends in the same step.
+    assert lasts == {" sample 7", "of another process"}
+
+
 if __name__ == "__main__":
     folder, number, *overrides = sys.argv[1:]
     made = trainers.make_trainer
