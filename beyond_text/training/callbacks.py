@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import Dataset
 
@@ -55,8 +56,10 @@ class Throughput(pl.Callback):
         step = max(now - self.end, 1e-9)
         rows = len(batch.product_ids)
         products = len(set(batch.product_ids) - {""}) * trainer.world_size
-        module.log("speed/products_per_second", products / step, prog_bar=True, batch_size=rows)
-        module.log("speed/waiting_for_data", self.waited / step, batch_size=rows)
+        # A number would go to the device, and be waited for where it is written.
+        speed, share = torch.tensor([products / step, self.waited / step]).unbind()
+        module.log("speed/products_per_second", speed, prog_bar=True, batch_size=rows)
+        module.log("speed/waiting_for_data", share, batch_size=rows)
         self.end = now
 
 
