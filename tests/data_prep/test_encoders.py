@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from email.message import Message
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
@@ -16,6 +18,7 @@ from beyond_text.models.encoders import load_encoder
 from beyond_text.models.image_tower import ImageTower
 from beyond_text.models.pictures import encoder_picture_size, picture_statistics
 from beyond_text.models.towers import TextTower
+from data_prep import encoders
 from data_prep.encoders import ENCODERS, prepare
 
 REASON = "needs the extra `encoders`"
@@ -37,6 +40,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_encoder_is_whole_and_nothing_else_is_left(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(ENCODERS)
     assert not (folder / "minilm-l6" / "half").exists()
+
+
+def test_each_encoder_says_the_licence_that_its_package_states(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = {name: ModelCard.load(folder / name / "README.md").data.license for name in ENCODERS}
+    none = dict.fromkeys(("efficientnet-lite0", "efficientnet-lite2"))
+    assert stated == {"minilm-l6": "MIT", **none}
+
+    def of(**fields: str) -> str | None:
+        message = Message()
+        for name, value in fields.items():
+            message[name.replace("_", "-")] = value
+        monkeypatch.setattr(encoders, "metadata", lambda package: message)
+        return encoders.licence_of("any")
+
+    approved = "License :: OSI Approved :: MIT License"
+    assert of(License_Expression="Apache-2.0", License="BSD") == "Apache-2.0"
+    assert of(License="UNKNOWN", Classifier=approved) == "MIT License"
+    assert of(License="a\n  long text", Classifier=approved) == "MIT License"
+    assert of(License="BSD-3-Clause") == "BSD-3-Clause"
+    assert of(Classifier="Topic :: Office") is None
 
 
 def test_what_is_there_is_not_written_again(folder: Path) -> None:
