@@ -265,7 +265,7 @@ def test_a_command_that_cannot_be_meant_is_refused(
 
 
 def test_an_unknown_fusion_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown fusion 'concta': expected some of bilinear, con"):
+    with pytest.raises(ValueError, match="unknown fusion 'concta': expected some of bilinear, "):
         fusion_rows(["concta"], [])
 
 
