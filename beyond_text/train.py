@@ -50,7 +50,9 @@ def train(config: Config) -> dict[str, Any]:
     """
     with errors_name(Path(config.run)):
         from beyond_text.training.resume import finished_metrics
+        from beyond_text.training.steps import with_steps
 
+        config = with_steps(config)
         # Of several processes the first one looks, when they are together.
         metrics = None if is_started() else finished_metrics(config)
         return _train(config) if metrics is None else metrics

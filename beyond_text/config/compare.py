@@ -19,6 +19,8 @@ SETTINGS_WITHOUT_EFFECT = (
     "data.cache_gb",
     "checkpoint_every",
     "evaluate_every",
+    # A run keeps the steps that the rule has given.
+    "auto_steps",
 )
 
 

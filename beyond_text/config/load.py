@@ -36,6 +36,7 @@ from beyond_text.config.settings import (
     Source,
     TextField,
 )
+from beyond_text.config.steps import check_steps
 from beyond_text.config.urls import is_url, shown, shown_word, without_credentials
 from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS
 
@@ -227,8 +228,8 @@ def check(config: Config) -> None:
     weights = [(f"losses.{f.name}", 0.0, float("inf")) for f in dataclasses.fields(Losses)]
     for name, low, high in (*RANGES, *rates, *weights):
         value = attrgetter(name)(config)
-        # Left open.
-        if value is None:
+        # Left open, or checked below.
+        if value is None or isinstance(value, str):
             continue
         if not (low <= value <= high and math.isfinite(value)):
             raise ConfigError(f"{name}: expected a value from {low:g} to {high:g}, got {value:g}")
@@ -237,6 +238,7 @@ def check(config: Config) -> None:
             f"temperature: {config.temperature:g} lies below temperature_min "
             f"{config.temperature_min:g}"
         )
+    check_steps(config)
     _check_unused(config)
     _check_matryoshka(config)
     check_start_penalty(config)

@@ -25,6 +25,7 @@ from beyond_text.metrics.results import METRICS
 from beyond_text.models.fusion import FUSIONS
 from beyond_text.shards.sources import expected_batches
 from beyond_text.training.inputs import check_inputs
+from beyond_text.training.steps import with_steps
 
 # Settings that the plan decides, so that neither a row nor an override may set them.
 SET_BY_PLAN = {"start", "run", "seed"}
@@ -185,7 +186,8 @@ def configure(stage: Stage, seed: int, settings: Path, overrides: Sequence[str])
     set_by_stage, overridden = _keys(stage.words), _keys(overrides)
     if taken := (set_by_stage & overridden) | ((set_by_stage | overridden) & SET_BY_PLAN):
         raise ValueError(f"{', '.join(sorted(taken))}: set by the ablation, cannot be overridden")
-    return load_config([settings, *stage.recipes], [*overrides, *stage.words, f"seed={seed}"])
+    words = [*overrides, *stage.words, f"seed={seed}"]
+    return with_steps(load_config([settings, *stage.recipes], words))
 
 
 def _keys(words: Sequence[str]) -> set[str]:

@@ -95,6 +95,15 @@ def _supplies(config: Config) -> dict[str, SourceSupply | str]:
     }
 
 
+def usable_supplies(config: Config) -> list[SourceSupply]:
+    """Returns what the sources supply that feed the stage.
+
+    Raises:
+        ShardError: one is missing or damaged.
+    """
+    return [supply for supply in _supplies(config).values() if isinstance(supply, SourceSupply)]
+
+
 def expected_batches(chain: Sequence[Config]) -> dict[str, float]:
     """Returns how many batches of each source a chain of stages takes on average."""
     batches: dict[str, float] = {}

@@ -103,6 +103,9 @@ FLIPPED: dict[str, list[str]] = {
 ELSEWHERE = {
     "losses.clal",  # test_losses: tiny models lie within its slack
     "run", "resume",  # test_exact
+    "auto_steps.passes", "auto_steps.least", "auto_steps.most",  # test_steps
+    "auto_steps.few_queries", "auto_steps.few_steps", "auto_steps.text_share",
+    "auto_steps.many_queries", "auto_steps.many_steps",
     "chunk_size",  # models/test_chunks: the gradients of the whole
     "cache",  # test_embedding_cache
     "compile",  # models/test_towers

@@ -1,0 +1,40 @@
+"""Turns `steps: auto` into a number, by the products and judged queries of a run's sources."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from beyond_text.config.load import load_config
+from beyond_text.config.settings import Config
+from beyond_text.config.steps import AUTO, auto_steps
+from beyond_text.shards.dataset import uses_queries
+from beyond_text.shards.manifest import ShardError
+from beyond_text.shards.sources import say, usable_supplies
+
+
+def with_steps(config: Config) -> Config:
+    """Returns settings with a number of steps, which is printed where it was `auto`.
+
+    Where the data are gone, it is that of the run, as far as it has begun.
+
+    Raises:
+        ConfigError, ShardError: as `usable_supplies`.
+    """
+    if config.steps != AUTO:
+        return config
+    begun = Path(config.run) / "config.yaml"
+    try:
+        supplies = usable_supplies(config)
+    except ShardError:
+        if not begun.is_file():
+            raise
+        return replace(config, steps=load_config([begun]).steps)
+    products = sum(len(supply.split) for supply in supplies)
+    asked = [supply for supply in supplies if uses_queries(supply.losses)]
+    queries = sum(supply.split.kept().number for supply in asked)
+    steps = auto_steps(config, products, queries)
+    found = replace(config, steps=steps)
+    of = f"{products:,} products" + (f", {queries:,} judged queries" if asked else "")
+    say(f"{config.run}: steps auto of {of}: {steps}, {found.total_steps} with the budget")
+    return found

@@ -1,0 +1,127 @@
+"""`steps: auto`: the rule, and runs that keep what it gave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from beyond_text.config.load import load_config
+from beyond_text.config.settings import Config, ConfigError
+from beyond_text.config.steps import auto_steps
+from beyond_text.train import train
+from beyond_text.training.steps import with_steps
+
+STAGES = {
+    1: ["losses.text_image=1"],
+    2: ["losses.query_text=1"],
+    3: ["losses.query_image=0.3", "losses.query_product=1"],
+}
+
+
+def config(stage: int, *overrides: str) -> Config:
+    return load_config([], ["steps=auto", *STAGES[stage], *overrides])
+
+
+@pytest.mark.parametrize(
+    ("products", "overrides", "steps"),
+    [
+        (12_800, [], 150),
+        (12_800, ["accumulate=2"], 75),
+        (12_800, ["batch_size=64"], 300),
+        (12_800, ["auto_steps.passes=1"], 100),
+        (100, [], 20),
+        (100, ["auto_steps.least=7"], 7),
+        (10**9, [], 400),
+        (10**9, ["auto_steps.most=900"], 900),
+    ],
+)
+def test_a_stage_without_queries_passes_over_the_products_between_limits(
+    products: int, overrides: list[str], steps: int
+) -> None:
+    # Whatever is judged.
+    assert {auto_steps(config(1, *overrides), products, n) for n in (0, 1000)} == {steps}
+
+
+@pytest.mark.parametrize(
+    ("queries", "overrides", "steps"),
+    [
+        (0, [], 60),
+        (1, [], 60),
+        (30, [], 60),
+        (300, [], 230),
+        (3000, [], 400),
+        (10**9, [], 400),
+        (30, ["auto_steps.few_steps=10"], 10),
+        (300, ["auto_steps.many_steps=100"], 80),
+        (300, ["auto_steps.few_queries=300"], 60),
+        (300, ["auto_steps.many_queries=300"], 400),
+    ],
+)
+def test_a_stage_with_queries_grows_with_their_logarithm(
+    queries: int, overrides: list[str], steps: int
+) -> None:
+    assert {auto_steps(config(3, *overrides), n, queries) for n in (100, 10**7)} == {steps}
+    # Stage 2 takes a twentieth of it, with a replay of stage 1 as much as stage 3.
+    assert auto_steps(config(2, *overrides), 100, queries) == max(1, round(steps / 20))
+    assert auto_steps(config(2, *overrides, "losses.text_image=1"), 100, queries) == steps
+    share = config(2, *overrides, "auto_steps.text_share=1")
+    assert auto_steps(share, 100, queries) == steps
+
+
+def test_what_is_no_rule_is_refused() -> None:
+    for word, says in (
+        ("steps=often", "steps: expected a whole number or auto, got 'often'"),
+        ("steps=1.5", "steps: "),
+        ("steps=true", "steps: "),
+        ("steps=0", "steps: expected a value from 1"),
+        ("auto_steps.passes=0", "auto_steps.passes: expected a value from 0.001"),
+        ("auto_steps.least=500", "auto_steps.least: expected a value from 1 to 400, got 500"),
+        ("auto_steps.few_queries=3000", "auto_steps.few_queries: expected a value from 1 to 2999"),
+        ("auto_steps.few_steps=0", "auto_steps.few_steps: expected"),
+        ("auto_steps.many_steps=0", "auto_steps.many_steps: expected"),
+        ("auto_steps.text_share=2", "auto_steps.text_share: expected"),
+        ("auto_steps.pases=1", "unknown setting auto_steps.pases; .* auto_steps.passes"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            load_config([], [word])
+    assert load_config([], ["steps=7"]).steps == 7
+    with pytest.raises(ConfigError, match="steps: expected a number by now, got 'auto'"):
+        _ = config(1).total_steps
+
+
+def test_queries_that_are_kept_decide_and_the_number_is_printed(
+    tiny_settings: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    given = [*tiny_settings, "steps=auto", "budget=0.5", *STAGES[3],
+             "auto_steps.few_queries=3", "auto_steps.few_steps=10",
+             "auto_steps.many_queries=12", "auto_steps.many_steps=30"]  # fmt: skip
+    for labels, steps in (("null", 30), ("6", 20), ("3", 10), ("1", 10)):
+        found = with_steps(load_config([], [*given, f"data.labels={labels}"]))
+        assert (found.steps, found.total_steps) == (steps, steps // 2)
+    assert "steps auto of 24 products, 6 judged queries: 20, 10 with" in capsys.readouterr().err
+    fixed = load_config([], tiny_settings)
+    assert with_steps(fixed) is fixed
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_steps_and_is_found_finished_without_its_data(
+    tiny_overrides: list[str], tiny_shards: Path, tmp_path: Path
+) -> None:
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    shutil.copytree(tiny_shards, shards)
+    given = [*tiny_overrides, "steps=auto", "data.sources.tables.path=" + str(shards),
+             "losses.query_text=1", "auto_steps.few_steps=2", "auto_steps.many_steps=2",
+             "auto_steps.text_share=1"]  # fmt: skip
+    metrics = train(load_config([], given))
+    assert metrics["training"]["steps"] == 2
+    assert load_config([run / "config.yaml"]).steps == 2
+    assert train(load_config([], given)) == json.loads((run / "metrics.json").read_text())
+    # As a number it is the same run; another rule that gives another number is not.
+    assert train(load_config([], [*given, "steps=2"])) == metrics
+    with pytest.raises(ConfigError, match=r"other settings: steps \(asked 4, found 2\)"):
+        train(load_config([], [*given, "auto_steps.few_steps=4"]))
+    shutil.rmtree(shards)
+    assert train(load_config([], given)) == metrics
