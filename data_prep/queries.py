@@ -28,11 +28,10 @@ from data_prep.asking.shop import (
     read_shop,
     write_products,
 )
-from data_prep.asking.write import UNMAPPED, Draw, write_queries
+from data_prep.asking.write import MOST_JUDGMENTS, UNMAPPED, Draw, write_queries
 
 MADE = "made.json"
-# Of a query of train and a grade; a popular query has tens of thousands in a large shop.
-MOST_JUDGMENTS = 1000
+DEFAULT_DRAW = Draw()
 
 
 def make_queries(
@@ -42,12 +41,7 @@ def make_queries(
     fields: Path | None = None,
     rules: Rules | None = None,
     layout: Layout = DEFAULT_LAYOUT,
-    per_product: int = 4,
-    queries: int | None = None,
-    judgments: int = MOST_JUDGMENTS,
-    negatives: int = 0,
-    fine_kinds: bool = False,
-    seed: int = 0,
+    draw: Draw = DEFAULT_DRAW,
     map_path: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -62,13 +56,7 @@ def make_queries(
         fields: a file of fields with a column product_id; None for the products' own columns.
         rules: None for the default ones.
         layout: whose files the tables are.
-        per_product: how often a query is drawn for a product; equal ones are one.
-        queries: most queries of a split, drawn by their words; None for all.
-        judgments: most judgments of a query of train for each grade above 0, drawn by content; the
-            other splits have all, because there a missing one would be measured as wrong.
-        negatives: judgments of grade 0 of a query of train, whose required fields agree.
-        fine_kinds: the kind of a query names the fields it asks for.
-        seed: of the draws.
+        draw: how many queries and judgments.
         map_path: a file of queries that people have written, which are judged by the same rules.
         options: further arguments of `read_tables`: dev_share, test_share and pictures.
 
@@ -77,28 +65,20 @@ def make_queries(
         OSError: `out` is something else, or cannot be written.
     """
     rules = rules or read_rules()
-    least_of = {"per_product": int(map_path is None), "queries": 1, "judgments": 1, "negatives": 0}
-    for name, number in zip(least_of, (per_product, queries, judgments, negatives), strict=True):
-        least = least_of[name]
-        if number is not None and number < least:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option}: expected a number from {least} on, got {number}")
+    # People's queries may be all that is wanted.
+    draw.check(least_per_product=int(map_path is None))
     check_attributes(attributes, rules)
     check_replaceable(out, _is_made)
     shop = read_shop(tables_path, layout, rules, attributes, fields, **options)
-    draw = Draw(per_product, queries, judgments, negatives, fine_kinds, seed)
     mapped = []
     if map_path is not None:
         of_split = shop.tables.products["split"].value_counts().to_dict()
-        mapped = read_mapped(map_path, Mapper(rules, shop.fields), of_split, seed)
-    made: dict[str, Any] = {
+        mapped = read_mapped(map_path, Mapper(rules, shop.fields), of_split, draw.seed)
+    made = {
         "made_by": "data_prep.queries",
         "attributes": dict(attributes),
         "rules": rules.digest,
-        "seed": seed,
-        "per_product": per_product,
-        "judgments": judgments,
-        "negatives": negatives,
+        **draw._asdict(),
         "unmapped": sum(each.query is None for each in mapped),
     }
     with atomic_folder(out, _is_made) as folder:
@@ -167,7 +147,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments["rules"] = read_rules(arguments["rules"])
         arguments["attributes"] = attributes_of(arguments["attributes"])
         tables_path, out = arguments.pop("tables"), arguments.pop("out")
-        made = make_queries(tables_path, out, **arguments)
+        draw = Draw(**{name: arguments.pop(name) for name in Draw._fields})
+        made = make_queries(tables_path, out, draw=draw, **arguments)
     for split, entry in made["splits"].items():
         kinds = {**entry["asked"], **{f"people's {k}": n for k, n in entry["mapped"].items()}}
         asked = ", ".join(f"{number} of {name}" for name, number in kinds.items())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int, Int8, UInt64
 
-from data_prep.asking.compose import Query
+from data_prep.asking.compose import Query, number_of
 from data_prep.asking.rules import Rules
 from data_prep.asking.values import EXACT, NEAR, OFF, UNKNOWN, Field
 
@@ -23,8 +22,18 @@ class Products:
     Products of equal values have equal grades, so a query is compared with each group once.
     """
 
-    def __init__(self, rules: Rules, fields: Mapping[str, Field], rows: Sequence[int]) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        fields: Mapping[str, Field],
+        rows: Sequence[int],
+        product_ids: Sequence[str],
+    ) -> None:
         self.rules = rules
+        self.product_ids = product_ids
+        # By row, so that a sample of many products is drawn without their ids.
+        self.hashes = np.zeros(len(product_ids), dtype=np.uint64)
+        self.hashes[rows] = [number_of(product_ids[row]) for row in rows]
         self.fields = fields
         self.column = {name: place for place, name in enumerate(fields)}
         columns = [field.codes for field in fields.values()]
@@ -98,13 +107,7 @@ class Products:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def judgments(
-        self,
-        query: Query,
-        identity: str,
-        product_ids: Sequence[str],
-        most: int,
-        negatives: int,
-        is_mapped: bool = False,
+        self, query: Query, identity: str, most: int, negatives: int, is_mapped: bool = False
     ) -> Iterator[tuple[str, float]]:
         """Yields product ids and grades, the highest grade first.
 
@@ -115,18 +118,17 @@ class Products:
         groups, grade = self.grades(query, self.rules.mapped.broad if is_mapped else ())
         for value in sorted(set(grade.tolist()) - {UNJUDGED}, reverse=True):
             wanted = most if value > 0 else negatives
-            if not wanted:
-                continue
-            ids = [product_ids[row] for row in self.rows_of(groups[grade == value]).tolist()]
-            yield from ((each, value) for each in sampled(ids, identity, wanted))
+            rows = self.rows_of(groups[grade == value]) if wanted else self.rows[:0]
+            if len(rows) > wanted:
+                places = mixed(self.hashes[rows] ^ np.uint64(number_of(identity)))
+                rows = rows[np.argsort(places, kind="stable")[:wanted]]
+            for each in sorted(self.product_ids[row] for row in rows.tolist()):
+                yield each, value
 
 
-def sampled(ids: Sequence[str], identity: str, most: int) -> list[str]:
-    """Returns at most so many ids, in their order; which ones depends on no other id."""
-    if len(ids) > most:
-        ids = sorted(ids, key=lambda each: _place(f"{identity} {each}"))[:most]
-    return sorted(ids)
-
-
-def _place(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+def mixed(numbers: UInt64[np.ndarray, " some"]) -> UInt64[np.ndarray, " some"]:
+    """Mixes the bits of numbers, as the last step of SplitMix64 does (Steele et al., 2014)."""
+    with np.errstate(over="ignore"):
+        numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from beyond_text.tables.splits import content_id
 from data_prep.asking.compose import Query, compose, smallest
@@ -19,17 +20,38 @@ from data_prep.asking.shop import Shop
 
 KIND = "attribute"
 UNMAPPED = "unmapped.csv"
+# Of a query of train and a grade; a popular query has tens of thousands in a large shop.
+MOST_JUDGMENTS = 1000
 
 
 class Draw(NamedTuple):
-    """How many queries and judgments are made; see `make_queries`."""
+    """How many queries and judgments are made.
 
-    per_product: int
-    queries: int | None
-    judgments: int
-    negatives: int
-    fine_kinds: bool
-    seed: int
+    Attributes:
+        per_product: how often a query is drawn for a product; equal ones are one.
+        queries: most queries of a split, drawn by their words; None for all.
+        judgments: most judgments of a query of train for each grade above 0, drawn by content; the
+            other splits have all, because there a missing one would be measured as wrong.
+        negatives: judgments of grade 0 of a query of train, whose required fields agree.
+        fine_kinds: the kind of a query names the fields it asks for.
+        seed: of the draws.
+    """
+
+    per_product: int = 4
+    queries: int | None = None
+    judgments: int = MOST_JUDGMENTS
+    negatives: int = 0
+    fine_kinds: bool = False
+    seed: int = 0
+
+    def check(self, least_per_product: int) -> None:
+        """Raises ValueError where a number is out of range."""
+        least = {"per_product": least_per_product, "queries": 1, "judgments": 1, "negatives": 0}
+        for name, number in least.items():
+            value = getattr(self, name)
+            if value is not None and value < number:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option}: expected a number from {number} on, got {value}")
 
 
 class _Asked(NamedTuple):
@@ -62,17 +84,16 @@ def write_queries(
         qrels_out.writerow(["query_id", "product_id", "relevance"])
         for split in sorted(set(splits.tolist())):
             rows = np.flatnonzero(splits == split).tolist()
-            products = Products(rules, shop.fields, rows)
+            products = Products(rules, shop.fields, rows, product_ids)
             most, negatives = draw.judgments, draw.negatives
             if split != "train":
                 most, negatives = len(product_ids), 0
             counts = _Counts(len(rows))
             own = [each for each in mapped if each.split == split]
-            for each in _asked(shop, rules, draw, own, rows, split):
+            asked_here = list(_asked(shop, rules, draw, own, rows, split))
+            for each in tqdm(asked_here, desc=f"judging {split}", leave=False, disable=None):
                 judged = list(
-                    products.judgments(
-                        each.query, each.identity, product_ids, most, negatives, each.is_mapped
-                    )
+                    products.judgments(each.query, each.identity, most, negatives, each.is_mapped)
                 )
                 asked = " ".join(each.query.fields)
                 queries_out.writerow([each.identity, each.text, split, each.kind, asked])
