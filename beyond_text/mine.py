@@ -138,7 +138,7 @@ def mine(
 def _splits(sources: dict[str, Source], data: Data, out: Path | None) -> dict[Path, Split]:
     """Opens the train split of each source with queries, by the folder that is written."""
     from beyond_text.shards.mined import folder_of_mined
-    from beyond_text.shards.split import Split
+    from beyond_text.shards.sources import train_split
     from beyond_text.shards.store import Store
 
     splits: dict[Path, Split] = {}
@@ -148,9 +148,9 @@ def _splits(sources: dict[str, Source], data: Data, out: Path | None) -> dict[Pa
         folder = folder_of_mined(store, str(out) if out else source.mined)
         if folder is None:
             raise ConfigError(f"{store}: nothing is written to a URL; expected --out FOLDER")
-        split = Split(store, "train", data.text_fields, data.grades)
-        if not split.counts["judged_pairs"]:
-            print(plain(f"source {name}: no judged queries in its train split"))
+        split = train_split(source, data)
+        if not split.has_judgments:
+            print(plain(f"source {name}: no judged queries in what training sees of it"))
             continue
         if stores.setdefault(folder, str(store)) != str(store):
             raise ConfigError(
@@ -160,7 +160,7 @@ def _splits(sources: dict[str, Source], data: Data, out: Path | None) -> dict[Pa
         check_writable(folder)
         splits[folder] = split
     if not splits:
-        raise ConfigError("no source has judged queries in its train split")
+        raise ConfigError("no source has judged queries for training to see")
     return splits
 
 

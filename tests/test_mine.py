@@ -19,6 +19,8 @@ from beyond_text.mine import main
 from beyond_text.retrieval import mining
 from beyond_text.retrieval.encode import encode_products, encode_queries
 from beyond_text.retrieval.run import load_run, train_for
+from beyond_text.shards.hard_negatives import hard_negatives_of
+from beyond_text.shards.sources import supplies_of
 from beyond_text.shards.split import Split
 from beyond_text.train import train
 from beyond_text.training.datamodule import ShardData
@@ -340,3 +342,20 @@ def test_a_runs_own_sources_are_mined_beside_their_shards_or_in_a_folder(
     )
     train(config)
     assert "data.sources.tables.mined" in json.loads((tmp_path / "run" / "inputs.json").read_text())
+
+
+def test_only_queries_that_training_keeps_are_mined_and_used(
+    settings: Callable[..., Any], shop: Shop, tmp_path: Path
+) -> None:
+    train(settings("few", "data.labels=5", "steps=1"))
+    main([str(tmp_path / "few"), "--out", str(tmp_path / "out"), "--top", "4"])
+    rows = np.load(tmp_path / "out" / "mined-train.npy")
+    is_mined = (rows >= 0).any(axis=1)
+    # Nothing may score below the positives of a query that is kept.
+    assert is_mined.any()
+    assert not (is_mined & ~Split(shop.shards, "train", FIELDS, labels=5).kept().rows).any()
+    words = ["data.hard_negatives=2", f"data.sources.tables.mined={tmp_path / 'out'}"]
+    config = settings("run", *words, "data.labels=3")
+    hard = hard_negatives_of(config, supplies_of(config))["tables"]
+    kept = Split(shop.shards, "train", FIELDS, labels=3).kept().rows
+    assert set(hard.query.tolist()) == set(np.flatnonzero(kept).tolist())
