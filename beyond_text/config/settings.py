@@ -17,7 +17,7 @@ LossName = Literal["info_nce", "ranked_nce", "sigmoid"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Resume = Literal["auto", "never"]
 FusionName = Literal[
-    "bilinear", "attended", "concat", "gated", "moe", "mutan", "block", "lmf", "uniecs",
+    "bilinear", "concat", "gated", "attended", "moe", "mutan", "block", "lmf", "uniecs",
     "sum", "text", "image",
 ]  # fmt: skip
 LossWeighting = Literal["fixed", "learned"]

@@ -148,9 +148,9 @@ class UniecsFusion(Fusion):
 
 FUSIONS: dict[str, type[Fusion]] = {
     "bilinear": BilinearFusion,
-    "attended": AttendedFusion,
     "concat": ConcatFusion,
     "gated": GatedFusion,
+    "attended": AttendedFusion,
     "moe": MoeFusion,
     "mutan": MutanFusion,
     "block": BlockFusion,
