@@ -78,8 +78,7 @@ class SourcePlan:
         mined, queries = self._mined(anchors, number, wanted)
         parts = [anchors, *mined]
         wanted -= sum(len(part.samples) for part in mined)
-        if wanted > 0:
-            parts.append(self._judged(anchors, number, wanted))
+        parts += self._judged(anchors, number, wanted)
         for order in self.others:
             wanted = self.size - sum(len(part.samples) for part in parts)
             is_last = order is self.others[-1]
@@ -114,12 +113,23 @@ class SourcePlan:
             wanted -= len(found[-1].samples)
         return found, queries
 
-    def _judged(self, anchors: Draws, number: int, wanted: int) -> Draws:
-        """Draws for each anchor a product that one of its queries is judged 0 for, if there is."""
+    def _judged(self, anchors: Draws, number: int, wanted: int) -> list[Draws]:
+        """Draws for each anchor a product that one of its queries is judged 0 for, if there is.
+
+        Anchors are asked in order, some at a time: most batches are full before all were asked.
+        """
         assert self.roles is not None
         random = np.random.default_rng([*self.seed, NEGATIVES, number])
-        owner, sample = self.roles.draw_negatives(anchors.samples, random)
-        return self._claimed(sample, anchors.epochs[owner], wanted)
+        found: list[Draws] = []
+        step = max(wanted // 2, len(anchors.samples) // (2 * MOST_ROUNDS), 1)
+        for first in range(0, len(anchors.samples), step):
+            if wanted <= 0:
+                break
+            part = slice(first, first + step)
+            owner, sample = self.roles.draw_negatives(anchors.samples[part], random)
+            found.append(self._claimed(sample, anchors.epochs[part][owner], wanted))
+            wanted -= len(found[-1].samples)
+        return found
 
     def _claimed(self, sample: Numbers, epochs: Numbers, wanted: int) -> Draws:
         """Takes the first samples that the batch does not hold, `wanted` at most, each once."""
