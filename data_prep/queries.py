@@ -23,6 +23,7 @@ from data_prep.adapters import ADAPTERS, layout_of
 from data_prep.asking.mapped import Mapper, read_mapped
 from data_prep.asking.rules import Rules, read_rules
 from data_prep.asking.shop import (
+    Shop,
     attributes_of,
     check_attributes,
     read_shop,
@@ -84,14 +85,19 @@ def make_queries(
     with atomic_folder(out, _is_made) as folder:
         write_products(shop, out, folder)
         made["splits"] = write_queries(shop, rules, draw, mapped, folder)
-        if not any(entry["queries"] for entry in made["splits"].values()):
-            values = {name: field.values[:3] for name, field in shop.fields.items()}
-            raise ValueError(
-                f"{fields or tables_path}: expected products with values of {', '.join(values)} "
-                f"that the rules ask for, got none; their values begin {values}"
-            )
+        _check_asked(made["splits"], shop, fields or tables_path)
         (folder / MADE).write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return made
+
+
+def _check_asked(splits: Mapping[str, Mapping[str, Any]], shop: Shop, file: Path) -> None:
+    """Raises ValueError where no product of a shop has values that the rules ask for."""
+    if not any(entry["queries"] for entry in splits.values()):
+        values = {name: field.values[:3] for name, field in shop.fields.items()}
+        raise ValueError(
+            f"{file}: expected products with values of {', '.join(values)} "
+            f"that the rules ask for, got none; their values begin {values}"
+        )
 
 
 def _is_made(folder: Path) -> bool:

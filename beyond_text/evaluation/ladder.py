@@ -207,9 +207,7 @@ def matched(chain: Sequence[Config], row: Row, first: Sequence[Config]) -> list[
     ]
 
 
-def with_samples(
-    chain: Sequence[Config], samples: int, fixed: Sequence[bool] = ()
-) -> list[Config]:
+def with_samples(chain: Sequence[Config], samples: int, fixed: Sequence[bool] = ()) -> list[Config]:
     """Scales the steps of a chain so that its stages see `samples` samples together.
 
     Samples are products, however many queries each has in a batch. Steps are rounded, and the last

@@ -106,6 +106,23 @@ class Tower(nn.Module):
         # Of texts, without their lengths.
         return self.tokens(*inputs[:2]) if self.gives == "tokens" else (self(*inputs),)  # type: ignore
 
+    def measured(self, setting: str, *inputs: Tensor) -> Layout:
+        """Returns the sizes of what the model reads of the largest inputs.
+
+        Raises:
+            ConfigError: the encoder cannot take them; names `setting`, which makes them so large.
+        """
+        try:
+            first, *further = self.run(*inputs)
+        except ConfigError:
+            raise
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            name = self.settings.name_or_path
+            raise ConfigError(f"{setting}: not for {name}: {error}") from error
+        if self.gives == "tokens":
+            return Layout(0, *first.shape[1:])
+        return Layout(first.shape[1], *(further[0].shape[1:] if further else ()))
+
     def flat(self, *inputs: Tensor) -> Float[Tensor, "inputs size"]:
         """Returns what the model reads, computed, as a row of numbers for each input."""
         first, *further = self.run(*inputs)

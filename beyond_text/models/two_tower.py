@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from beyond_text.config.settings import ConfigError
 from beyond_text.config.views import PAIRS, PRODUCT, QUERY, Side, View
 from beyond_text.models.chunks import in_chunks
 from beyond_text.models.encoded import Encoded, Pairs, pairs_of
@@ -113,8 +112,8 @@ class TwoTower(nn.Module):
             tower.gives = "tokens" if fusion.tokens else "vector"
         if fusion.patches:
             self.image_tower.gives = "both"
-        text = _layout(self.text_tower, f"text_encoder.max_length={length}", tokens, tokens)
-        image = _layout(self.image_tower, f"image_encoder.image_size={size}", picture)
+        text = self.text_tower.measured(f"text_encoder.max_length={length}", tokens, tokens)
+        image = self.image_tower.measured(f"image_encoder.image_size={size}", picture)
         for tower in self.towers.values():
             tower.layout = image if tower is self.image_tower else text
         self.train()
@@ -333,19 +332,6 @@ class TwoTower(nn.Module):
 
 def _text_tower(encoder: nn.Module, settings: ModelSettings) -> TextTower:
     return TextTower(encoder, settings.pooling, head=build_head(settings.text_head))
-
-
-def _layout(tower: Tower, setting: str, *inputs: Tensor) -> Layout:
-    """Returns the sizes of what a tower gives for one input; refuses inputs that it cannot take."""
-    try:
-        first, *further = tower.run(*inputs)
-    except ConfigError:
-        raise
-    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{setting}: not for {tower.settings.name_or_path}: {error}") from error
-    if tower.gives == "tokens":
-        return Layout(0, *first.shape[1:])
-    return Layout(first.shape[1], *(further[0].shape[1:] if further else ()))
 
 
 def _pictures(batch: Batch, needed: set[View]) -> tuple[Tensor, int]:
