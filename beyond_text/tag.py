@@ -2,7 +2,7 @@ r"""The command that tags products with what a model sees in their pictures; it 
 
     python -m beyond_text.tag RUN TABLES OUT
     python -m data_prep.queries TABLES FREE --fields OUT/attributes.csv \
-        --attributes colour,pattern,product_type
+        --attributes colour,product_type
 
 RUN may be stage 1 alone. OUT/attributes.csv has product_id, a column for each field (colour,
 pattern, material) and product_type; a cell is empty where neither text nor picture says enough.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from beyond_text.tagging.tag import Tagged
 
 # What imports torch is imported in `main`, so that --help and a mistake cost no wait.
-CONFIDENCE = 0.5
+CONFIDENCE = 0.7
 ATTRIBUTES = "attributes.csv"
 
 
