@@ -28,7 +28,7 @@ def debiased(scores: Float[np.ndarray, "pictures words"]) -> Float[np.ndarray, "
     """Returns how far a picture's score is above its word's mean, in standard deviations of all.
 
     The deviation is one for all words: those of which the model knows little vary little, and stay
-    near 0. On H&M, with deviations of each word, the surest tenth was right in 0.71 instead of 0.90.
+    near 0. On H&M, with deviations of each word, the surest tenth was right in 0.71, not in 0.90.
     """
     above = scores - scores.mean(axis=0)
     spread = above.std()
