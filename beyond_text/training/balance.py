@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from beyond_text.models.moe import Routing
 
@@ -27,7 +26,8 @@ def load_balance(
     """
     shares, counted = routing.shares, routing.counted.unsqueeze(1)
     number = shares.shape[1]
-    chosen = F.one_hot(shares.detach().argmax(dim=1), number)
+    experts = torch.arange(number, device=shares.device)
+    chosen = shares.detach().argmax(dim=1, keepdim=True) == experts
     own = (shares * counted).sum(dim=0)
     sums = over_all(
         torch.stack([own.detach(), (chosen * counted).sum(dim=0), counted.sum().expand(number)])
