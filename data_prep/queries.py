@@ -32,6 +32,7 @@ from data_prep.asking.shop import (
 from data_prep.asking.write import MOST_JUDGMENTS, UNMAPPED, Draw, write_queries
 
 MADE = "made.json"
+MADE_BY = "data_prep.queries"
 DEFAULT_DRAW = Draw()
 
 
@@ -75,13 +76,8 @@ def make_queries(
     if map_path is not None:
         of_split = shop.tables.products["split"].value_counts().to_dict()
         mapped = read_mapped(map_path, Mapper(rules, shop.fields), of_split, draw.seed)
-    made = {
-        "made_by": "data_prep.queries",
-        "attributes": dict(attributes),
-        "rules": rules.digest,
-        **draw._asdict(),
-        "unmapped": sum(each.query is None for each in mapped),
-    }
+    made = {"made_by": MADE_BY, "attributes": dict(attributes), "rules": rules.digest}
+    made |= {**draw._asdict(), "unmapped": sum(each.query is None for each in mapped)}
     with atomic_folder(out, _is_made) as folder:
         write_products(shop, out, folder)
         made["splits"] = write_queries(shop, rules, draw, mapped, folder)
@@ -106,7 +102,7 @@ def _is_made(folder: Path) -> bool:
         content = json.loads((folder / MADE).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("made_by") == "data_prep.queries"
+    return isinstance(content, dict) and content.get("made_by") == MADE_BY
 
 
 def _parser() -> argparse.ArgumentParser:
