@@ -161,8 +161,8 @@ class Data:
 class AutoSteps:
     """The rule of `steps: auto` (`config/steps.py`), before `budget`.
 
-    The numbers are those that the recipes were measured with: 20 steps of stage 1 for 2,000
-    products, 100 and 5 of stages 3 and 2 for hundreds of queries, four times as many for thousands.
+    Two points of it are the recipes': 20 steps of stage 1 for 2,000 products, and 400 of stage 3
+    for thousands of queries. The slope between few queries and many is a guess, not measured yet.
     """
 
     # Stages without queries: passes over the products of the sources, and limits of the steps.
