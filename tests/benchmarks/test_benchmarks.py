@@ -439,7 +439,8 @@ def test_plans_and_memory_are_measured_of_a_split_whose_arrays_are_written() -> 
     assert list(result["plans"]) == [
         f"{name}, 64 x 10"
         for name in ("10,000,000 products", "the same and another source",
-                     "10,000 products, judged negatives", "10,000 products, runs of a category")
+                     "10,000 products, judged negatives", "10,000 products, mined negatives",
+                     "10,000 products, runs of a category")
     ]  # fmt: skip
     assert all(0 < times["batch"] <= times["slowest"] for times in result["plans"].values())
     assert all(len(costs) == 2 for costs in result["memory"].values())

@@ -251,7 +251,7 @@ def test_the_curriculum_has_a_file_and_may_have_seeds_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--seeds 0", "nothing to compare: give --fusion, --curriculum or --ladder"),
+        ("--seeds 0", "nothing to compare: give --fusion, --curriculum, "),
         ("--curriculum --seeds one", "seeds: expected whole numbers"),
         ("--curriculum --curriculum-seeds one", "seeds: expected whole numbers"),
     ],

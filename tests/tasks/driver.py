@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from beyond_text.terminal import errors_in_one_line
 from tests.tasks.work import plan_of
 
 if __name__ == "__main__":
+    # A shell lets what it runs in the background ignore Ctrl-C; here it is sent on purpose.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     fields = json.loads(sys.argv[2])
     how = fields.pop("how")
     with errors_in_one_line(RuntimeError):
