@@ -331,6 +331,7 @@ def test_a_run_is_taught_logs_its_loss_and_refuses_another_teacher(
     ]  # fmt: skip
     train(load_config([], words))
     scalars = board(tmp_path / "run")
+    assert "loss/teacher" in scalars.Tags()["scalars"], list((tmp_path / "run").glob("events*"))
     losses = [event.value for event in scalars.Scalars("loss/teacher")]
     assert len(losses) == 12
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
