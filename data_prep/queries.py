@@ -76,7 +76,11 @@ def make_queries(
     if map_path is not None:
         of_split = shop.tables.products["split"].value_counts().to_dict()
         mapped = read_mapped(map_path, Mapper(rules, shop.fields), of_split, draw.seed)
-    made = {"made_by": MADE_BY, "attributes": dict(attributes), "rules": rules.digest}
+    made: dict[str, Any] = {
+        "made_by": MADE_BY,
+        "attributes": dict(attributes),
+        "rules": rules.digest,
+    }
     made |= {**draw._asdict(), "unmapped": sum(each.query is None for each in mapped)}
     with atomic_folder(out, _is_made) as folder:
         write_products(shop, out, folder)
