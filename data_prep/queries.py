@@ -76,12 +76,9 @@ def make_queries(
     if map_path is not None:
         of_split = shop.tables.products["split"].value_counts().to_dict()
         mapped = read_mapped(map_path, Mapper(rules, shop.fields), of_split, draw.seed)
-    made: dict[str, Any] = {
-        "made_by": MADE_BY,
-        "attributes": dict(attributes),
-        "rules": rules.digest,
-    }
-    made |= {**draw._asdict(), "unmapped": sum(each.query is None for each in mapped)}
+    unmapped = sum(each.query is None for each in mapped)
+    made: dict[str, Any] = {"made_by": MADE_BY, "rules": rules.digest, **draw._asdict()}
+    made |= {"attributes": dict(attributes), "unmapped": unmapped}
     with atomic_folder(out, _is_made) as folder:
         write_products(shop, out, folder)
         made["splits"] = write_queries(shop, rules, draw, mapped, folder)
