@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.config.urls import is_url, shown
-from beyond_text.config.views import OBJECTIVE_VIEWS
+from beyond_text.config.views import OBJECTIVE_VIEWS, uses_queries
 
 
 def check_hard_negatives(config: Config) -> None:
@@ -14,7 +14,7 @@ def check_hard_negatives(config: Config) -> None:
         ConfigError: names the setting, what was expected and what was got.
     """
     data = config.data
-    with_queries = [name for name in OBJECTIVE_VIEWS if name != "text_image"]
+    with_queries = [name for name in OBJECTIVE_VIEWS if uses_queries([name])]
     if data.hard_negatives and not any(getattr(config.losses, name) for name in with_queries):
         raise ConfigError(
             "data.hard_negatives: only losses with queries use it; expected 0, or a weight for one "

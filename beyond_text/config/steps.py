@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from beyond_text.config.settings import Config, ConfigError, views_of
+from beyond_text.config.settings import Config, ConfigError, active_losses, views_of
+from beyond_text.config.views import uses_queries
 
 AUTO = "auto"
 
@@ -20,7 +21,7 @@ def auto_steps(config: Config, products: int, queries: int) -> int:
     of the queries grows. Of that, a stage of queries and texts alone (stage 2) takes `text_share`.
     """
     rule, views = config.auto_steps, views_of(config)
-    if not any(view == "query" or view.startswith("trigger") for view in views):
+    if not uses_queries(active_losses(config)):
         steps = rule.passes * products / (config.batch_size * config.accumulate)
         return round(min(max(steps, rule.least), rule.most))
     grown = math.log(max(queries, 1) / rule.few_queries)

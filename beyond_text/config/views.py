@@ -6,6 +6,7 @@ for a query that has a picture `trigger_text` and `trigger_image`, its text or i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 View = Literal["query", "text", "image", "product", "trigger_text", "trigger_image"]
@@ -39,3 +40,8 @@ OBJECTIVE_VIEWS: dict[str, tuple[View, ...]] = {
     "imcl": ("trigger_text", "trigger_image", "text", "image"),
     TEACHER: ("query", "product"),
 }
+
+
+def uses_queries(losses: Iterable[str]) -> bool:
+    """Says whether one of the losses has a view other than a product's text and picture."""
+    return any(not {"text", "image"}.issuperset(OBJECTIVE_VIEWS[name]) for name in losses)

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import yaml
-from omegaconf import OmegaConf
 
 from beyond_text.config.settings import Config
-from beyond_text.evaluation.ladder import Ladder, Row, configure
+from beyond_text.evaluation.ladder import Ladder, Row, configure, read_mapping, word_of
 from beyond_text.evaluation.report import Cell
 from beyond_text.files import write_text
 from beyond_text.metrics.results import METRICS
 from beyond_text.models.fusion import FUSIONS
 
+FORM = "a grid as `lr.fusion: [1e-3, 3e-3]`"
 # Settings and one value of each, as `key=value` words.
 Point = tuple[str, ...]
 
@@ -44,21 +43,10 @@ def read_grid(path: Path) -> dict[str, list[str]]:
     Raises:
         ValueError: the file is missing, or is not `setting: [value, ...]`; names it.
     """
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: no grid to read: {' '.join(str(error).split())}") from None
-    grid = content if isinstance(content, dict) else {}
-    if not grid or not all(isinstance(values, list) and values for values in grid.values()):
-        raise ValueError(f"{path}: expected a grid as `lr.fusion: [1e-3, 3e-3]`")
-    return {str(name): [_word(value) for value in values] for name, values in grid.items()}
-
-
-def _word(value: object) -> str:
-    """Writes a value as in a `key=value` word."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    grid = read_mapping(path, "grid", FORM)
+    if not all(isinstance(values, list) and values for values in grid.values()):
+        raise ValueError(f"{path}: expected {FORM}")
+    return {str(name): [word_of(value) for value in values] for name, values in grid.items()}
 
 
 def points_of(grid: Mapping[str, Sequence[str]], fusion: str) -> list[Point]:

@@ -7,7 +7,6 @@ needs judgments. With a grid, each row is trained with every entry, and dev pick
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beyond_text.config.settings import Config, active_losses
+from beyond_text.config.views import uses_queries
 from beyond_text.evaluation.ladder import (
+    ROWS,
     Row,
     check_distinct,
     configure,
@@ -26,9 +27,9 @@ from beyond_text.evaluation.ladder import (
     matched,
     read_mapping,
     rows_of,
+    word_of,
 )
 from beyond_text.evaluation.report import Cell, values_of
-from beyond_text.shards.dataset import uses_queries
 from beyond_text.shards.sources import train_split
 
 GRID = "grid"
@@ -60,7 +61,7 @@ def read_labels(path: Path) -> tuple[list[Row], list[Entry]]:
     Raises:
         ValueError: no rows, or an entry that is no mapping of settings; names the file.
     """
-    content = read_mapping(path)
+    content = read_mapping(path, "rows", ROWS)
     grid = content.pop(GRID, None) or [{}]
     if not (isinstance(grid, list) and all(isinstance(entry, dict) for entry in grid)):
         raise ValueError(
@@ -104,7 +105,7 @@ def numbers_of(asked: Sequence[str], setup: Setup) -> dict[int, int | None]:
 
 def needs_labels(config: Config) -> bool:
     """Says whether a stage's losses have queries."""
-    return uses_queries(list(active_losses(config)))
+    return uses_queries(active_losses(config))
 
 
 def plan_labels(
@@ -178,7 +179,7 @@ def _stage(
         head, _, rest = key.partition(".")
         name = key if head not in stems else rest if head == stage.recipes[0].stem else "budget"
         if name != "budget":
-            words.append(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
+            words.append(f"{name}={word_of(value)}")
     own = stage._replace(words=tuple(words))
     config = configure(own, seed, setup.settings, setup.overrides)
     if needs_labels(config) and labels is not None:

@@ -6,6 +6,7 @@ ladders into cells with the settings of every run. Runs that would train the sam
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ from beyond_text.training.steps import with_steps
 
 # Settings that the plan decides, so that neither a row nor an override may set them.
 SET_BY_PLAN = {"start", "run", "seed"}
+# The form of a file of rows.
+ROWS = "rows as `name: [stage, ...]`"
 # The words in a stage's text that set fields of `Stage` by their names.
 MARKS = ("merged", "fixed")
 
@@ -88,11 +91,11 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ValueError: the file is missing or holds no such rows; names the file and the row.
     """
-    return rows_of(path, read_mapping(path))
+    return rows_of(path, read_mapping(path, "rows", ROWS))
 
 
-def read_mapping(path: Path) -> dict[Any, Any]:
-    """Reads a file of rows as it stands.
+def read_mapping(path: Path, what: str, form: str) -> dict[Any, Any]:
+    """Reads a file of rows, or of something else, as it stands; errors name what, and its form.
 
     Raises:
         ValueError: it is missing, or no mapping.
@@ -100,10 +103,15 @@ def read_mapping(path: Path) -> dict[Any, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: no rows to read: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: no {what} to read: {' '.join(str(error).split())}") from None
     if not (content and isinstance(content, dict)):
-        raise ValueError(f"{path}: expected rows as `name: [stage, ...]`")
+        raise ValueError(f"{path}: expected {form}")
     return content
+
+
+def word_of(value: object) -> str:
+    """Writes the value of a setting as in a `key=value` word."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def rows_of(path: Path, content: Mapping[Any, Any]) -> list[Row]:

@@ -20,7 +20,13 @@ from matplotlib.figure import Figure
 from beyond_text.files import write_text
 from beyond_text.metrics.ranking import needs, per_query
 from beyond_text.metrics.results import METRICS
-from beyond_text.metrics.significance import Comparison, compare_paired, in_words, interval
+from beyond_text.metrics.significance import (
+    Comparison,
+    compare_paired,
+    in_words,
+    interval,
+    with_interval,
+)
 from beyond_text.metrics.trec import read_trec
 
 # The file that names the runs of a ladder.
@@ -215,7 +221,7 @@ def _seconds(cell: Cell) -> float:
 
 def _value(row: pd.Series) -> str:
     deviation = "" if pd.isna(row["deviation"]) else f" ± {row['deviation']:.3f}"
-    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{deviation}"
+    return with_interval(row["mean"], row["low"], row["high"]) + deviation
 
 
 def _difference(row: pd.Series) -> str:

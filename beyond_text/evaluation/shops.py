@@ -18,7 +18,13 @@ from beyond_text.config.views import View
 from beyond_text.evaluation.compare import names_of
 from beyond_text.files import write_json, write_text
 from beyond_text.metrics.ranking import needs, per_query, query_kinds
-from beyond_text.metrics.significance import Comparison, compare_paired, in_words, interval
+from beyond_text.metrics.significance import (
+    Comparison,
+    compare_paired,
+    in_words,
+    interval,
+    with_interval,
+)
 from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank
@@ -134,7 +140,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for run in runs:
         cells = [run]
         for shop in shops:
-            cells += [_value(of_all.get((run, shop, view))) for view in HEADINGS]
+            cells += [value_of(of_all.get((run, shop, view))) for view in HEADINGS]
             cells.append(_difference(of_all.get((run, shop, "product"))))
         lines.append(f"| {' | '.join(cells)} |")
     note = (
@@ -147,8 +153,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", note, ""])
 
 
-def _value(row: Mapping[str, Any] | None) -> str:
-    return "-" if row is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row)
+def value_of(row: Mapping[str, Any] | pd.Series | None) -> str:
+    """Returns the mean of a row with its interval, "-" where there is none."""
+    return "-" if row is None else with_interval(row["mean"], row["low"], row["high"])
 
 
 def _difference(row: Mapping[str, Any] | None) -> str:

@@ -33,9 +33,9 @@ from beyond_text.models.mixing import (
     read_ingredient,
     with_fusion_of,
 )
+from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.encode import Encoder
-from beyond_text.retrieval.read_split import read_split
-from beyond_text.retrieval.run import load_run
+from beyond_text.retrieval.run import load_run, split_for
 from beyond_text.shards.store import Folder, Store
 from beyond_text.terminal import plain
 from beyond_text.training.dev import DevSet, Measured, QueryRetrieval, read_dev
@@ -122,7 +122,8 @@ def interpolate(
     # RUN itself is what the others are compared with, but is not chosen unless asked for.
     mixes = [Mix(f"{alpha:g}", (alpha, 1 - alpha)) for alpha in sorted({*alphas, 1.0})]
     asked = [mix for mix in mixes if mix.weights[0] in alphas]
-    tasting = Tasting(load_run(run), [ours, taken], shops_of(ours, run, others))
+    encoder = load_run(run)
+    tasting = Tasting(encoder, [ours, taken], shops_of(encoder.model, run, others))
     _taste(tasting, mixes)
     return write(tasting, "alpha", mixes, mixes[-1], tasting.best(asked), [str(run), start], out)
 
@@ -150,8 +151,8 @@ def average(runs: Sequence[Path], others: Sequence[Folder], out: Path) -> str:
     ingredients = [read_ingredient(run) for run in runs]
     for other in ingredients[1:]:
         check_alike(ingredients[0], other)
-    shops = shops_of(ingredients[0], runs[0], others)
-    tasting = Tasting(load_run(runs[0]), ingredients, shops)
+    encoder = load_run(runs[0])
+    tasting = Tasting(encoder, ingredients, shops_of(encoder.model, runs[0], others))
     count = range(len(runs))
     singles = [Mix(names[n], tuple(float(n == other) for other in count)) for n in count]
     uniform = Mix("uniform", (1 / len(runs),) * len(runs))
@@ -177,24 +178,13 @@ def _greedy(tasting: Tasting, singles: Sequence[Mix]) -> Mix:
     return kept
 
 
-def shops_of(ours: Ingredient, run: Path, others: Sequence[Folder]) -> list[Shop]:
+def shops_of(model: TwoTower, run: Path, others: Sequence[Folder]) -> list[Shop]:
     """Returns the run's own dev split, and those of other shops, under names that differ."""
     config = load_config([run / "config.yaml"])
     home = Store.of(config.data.dev, config.data)
-    found = [read_dev(config, ours.settings)]
+    found = [read_dev(config, model.settings)]
     for folder in others:
-        settings = ours.settings
-        found.append(
-            QueryRetrieval(
-                *read_split(
-                    folder,
-                    config.data.dev_split,
-                    settings.text_fields,
-                    settings.image_size,
-                    settings.picture_size,
-                )
-            )
-        )
+        found.append(QueryRetrieval(*split_for(model, folder, config.data.dev_split)))
     labels = [home.label, *(str(folder).rstrip("/").rpartition("/")[2] for folder in others)]
     if len(set(labels)) < len(labels):
         labels = [str(home), *map(str, others)]

@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from beyond_text.config.views import View
+from beyond_text.evaluation.shops import HEADINGS, value_of
 from beyond_text.metrics.ranking import needs, query_kinds
 from beyond_text.metrics.significance import Comparison, compare_paired, in_words, interval
 from beyond_text.retrieval.query_set import QuerySet
 
 # nDCG@10 of each query, by view; and the queries.
 Measured = tuple[Mapping[View, pd.Series], QuerySet]
-HEADINGS: dict[View, str] = {"product": "fused", "text": "text", "image": "picture"}
 COMPARED = ("difference", "low", "high", "p")
 
 
@@ -93,7 +93,7 @@ def markdown(table: pd.DataFrame, axis: str, base: str, best: str) -> str:
         first = rows.iloc[0]
         place = f"{shop} (home)" if shop == home else shop
         line = [place, f"{kind} ({first['queries']})", f"**{name}**" if name == best else name]
-        line += [_value(of_view[view]) if view in of_view else "-" for view in views]
+        line += [value_of(of_view.get(view)) for view in views]
         line += [_difference(of_view.get("product"), f"over_{part}") for part in ("own", "base")]
         lines.append("| " + " | ".join(line) + " |")
     return "\n".join([*_sorted(lines[:2], lines[2:]), "", _note(table, axis, best, home), ""])
@@ -115,10 +115,6 @@ def _note(table: pd.DataFrame, axis: str, best: str, home: str) -> str:
         "nothing. Brackets: 95 % bootstrap intervals over queries, those that are judged alike "
         "taken as one. Differences are paired by query; p is a sign-flip permutation test."
     )
-
-
-def _value(row: pd.Series) -> str:
-    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def _difference(row: pd.Series | None, prefix: str) -> str:

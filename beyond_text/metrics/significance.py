@@ -92,6 +92,11 @@ def in_words(comparison: Comparison) -> str:
     return f"{difference:+.3f} [{low:+.3f}, {high:+.3f}], {chance}"
 
 
+def with_interval(mean: float, low: float, high: float) -> str:
+    """Returns a mean and its interval as text: "0.912 [0.903, 0.920]"."""
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def _by_group(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the sum of each group's values, and the group's size."""
     if groups is None:

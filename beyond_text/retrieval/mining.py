@@ -85,15 +85,16 @@ def mine(encoder: Encoder, split: Split, rule: Rule) -> Found:
     needs = needs_of(split)
     products = _products(encoder, split)
     spreads = [twins_by(keys) for keys in keys_of_products(split)]
+    # The last one stands for no product.
+    samples = np.append(np.array(products.ids, dtype=np.int32), np.int32(-1))
     position = np.full(len(split), -1)
-    position[np.array(products.ids, dtype=np.int64)] = np.arange(len(products.ids))
+    position[samples[:-1]] = np.arange(len(products.ids))
     rows = np.full((len(needs.query), rule.top), -1, dtype=np.int32)
     zeros = np.zeros(len(needs.query), dtype=np.int64)
     for part, vectors in _encoded(encoder, split, needs):
         scores = vectors @ products.vectors.T
         judged = _Block(needs, part, position, scores)
         found, zeros[part] = _best(judged, spreads, rule)
-        samples = np.append(np.array(products.ids, dtype=np.int32), np.int32(-1))
         rows[part] = samples[found]
     return Found(rows[needs.number], int(zeros[needs.number].sum()))
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from beyond_text.config.views import OBJECTIVE_VIEWS
+from beyond_text.config.views import uses_queries
 from beyond_text.shards.archive import SampleError
 from beyond_text.shards.batch import EMPTY_SAMPLE, Judgment, Sample, SampleIndex
 from beyond_text.shards.split import Split
@@ -50,11 +50,6 @@ def draw_queries(
         if not kinds[kind]:
             del kinds[kind]
     return drawn
-
-
-def uses_queries(losses: Sequence[str]) -> bool:
-    """Says whether one of the losses has a view other than a product's text and picture."""
-    return any(not {"text", "image"}.issuperset(OBJECTIVE_VIEWS[name]) for name in losses)
 
 
 class _Product(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
-from beyond_text.config.views import PAIRS
+from beyond_text.config.views import PAIRS, uses_queries
 from beyond_text.shards.negatives import judged_negatives
 from beyond_text.shards.records import text_bits
 from beyond_text.shards.split import Split
@@ -97,7 +97,7 @@ def roles_of(split: Split, losses: Collection[str]) -> Roles:
 
 def anchoring(losses: Collection[str]) -> list[str]:
     """Returns the losses that decide what is an anchor: those with queries, if there are any."""
-    return [loss for loss in losses if "query" in _views(loss)] or list(losses)
+    return [loss for loss in losses if uses_queries([loss])] or list(losses)
 
 
 def _views(loss: str) -> set[str]:

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from beyond_text.config.settings import Config, ConfigError, Data, Source, active_losses
-from beyond_text.config.views import OBJECTIVE_VIEWS, View
-from beyond_text.shards.dataset import uses_queries
+from beyond_text.config.views import OBJECTIVE_VIEWS, View, uses_queries
 from beyond_text.shards.split import Split
 from beyond_text.shards.store import Store
 from beyond_text.terminal import plain

@@ -8,7 +8,7 @@ from pathlib import Path
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config
 from beyond_text.config.steps import AUTO, auto_steps
-from beyond_text.shards.dataset import uses_queries
+from beyond_text.config.views import uses_queries
 from beyond_text.shards.manifest import ShardError
 from beyond_text.shards.sources import say, usable_supplies
 
