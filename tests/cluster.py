@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 STORE = 80 * 2**20
+# On a busy machine a process of Ray may answer late: it is not dead for that.
+PATIENT = {"health_check_timeout_ms": 60_000}
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +20,7 @@ def cluster() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    started = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE}
-    )
+    head = {"num_cpus": 2, "object_store_memory": STORE, "_system_config": PATIENT}
+    started = Cluster(initialize_head=True, head_node_args=head)
     yield started
     started.shutdown()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from beyond_text.tasks.runner import Order, Outcome, attempt
 MOST_BLOCKS = 10_000
 # Tasks that are given to an actor: one runs, one waits.
 AHEAD = 2
+# Seconds that Ray Data may take to stop.
+SETTLED = 60
 
 
 class _Actor:
@@ -85,6 +88,7 @@ def run_on_ray(
         raise RuntimeError(f"Ray at {address}: {_last_line(error)}") from error
     finally:
         if ours:
+            _settle()
             ray.shutdown()
 
 
@@ -130,6 +134,13 @@ def _start(address: str) -> tuple[Any, bool]:
     # The bar is that of the plan.
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray, True
+
+
+def _settle() -> None:
+    """Waits for Ray Data's threads, which it leaves running: they may not call a Ray shut down."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor"):
+            thread.join(SETTLED)
 
 
 def _knock(address: str) -> None:

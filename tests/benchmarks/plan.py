@@ -137,7 +137,7 @@ def _work(work: Callable[[Split], Any], split: Split, start: Any, found: Any) ->
 
 def memory_of(work: Callable[[Split], Any], split: Split, processes: int = 2) -> int:
     """Returns the bytes that a work costs each of several processes of one machine."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     start, found = context.Barrier(processes), context.SimpleQueue()
     started = [
         context.Process(target=_work, args=(work, split, start, found)) for _ in range(processes)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
@@ -46,6 +47,8 @@ def test_ddp_is_taken(strategy: str, tmp_path: Path) -> None:
 def test_a_job_of_slurm_goes_on_from_the_checkpoints_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Lightning keeps a process's rank there; later tests of this process are of rank 0 again.
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
     job = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "NODEID": "0", "PROCID": "1", "LOCALID": "1"}
     for name, value in (job | {"JOB_NAME": "train"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
