@@ -52,22 +52,22 @@ def test_rows_see_equally_many_products_and_only_stages_with_queries_know_the_nu
 ) -> None:
     chains = planned(settings, "3 0 all", "batch_size=8")
     entry = "as it stands"
-    names = ["stage3-only", "query-to-text", "full", "full-replay"]
+    names = ["stage3-only", "query-to-text", "full", "full-replay", "full-slow-picture"]
     # The tiny shop has twelve queries.
     assert list(chains) == [
-        *((0, name, entry) for name in ("untouched", "stage1-only", "full", "full-replay")),
+        *((0, name, entry) for name in ("untouched", "stage1-only", *names[2:])),
         *((number, name, entry) for number in (3, 12) for name in names),
     ]
     for (number, name, _), chain in chains.items():
         if number:
-            assert samples(chain) == 125 * 8, name
+            assert samples(chain) == 160 * 8, name
         labels = [c.data.labels for c in chain]
         needs = [bool(c.losses.query_text or c.losses.query_product) for c in chain]
         assert labels == [3 if need and number == 3 else None for need in needs]
-    assert [c.total_steps for c in chains[3, "full", entry]] == [20, 5, 100]
+    assert [c.total_steps for c in chains[3, "full", entry]] == [80, 5, 75]
     assert chains[3, "full-replay", entry][2].losses.text_image == 0.1
     assert [c.total_steps for c in chains[0, "untouched", entry]] == [1]
-    assert [c.total_steps for c in chains[0, "stage1-only", entry]] == [125]
+    assert [c.total_steps for c in chains[0, "stage1-only", entry]] == [160]
 
 
 def test_stage_1_is_one_run_for_all_numbers_and_rows(settings: Path) -> None:
@@ -110,15 +110,15 @@ def test_an_entry_of_the_grid_sets_all_stages_or_one_and_scales_all_rows_alike(
         (name, entry): [c.total_steps for c in chain]
         for (number, name, entry), chain in chains.items() if number == 3
     }  # fmt: skip
-    assert steps["full", "as it stands"] == [40, 10, 200]
-    assert steps["full", "budget=0.3"] == [12, 3, 60]
-    assert steps["stage3-only", "budget=2"] == [500]
-    # 120 + 10 + 200 steps, scaled to the 250 of the others.
-    assert steps["full", "stage1.steps=60"] == [91, 8, 151]
-    assert chains[0, "full", "stage1.steps=60"][0].total_steps == 91
+    assert steps["full", "as it stands"] == [160, 10, 150]
+    assert steps["full", "budget=0.3"] == [48, 3, 45]
+    assert steps["stage3-only", "budget=2"] == [640]
+    # 40 + 10 + 150 steps, scaled to the 320 of the others.
+    assert steps["full", "stage1.steps=20"] == [64, 16, 240]
+    assert chains[0, "full", "stage1.steps=20"][0].total_steps == 64
     # Without a stage 1 it is the same run.
     alone = [
-        chains[3, "stage3-only", entry][0].run for entry in ("as it stands", "stage1.steps=60")
+        chains[3, "stage3-only", entry][0].run for entry in ("as it stands", "stage1.steps=20")
     ]
     assert alone[0] == alone[1]
     with pytest.raises(ValueError, match=r"full: data.labels: set by the ablation|stage3-only"):
