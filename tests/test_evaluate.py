@@ -300,6 +300,9 @@ def test_words_that_contradict_each_other_are_told_before_anything_is_read(
 def test_runs_go_by_their_folders_names_where_these_differ() -> None:
     assert names_of([Path("runs/a/stage3"), Path("runs/a/uniecs")]) == ["stage3", "uniecs"]
     same = [Path("runs/a/stage3"), Path("runs/b/stage3")]
-    assert names_of(same) == ["runs/a/stage3", "runs/b/stage3"]
+    assert names_of(same) == ["a/stage3", "b/stage3"]
+    assert names_of([*same, Path("runs/c")]) == ["a/stage3", "b/stage3", "c"]
+    assert names_of([Path("/x/a"), Path("y/a")]) == ["/x/a", "y/a"]
+    assert names_of([Path("a"), Path("a/a")]) == ["a", "a/a"]
     with pytest.raises(ValueError, match="given twice: x, y, x"):
         names_of([Path("x"), Path("y"), Path("x")])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,15 +40,26 @@ COMPARISONS = {
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    """Returns a label for each run: its folder's name, or where two are equal, its path.
+    """Returns a label for each run, as `short_names`.
 
     Raises:
         ValueError: a run is given twice.
     """
     if len(set(runs)) < len(runs):
         raise ValueError(f"a run is given twice: {', '.join(map(str, runs))}")
-    names = [run.name or str(run) for run in runs]
-    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+    return short_names([str(run) for run in runs])
+
+
+def short_names(places: Sequence[str]) -> list[str]:
+    """Returns the last part of each path, or where two are equal, what follows the shared parts."""
+    parts = [place.split("/") for place in places]
+    last = [each[-1] or place for each, place in zip(parts, places, strict=True)]
+    if len(set(last)) == len(last):
+        return last
+    # At least its last part is left of each.
+    folders = zip(*(each[:-1] for each in parts), strict=False)
+    shared = len(list(takewhile(lambda names: len(set(names)) == 1, folders)))
+    return ["/".join(each[shared:]) for each in parts]
 
 
 def compare(

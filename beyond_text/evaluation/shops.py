@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from beyond_text.config.names import UNTOUCHED, Pool
 from beyond_text.config.views import View
-from beyond_text.evaluation.compare import names_of
+from beyond_text.evaluation.compare import names_of, short_names
 from beyond_text.files import write_json, write_text
 from beyond_text.metrics.ranking import needs, per_query, query_kinds
 from beyond_text.metrics.significance import (
@@ -79,7 +79,7 @@ def compare_shops(
 
 
 def shop_names(shops: Sequence[Folder]) -> list[str]:
-    """Returns a label for each shop: its folder's name, or where two are equal, its path.
+    """Returns a label for each shop, as `short_names`.
 
     Raises:
         ValueError: a shop is given twice.
@@ -87,8 +87,7 @@ def shop_names(shops: Sequence[Folder]) -> list[str]:
     whole = [str(shop).rstrip("/") for shop in shops]
     if len(set(whole)) < len(whole):
         raise ValueError(f"a shop is given twice: {', '.join(whole)}")
-    names = [name.rpartition("/")[2] for name in whole]
-    return names if len(set(names)) == len(names) else whole
+    return short_names(whole)
 
 
 def _measure(

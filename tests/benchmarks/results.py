@@ -6,7 +6,7 @@
 
 `results_list.py` names the tables and the commands that make each. They are written to OUT/COMMIT,
 a page a table, with its commands, commit, date, machine, seeds and pool; runs lie in
-OUT/COMMIT/runs. SHOPS is a folder of folders of tables (hm, ikea ...): results of shops that are
+OUT/COMMIT/runs. SHOPS is a folder of folders of tables (hm, ikea ...): results of tables that are
 not there are left out, and said. Tables of test splits are made last, and once.
 
 Exit code: 0 all made, 1 a command failed, 3 the minutes are spent (the same command goes on).
@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,8 @@ class Result:
     Attributes:
         commands: finished ones are not run again; those of runs go on where they were.
         makes: the Markdown files that they write; none where the last command prints the table.
-        needs: the shops that have to be there.
+        draws: the pictures that they write, which the page shows.
+        needs: the shops that have to be there, or files of them.
         after: the results whose runs are used.
         seeds, pool: as they stand in the page.
         test: whether a test split is measured.
@@ -59,6 +61,7 @@ class Result:
 
     commands: tuple[str, ...]
     makes: tuple[str, ...] = ()
+    draws: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     seeds: str = "0"
@@ -132,11 +135,11 @@ class Making:
         """The folder of the commit's results."""
         return self.out.absolute() / self.commit.folder
 
-    def is_there(self, result: Result) -> bool:
-        """Returns whether the shops of a result, and of those before it, are there."""
-        before = (self.results[name] for name in result.after)
-        own = all((self.tables / shop).is_dir() for shop in result.needs)
-        return own and all(map(self.is_there, before))
+    def lacks(self, result: Result) -> list[str]:
+        """Returns the tables that a result, or one before it, needs and that are not there."""
+        before = (need for name in result.after for need in self.lacks(self.results[name]))
+        own = (need for need in result.needs if not (self.tables / need).exists())
+        return list(dict.fromkeys([*before, *own]))
 
     def is_done(self, name: str) -> bool:
         """Returns whether all commands of a result have ended well, and its page is there."""
@@ -235,7 +238,7 @@ class Making:
             f"{'Test split, measured once.' if result.test else 'Dev splits or none.'}"
         )
         if result.makes:
-            files = [Path(self._words(shlex.quote(file))[0]) for file in result.makes]
+            files = [self._place(file) for file in result.makes]
             tables = [file.read_text(encoding="utf-8").strip() for file in files]
         else:
             log = self.folder / "logs" / f"{name}-{len(ended)}.out"
@@ -243,7 +246,21 @@ class Making:
             is_table = any(line.startswith("|") for line in printed.splitlines())
             tables = [printed if is_table else f"```text\n{printed}\n```"]
         commands = "\n".join(f"$ {line}" for line in shown)
-        return "\n\n".join([f"# {name}", facts, f"```console\n{commands}\n```", *tables, ""])
+        head = [f"# {name}", facts, f"```console\n{commands}\n```"]
+        return "\n\n".join([*head, *tables, *self._pictures(name, result), ""])
+
+    def _place(self, file: str) -> Path:
+        """Returns the path of a file that a command writes."""
+        return Path(self._words(shlex.quote(file))[0])
+
+    def _pictures(self, name: str, result: Result) -> list[str]:
+        """Copies a result's pictures beside its page; returns the lines that show them."""
+        lines = []
+        for file in map(self._place, result.draws):
+            own = f"{name}-{file.name}"
+            shutil.copyfile(file, self.folder / own)
+            lines.append(f"![{file.stem}]({own})")
+        return lines
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -332,11 +349,13 @@ def main(argv: Sequence[str] | None = None, results: Mapping[str, Result] | None
         commit = commit_of(arguments.root, arguments.dirty or arguments.list)
         ends = time.monotonic() + 60 * arguments.minutes
         making = Making(results, commit, arguments.out, arguments.tables, ends, arguments.root)
-        there = [name for name in names if making.is_there(results[name])]
+        lacking = {name: making.lacks(results[name]) for name in names}
+        there = [name for name in names if not lacking[name]]
         for name in names:
-            state = "done" if making.is_done(name) else "left" if name in there else "no tables"
-            if arguments.list or state == "no tables":
-                print(plain(f"{name}: {state}"))
+            why = ", ".join(str(making.tables / need) for need in lacking[name])
+            state = "done" if making.is_done(name) else "left"
+            if arguments.list or why:
+                print(plain(f"{name}: {f'left out: no {why}' if why else state}"))
         if arguments.list:
             return
         in_time = making.make(there)

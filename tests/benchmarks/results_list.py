@@ -6,15 +6,32 @@ by `stages_test` alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.benchmarks.results import Result
 
 EVALUATE = "{python} -m beyond_text.evaluate"
 ABLATE = "{python} -m beyond_text.ablate"
+SOUP = "{python} -m beyond_text.soup"
+QUERIES = "{python} -m data_prep.queries"
+SHARDS = "{python} -m data_prep.shards"
+STAGE3 = "{python} -m beyond_text.train recipes/base.yaml recipes/stage3.yaml"
 BENCHMARK = "{python} -m tests.benchmarks."
 FROZEN = (
     "evaluate_every=0 lr.text_encoder=0 lr.image_encoder=0 data.augment=false cache={runs}/cache"
 )
-FUSIONS = "bilinear concat gated sum moe block mutan lmf attended"
+# All that learn but uniecs, which takes many times as long as the others.
+LEARNED = "bilinear concat gated moe block mutan lmf attended"
+ASKED = "colour,pattern,product_type,audience,colour_family"
+# The three shops of recipes/data/shops.yaml, where the results' own shards lie.
+OF_SHOPS = {shop: f"{{runs}}/{shop}-0/shards" for shop in ("hm", "ikea")}
+OF_SHOPS["myntra"] = "{runs}/myntra"
+# Rows of recipes/ladder/shops.yaml.
+MIXED = (
+    "mix", "mix-sum", "mix-concat", "mix-gated", "mix-moe", "mix-attended",
+    "mix-modality-dropout", "mix-replay", "mix-near-the-start",
+)  # fmt: skip
+LEFT_OUT = ("mix", *(f"{what}-{shop}" for what in ("without", "only") for shop in OF_SHOPS))
 
 
 def _stages(runs: str, *words: str, seed: int = 0) -> str:
@@ -46,17 +63,99 @@ def _compared(shop: str, name: str, *words: str) -> Result:
     given = " ".join(words)
     command = f"{EVALUATE} {runs} --tables {{runs}}/{shop}-0/shards {given} --out {{out}}/{name}"
     kind = words[0].removeprefix("--")
-    return Result((command,), (f"{{out}}/{name}/{kind}.md",), after=(shop,))
+    files = ((f"{{out}}/{name}/{kind}.{ending}",) for ending in ("md", "png"))
+    return Result((command,), *files, after=(shop,))
 
 
-def _ladder(shop: str, name: str, options: str, seeds: str, settings: str) -> Result:
-    """Returns a ladder that starts from a shop's stage 2."""
-    command = (
-        f"{ABLATE} {options} --seeds {seeds} --start {{runs}}/{shop}-0/stage2 "
-        f"--out {{runs}}/{name} {settings}"
+def _ladder(
+    name: str,
+    options: str,
+    seeds: str,
+    settings: str,
+    *,
+    start: str,
+    after: tuple[str, ...],
+    before: tuple[str, ...] = (),
+    picture: str = "chart",
+) -> Result:
+    """Returns a ladder with START's settings, after the commands `before`."""
+    out = f"{{runs}}/{name}"
+    command = f"{ABLATE} {options} --seeds {seeds} --start {start} --out {out} {settings}"
+    made = (f"{out}/table.md",), (f"{out}/{picture}.png",)
+    return Result((*before, command), *made, after=after, seeds=seeds.replace(" ", ", "))
+
+
+def _of_stage2(shop: str, name: str, options: str, seeds: str, settings: str) -> Result:
+    """Returns a ladder with the settings, or weights, of a shop's stage 2."""
+    start = f"{{runs}}/{shop}-0/stage2"
+    return _ladder(name, options, seeds, settings, start=start, after=(shop,))
+
+
+def _labels(shop: str, grid: bool = False) -> Result:
+    """Returns quality over the number of judged queries; the grid goes on from what is there."""
+    name = f"{shop}_labels"
+    return _ladder(
+        name, "--labels 0 12 37 100 400 1500 all" + " --grid" * grid, "0 1", "evaluate_every=0",
+        start=f"{{runs}}/{shop}-0/stage2", after=(name if grid else shop,), picture="labels",
+    )  # fmt: skip
+
+
+def _asked(name: str, fields: str, attributes: str) -> tuple[str, str]:
+    """Returns the commands that make queries of fields of H&M's products, and their shards."""
+    return (
+        f"{QUERIES} {{tables}}/hm {{runs}}/{name}-tables --fields {fields} "
+        f"--attributes {attributes}",
+        f"{SHARDS} {{runs}}/{name}-tables {{runs}}/{name}-shards",
     )
-    table = f"{{runs}}/{name}/table.md"
-    return Result((command,), (table,), after=(shop,), seeds=seeds.replace(" ", ", "))
+
+
+def _free(name: str, *before: str, after: tuple[str, ...] = ("hm",)) -> Result:
+    """Returns what free labels are worth beside judged ones."""
+    settings = (
+        f"data.sources.free.path={{runs}}/{name}-shards data.sources.free.namespace=tables "
+        "evaluate_every=0"
+    )
+    return _ladder(
+        name, "--curriculum recipes/ladder/free.yaml", "0 1", settings,
+        start="{runs}/hm-0/stage2", after=after, before=before,
+    )  # fmt: skip
+
+
+def _frozen(name: str, start: str, *before: str) -> Result:
+    """Returns fusions that are trained to their end on H&M, on the frozen encoders of a run."""
+    return _ladder(
+        name, f"--fusion sum {LEARNED} --grid recipes/ladder/fusion_grid.yaml", "0 1 2",
+        f"steps=2000 budget=1 {FROZEN}", start=f"{{runs}}/hm-0/{start}", after=("hm",),
+        before=before,
+    )  # fmt: skip
+
+
+def _soup(name: str, words: str, others: tuple[str, ...], after: tuple[str, ...]) -> Result:
+    """Returns mixtures of weights, measured on other shops as well."""
+    shops = " ".join(OF_SHOPS.get(shop, f"{{runs}}/{shop}-0/shards") for shop in others)
+    command = f"{SOUP} {words} --others {shops} --out {{runs}}/{name}"
+    made = (f"{{runs}}/{name}/soup.md",), (f"{{runs}}/{name}/soup.png",)
+    return Result((command,), *made, after=after)
+
+
+def _others(name: str, rows: tuple[str, ...]) -> Result:
+    """Returns rows of the ladder of shops, measured on each of the shops."""
+    runs = " ".join(f"{{runs}}/shops_mix/{row}-seed0" for row in rows)
+    hm, *others = OF_SHOPS.values()
+    command = f"{EVALUATE} {runs} --tables {hm} --others {' '.join(others)} --out {{out}}/{name}"
+    return Result((command,), (f"{{out}}/{name}/shops.md",), after=("shops_mix",))
+
+
+def _pays(name: str, fusion: str, start: str) -> Result:
+    """Returns on which of H&M's queries a fusion beats the plain sum, both with frozen encoders."""
+    command = (
+        f"{BENCHMARK}fusion_pays {{runs}}/{start}/sum {{runs}}/{start}/{fusion} "
+        f"--shards {OF_SHOPS['hm']} --fields {{tables}}/hm/attributes.csv --out {{out}}/{name}"
+    )
+    return Result(
+        (command,), (f"{{out}}/{name}/pays.md",), needs=("hm/attributes.csv",), after=(start,),
+        seeds="0, 1, 2",
+    )  # fmt: skip
 
 
 RESULTS: dict[str, Result] = {
@@ -64,19 +163,113 @@ RESULTS: dict[str, Result] = {
     "catalogue": Result(tuple(_stages("catalogue", seed=seed) for seed in (0, 1)), page=False),
     "hm": _shop("hm"),
     "ikea": _shop("ikea"),
+    "myntra": Result(
+        (
+            f"{QUERIES} {{tables}}/myntra {{runs}}/myntra-tables "
+            "--fields {tables}/myntra/attributes.csv "
+            "--attributes colour,product_type,audience,usage",
+            f"{SHARDS} {{runs}}/myntra-tables {{runs}}/myntra",
+        ),
+        needs=("myntra", "myntra/attributes.csv"),
+        page=False,
+    ),
+    "mix": Result(
+        (
+            f"{STAGE3} recipes/data/shops.yaml run={{runs}}/shops_stage3 "
+            + " ".join(f"data.sources.{shop}.path={path}" for shop, path in OF_SHOPS.items())
+            + f" data.dev={OF_SHOPS['hm']}",
+        ),
+        after=("hm", "ikea", "myntra"),
+        page=False,
+    ),
     # The three stages.
     "stages": Result((_table_of_stages("catalogue"),), after=("catalogue",), seeds="0, 1"),
     "hm_stages": Result((_table_of_stages("hm"),), after=("hm",), seeds="0, 1"),
     "ikea_stages": Result((_table_of_stages("ikea"),), after=("ikea",), seeds="0, 1"),
     # Which fusion, and which stages?
-    "hm_fusion": _ladder(
-        "hm", "hm_fusion", f"--fusion {FUSIONS} text image", "0 1 2", "budget=0.25 evaluate_every=0"
+    "hm_fusion": _of_stage2(
+        "hm",
+        "hm_fusion",
+        f"--fusion {LEARNED} sum text image",
+        "0 1 2",
+        "budget=0.25 evaluate_every=0",
     ),
-    "hm_fusion_frozen": _ladder(
-        "hm", "hm_fusion_frozen", f"--fusion {FUSIONS}", "0 1", f"budget=0.5 {FROZEN}"
+    "hm_fusion_frozen": _of_stage2(
+        "hm", "hm_fusion_frozen", f"--fusion {LEARNED} sum", "0 1", f"budget=0.5 {FROZEN}"
     ),
-    "hm_curriculum": _ladder(
+    "hm_curriculum": _of_stage2(
         "hm", "hm_curriculum", "--curriculum", "0 1", "budget=0.35 evaluate_every=0"
+    ),
+    "hm_attempts": _of_stage2(
+        "hm",
+        "hm_attempts",
+        "--ladder recipes/ladder/attempts.yaml",
+        "0",
+        "budget=0.4 evaluate_every=0",
+    ),
+    # Fusions to their end on frozen encoders: untouched, of stage 2, and of a stage 3 whose fusion
+    # has nothing to learn. On which queries does it pay?
+    "hm_frozen_untouched": _frozen(
+        "hm_frozen_untouched", "untouched", "make untouched TABLES={tables}/hm RUNS={runs}/hm-0"
+    ),
+    "hm_frozen_stage2": _frozen("hm_frozen_stage2", "stage2"),
+    "hm_frozen_stage3": _frozen(
+        "hm_frozen_stage3",
+        "stage3-sum",
+        f"{STAGE3} start={{runs}}/hm-0/stage2 run={{runs}}/hm-0/stage3-sum fusion=sum lr.fusion=0 "
+        f"data.sources.tables.path={OF_SHOPS['hm']} data.dev={OF_SHOPS['hm']}",
+    ),
+    "hm_pays_attended": _pays("hm_pays_attended", "attended", "hm_frozen_stage2"),
+    "hm_pays_gated": _pays("hm_pays_gated", "gated", "hm_frozen_stage2"),
+    # With everything trained, for the whole budget.
+    "hm_fusion_whole": _of_stage2(
+        "hm", "hm_fusion_whole", "--fusion sum gated attended", "0 1", "evaluate_every=0"
+    ),
+    # How much do judged queries bring? Then each row by its own best settings.
+    **{f"{shop}_labels": _labels(shop) for shop in ("catalogue", "hm", "ikea")},
+    **{f"{shop}_labels_grid": _labels(shop, grid=True) for shop in ("catalogue", "hm", "ikea")},
+    # Labels for free, of a shop's fields; and of tags, by a stage 1 that Myntra's titles taught.
+    "hm_fields": replace(
+        _free("hm_fields", *_asked("hm_fields", "{tables}/hm/attributes.csv", ASKED)),
+        needs=("hm/attributes.csv",),
+    ),
+    "hm_tags": replace(
+        _free(
+            "hm_tags",
+            "{python} -m beyond_text.train recipes/base.yaml recipes/stage1.yaml "
+            "run={runs}/hm-0/stage1-myntra steps=50 data.sources.myntra.path={runs}/myntra "
+            f"data.sources.myntra.weight=2 data.sources.tables.path={OF_SHOPS['hm']} "
+            f"data.dev={OF_SHOPS['hm']}",
+            "{python} -m beyond_text.tag {runs}/hm-0/stage1-myntra {tables}/hm {runs}/hm-tags",
+            *_asked("hm_tags", "{runs}/hm-tags/attributes.csv", "colour,product_type"),
+            after=("hm", "myntra"),
+        ),
+        seeds="0, 1; the tags' 0",
+    ),
+    # Hard negatives against categories and memory; weights mixed with the start, and over seeds.
+    "hm_negatives": _ladder(
+        "hm_negatives",
+        "--ladder recipes/ladder/negatives.yaml",
+        "0 1",
+        "evaluate_every=0",
+        start="{runs}/hm-0/stage2",
+        after=("hm",),
+        before=("{python} -m beyond_text.mine {runs}/hm-0/stage3",),
+    ),
+    "hm_soup": _soup(
+        "hm_soup",
+        "{runs}/hm-0/stage3 untouched --alpha 0 0.25 0.5 0.75 1",
+        ("ikea", "catalogue"),
+        ("hm", "ikea", "catalogue"),
+    ),
+    "hm_soup_seeds": replace(
+        _soup(
+            "hm_soup_seeds",
+            "{runs}/hm-0/stage3 {runs}/hm-1/stage3 --average",
+            ("ikea", "catalogue"),
+            ("hm", "ikea", "catalogue"),
+        ),
+        seeds="0, 1",
     ),
     # Other shops, scenarios, missing pictures, words beside vectors.
     "shops": Result(
@@ -87,6 +280,23 @@ RESULTS: dict[str, Result] = {
         ),
         ("{out}/shops/shops.md",),
         after=("hm", "ikea", "catalogue"),
+    ),
+    # One model of many shops: fusions, and what keeps it good on each; with one shop left out.
+    "shops_mix": _ladder(
+        "shops_mix",
+        "--curriculum recipes/ladder/shops.yaml",
+        "0",
+        "evaluate_every=0",
+        start="{runs}/shops_stage3",
+        after=("mix",),
+    ),
+    "shops_mixed": _others("shops_mixed", MIXED),
+    "shops_left_out": _others("shops_left_out", LEFT_OUT),
+    "shops_soup": _soup(
+        "shops_soup",
+        "{runs}/shops_mix/mix-seed0 untouched --alpha 0 0.25 0.5 0.75 1",
+        ("ikea", "myntra"),
+        ("shops_mix",),
     ),
     "hm_scenarios": _compared("hm", "hm_scenarios", "--scenarios", "{runs}/hm-pairs.jsonl"),
     "ikea_scenarios": _compared("ikea", "ikea_scenarios", "--scenarios", "{runs}/ikea-pairs.jsonl"),
@@ -99,6 +309,7 @@ RESULTS: dict[str, Result] = {
             "--out {out}/hybrid",
         ),
         ("{out}/hybrid/hybrid.md",),
+        ("{out}/hybrid/hybrid.png",),
         after=("catalogue",),
     ),
     # Speed and size.

@@ -160,7 +160,8 @@ def test_shops_that_are_not_there_are_said(
         "table": Result((note("two"),), after=("hm",)),
     }
     assert shops.make(results) == 0
-    assert "hm: no tables\ntable: no tables\n" in capsys.readouterr().out
+    lacking = f"left out: no {shops.tables / 'hm'}"
+    assert f"hm: {lacking}\ntable: {lacking}\n" in capsys.readouterr().out
     (shops.tables / "hm").mkdir()
     assert shops.make(results, "--list") == 0
     assert "hm: left\ntable: left\n" in capsys.readouterr().out
@@ -169,12 +170,27 @@ def test_shops_that_are_not_there_are_said(
     assert shops.ran("one") == shops.ran("two") == 1
     with pytest.raises(SystemExit, match="no result 'no'"):
         shops.make(results, "--only", "no")
+    # A file of a shop may be what lacks.
+    fields = {"fields": Result((note("three"),), needs=("hm", "hm/attributes.csv"))}
+    assert shops.make(fields) == 0
+    said = capsys.readouterr().out
+    assert f"fields: left out: no {shops.tables / 'hm' / 'attributes.csv'}\n" in said
+    (shops.tables / "hm" / "attributes.csv").touch()
+    assert shops.make(fields) == 0
+    assert shops.ran("three") == 1
 
 
 def test_files_that_commands_write_are_in_the_page(shops: Shops) -> None:
     write = '{python} -c \'import sys; open(sys.argv[1], "w").write("| made |")\' {out}/made.md'
     assert shops.make({"table": Result((write,), makes=("{out}/made.md",))}) == 0
     assert "| made |" in shops.page("table")
+    # Pictures are copied beside the page, which shows them.
+    draw = '{python} -c \'import sys; open(sys.argv[1], "w").write("drawn")\' {runs}/chart.png'
+    made = Result(("mkdir -p {runs}", draw, write), ("{out}/made.md",), ("{runs}/chart.png",))
+    assert shops.make({"chart": made}) == 0
+    assert "| made |\n\n![chart](chart-chart.png)\n" in shops.page("chart")
+    (picture,) = shops.out.glob("*/chart-chart.png")
+    assert picture.read_text() == "drawn"
     # What is printed and is no table stands as it is.
     plain = "{python} -c 'print(\"speed  3\")'"
     assert shops.make({"speed": Result((plain,))}) == 0

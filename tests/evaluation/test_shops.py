@@ -98,3 +98,4 @@ def test_mistakes_are_said_in_one_line(tiny_run: Path, tiny_shards: Path, tmp_pa
 def test_shops_go_by_their_folders_names_where_these_differ() -> None:
     assert shop_names([Path("a/shop"), Path("b/other")]) == ["shop", "other"]
     assert shop_names([Path("a/shop"), Path("b/shop")]) == ["a/shop", "b/shop"]
+    assert shop_names([Path("/x/a/shop"), Path("/x/b/shop")]) == ["a/shop", "b/shop"]
