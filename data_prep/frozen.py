@@ -101,7 +101,7 @@ def freeze(
     """Writes tables to a folder, which is whole once it has FACTS.
 
     Args:
-        tables: as `read_compact_tables` reads them.
+        tables: as `read_tables` reads them, compact.
         folder: to fill.
         key: see `Facts`.
         source: name of the tables.

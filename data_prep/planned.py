@@ -19,7 +19,7 @@ import msgspec
 import pyarrow as pa
 
 from beyond_text.tables.layouts import Layout, find_tables
-from beyond_text.tables.read import read_compact_tables
+from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import Rejects
 from beyond_text.tasks.plan import PLAN, Plan, encode
 from beyond_text.tasks.sidecar import path_of, read_sidecars
@@ -97,13 +97,14 @@ def prepare(tables_path: Path, out: Path, options: Options) -> tuple[Path, Facts
 
 def _frozen(tables_path: Path, out: Path, options: Options, folder: Path, key: str) -> Facts:
     """Reads tables and writes them to a folder."""
-    tables = read_compact_tables(
+    tables = read_tables(
         tables_path,
         options.layout,
         options.dev_share,
         options.pictures,
         options.test_share,
         options.grades,
+        compact=True,
     )
     rejects_of(tables.rejects, tables.files.values(), out, options).check()
     folder.mkdir(parents=True)

@@ -39,31 +39,21 @@ class AttendedFusion(BilinearFusion):
         self.image_value = nn.Linear(features, dim, bias=False)
         nn.init.zeros_(self.image_value.weight)
 
-    def forward(
-        self,
-        text: Vectors,
-        image: Vectors,
-        has_text: Flags,
-        has_image: Flags,
-        patches: Patches | None = None,
-        real: Real | None = None,
+    def look(
+        self, x: Vectors, y: Vectors, both: Flags, patches: Patches | None, real: Real | None
     ) -> Vectors:
-        """Returns unit product vectors in float32 [rows, dim].
+        """Adds what the text sees of the patches to the picture's vector, where both are there.
 
         Raises:
             TypeError: the patches are missing.
         """
         if patches is None or real is None:
             raise TypeError("expected the patches of pictures, and which of them are real")
-        with torch.autocast(text.device.type, enabled=False):
-            both = (has_text & has_image).unsqueeze(1)
-            x = torch.where(both, text.float(), 0.0)
-            y = torch.where(both, image.float(), 0.0)
-            seen = torch.where(both, self.seen(x, patches.float(), real & both), 0.0)
-            if self.training:
-                self.logged["attended_share"] = share_of(seen, y)
-            image = image + seen
-        return super().forward(text, image, has_text, has_image)
+        both = both.unsqueeze(1)
+        seen = torch.where(both, self.seen(x, patches.float(), real & both), 0.0)
+        if self.training:
+            self.logged["attended_share"] = share_of(seen, torch.where(both, y, 0.0))
+        return y + seen
 
     def seen(self, x: Vectors, patches: Patches, real: Real) -> Vectors:
         """Returns W_a times the weighted sum of the patches, zero in rows without any."""

@@ -22,7 +22,7 @@ Real = Bool[Tensor, "rows patches"]
 
 
 class Fusion(nn.Module):
-    """Zeroes what is missing, combines and normalises; a variant overrides only `combine`.
+    """Zeroes what is missing, combines and normalises; a variant overrides `combine`, or `look`.
 
     Attributes:
         uses: the modalities that a variant reads; a tower that no sample needs is not run. A
@@ -42,6 +42,12 @@ class Fusion(nn.Module):
         self.rank = rank
         self.logged: dict[str, Tensor] = {}
 
+    def look(
+        self, x: Vectors, y: Vectors, both: Flags, patches: Patches | None, real: Real | None
+    ) -> Vectors:
+        """Returns the picture's vector, as it is seen beside the text; `both` says who has both."""
+        return y
+
     def combine(self, x: Vectors, y: Vectors, has_text: Column, has_image: Column) -> Vectors:
         """Returns the vector before normalisation; x, y are zero where missing, flags are 0/1."""
         return x + y
@@ -59,12 +65,16 @@ class Fusion(nn.Module):
 
         `patches` are unit vectors, and `real` says which of them exist; only a variant that takes
         patches reads them.
+
+        Raises:
+            TypeError: the variant takes patches, and they are missing.
         """
         with torch.autocast(text.device.type, enabled=False):
             text_flag = has_text.unsqueeze(1).float()
             image_flag = has_image.unsqueeze(1).float()
             x = torch.where(has_text.unsqueeze(1), text.float(), 0.0)
             y = torch.where(has_image.unsqueeze(1), image.float(), 0.0)
+            y = self.look(x, y, has_text & has_image, patches, real)
             return F.normalize(self.combine(x, y, text_flag, image_flag), dim=1)
 
 

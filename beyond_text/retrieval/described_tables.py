@@ -9,7 +9,7 @@ from beyond_text.retrieval.described import Described, described, place_of_file
 from beyond_text.retrieval.usable import usable_products
 from beyond_text.tables.compact import as_array, unpacked
 from beyond_text.tables.layouts import TEXT_COLUMNS
-from beyond_text.tables.read import read_compact_tables
+from beyond_text.tables.read import read_tables
 from beyond_text.tables.text import product_text
 
 
@@ -28,7 +28,7 @@ def describe_tables(
         RejectError: too many rows or pictures cannot be used.
     """
     # Of all splits nobody asks which is whose, and to draw them takes the bytes of all pictures.
-    tables = read_compact_tables(folder, dev_share=0.1 if split else 0.0)
+    tables = read_tables(folder, dev_share=0.1 if split else 0.0, compact=True)
     rows, tables = usable_products(tables, split, is_usable)
     root = tables.pictures.resolve()
     wanted = ("product_id", *TEXT_COLUMNS, "group_id", "image", "further")

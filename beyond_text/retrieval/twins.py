@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
+from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.keys import key_of_bytes
 from beyond_text.shards.split import Split
 from beyond_text.tables.text import normal_text
@@ -33,11 +34,11 @@ def keys_of_products(split: Split) -> Int64[np.ndarray, "kinds samples"]:
         split.in_order(), desc="reading designs", total=len(split), leave=False, disable=None
     )
     for sample in read:
-        fields, _ = split.read(sample, None)
+        fields, pictures = split.read_bytes(sample, PICTURES[:1])
         texts = fields.get("group_id", ""), normal_text(split.text_of(fields))
         for kind, text in enumerate(texts):
             keys[kind, sample] = key_of_bytes(text.encode()) if text else 0
-        if picture := split.products.read(sample, ("jpg",)).get("jpg"):
+        for picture in pictures.values():
             keys[2, sample] = key_of_bytes(picture)
     return keys
 

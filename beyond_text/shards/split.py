@@ -197,18 +197,30 @@ class Split:
         """
         return self._read(sample, PICTURES, picture)
 
-    def _read(
-        self, sample: int, names: Sequence[str], picture: int | None
-    ) -> tuple[dict[str, Any], list[Tensor]]:
-        """Reads the JSON of a sample, and those of the named pictures that it has."""
+    def read_bytes(
+        self, sample: int, names: Sequence[str]
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Reads the JSON of a sample, and the bytes of those of the named pictures that it has.
+
+        Raises:
+            SampleError: the JSON is not that of a product.
+        """
         content = self.products.read(sample, ("json", *names))
         try:
             # Looked up, since a split that holds a decoder cannot be sent to other processes.
             decoder = sample_decoder(tuple(self.text_fields), self.further)
-            fields = decoder.decode(content["json"])
-            jpegs = [content[name] for name in names if name in content]
-            return fields, [decode_pixels(jpeg, reduce_to=picture) for jpeg in jpegs]
-        except (*MALFORMED, PictureError) as error:
+            return decoder.decode(content.pop("json")), content
+        except MALFORMED as error:
+            raise SampleError(f"{self.store} sample {sample}: {error}") from error
+
+    def _read(
+        self, sample: int, names: Sequence[str], picture: int | None
+    ) -> tuple[dict[str, Any], list[Tensor]]:
+        """Reads the JSON of a sample, and those of the named pictures that it has."""
+        fields, jpegs = self.read_bytes(sample, names)
+        try:
+            return fields, [decode_pixels(jpeg, reduce_to=picture) for jpeg in jpegs.values()]
+        except PictureError as error:
             raise SampleError(f"{self.store} sample {sample}: {error}") from error
 
     def categories(self) -> UInt32[np.ndarray, " samples"]:

@@ -52,6 +52,7 @@ def read_tables(
     pictures: Path | None = None,
     test_share: float = 0.0,
     grades: Sequence[str] | None = None,
+    compact: bool = False,
 ) -> Tables:
     """Reads a folder of tables, an export, a log or a file of pairs; gives every row its split.
 
@@ -67,36 +68,27 @@ def read_tables(
         test_share: share, 0 to 1, that is drawn for test.
         grades: the columns of judgments that are grades, "relevance" among them; None for the
             layout's.
+        compact: in a tenth of the memory: ids, splits and files of judgments are categorical
+            columns, the products' `images` lists of Arrow, and `further` is JSON.
 
     Raises:
         TableError: a file or column is missing, ambiguous or not readable, or an argument is out of
             range.
     """
-    tables = read_compact_tables(path, layout, dev_share, pictures, test_share, grades)
+    path = Path(path)
+    check_shares(path, dev_share, test_share)
+    folder = path.parent if path.is_file() else path
+    pictures = Path(pictures or folder)
+    pictures = pictures.parent if pictures.is_file() else pictures
+    tables = _read(path, with_grades(layout, grades), Shares(dev_share, test_share), pictures)
+    if compact:
+        return tables
     frames = {name: expanded(getattr(tables, name)) for name in ("products", "queries", "qrels")}
     return tables._replace(**frames)
 
 
-def read_compact_tables(
-    path: Path,
-    layout: Layout = DEFAULT_LAYOUT,
-    dev_share: float = 0.1,
-    pictures: Path | None = None,
-    test_share: float = 0.0,
-    grades: Sequence[str] | None = None,
-) -> Tables:
-    """Reads what `read_tables` reads, in a tenth of its memory.
-
-    The ids, splits and files of judgments are categorical columns, the products' `images` lists of
-    Arrow, and `further` is JSON.
-    """
-    path = Path(path)
-    check_shares(path, dev_share, test_share)
-    shares = Shares(dev_share, test_share)
-    layout = with_grades(layout, grades)
-    folder = path.parent if path.is_file() else path
-    pictures = Path(pictures or folder)
-    pictures = pictures.parent if pictures.is_file() else pictures
+def _read(path: Path, layout: Layout, shares: Shares, pictures: Path) -> Tables:
+    """Reads compact tables of what lies at a path."""
     if path.is_file():
         return _read_file(path, layout, shares, pictures)
     if not path.is_dir():

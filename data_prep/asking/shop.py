@@ -23,7 +23,7 @@ from beyond_text.tables.layouts import (
     Source,
     TableError,
 )
-from beyond_text.tables.read import read_compact_tables
+from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.tables import Tables
 from beyond_text.terminal import plain
@@ -87,7 +87,7 @@ def read_shop(
         RejectError: too many rows are rejected.
     """
     alone = replace(layout, queries=None, qrels=None, clicks=None, log=None, pairs="")
-    tables = read_compact_tables(path, alone, **options)  # type: ignore[arg-type]
+    tables = read_tables(path, alone, compact=True, **options)  # type: ignore[arg-type]
     Rejects(tables.rejects, tables.files.values(), MAX_REJECTED).check()
     asked = {name for ask in rules.asks_of(attributes) for name in ask.fields}
     near = {column for name in asked for column in rules.fields[name].near_by} - set(attributes)

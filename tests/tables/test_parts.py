@@ -12,7 +12,7 @@ import pytest
 
 from beyond_text.tables.compact import PART
 from beyond_text.tables.layouts import TableError
-from beyond_text.tables.read import read_compact_tables, read_tables
+from beyond_text.tables.read import read_tables
 from beyond_text.tables.splits import components
 from data_prep.adapters import ADAPTERS
 
@@ -89,7 +89,7 @@ def test_compact_tables_are_the_same_ones(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("product_id,title,colour\na,Mug,red\nb,Rug,\n")
     (tmp_path / "queries.csv").write_text("query_id,query\nq,cup\n")
     (tmp_path / "qrels.csv").write_text("query_id,product_id,relevance\nq,a,2\nq,b,0.5\n")
-    whole, compact = read_tables(tmp_path), read_compact_tables(tmp_path)
+    whole, compact = read_tables(tmp_path), read_tables(tmp_path, compact=True)
     assert whole.products["further"].tolist() == [{"colour": "red"}, {}]
     assert compact.products["further"].tolist() == ['{"colour":"red"}', ""]
     assert whole.qrels["product_id"].tolist() == compact.qrels["product_id"].tolist() == ["a", "b"]
