@@ -1,113 +1,117 @@
-"""The commands of the results' list do what they say, by a step or two on tiny shops."""
+"""Every command of the results' list is one that its program takes, with its settings and rows."""
 
 from __future__ import annotations
 
-import csv
-import re
+import argparse
 import shlex
-import sys
 from collections.abc import Iterator
 from importlib import import_module
-from itertools import cycle
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from beyond_text import ablate
+from beyond_text.config.load import load_config, to_yaml
+from beyond_text.evaluation.grid import points_of, read_grid, tried_rows
+from beyond_text.evaluation.labels import Setup, numbers_of, plan_labels, read_labels
+from beyond_text.evaluation.ladder import plan
+from beyond_text.files import write_json
+from beyond_text.metrics.results import METRICS
+from beyond_text.terminal import split_settings
 from tests import ROOT
 from tests.benchmarks.results_list import RESULTS
-from tests.conftest import COLOURS, write_tiny_tables
-
-pytestmark = pytest.mark.slow
-
-# The list's own numbers of labels, seeds, fusions and sizes of a grid are more of the same.
-FEWER = {
-    "--labels 0 12 37 100 400 1500 all": "--labels 0 3 all",
-    "--seeds 0 1 2": "--seeds 0",
-    "--seeds 0 1": "--seeds 0",
-    "concat gated moe block mutan lmf attended": "attended",
-    "budget=1 ": "",
-}
-# Measured by tests of their own, or as long as they are.
-LEFT = {"hybrid", "throughput", "quality", "search", "large_batch", "stages_test"}
 
 
-def write_shops(folder: Path) -> Path:
-    """Writes three shops, two of which have fields, and one no queries."""
-    for shop in ("hm", "ikea", "myntra"):
-        write_tiny_tables(folder / shop, designs=True)
-    fields = ("product_type", "colour", "colour_family", "pattern", "audience", "usage", "season")
-    for shop in ("hm", "myntra"):
-        with open(folder / shop / "products.csv", newline="") as file:
-            products = list(csv.DictReader(file))
-        values = zip(cycle(COLOURS), cycle(("solid", "striped")), strict=False)
-        rows = [
-            (row["product_id"], row["title"], colour, colour, pattern, "men", "casual", "summer")
-            for row, (colour, pattern) in zip(products, values, strict=False)
-        ]
-        with open(folder / shop / "attributes.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("product_id", *fields), *rows])
-    for name in ("queries.csv", "qrels.csv"):
-        (folder / "myntra" / name).unlink()
-    return folder
+class Places:
+    """Folders in which every run that a command trains has its settings."""
 
-
-class Typed:
-    """Runs the commands of results, shortened, in this process."""
-
-    def __init__(self, folder: Path, settings: list[str], patch: pytest.MonkeyPatch) -> None:
-        self.out, self.tables, self.patch = folder / "out", write_shops(folder / "shops"), patch
-        self.settings = [word for word in settings if not word.startswith("data.")]
-        self.places = {
-            "tables": str(self.tables),
-            "runs": str(self.out / "runs"),
-            "out": str(self.out),
+    def __init__(self, folder: Path, settings: list[str]) -> None:
+        self.runs, self.settings = folder / "runs", settings
+        self.folders = {
+            "tables": str(folder / "shops"),
+            "runs": str(self.runs),
+            "out": str(folder / "out"),
             "python": "python",
         }
+        for words in (words for name in RESULTS for words in self.commands(name)):
+            if words[0] == "make":
+                self.write_made(words)
+            elif words[2] == "beyond_text.train":
+                files, overrides = split_settings(words[3:])
+                self.write(files, overrides)
 
-    def make(self, name: str) -> None:
-        for command in RESULTS[name].commands:
-            for old, new in FEWER.items():
-                command = command.replace(old, new)
-            words = [word.format(**self.places) for word in shlex.split(command)]
-            for each in self.of_make(words) if words[0] == "make" else [words[2:]]:
-                self.run(each)
-        for file in (*RESULTS[name].makes, *RESULTS[name].draws):
-            assert Path(file.format(**self.places)).stat().st_size, file
+    def commands(self, name: str) -> list[list[str]]:
+        """Returns the words of each command of a result."""
+        commands = RESULTS[name].commands
+        return [[w.format(**self.folders) for w in shlex.split(command)] for command in commands]
 
-    def of_make(self, words: list[str]) -> Iterator[list[str]]:
-        """Yields the commands that the Makefile runs, on IKEA's tables where none are named."""
+    def write_made(self, words: list[str]) -> None:
         given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-        runs, tables = given["RUNS"], given.get("TABLES", str(self.tables / "ikea"))
-        if not Path(runs, "shards").exists():
-            yield ["data_prep.shards", tables, f"{runs}/shards", "--workers", "1"]
-        start = ""
         for stage in (word for word in words[1:] if "=" not in word):
-            recipes = [f"recipes/{name}.yaml" for name in ("base", stage)]
-            places = [f"data.sources.tables.path={runs}/shards", f"data.dev={runs}/shards"]
-            own = [f"run={runs}/{stage}", f"start={start}", *given.get("ARGS", "").split()]
-            yield ["beyond_text.train", *recipes, *places, *own]
-            start = f"{runs}/{stage}"
+            recipes = ["recipes/base.yaml", f"recipes/{stage}.yaml"]
+            self.write(recipes, [f"run={given['RUNS']}/{stage}", *given.get("ARGS", "").split()])
 
-    def run(self, words: list[str]) -> None:
-        """Runs `MODULE WORD ...`; trainings are of a few steps, by the tiny encoders."""
-        if words[0] == "beyond_text.train":
-            words = [*words, *self.settings, "steps=2"]
-        if words[0] == "beyond_text.ablate":
-            words = [word for word in words if not re.match(r"budget=", word)]
-            words.append("budget=0.001" if "steps=2000" in words else "budget=0.03")
-        module = import_module(words[0])
-        self.patch.setattr(sys, "argv", words)
-        module.main()
+    def write(self, recipes: list[str], words: list[str]) -> None:
+        """Writes a run as far as a ladder reads it; sources are as the words name them."""
+        places = [word for word in self.settings if not word.startswith(("steps=", "budget="))]
+        if any(word.startswith("data.sources") for word in words):
+            places = [word for word in places if not word.startswith("data.")]
+        config = load_config(list(map(Path, recipes)), [*places, *words])
+        Path(config.run).mkdir(parents=True, exist_ok=True)
+        (Path(config.run) / "config.yaml").write_text(to_yaml(config))
+        write_json(Path(config.run) / METRICS, {})
 
 
 @pytest.fixture(scope="module")
-def typed(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
+def places(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     with pytest.MonkeyPatch.context() as patch:
         # Recipes are named from here.
         patch.chdir(ROOT)
-        yield Typed(tmp_path_factory.mktemp("results"), tiny_settings, patch)
+        yield Places(tmp_path_factory.mktemp("results"), tiny_settings)
 
 
-@pytest.mark.parametrize("name", [name for name in RESULTS if name not in LEFT])
-def test_the_commands_of_a_result_make_its_table(typed: Typed, name: str) -> None:
-    typed.make(name)
+@pytest.mark.parametrize("name", RESULTS)
+def test_commands_are_understood(places: Places, name: str) -> None:
+    for words in places.commands(name):
+        if words[0] == "make":
+            continue
+        module, given = words[2], words[3:]
+        assert find_spec(module), module
+        if module == "beyond_text.ablate":
+            check_ladder(ablate.parse(given))
+        elif module.startswith("beyond_text.") and module != "beyond_text.train":
+            import_module(module).parse(given)
+
+
+def check_ladder(arguments: argparse.Namespace) -> None:
+    """Plans all runs of a ladder, its grid's among them."""
+    settings = arguments.start / "config.yaml"
+    assert settings.is_file(), "no command trains the run that the ladder starts from"
+    given = arguments.overrides, arguments.out
+    if arguments.labels:
+        rows, grid = read_labels(arguments.rows)
+        setup = Setup(rows, arguments.seeds, settings, *given)
+        numbers = numbers_of(arguments.labels, setup)
+        assert plan_labels(setup, numbers, grid if arguments.grid is not None else [{}])
+        return
+    ladders = ablate.ladders_of(arguments)
+    if arguments.grid:
+        grid = read_grid(arguments.grid)
+        assert points_of(grid, "sum") == [()]
+        ladders += [tried_rows(each, grid, settings, arguments.overrides)[0] for each in ladders]
+        ladders = [each._replace(name=str(n)) for n, each in enumerate(ladders)]
+    for ladder in ladders:
+        cells = plan([ladder], settings, *given)
+        assert len(cells) == len(ladder.rows) * len(ladder.seeds)
+        for chain in cells.values():
+            for config in chain:
+                named = config.data.sources.values()
+                assert any(source.weight and source.path for source in named), config.run
+
+
+def test_pages_show_what_commands_write(places: Places) -> None:
+    for name, result in RESULTS.items():
+        written = " ".join(result.commands)
+        for file in (*result.makes, *result.draws):
+            assert f"{Path(file).parent} " in f"{written} ", name

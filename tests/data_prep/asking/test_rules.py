@@ -1,0 +1,59 @@
+"""Rules of a file lie over the default ones; those that say nothing sensible are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.asking.rules import DEFAULT_RULES, read_rules
+from tests.data_prep.asking.shops import (
+    ATTRIBUTES,
+    HEADER,
+    error_of,
+    shop_rows,
+    write_csv,
+    write_rules,
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[1]", "expected a mapping"),
+        ("fields: {colour: {naer: 1}}", "unknown field `naer`"),
+        ("fields: {colour: {near: 2}}", "expected grades from 0 to below exact, 2, got 2"),
+        ("fields: {colour: {near: -1}}", "got -1"),
+        ("fields: {colour: {words: {red: []}}}", "expected words for 'red'"),
+        ("asks: [{forms: ['{colour}', '{pattern}']}]", "expected {colour}, each once"),
+        ("asks: [{forms: ['{colour} {colour}']}]", "each once, got '{colour} {colour}'"),
+        ("asks: [{forms: ['{size} coat']}]", "got 'size'"),
+        ("asks: [{forms: ['coat']}]", "each once, got 'coat'"),
+        ("asks: [{forms: ['{colour}'], weight: 0}]", "a weight above 0"),
+        ("written: {shouting: 0.1}", "expected shares"),
+        ("written: {typo: 0.9, plural: 0.2}", "expected shares"),
+        ("mapped: {needed: [audience]}", "mapped.needed: expected"),
+        ("a: {b", "expected rules in YAML"),
+        ("!!python/object/apply:os.system [ls]", "expected rules in YAML"),
+    ],
+)
+def test_rules_that_say_nothing_sensible_are_refused(
+    tmp_path: Path, content: str, expected: str, capsys: pytest.CaptureFixture
+) -> None:
+    write_csv(tmp_path / "products.csv", HEADER, shop_rows(8))
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(content)
+    message = error_of(
+        capsys, tmp_path, tmp_path / "out", "--attributes", ATTRIBUTES, "--rules", rules
+    )
+    assert str(rules) in message
+    assert expected in message
+
+
+def test_rules_of_a_file_lie_over_the_default_ones(tmp_path: Path) -> None:
+    rules = read_rules(write_rules(tmp_path / "r.yaml", {"fields": {"pattern": {"other": 0.5}}}))
+    default = read_rules()
+    assert rules.fields["pattern"].other == 0.5
+    assert rules.fields["pattern"].words == default.fields["pattern"].words
+    assert rules.asks == default.asks
+    assert rules.digest != default.digest == read_rules(DEFAULT_RULES).digest
