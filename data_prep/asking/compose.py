@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from beyond_text.tables.text import normal_text
-from data_prep.asking.rules import PLACE, Ask, Rules
-from data_prep.asking.values import Field, key_of, singular
+from data_prep.asking.details import Details
+from data_prep.asking.rules import BESIDE, DETAILS, PLACE, Ask, Rules
+from data_prep.asking.values import Field, key_of, number_of, singular
 
 
 class Query(NamedTuple):
-    """A query: its text, and the word by which it asks for each field, in the order of names."""
+    """A query: its text, and the word by which it asks for each field, in the order of names.
+
+    `is_broad` says that neighbours agree in the fields `mapped.broad`, as where people wrote it.
+    """
 
     text: str
     asked: tuple[tuple[str, str], ...]
+    is_broad: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields that are asked."""
+        """Names of the fields and details that are asked."""
         return tuple(name for name, _ in self.asked)
 
 
@@ -35,10 +41,12 @@ def compose(
     product_ids: Sequence[str] | pd.Series,
     per_product: int,
     seed: int,
+    details: Details | None = None,
 ) -> dict[str, Query]:
     """Draws queries of each product; those of one wording are one, by their normal form.
 
-    A draw depends on the product's id, its fields, the rules and the seed alone.
+    A draw depends on the product's id, its fields, the rules and the seed alone, and one of a
+    detail on what share of the shop's texts have it too.
 
     Args:
         rules: say what is asked and how.
@@ -47,33 +55,41 @@ def compose(
         product_ids: of all products.
         per_product: how often is drawn for each product.
         seed: of the draws.
+        details: of the products' texts; None where none are asked for.
     """
     asks = rules.asks_of(fields)
+    drawer = Drawer(rules, fields, details)
     codes = np.stack([field.codes for field in fields.values()], axis=1)
     ids = list(product_ids)
     found: dict[str, Query] = {}
-    possible: dict[tuple[int, ...], list[Ask]] = {}
+    possible: dict[tuple[tuple[int, ...], int], tuple[list[Ask], list[float]]] = {}
     for row in rows:
         values = tuple(codes[row].tolist())
-        if values not in possible:
-            possible[values] = list(_possible(asks, fields, values))
-        if not possible[values]:
+        of_text = details.of(row) if details else ([], [])
+        key = values, min(len(of_text[0]), len(DETAILS))
+        if key not in possible:
+            can = list(_possible(asks, fields, *key))
+            possible[key] = can, list(accumulate(ask.weight for ask in can))
+        can, weights = possible[key]
+        if not can:
             continue
         code = dict(zip(fields, values, strict=True))
         draw = random.Random(number_of(f"{seed} {ids[row]}"))
         for _ in range(per_product):
-            query = _drawn(draw, rules, possible[values], fields, code)
+            ask = draw.choices(can, cum_weights=weights)[0]
+            query = drawer.query(draw, ask, code, of_text)
             if query is None:
                 continue
-            key = normal_text(query.text)
+            name = normal_text(query.text)
             # Which product comes first must not decide what an ambiguous wording means.
-            found[key] = min(query, found.get(key, query), key=lambda each: (each.asked, each.text))
+            first = found.get(name, query)
+            found[name] = query if _order(query) < _order(first) else first
     return found
 
 
-def number_of(text: str) -> int:
-    """Returns a number from 0 to below 2^64 that is drawn by a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+def _order(query: Query) -> tuple[object, ...]:
+    """Returns what queries of one wording are ordered by: strict ones come first."""
+    return query.is_broad, query.asked, query.text
 
 
 def smallest(queries: Mapping[str, Query], number: int) -> dict[str, Query]:
@@ -83,51 +99,121 @@ def smallest(queries: Mapping[str, Query], number: int) -> dict[str, Query]:
 
 
 def _possible(
-    asks: Sequence[Ask], fields: Mapping[str, Field], values: Sequence[int]
+    asks: Sequence[Ask], fields: Mapping[str, Field], values: Sequence[int], details: int
 ) -> Iterator[Ask]:
-    """Yields what can be asked of a product with these values."""
+    """Yields what can be asked of a product with these values and so many details."""
     known = {
         name
         for (name, field), code in zip(fields.items(), values, strict=True)
         if code >= 0 and field.words_of(code)
     }
-    return (ask for ask in asks if set(ask.fields) <= known)
+    return (ask for ask in asks if set(ask.fields) <= known and ask.details <= details)
 
 
-def _drawn(
-    draw: random.Random,
-    rules: Rules,
-    asks: Sequence[Ask],
-    fields: Mapping[str, Field],
-    code: Mapping[str, int],
-) -> Query | None:
-    """Draws one query for the values of a product; None where it would say a word twice."""
-    ask = draw.choices(asks, [each.weight for each in asks])[0]
-    form = draw.choice(ask.forms)
-    words = {}
-    for place in PLACE.finditer(form):
-        name = place[1]
-        words[name] = draw.choice(fields[name].words_of(code[name], is_first=not place.start()))
-    said = [singular(each) for word in words.values() for each in key_of(word).split()]
-    if len(said) > len(set(said)):
+class Drawer:
+    """Draws the words and the form of a query."""
+
+    def __init__(self, rules: Rules, fields: Mapping[str, Field], details: Details | None) -> None:
+        self.rules = rules
+        self.fields = fields
+        self.details = details
+        self.required = {name for name, field in rules.fields.items() if field.required}
+        self.written = sorted(rules.written.items())
+        self.words_of = cache(lambda name, *code: fields[name].words_of(*code))
+        self.phrases = [
+            (phrase, words, {name: set(fields[name].codes_of.get(key_of(word), ()))
+                             for name, word in words.items()})
+            for phrase, words in rules.mapped.phrases.items()
+            if words.keys() <= fields.keys() and len(words) > 1
+        ]  # fmt: skip
+
+    def query(
+        self,
+        draw: random.Random,
+        ask: Ask,
+        code: Mapping[str, int],
+        of_text: tuple[Sequence[int], Sequence[float]],
+    ) -> Query | None:
+        """Draws one query for a product, or None where it would say a word twice.
+
+        Args:
+            draw: the numbers that are drawn.
+            ask: what is asked.
+            code: the value of each field.
+            of_text: the product's details, and their weights, summed up.
+        """
+        form = draw.choice(ask.forms)
+        besides = self.rules.besides
+        form = BESIDE.sub(lambda place: draw.choice(besides[place[1]].words), form)
+        places = list(PLACE.finditer(form))
+        noun = next((at.start() for at in places if at[1] in self.required), len(form))
+        words, asked = {}, {}
+        for place in places:
+            name, at = place[1], place.start()
+            if name in DETAILS:
+                said = self._detail(draw, of_text, form[:at], at > noun)
+                if said is None:
+                    return None
+                words[name], asked[name] = said
+            else:
+                words[name] = draw.choice(self.words_of(name, code[name], not at))
+                asked[name] = key_of(words[name])
+        if _says_twice(PLACE.sub(" ", form), asked.values()):
+            return None
+        query = tuple((name, asked[name]) for name in ask.places)
+        if ask.broad and (found := self._phrase(draw, code, asked)):
+            words |= found
+        way = draw.random()
+        for name, share in self.written:
+            if 0 <= way < share:
+                words, form = _written(draw, name, words, form, self.required)
+            way -= share
+        text = PLACE.sub(lambda place: words[place[1]], form)
+        return Query(" ".join(text.split()), query, ask.broad)
+
+    def _detail(
+        self,
+        draw: random.Random,
+        of_text: tuple[Sequence[int], Sequence[float]],
+        before: str,
+        is_behind: bool,
+    ) -> tuple[str, str] | None:
+        """Draws a detail: how it is said behind `before`, and by which word it is asked for."""
+        assert self.details is not None
+        detail = self.details.known[draw.choices(of_text[0], cum_weights=of_text[1])[0]]
+        if words := detail.behind if is_behind else detail.before:
+            word = draw.choice(words)
+            # "jacket with hood", but "jacket, black, hood".
+            link = detail.link if is_behind and not before.endswith(", ") else ""
+            return f"{link} {word}".strip(), key_of(word)
         return None
-    asked = tuple((name, key_of(words[name])) for name in ask.fields)
-    way = draw.random()
-    for name, share in sorted(rules.written.items()):
-        if 0 <= way < share:
-            words, form = _written(draw, name, words, form, rules)
-        way -= share
-    return Query(PLACE.sub(lambda place: words[place[1]], form), asked)
+
+    def _phrase(
+        self, draw: random.Random, code: Mapping[str, int], asked: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Draws whether fields are called by one phrase, as jeans for denim trousers."""
+        for phrase, words, codes in self.phrases:
+            fits = all(name in asked and code[name] in codes[name] for name in words)
+            if fits and draw.random() < 0.5:
+                noun = next((name for name in words if name in self.required), next(iter(words)))
+                return {name: phrase if name == noun else "" for name in words}
+        return {}
+
+
+def _says_twice(form: str, asked: Iterable[str]) -> bool:
+    """Says whether a word, in singular or plural, stands twice; for and in of a form may."""
+    said = [singular(each) for text in asked for each in text.split()]
+    said += [singular(each) for each in key_of(form).split() if len(each) > 3]
+    return len(said) > len(set(said))
 
 
 def _written(
-    draw: random.Random, way: str, words: dict[str, str], form: str, rules: Rules
+    draw: random.Random, way: str, words: dict[str, str], form: str, required: Collection[str]
 ) -> tuple[dict[str, str], str]:
     """Writes words another way."""
     if way == "plural":
         return {
-            name: plural(word) if rules.fields[name].required else word
-            for name, word in words.items()
+            name: plural(word) if name in required else word for name, word in words.items()
         }, form
     if way == "no_hyphen":
         joint = draw.choice(["", " "])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int, Int8, UInt64
 
-from data_prep.asking.compose import Query, number_of
-from data_prep.asking.rules import Rules
-from data_prep.asking.values import EXACT, NEAR, OFF, UNKNOWN, Field
+from data_prep.asking.compose import Query
+from data_prep.asking.details import Details
+from data_prep.asking.rules import DETAILS, Rules
+from data_prep.asking.values import EXACT, NEAR, OFF, UNKNOWN, Field, number_of
+
+Rows = Int[np.ndarray, " rows"]
 
 # Grade of a product that lacks a value which is asked.
 UNJUDGED = -1.0
@@ -28,12 +31,16 @@ class Products:
         fields: Mapping[str, Field],
         rows: Sequence[int],
         product_ids: Sequence[str],
+        details: Details | None = None,
     ) -> None:
         self.rules = rules
+        self.details = details
         self.product_ids = product_ids
         # By row, so that a sample of many products is drawn without their ids.
         self.hashes = np.zeros(len(product_ids), dtype=np.uint64)
         self.hashes[rows] = [number_of(product_ids[row]) for row in rows]
+        self.rank = np.zeros(len(product_ids), dtype=np.int64)
+        self.rank[sorted(rows, key=product_ids.__getitem__)] = np.arange(len(rows))
         self.fields = fields
         self.column = {name: place for place, name in enumerate(fields)}
         columns = [field.codes for field in fields.values()]
@@ -52,19 +59,20 @@ class Products:
         self.state = cache(lambda name, word: self.fields[name].state(word))
         self.groups_of = cache(self._groups_of)
 
-    def grades(
-        self, query: Query, broad: Collection[str] = ()
-    ) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
-        """Returns groups whose required fields agree, and the grade of each, or UNJUDGED.
+    def grades(self, query: Query) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
+        """Returns groups whose required fields agree, and the grade of each by its fields.
 
-        In the fields `broad`, neighbouring values agree.
+        That of one without a value that is asked is UNJUDGED.
         """
+        broad = self.rules.mapped.broad if query.is_broad else ()
         groups = self._candidates(query)
         faults = np.zeros(len(groups), dtype=np.int64)
         grade = np.full(len(groups), self.rules.exact)
         keep = np.ones(len(groups), dtype=bool)
         unknown = np.zeros(len(groups), dtype=bool)
         for name, word in query.asked:
+            if name in DETAILS:
+                continue
             state = self._states(name, word, groups)
             if name in broad:
                 state = np.where(state == NEAR, np.int8(EXACT), state)
@@ -101,29 +109,59 @@ class Products:
             state = np.where((state == OFF) & is_near, np.int8(NEAR), state)
         return state
 
-    def rows_of(self, groups: Int[np.ndarray, " some"]) -> Int[np.ndarray, " rows"]:
+    def rows_of(self, groups: Int[np.ndarray, " some"]) -> Rows:
         """Returns the numbers of the products of some groups."""
         parts = [self.rows[self.starts[group] : self.starts[group + 1]] for group in groups]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def judgments(
-        self, query: Query, identity: str, most: int, negatives: int, is_mapped: bool = False
+        self, query: Query, identity: str, most: int, negatives: int
     ) -> Iterator[tuple[str, float]]:
         """Yields product ids and grades, the highest grade first.
 
         Of each grade above 0 at most `most` products, of grade 0 `negatives` whose required fields
-        agree; which ones is drawn by the hash of the query's id and the product's. `is_mapped` says
-        that people have written the query.
+        agree; which ones is drawn by the hash of the query's id and the product's.
         """
-        groups, grade = self.grades(query, self.rules.mapped.broad if is_mapped else ())
-        for value in sorted(set(grade.tolist()) - {UNJUDGED}, reverse=True):
+        groups, grade = self.grades(query)
+        words = [word for name, word in query.asked if name in DETAILS]
+        by_grade = {value: self.rows_of(groups[grade == value])
+                    for value in sorted(set(grade.tolist()) - {UNJUDGED}, reverse=True)
+                    if value > 0 or negatives}  # fmt: skip
+        if words:
+            by_grade = self._by_details(words, by_grade, bool(negatives))
+        for value, rows in by_grade.items():
             wanted = most if value > 0 else negatives
-            rows = self.rows_of(groups[grade == value]) if wanted else self.rows[:0]
             if len(rows) > wanted:
                 places = mixed(self.hashes[rows] ^ np.uint64(number_of(identity)))
                 rows = rows[np.argsort(places, kind="stable")[:wanted]]
-            for each in sorted(self.product_ids[row] for row in rows.tolist()):
-                yield each, value
+            # In the order of ids, which are compared once.
+            for row in rows[np.argsort(self.rank[rows])].tolist():
+                yield self.product_ids[row], value
+
+    def _by_details(
+        self, words: Sequence[str], by_grade: Mapping[float, Rows], with_zero: bool
+    ) -> dict[float, Rows]:
+        """Returns the products of each grade by the details of their texts too.
+
+        One that lacks a detail differs in one thing more, and one without a text is not judged.
+        """
+        assert self.details is not None
+        exact, other = self.rules.exact, self.rules.details.other
+        found: dict[float, list[Rows]] = {}
+        for value, rows in by_grade.items():
+            told = rows[self.details.tells(rows)]
+            lacks = np.zeros(len(told), dtype=np.int64)
+            for word in words:
+                lacks += ~self.details.has(word, told)
+            one_off = other if value == exact else 0.0
+            for number, grade in ((0, value), (1, one_off)):
+                found.setdefault(grade, []).append(told[lacks == number])
+            found.setdefault(0.0, []).append(told[lacks > 1])
+        return {
+            value: np.concatenate(found[value])
+            for value in sorted(found, reverse=True)
+            if value > 0 or with_zero
+        }
 
 
 def mixed(numbers: UInt64[np.ndarray, " some"]) -> UInt64[np.ndarray, " some"]:

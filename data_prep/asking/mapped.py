@@ -14,9 +14,9 @@ from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.splits import content_id
 from beyond_text.tables.text import normal_text
 from beyond_text.terminal import plain
-from data_prep.asking.compose import Query, number_of, plural
+from data_prep.asking.compose import Query, plural
 from data_prep.asking.rules import Rules
-from data_prep.asking.values import Field, key_of, singular
+from data_prep.asking.values import Field, key_of, number_of, singular
 
 SOURCE = Source(
     "queries",
@@ -103,7 +103,7 @@ class Mapper:
             asked[name] = (head[-1] if is_noun else phrases[0]).words[name]
         if not set(self.rules.mapped.needed) <= set(asked):
             return None
-        return Query(text, tuple(sorted(asked.items())))
+        return Query(text, tuple(sorted(asked.items())), is_broad=True)
 
     def _found(self, tokens: Sequence[str]) -> Iterator[_Found]:
         """Yields the words of fields in their order."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from beyond_text.tables.cells import picture_cell
@@ -26,20 +27,29 @@ from beyond_text.tables.layouts import (
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.tables import Tables
+from beyond_text.tables.text import shown_text
 from beyond_text.terminal import plain
+from data_prep.asking.details import Details
+from data_prep.asking.phrases import Cutter, Texts
 from data_prep.asking.rules import Rules
-from data_prep.asking.values import Field
+from data_prep.asking.values import Field, number_of
 
 PICTURES = "pictures"
+# Where details are looked for.
+TEXT = ("title", "description")
 WRITTEN = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 
 
 class Shop(NamedTuple):
-    """Products, and their fields by name; `hidden` are columns that are no text of a product's."""
+    """Products, and their fields by name; `hidden` are columns that are no text of a product's.
+
+    `details` are those of title and description, None where the rules ask for none.
+    """
 
     tables: Tables
     fields: dict[str, Field]
     hidden: set[str]
+    details: Details | None = None
 
 
 def attributes_of(text: str) -> dict[str, str]:
@@ -105,7 +115,36 @@ def read_shop(
                 fields[name].set_families(cells[column], rules.missing)
                 break
     hidden = {fold(each) for pair in wanted.items() for each in pair}
-    return Shop(tables, fields, hidden)
+    details = None
+    if any(ask.details for ask in rules.asks_of(attributes)):
+        details = _details_of(tables.products, rules, fields, hidden)
+    return Shop(tables, fields, hidden, details)
+
+
+def _details_of(
+    products: pd.DataFrame, rules: Rules, fields: Mapping[str, Field], hidden: Collection[str]
+) -> Details:
+    """Reads the details of title and description, where these are no fields themselves."""
+    # Words of a required field or of one with shades would ask for that twice.
+    breaking = [
+        field for field in fields.values() if field.rules.required or field.rules.same_last_word
+    ]
+    names = {key for field in breaking for key in field.codes_of} - set(rules.mapped.never)
+    texts = Texts(Cutter(rules.details, names))
+    place: dict[int, int] = {}
+    text_of = []
+    columns = [name for name in TEXT if fold(name) not in hidden]
+    for part in parts(products):
+        for cells in zip(*(part[name] for name in columns), strict=True):
+            text = ". ".join(cells)
+            number = number_of(text)
+            if number not in place:
+                place[number] = len(place)
+                texts.add(shown_text(text))
+            text_of.append(place[number])
+    required = next((field.codes for field in breaking if field.rules.required), None)
+    types = np.full(len(text_of), -1) if required is None else required
+    return Details(rules.details, texts, text_of, types)
 
 
 def _own_cells(

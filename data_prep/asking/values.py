@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Int, Int8
@@ -23,6 +24,7 @@ FAMILY_SHARE = 0.25
 OFF, NEAR, EXACT, UNKNOWN = 0, 1, 2, -1
 
 
+@lru_cache(maxsize=2**16)
 def key_of(text: str) -> str:
     """Returns the form by which values and words are found: case, hyphens and plural aside."""
     words = normal_text(text).replace("-", " ").split()
@@ -167,6 +169,11 @@ class Field:
                 groups |= {f"last {key_of(each).split()[-1]}" for each in entries if key_of(each)}
             found.append(groups)
         return found
+
+
+def number_of(text: str) -> int:
+    """Returns a number from 0 to below 2^64 that is drawn by a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def coded(

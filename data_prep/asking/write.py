@@ -84,7 +84,7 @@ def write_queries(
         qrels_out.writerow(["query_id", "product_id", "relevance"])
         for split in sorted(set(splits.tolist())):
             rows = np.flatnonzero(splits == split).tolist()
-            products = Products(rules, shop.fields, rows, product_ids)
+            products = Products(rules, shop.fields, rows, product_ids, shop.details)
             most, negatives = draw.judgments, draw.negatives
             if split != "train":
                 most, negatives = len(product_ids), 0
@@ -92,9 +92,7 @@ def write_queries(
             own = [each for each in mapped if each.split == split]
             asked_here = list(_asked(shop, rules, draw, own, rows, split))
             for each in tqdm(asked_here, desc=f"judging {split}", leave=False, disable=None):
-                judged = list(
-                    products.judgments(each.query, each.identity, most, negatives, each.is_mapped)
-                )
+                judged = list(products.judgments(each.query, each.identity, most, negatives))
                 asked = " ".join(each.query.fields)
                 queries_out.writerow([each.identity, each.text, split, each.kind, asked])
                 qrels_out.writerows((each.identity, one, f"{grade:g}") for one, grade in judged)
@@ -109,7 +107,9 @@ def _asked(
 ) -> Iterator[_Asked]:
     """Yields the queries of a split: those composed, then those of people."""
     product_ids = shop.tables.products["product_id"]
-    queries = compose(rules, shop.fields, rows, product_ids, draw.per_product, draw.seed)
+    queries = compose(
+        rules, shop.fields, rows, product_ids, draw.per_product, draw.seed, shop.details
+    )
     if draw.queries is not None:
         queries = smallest(queries, draw.queries)
     for text, query in sorted(queries.items()):
