@@ -46,12 +46,12 @@ class Cutter:
     def __init__(self, rules: DetailRules, names: Collection[str]) -> None:
         self.links = frozenset(rules.links)
         self.passed = frozenset(rules.passed)
-        self.breaks = {(name,) for name in rules.breaks}
-        self.breaks |= {tuple(TOKEN.findall(name)) for name in names}
+        self.denied = frozenset(rules.denied)
+        self.breaks = self.denied | set(rules.breaks)
+        self.names = {tuple(TOKEN.findall(name)) for name in names} - {()}
         self.longest: dict[str, int] = {}
-        for name in self.breaks:
-            if name:
-                self.longest[name[0]] = max(len(name), self.longest.get(name[0], 0))
+        for name in self.names:
+            self.longest[name[0]] = max(len(name), self.longest.get(name[0], 0))
 
     def phrases(self, text: str) -> Iterator[Phrase]:
         """Yields the phrases of a text in their order."""
@@ -61,28 +61,32 @@ class Cutter:
             spans = [(found[0], found.start(), found.end()) for found in TOKEN.finditer(part)]
             while at < len(spans):
                 word, start, stop = spans[at]
-                length = self._broken(spans, at)
-                if length or word in self.links or word in self.passed:
-                    if end:
+                length = self._named(spans, at)
+                # The a of a-line, and the on of pull-on, connect nothing.
+                is_joined = "-" in (part[start - 1 : start], part[stop : stop + 1])
+                is_passed = not is_joined and word in self.passed
+                is_link = not is_joined and word in self.links
+                if length or is_passed or is_link or (not is_joined and word in self.breaks):
+                    if end and link not in self.denied:
                         yield Phrase(link, part[begin:end])
-                        begin = end = 0
-                    if word not in self.passed or length:
-                        link = word if word in self.links else ""
+                    begin = end = 0
+                    if length or not is_passed:
+                        leads = not length and (is_link or word in self.denied)
+                        link = word if leads else ""
                     at += max(length, 1)
                 else:
                     begin, end = (begin if end else start), stop
                     at += 1
-            if end:
+            if end and link not in self.denied:
                 yield Phrase(link, part[begin:end])
 
-    def _broken(self, spans: list[tuple[str, int, int]], at: int) -> int:
-        """Returns how many words from a place on are a break."""
+    def _named(self, spans: list[tuple[str, int, int]], at: int) -> int:
+        """Returns how many words from a place on are a name."""
         word = spans[at][0]
-        one = singular(word)
-        most = max(self.longest.get(word, 0), self.longest.get(one, 0))
+        most = max(self.longest.get(word, 0), self.longest.get(singular(word), 0))
         for length in range(min(most, len(spans) - at), 0, -1):
-            words = [each[0] for each in spans[at : at + length]]
-            if (*words[:-1], singular(words[-1])) in self.breaks or tuple(words) in self.breaks:
+            words = tuple(each[0] for each in spans[at : at + length])
+            if words in self.names or (*words[:-1], singular(words[-1])) in self.names:
                 return length
         return 0
 

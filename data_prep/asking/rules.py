@@ -105,7 +105,8 @@ class DetailRules(Struct, frozen=True, forbid_unknown_fields=True):
         links: words that lead to a detail, and by which it is asked for behind the product.
         anywhere: those of the links behind which every word counts: soft cotton is cotton.
         passed: words that may stand between a link and its detail.
-        breaks: words that end a phrase.
+        denied: words behind which stands what the product does not have.
+        breaks: further words that end a phrase.
         never: words that no detail has.
         not_alone: words that are no detail alone.
         words: phrase -> how shoppers call it; such a phrase needs no link.
@@ -121,6 +122,7 @@ class DetailRules(Struct, frozen=True, forbid_unknown_fields=True):
     links: list[str] = []
     anywhere: list[str] = []
     passed: list[str] = []
+    denied: list[str] = []
     breaks: list[str] = []
     never: list[str] = []
     not_alone: list[str] = []
