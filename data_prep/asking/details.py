@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from data_prep.asking.values import key_of, singular
 
 # The most words of a part of a phrase that is looked for.
 LONGEST = 6
+# Details whose documents are kept as masks, of a byte a document.
+KEPT = 64
 Tokens = tuple[str, ...]
 Words = Mapping[str, list[str]]
 Ways = Counter[Phrase]
@@ -52,6 +54,7 @@ class Details:
             types: of each product, -1 where it has none.
         """
         self.rules = rules
+        self._mask_of = lru_cache(maxsize=KEPT)(self._mask)
         self.known, text, code = _found(rules, texts)
         pairs = np.stack([np.asarray(text_of), np.asarray(types)], axis=1)
         documents, document = np.unique(pairs, axis=0, return_inverse=True)
@@ -106,11 +109,15 @@ class Details:
 
     def has(self, word: str, rows: Int[np.ndarray, " some"]) -> Bool[np.ndarray, " some"]:
         """Says which products have a detail that is called by a word."""
+        return self._mask_of(key_of(word))[self.document[rows]]
+
+    def _mask(self, key: str) -> Bool[np.ndarray, " documents"]:
+        """Says which documents have a detail that is called so."""
         documents, starts = self._documents_of
-        has = np.zeros(len(self.is_told), dtype=bool)
-        for code in self._codes_of.get(key_of(word), ()):
-            has[documents[starts[code] : starts[code + 1]]] = True
-        return has[self.document[rows]]
+        mask = np.zeros(len(self.is_told), dtype=bool)
+        for code in self._codes_of.get(key, ()):
+            mask[documents[starts[code] : starts[code + 1]]] = True
+        return mask
 
     def tells(self, rows: Int[np.ndarray, " some"]) -> Bool[np.ndarray, " some"]:
         """Says which products have a text at all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int, Int8, UInt64
@@ -17,6 +17,8 @@ Rows = Int[np.ndarray, " rows"]
 
 # Grade of a product that lacks a value which is asked.
 UNJUDGED = -1.0
+# Words of a field whose states are kept; those of a popular type are as many as it has groups.
+KEPT = 1024
 
 
 class Products:
@@ -56,8 +58,8 @@ class Products:
         self.rows = np.asarray(rows, dtype=np.int64)[np.argsort(group.ravel(), kind="stable")]
         self.starts = np.concatenate([[0], np.cumsum(count)])
         self.required = next((name for name in fields if rules.fields[name].required), None)
-        self.state = cache(lambda name, word: self.fields[name].state(word))
         self.groups_of = cache(self._groups_of)
+        self.states = lru_cache(maxsize=KEPT)(self._states)
 
     def grades(self, query: Query) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
         """Returns groups whose required fields agree, and the grade of each by its fields.
@@ -65,7 +67,8 @@ class Products:
         That of one without a value that is asked is UNJUDGED.
         """
         broad = self.rules.mapped.broad if query.is_broad else ()
-        groups = self._candidates(query)
+        noun = dict(query.asked).get(self.required or "")
+        groups = self.groups_of(noun)
         faults = np.zeros(len(groups), dtype=np.int64)
         grade = np.full(len(groups), self.rules.exact)
         keep = np.ones(len(groups), dtype=bool)
@@ -73,7 +76,7 @@ class Products:
         for name, word in query.asked:
             if name in DETAILS:
                 continue
-            state = self._states(name, word, groups)
+            state = self.states(name, word, noun)
             if name in broad:
                 state = np.where(state == NEAR, np.int8(EXACT), state)
             field = self.rules.fields[name]
@@ -87,22 +90,17 @@ class Products:
         grade[unknown] = UNJUDGED
         return groups[keep], grade[keep]
 
-    def _candidates(self, query: Query) -> Int[np.ndarray, " some"]:
-        """Returns the groups that agree in the first required field, if it is asked."""
-        word = dict(query.asked).get(self.required or "")
-        return np.arange(len(self.groups)) if word is None else self.groups_of(word)
-
-    def _groups_of(self, word: str) -> Int[np.ndarray, " some"]:
-        """Returns the groups that agree with a word in the first required field."""
-        assert self.required is not None
-        state = self.state(self.required, word)
+    def _groups_of(self, noun: str | None) -> Int[np.ndarray, " some"]:
+        """Returns the groups that agree with a word in the first required field, if it is asked."""
+        if noun is None or self.required is None:
+            return np.arange(len(self.groups))
+        state = self.fields[self.required].state(noun)
         return np.flatnonzero(state[self.groups[:, self.column[self.required]]] == EXACT)
 
-    def _states(
-        self, name: str, word: str, groups: Int[np.ndarray, " some"]
-    ) -> Int8[np.ndarray, " some"]:
-        """Says of each group whether it is EXACT, NEAR, OFF or UNKNOWN in a field."""
-        state = self.state(name, word)[self.groups[groups, self.column[name]]]
+    def _states(self, name: str, word: str, noun: str | None) -> Int8[np.ndarray, " some"]:
+        """Says of each group of a noun whether it is EXACT, NEAR, OFF or UNKNOWN in a field."""
+        groups = self.groups_of(noun)
+        state = self.fields[name].state(word)[self.groups[groups, self.column[name]]]
         if name in self.family:
             families = self.groups[groups, self.family[name]]
             is_near = np.isin(families, self.fields[name].near_families(word)) & (families >= 0)
@@ -146,22 +144,17 @@ class Products:
         One that lacks a detail differs in one thing more, and one without a text is not judged.
         """
         assert self.details is not None
-        exact, other = self.rules.exact, self.rules.details.other
-        found: dict[float, list[Rows]] = {}
-        for value, rows in by_grade.items():
-            told = rows[self.details.tells(rows)]
-            lacks = np.zeros(len(told), dtype=np.int64)
-            for word in words:
-                lacks += ~self.details.has(word, told)
-            one_off = other if value == exact else 0.0
-            for number, grade in ((0, value), (1, one_off)):
-                found.setdefault(grade, []).append(told[lacks == number])
-            found.setdefault(0.0, []).append(told[lacks > 1])
-        return {
-            value: np.concatenate(found[value])
-            for value in sorted(found, reverse=True)
-            if value > 0 or with_zero
-        }
+        rows = np.concatenate([*by_grade.values(), self.rows[:0]])
+        grade = np.repeat(np.asarray([*by_grade], float), [len(each) for each in by_grade.values()])
+        told = self.details.tells(rows)
+        rows, grade = rows[told], grade[told]
+        lacks = np.zeros(len(rows), dtype=np.int64)
+        for word in words:
+            lacks += ~self.details.has(word, rows)
+        one_off = np.where(grade == self.rules.exact, self.rules.details.other, 0.0)
+        grade = np.where(lacks == 0, grade, np.where(lacks == 1, one_off, 0.0))
+        values = sorted(set(grade.tolist()), reverse=True)
+        return {value: rows[grade == value] for value in values if value > 0 or with_zero}
 
 
 def mixed(numbers: UInt64[np.ndarray, " some"]) -> UInt64[np.ndarray, " some"]:

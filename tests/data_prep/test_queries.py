@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from beyond_text.tables.text import normal_text
+from data_prep.asking.rules import read_rules
 from data_prep.asking.shop import attributes_of
 from data_prep.queries import main, make_queries
 from data_prep.shards import build_shards
@@ -19,6 +20,7 @@ from tests import ROOT
 from tests.data_prep.asking.shops import (
     ATTRIBUTES,
     HEADER,
+    STRICT,
     error_of,
     grades_of,
     made,
@@ -26,6 +28,7 @@ from tests.data_prep.asking.shops import (
     read_csv,
     shop_rows,
     write_csv,
+    write_rules,
 )
 
 REAL = Path(os.environ.get("HM_TABLES", Path(__file__).parents[3] / "shared" / "data" / "hm"))
@@ -116,9 +119,11 @@ def test_most_judgments_agree_with_those_of_a_real_shop(tmp_path: Path) -> None:
         if each["kind"] == "human" and each["split"] == "train"
     ]
     queries = write_csv(tmp_path / "people.csv", ("query_id", "query", "split"), people)
+    # Theirs are of the short forms alone.
+    rules = read_rules(write_rules(tmp_path / "rules.yaml", {"asks": STRICT}))
     make_queries(
         REAL, tmp_path / "out", attributes_of(ATTRIBUTES), REAL / "attributes.csv",
-        map_path=queries,
+        rules=rules, map_path=queries,
     )  # fmt: skip
     theirs, ours = _judged(REAL), _judged(tmp_path / "out")
     for kind, compared, share in (("attribute", 2500, 0.9), ("human", 2300, 0.83)):

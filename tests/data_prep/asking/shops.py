@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from data_prep.asking.rules import DEFAULT_RULES
 from data_prep.queries import main
 
 ATTRIBUTES = "colour,pattern,product_type,audience"
@@ -21,7 +22,11 @@ PATTERNS = ["Zigzag", "Lines", "Solid", ""]
 TYPES = ["Vest", "Coat", "Robe", ""]
 AUDIENCES = ["Men", "Women", "Unisex", ""]
 WAYS = dict.fromkeys(("plural", "no_hyphen", "capitals", "typo"), 0.0)
+# Forms whose words are all asked for.
+STRICT = [ask for ask in yaml.safe_load(DEFAULT_RULES.read_text("utf-8"))["asks"]
+          if not ask.get("broad")]  # fmt: skip
 PLAIN = {
+    "asks": STRICT,
     "written": WAYS,
     "fields": {
         "product_type": {"words": {"vest": ["vest"], "coat": ["coat"], "robe": ["robe"]}},

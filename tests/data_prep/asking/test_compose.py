@@ -62,7 +62,7 @@ def test_ways_of_writing_change_the_words_and_not_the_grades(tmp_path: Path) -> 
     seen = {}
     for way in WAYS:
         rules = write_rules(tmp_path / "rules.yaml", {"written": WAYS | {way: 1.0}})
-        out = made(tmp_path / way, rows, "--rules", str(rules), "--per-product", "80")
+        out = made(tmp_path / way, rows, "--rules", str(rules), "--per-product", "240")
         seen[way] = {text for _, text in grades_of(out)}
         assert all(2.0 in each.values() for each in grades_of(out).values())
     assert {"off-white t-shirts", "off-white dresses"} <= seen["plural"]
