@@ -3,8 +3,8 @@
 python -m data_prep.queries TABLES OUT --attributes colour,pattern,product_type,audience
 
 OUT is a folder of tables that data_prep.shards packs as it is. Rules in YAML say what is asked, in
-which words and forms, and which grade a product gets (data_prep/asking/rules.yaml). They also ask
-for details that a product's own text names, such as long sleeves.
+which words and forms, and which grade a product gets (data_prep/asking/rules.yaml). Details that
+the product's own text names, such as long sleeves, are asked for too.
 """
 
 from __future__ import annotations
