@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from beyond_text.tables.cells import picture_cell
@@ -143,7 +142,7 @@ def _details_of(
                 texts.add(shown_text(text))
             text_of.append(place[number])
     required = next((field.codes for field in breaking if field.rules.required), None)
-    types = np.full(len(text_of), -1) if required is None else required
+    types = [-1] * len(text_of) if required is None else required.tolist()
     return Details(rules.details, texts, text_of, types)
 
 
