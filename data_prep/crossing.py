@@ -8,7 +8,8 @@ from pathlib import Path
 import duckdb
 import pyarrow.dataset as ds
 
-from data_prep.frozen import Facts, rows_path, sorter
+from beyond_text.tables.sorter import sorter
+from data_prep.frozen import Facts, rows_path
 
 # By name: the column of a split's rows, and of what became of them.
 OF_ROWS = {"products": "product_id", "groups": "group_id"}

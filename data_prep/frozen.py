@@ -7,11 +7,9 @@ In a folder: FACTS, REJECTS, and for each split files of Arrow's: `products-SPLI
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import duckdb
 import msgspec
 import numpy as np
 import pandas as pd
@@ -22,12 +20,11 @@ from beyond_text.files import atomic_write
 from beyond_text.shards.columns import write_columns
 from beyond_text.tables.compact import by_code, parts, places
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject, TableFile
+from beyond_text.tables.sorter import sorter
 from beyond_text.tables.tables import Tables
 from data_prep.rejects import BuildError
 
 FACTS, REJECTS = "facts.json", "rejects.json"
-# Memory of a sort or a join; what takes more goes to disk.
-MEMORY = "512MB"
 PRODUCT_ROWS = pa.schema(
     [
         ("row", pa.int64()),
@@ -85,14 +82,6 @@ def qrel_rows(grades: Iterable[str]) -> pa.Schema:
     """Returns the columns of judgments; query and product are positions in the split's files."""
     numbers = [("row", pa.int64()), ("query", pa.int32()), ("product", pa.int32())]
     return pa.schema([*numbers, ("file", pa.int32()), *((name, pa.float64()) for name in grades)])
-
-
-@contextmanager
-def sorter(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yields a connection that sorts and joins within MEMORY, and beyond it in the folder."""
-    settings = {"memory_limit": MEMORY, "temp_directory": str(folder / "spill"), "threads": 2}
-    with duckdb.connect(config=settings) as connection:  # type: ignore[arg-type]
-        yield connection
 
 
 def freeze(

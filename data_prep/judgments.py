@@ -16,7 +16,8 @@ from beyond_text.shards.columns import write_columns
 from beyond_text.shards.judged import ASKED, judged_schema
 from beyond_text.tables.compact import places
 from beyond_text.tables.layouts import Reject
-from data_prep.frozen import column, open_rows, rows_path, sorter
+from beyond_text.tables.sorter import sorter
+from data_prep.frozen import column, open_rows, rows_path
 
 
 class Numbers(NamedTuple):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 import pyarrow as pa
 
-from beyond_text.tables.layouts import Layout, find_tables
+from beyond_text.tables.layouts import Layout, find_parts, find_tables
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import Rejects
 from beyond_text.tasks.plan import PLAN, Plan, encode
@@ -178,9 +178,10 @@ def _files(tables_path: Path, layout: Layout) -> Iterator[Path]:
     """Yields the files that tables may be read from."""
     folder = tables_path.parent if tables_path.is_file() else tables_path
     sources = (
-        layout.products, layout.queries, layout.qrels, layout.images, layout.clicks, layout.log
+        layout.products, layout.queries, layout.qrels, layout.images, layout.log
     )  # fmt: skip
     if folder.is_dir():
+        yield from find_parts(folder, layout.clicks)
         for source in sources:
             yield from find_tables(folder, source)
     for path in (tables_path, folder / layout.pairs if layout.pairs else tables_path):

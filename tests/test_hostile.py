@@ -408,7 +408,7 @@ TABLES: dict[str, tuple[dict[str, bytes], str]] = {
         "expected UTF-16",
     ),
     "an Excel workbook": ({"products.csv": b"PK\x03\x04"}, "save the sheet as CSV UTF-8"),
-    "a compressed table": ({"products.csv": b"\x1f\x8b"}, "compressed: unpack it"),
+    "a compressed table": ({"products.csv": b"\x1f\x8b"}, "compressed by gzip and damaged"),
     "a picture for a table": ({"products.parquet": GOOD_PICTURE}, "expected Parquet columns"),
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,9 @@ URL_PICTURE = "picture is a URL"
 OUTSIDE = re.compile(r"[\\/]|[A-Za-z][A-Za-z0-9+.-]*:|.*\0|(?:.*[\\/])?\.\.(?:[\\/]|\Z)", re.DOTALL)
 
 
+Ids = pd.Series | pd.Index
+
+
 class RowFilter:
     """Drops rows from the frames of one file and lists why; the columns `keys` identify a row."""
 
@@ -35,11 +39,9 @@ class RowFilter:
         self.rejects = rejects
         self.keys = keys
 
-    def note(
-        self, frame: pd.DataFrame, unfit: pd.Series, reason: str, column: str, expected: str
-    ) -> None:
-        """Lists the unfit rows as rejects; `column` holds the value that is wrong."""
-        for record in frame[unfit].to_dict("records"):
+    def note(self, rows: pd.DataFrame, reason: str, column: str, expected: str) -> None:
+        """Lists unfit rows as rejects; `column` holds the value that is wrong."""
+        for record in rows.to_dict("records"):
             self.add(record, reason, f"{column} {str(record[column])[:200]!r}, expected {expected}")
 
     def add(self, record: dict, reason: str, detail: str) -> None:
@@ -51,7 +53,7 @@ class RowFilter:
         self, frame: pd.DataFrame, unfit: pd.Series, reason: str, column: str, expected: str
     ) -> pd.DataFrame:
         """Lists the unfit rows as rejects and returns the others."""
-        self.note(frame, unfit, reason, column, expected)
+        self.note(frame[unfit], reason, column, expected)
         return _without(frame, unfit)
 
     def ids(self, frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -81,19 +83,26 @@ class RowFilter:
         return frame
 
     def known(
-        self, frame: pd.DataFrame, column: str, known: pd.Series, rejected: dict[str, Reject]
+        self, frame: pd.DataFrame, column: str, known: Ids, rejected: dict[str, Reject]
     ) -> pd.DataFrame:
-        """Drops rows whose id is not one of the known ones, and says why: the first cause.
+        """Drops rows whose id is not one of the known ones, which are distinct, and says why.
 
         The column becomes categorical. `rejected` are rows of that other table which are not used,
-        by id.
+        by id: the first cause.
         """
-        known = known[~known.duplicated()]
         code = places(frame[column], known)
         unknown = pd.Series(code < 0, index=frame.index)
+        self.note_unknown(frame[unknown], column, known, rejected)
+        ids = pd.Categorical.from_codes(code[code >= 0], known)
+        return _without(frame, unknown).assign(**{column: ids})
+
+    def note_unknown(
+        self, rows: pd.DataFrame, column: str, known: Ids, rejected: dict[str, Reject]
+    ) -> None:
+        """Lists rows whose id is not one of the known ones as rejects; see `known`."""
         table = column.removesuffix("_id")
-        near = near_ids(frame.loc[unknown, column], set(known)) if unknown.any() else {}
-        for record in frame[unknown].to_dict("records"):
+        near = near_ids(rows[column], known)
+        for record in rows.to_dict("records"):
             identity = record[column]
             hint = f"; there is {near[identity]!r}" if identity in near else ""
             if identity in rejected:
@@ -101,8 +110,42 @@ class RowFilter:
                 hint = f"; {cause.file} row {cause.row} was rejected: {cause.reason}"
             detail = f"{column} {identity[:200]!r}, expected a {table} in use{hint}"
             self.add(record, f"unknown {table}", detail)
-        ids = pd.Categorical.from_codes(code[code >= 0], known)
-        return _without(frame, unknown).assign(**{column: ids})
+
+
+class PartFilter(RowFilter):
+    """A filter of a file that is read in parts: its rejects are those of the whole, and so ordered.
+
+    The rows are held until `release` lists them, check by check.
+    """
+
+    def __init__(self, file: str, rejects: list[Reject], *keys: str) -> None:
+        super().__init__(file, rejects, *keys)
+        self._held: dict[tuple[str, str], tuple[Callable, list[pd.DataFrame]]] = {}
+
+    def note(self, rows: pd.DataFrame, reason: str, column: str, expected: str) -> None:
+        """Holds unfit rows."""
+        listed = partial(super().note, reason=reason, column=column, expected=expected)
+        self._hold(rows, reason, column, listed)
+
+    def note_unknown(
+        self, rows: pd.DataFrame, column: str, known: Ids, rejected: dict[str, Reject]
+    ) -> None:
+        """Holds rows whose id is not one of the known ones."""
+        listed = partial(super().note_unknown, column=column, known=known, rejected=rejected)
+        self._hold(rows, "unknown", column, listed)
+
+    def release(self) -> None:
+        """Lists the rows that are held as rejects."""
+        for listed, parts in self._held.values():
+            listed(pd.concat(parts, ignore_index=True))
+        self._held.clear()
+
+    def _hold(self, rows: pd.DataFrame, reason: str, column: str, listed: Callable) -> None:
+        kept = rows[list(dict.fromkeys(("row", *self.keys, column)))]
+        _, parts = self._held.setdefault((reason, column), (listed, []))
+        # An empty one keeps the place of its check.
+        if len(kept) or not parts:
+            parts.append(kept)
 
 
 def _without(frame: pd.DataFrame, unfit: pd.Series) -> pd.DataFrame:
@@ -158,7 +201,7 @@ def check_queries(
         pictures, lambda part: [len(paths) > 1 for paths in part["images"]], pa.bool_()
     )
     several = several.astype(bool)
-    row_filter.note(queries, several, "further pictures", "image", "one picture for a query")
+    row_filter.note(queries[several], "further pictures", "image", "one picture for a query")
     queries["image"] = mapped(pictures, _first)
     empty = (queries[["query", "image"]] == "").all(axis=1)
     queries = row_filter.drop(queries, empty, "empty query", "query", "a text or a picture")
@@ -167,7 +210,7 @@ def check_queries(
     own = queries["product_id"]
     unknown = (own != "") & ~own.isin(products["product_id"])
     # A query whose own product is gone from the shop stays a query.
-    row_filter.note(queries, unknown, "unknown product", "product_id", "a product in use")
+    row_filter.note(queries[unknown], "unknown product", "product_id", "a product in use")
     kinds = queries["kind"]
     return queries.assign(product_id=own.mask(unknown, ""), kind=kinds.where(kinds != "", "query"))
 
@@ -203,7 +246,8 @@ def rejected_rows(rejects: Sequence[Reject], file: str) -> dict[str, Reject]:
 
 def add_images(products: pd.DataFrame, images: pd.DataFrame, row_filter: RowFilter) -> pd.DataFrame:
     """Adds the pictures of the table `images` to the cells of the products."""
-    images = row_filter.known(images, "product_id", products["product_id"], {})
+    known = products["product_id"].drop_duplicates()
+    images = row_filter.known(images, "product_id", known, {})
     further = dict(zip(images["product_id"], images["image"], strict=True))
     own = products["image"] if "image" in products else [""] * len(products)
     cells = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from beyond_text.tables.layouts import (
     Source,
     TableError,
     TableFile,
+    stem_and_ending,
 )
 from beyond_text.tables.templates import fields_of, fill, present
 from beyond_text.tables.text import plain_text, shown_text
@@ -69,12 +70,21 @@ def read_source(
 
 
 def read_compact(
-    path: Path, source: Source, rejects: list[Reject]
+    path: Path,
+    source: Source,
+    rejects: list[Reject],
+    keep: Callable[[pd.DataFrame], pd.DataFrame] = lambda part: part,
 ) -> tuple[pd.DataFrame, TableFile]:
-    """Reads one file as `read_source` does, but `further` is JSON (`compact.packed`)."""
+    """Reads one file as `read_source` does, but `further` is JSON (`compact.packed`).
+
+    `keep` returns what is kept in memory of each part of the rows.
+    """
     wanted = {fold(name) for name in _their_names(source)}
     raw = read_file(path, wanted, source.overflow, rejects, source.others)
-    parts = [_part_of(path, source, table) for table in raw]
+    parts = [
+        part._replace(ours=keep(part.ours))
+        for part in (_part_of(path, source, table) for table in raw)
+    ]
     ours = pd.concat([part.ours for part in parts], ignore_index=True)
     first = parts[0]
     if source.further or source.others:
@@ -85,7 +95,7 @@ def read_compact(
         path, "ignored", [n for n in first.names if n not in used and not _numbers_rows(n)]
     )
     if source.split_by_file:
-        ours["split"] = path.name[: -len(path.suffix)]
+        ours["split"] = stem_and_ending(path)[0]
     if source.distinct:
         ours = ours.drop_duplicates(list(source.columns))
     if source.merge:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from itertools import count
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -33,7 +35,6 @@ csv.field_size_limit(16 * 2**20)
 NO_TEXT = {
     b"PK\x03\x04": "an Excel workbook or another zip archive: save the sheet as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an Excel workbook: save the sheet as CSV UTF-8",
-    b"\x1f\x8b": "compressed: unpack it",
     b"PAR1": "Parquet: give its name the ending .parquet",
 }
 # UTF-32 first: its mark begins as that of UTF-16.
@@ -215,18 +216,37 @@ def open_text(path: Path, newline: str = "") -> Iterator[IO[str]]:
     Raises:
         TableError: as `read_text`; where a byte is wrong, when it is read.
     """
+    with open_bytes(path) as file:
+        encoding = _encoding(path, file.read(8))
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise TableError(f"{path}: not readable: {error.strerror}") from error
-    try:
-        with path.open(encoding=_encoding(path, head), newline=newline) as text:
+        with (
+            open_bytes(path) as file,
+            TextIOWrapper(file, encoding=encoding, newline=newline) as text,
+        ):
             yield text
     except UnicodeDecodeError:
         # Says which row it is in.
         read_text(path)
         raise
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file, which gzip may have compressed, whatever its name.
+
+    Raises:
+        TableError: it cannot be read, or what is compressed is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            is_compressed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.open(file) if is_compressed else file as content:
+                yield content
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise TableError(f"{path}: compressed by gzip and damaged: {error}") from error
+    except OSError as error:
+        raise TableError(f"{path}: not readable: {error.strerror or error}") from error
 
 
 def _encoding(path: Path, head: bytes) -> str:
@@ -249,10 +269,8 @@ def read_text(path: Path) -> str:
     Raises:
         TableError: it is something else; the message says what it seems to be.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"{path}: not readable: {error.strerror}") from error
+    with open_bytes(path) as file:
+        data = file.read()
     encoding = _encoding(path, data[:8])
     try:
         return data.decode(encoding).removeprefix("\ufeff")

@@ -23,11 +23,12 @@ from beyond_text.tables.delimited import (
     RawTable,
     check_header,
     fold,
+    open_bytes,
     open_text,
     read_delimited,
     with_rows,
 )
-from beyond_text.tables.layouts import Reject, TableError
+from beyond_text.tables.layouts import Reject, TableError, stem_and_ending
 
 LINE = msgspec.json.Decoder(dict[str, Any])
 # Elements of a feed that stand several times in a product; of others the first counts.
@@ -56,7 +57,7 @@ def read_file(
     Raises:
         TableError: the file cannot be read.
     """
-    match path.suffix.lower():
+    match stem_and_ending(path)[1]:
         case ".parquet":
             yield from _read_parquet(path, wanted, others)
         case ".jsonl":
@@ -178,7 +179,7 @@ def _read_feed(path: Path) -> RawTable:
     """
     records: list[dict[str, str]] = []
     try:
-        with path.open("rb") as file:
+        with open_bytes(path) as file:
             for _, element in iterparse(file, events=("end",), forbid_dtd=True):
                 if element.tag.rpartition("}")[2] in ("item", "entry"):
                     records.append(_product(element))

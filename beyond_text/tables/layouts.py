@@ -7,7 +7,7 @@ further rows, in `data_prep.adapters`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -191,10 +191,15 @@ def find_tables(folder: Path, source: Source | None) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in source.endings
-        and fnmatchcase(path.name[: -len(path.suffix)].casefold(), pattern)
-        and path.is_file()
+        for stem, ending in [stem_and_ending(path)]
+        if ending in source.endings and fnmatchcase(stem.casefold(), pattern) and path.is_file()
     )
+
+
+def stem_and_ending(path: Path) -> tuple[str, str]:
+    """Returns a file's name without its ending, and this in lower case; `.gz` after it is none."""
+    named = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return named.stem, named.suffix.lower()
 
 
 def find_table(folder: Path, source: Source | None) -> Path | None:
@@ -209,3 +214,27 @@ def find_table(folder: Path, source: Source | None) -> Path | None:
         number = "both" if len(paths) == 2 else "all"
         raise TableError(f"{folder}: expected one of {found}, got {number}; name the file instead")
     return paths[0] if paths else None
+
+
+def find_parts(folder: Path, source: Source | None) -> list[Path]:
+    """Lists the files of a table that may come in parts: the one, or those in a folder of its name.
+
+    Raises:
+        TableError: there are both, or a part is there in two formats.
+    """
+    if source is None:
+        return []
+    whole = find_table(folder, source)
+    parts = find_tables(folder, replace(source, file=f"{source.file}/*"))
+    if whole and parts:
+        raise TableError(
+            f"{folder}: expected {whole.name} or files in {source.file}/, got both; remove one"
+        )
+    seen: dict[str, Path] = {}
+    for path in parts:
+        other = seen.setdefault(stem_and_ending(path)[0], path)
+        if other != path:
+            raise TableError(
+                f"{path.parent}: expected {other.name} or {path.name}, got both; remove one"
+            )
+    return [whole] if whole else parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,14 +12,19 @@ from urllib.parse import unquote
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
-def near_ids(unknown: Iterable[str], known: Collection[str]) -> dict[str, str]:
+def near_ids(unknown: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     """Returns for unknown ids the known one that is the same number, or the same in another case.
 
     Ids become floats (`p4.0`, `4.0`) where a spreadsheet or pandas reads a column with gaps, and
     lose leading zeros where they are read as numbers.
     """
-    folded = {_folded(identity): identity for identity in sorted(known, reverse=True)}
-    found = {identity: folded.get(_folded(identity)) for identity in set(unknown)}
+    wanted = {identity: _folded(identity) for identity in set(unknown)}
+    folded = dict.fromkeys(wanted.values(), "")
+    for identity in known if wanted else ():
+        key = _folded(identity)
+        if key in folded:
+            folded[key] = min(folded[key] or identity, identity)
+    found = {identity: folded[key] for identity, key in wanted.items()}
     return {identity: near for identity, near in found.items() if near and near != identity}
 
 

@@ -22,6 +22,7 @@ from beyond_text.tables.checks import (
     check_queries,
     rejected_rows,
 )
+from beyond_text.tables.clicks import read_clicks
 from beyond_text.tables.columns import read_compact
 from beyond_text.tables.compact import by_code, expanded
 from beyond_text.tables.layouts import (
@@ -36,10 +37,10 @@ from beyond_text.tables.layouts import (
     Source,
     TableError,
     TableFile,
+    find_parts,
     find_table,
     find_tables,
 )
-from beyond_text.tables.logs import click_log
 from beyond_text.tables.single import read_pair_file, read_title_log
 from beyond_text.tables.splits import check_shares, product_splits, seen_in_train
 from beyond_text.tables.tables import Shares, Tables, split_by_judgments, split_tables
@@ -178,21 +179,22 @@ def _read_folder(
     tables = Tables(folder, products, none, none, [], rejects, files, pictures, own)
 
     queries_path = find_table(folder, layout.queries)
-    clicks_path = find_table(folder, layout.clicks)
+    clicks_paths = find_parts(folder, layout.clicks)
     qrels_paths = find_tables(folder, layout.qrels)
     if bool(queries_path) != bool(qrels_paths):
         present = queries_path or qrels_paths[0]
         raise TableError(f"{present}: expected queries and qrels together, the other is missing")
-    if clicks_path and queries_path:
+    if clicks_paths and queries_path:
+        log = clicks_paths[0].name
         raise TableError(
-            f"{folder}: expected {queries_path.name} with judgments or {clicks_path.name}, got both"
+            f"{folder}: expected {queries_path.name} with judgments or {log}, got both"
         )
-    if layout.clicks is None and (log := find_table(folder, CLICKS)):
-        print(f"{log.name}: not read: --layout clicks makes judgments of it", file=sys.stderr)
+    if layout.clicks is None and (logs := find_parts(folder, CLICKS)):
+        print(f"{logs[0].name}: not read: --layout clicks makes judgments of it", file=sys.stderr)
     if layout.queries and layout.qrels and queries_path:
         return _read_judgments(tables, layout, queries_path, shares)
-    if layout.clicks and clicks_path:
-        return _read_clicks(tables, clicks_path, layout.clicks, shares)
+    if layout.clicks and clicks_paths:
+        return _read_clicks(tables, clicks_paths, layout.clicks, shares)
     if layout.clicks and not layout.queries:
         raise TableError(f"{folder}: expected {layout.clicks.names} beside {path.name}, got none")
     if "split" not in products:
@@ -255,16 +257,18 @@ def _read_judgments(tables: Tables, layout: Layout, path: Path, shares: Shares) 
     return tables._replace(products=products, queries=queries, qrels=qrels, grades=grades)
 
 
-def _read_clicks(tables: Tables, path: Path, source: Source, shares: Shares) -> Tables:
+def _read_clicks(tables: Tables, paths: Sequence[Path], source: Source, shares: Shares) -> Tables:
     """Reads a log of clicks as queries and graded judgments."""
     products, rejects, files = tables.products, tables.rejects, tables.files
-    log, file = read_compact(path, source, rejects)
-    row_filter = RowFilter(file.name, rejects, "query", "product_id")
     causes = rejected_rows(rejects, files["products"].name)
-    queries, qrels = click_log(log, products["product_id"], row_filter, causes)
-    files |= {"queries": file, "qrels": file}
-    filters = RowFilter(file.name, rejects, "query_id", "product_id")
-    parts = [(qrels.assign(file=file.name), filters)]
+    known = products["product_id"]
+    queries, qrels, logs = read_clicks(paths, source, known, causes, rejects)
+    files |= {"queries": logs[0], "qrels": logs[0]}
+    files |= {f"qrels {log.name}": log for log in logs[1:]}
+    parts = [
+        (part, RowFilter(log.name, rejects, "query_id", "product_id"))
+        for part, log in zip(qrels, logs, strict=True)
+    ]
     products, queries, qrels = split_tables(products, queries, parts, shares)
     queries = queries.assign(seen=seen_in_train(queries))
     return tables._replace(products=products, queries=queries, qrels=qrels, grades=["relevance"])

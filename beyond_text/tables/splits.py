@@ -173,7 +173,7 @@ def seen_in_train(queries: pd.DataFrame) -> list[str]:
 
 def is_in_share(identity: str, share: float) -> bool:
     """Says whether the hash of a text falls into a share, 0 to 1, of all."""
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") < share * 2**64
+    return content_key(identity) < share * 2**64
 
 
 def spread_over_splits(frame: pd.DataFrame, column: str, qrels: pd.DataFrame) -> pd.DataFrame:
@@ -185,12 +185,17 @@ def spread_over_splits(frame: pd.DataFrame, column: str, qrels: pd.DataFrame) ->
 
 def content_id(kind: str, text: str) -> str:
     """Makes an id of a text, so that it is the same in every file."""
-    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{kind}-{content_key(text):016x}"
+
+
+def content_key(text: str) -> int:
+    """Returns the number of 64 bits in a text's `content_id`."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _place(name: str) -> float:
     """Returns where a hash puts a name, from 0 to 1."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return content_key(name) / 2**64
 
 
 def _picture_keys(frame: pd.DataFrame) -> list[str]:
