@@ -28,9 +28,6 @@ URL_PICTURE = "picture is a URL"
 OUTSIDE = re.compile(r"[\\/]|[A-Za-z][A-Za-z0-9+.-]*:|.*\0|(?:.*[\\/])?\.\.(?:[\\/]|\Z)", re.DOTALL)
 
 
-Ids = pd.Series | pd.Index
-
-
 class RowFilter:
     """Drops rows from the frames of one file and lists why; the columns `keys` identify a row."""
 
@@ -83,7 +80,11 @@ class RowFilter:
         return frame
 
     def known(
-        self, frame: pd.DataFrame, column: str, known: Ids, rejected: dict[str, Reject]
+        self,
+        frame: pd.DataFrame,
+        column: str,
+        known: pd.Series | pd.Index,
+        rejected: dict[str, Reject],
     ) -> pd.DataFrame:
         """Drops rows whose id is not one of the known ones, which are distinct, and says why.
 
@@ -97,7 +98,11 @@ class RowFilter:
         return _without(frame, unknown).assign(**{column: ids})
 
     def note_unknown(
-        self, rows: pd.DataFrame, column: str, known: Ids, rejected: dict[str, Reject]
+        self,
+        rows: pd.DataFrame,
+        column: str,
+        known: pd.Series | pd.Index,
+        rejected: dict[str, Reject],
     ) -> None:
         """Lists rows whose id is not one of the known ones as rejects; see `known`."""
         table = column.removesuffix("_id")
@@ -128,7 +133,11 @@ class PartFilter(RowFilter):
         self._hold(rows, reason, column, listed)
 
     def note_unknown(
-        self, rows: pd.DataFrame, column: str, known: Ids, rejected: dict[str, Reject]
+        self,
+        rows: pd.DataFrame,
+        column: str,
+        known: pd.Series | pd.Index,
+        rejected: dict[str, Reject],
     ) -> None:
         """Holds rows whose id is not one of the known ones."""
         listed = partial(super().note_unknown, column=column, known=known, rejected=rejected)
