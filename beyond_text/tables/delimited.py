@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from io import StringIO, TextIOWrapper
 from itertools import count
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -242,7 +242,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             is_compressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             with gzip.open(file) if is_compressed else file as content:
-                yield content
+                yield cast(IO[bytes], content)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise TableError(f"{path}: compressed by gzip and damaged: {error}") from error
     except OSError as error:

@@ -24,6 +24,7 @@ from beyond_text.tables.layouts import (
     Source,
     TableError,
     TableFile,
+    find_parts,
     find_table,
     find_tables,
 )
@@ -91,12 +92,12 @@ def read_shop(path: Path, layout: Layout, rejects: list[Reject]) -> Shop:
         ("queries", "query_id", layout.queries, QUERY_COLUMNS),
     ]
     for name, identity, source, columns in others:
-        beside = find_table(folder, source)
-        if source is None or beside is None:
-            continue
-        frame, other = read_source(beside, source, rejects)
-        files.append(other)
-        tables.append(_table(name, identity, other, frame, columns))
+        beside = find_parts(folder, source) if name == "clicks" else [find_table(folder, source)]
+        read = [read_source(each, source, rejects) for each in beside if source and each]
+        if read:
+            frame = pd.concat([part for part, _ in read], ignore_index=True)
+            files += [other for _, other in read]
+            tables.append(_table(name, identity, read[0][1], frame, columns))
     # Products last: without them a folder is not yet one of tables.
     tables.append(_table("products", "product_id", file, products, PRODUCT_COLUMNS))
     return Shop(folder, tables, files)
