@@ -16,7 +16,7 @@ import pytest
 from beyond_text.tables import sorter
 from beyond_text.tables.compact import PART
 from beyond_text.tables.layouts import TableError
-from beyond_text.tables.read import read_compact_tables, read_tables
+from beyond_text.tables.read import read_tables
 from beyond_text.tables.splits import content_id
 from beyond_text.tables.tables import Tables
 from beyond_text.tables.text import normal_text
@@ -171,7 +171,7 @@ def test_a_row_of_another_split_than_its_query_is_named_wherever_it_stands(tmp_p
     rows[5] = {"query": "rug", "product_id": "7", "split": "no split!"}
     rows[PART] = {"query": "VASE", "product_id": "7", "split": "dev"}
     write(shop(tmp_path) / "clicks.csv", rows)
-    tables = read_compact_tables(tmp_path, LAYOUT)
+    tables = read_tables(tmp_path, LAYOUT, compact=True)
     assert tables.queries[["row", "query", "split"]].to_numpy().tolist() == [[2, "vase", "dev"]]
     assert tables.qrels[["row", "product_id", "split"]].astype(str).to_numpy().tolist() == [
         ["2", "007", "dev"], [str(PART + 2), "7", "dev"]
@@ -242,7 +242,7 @@ def test_more_than_memory_goes_to_disk_and_the_sums_are_the_same(
     ]
     write(shop(tmp_path) / "clicks.csv", rows)
     monkeypatch.setattr(sorter, "MEMORY", "24MB")
-    qrels = read_compact_tables(tmp_path, LAYOUT, 0.0).qrels
+    qrels = read_tables(tmp_path, LAYOUT, 0.0, compact=True).qrels
     assert len(qrels) == 40_000
     assert set(qrels["relevance"]) == {3.0}
     assert qrels["row"].tolist() == list(range(2, 40_002))
