@@ -12,6 +12,7 @@ bit on a CPU.
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -90,7 +91,14 @@ def _train(config: Config) -> dict[str, Any]:
                 align_pictures(encoder, [source.split for source in data.sources.values()], config)
             # Only now, when every input has been read.
             share.first(partial(write_inputs, config), type(None))
-        trainer.fit(module, data, ckpt_path=begun.checkpoint or None, weights_only=True)
+        # Else the garbage collector visits all that was loaded, within steps: 0.1 s each time. What
+        # an earlier run of this process has left goes first.
+        gc.collect()
+        gc.freeze()
+        try:
+            trainer.fit(module, data, ckpt_path=begun.checkpoint or None, weights_only=True)
+        finally:
+            gc.unfreeze()
         seconds = module.seconds
         if trainer.global_step < config.total_steps:
             raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")

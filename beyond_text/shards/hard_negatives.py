@@ -20,6 +20,8 @@ from beyond_text.shards.sources import SourceSupply, say
 from beyond_text.shards.split import Split
 
 Numbers = Int64[np.ndarray, " numbers"]
+# Random numbers from 0 to 1.
+Shares = Float64[np.ndarray, " numbers"]
 
 
 class HardNegatives(NamedTuple):
@@ -46,33 +48,36 @@ class HardNegatives(NamedTuple):
         asks = np.append(0, np.cumsum(self.found[self.query] > 0))[self.starts]
         return self.each * int(np.count_nonzero(np.diff(asks)))
 
-    def draw(
-        self, samples: Numbers, random: np.random.Generator
-    ) -> tuple[Numbers, Int64[np.ndarray, "samples each"]]:
-        """Draws a query of each sample, and some of the products that were mined for it.
-
-        Returns:
-            Rows of queries, -1 where a sample has none, and samples, -1 where there are no more:
-            the next ones in their row from a random place on.
-        """
-        shares, places = random.random((2, len(samples)))
-        has_query = self.starts[samples + 1] > self.starts[samples]
+    def queries(self, samples: Numbers, shares: Shares) -> Numbers:
+        """Returns the query of each sample that a share of the draws falls on, -1 without any."""
+        # `take` is several times as fast as an index.
+        first, end = self.starts.take(samples), self.starts.take(samples + 1)
+        asking = np.flatnonzero(first < end)
         query = np.full(len(samples), -1)
-        query[has_query] = self.query[self._drawn(samples[has_query], shares[has_query])]
-        found = np.where(has_query, self.found[query], 0)[:, None]
-        order = np.arange(self.each)
-        place = ((places[:, None] * found).astype(np.int64) + order) % np.maximum(found, 1)
-        return query, np.where(order < found, self.mined[query[:, None], place], -1)
+        query[asking] = self.query.take(self._drawn(first[asking], end[asking] - 1, shares[asking]))
+        return query
 
-    def _drawn(self, samples: Numbers, shares: Float64[np.ndarray, " numbers"]) -> Numbers:
-        """Returns the pair of each sample that a share of the draws falls on, by bisection.
+    def products(self, query: Numbers, places: Shares) -> Int32[np.ndarray, "numbers each"]:
+        """Returns some of the products that were mined for queries, -1 where there are no more.
+
+        They are the next ones in the row of a query from a share of it on, and then from its start.
+        """
+        found = np.where(query < 0, 0, self.found.take(query))[:, None]
+        order = np.arange(self.each)
+        place = (places[:, None] * found).astype(np.int64) + order
+        # What stands past those of a row is left out below.
+        place = np.where(place < found, place, place - found) + query[:, None] * self.mined.shape[1]
+        products = np.asarray(self.mined).reshape(-1).take(place, mode="clip")
+        return np.where(order < found, products, np.int32(-1))
+
+    def _drawn(self, low: Numbers, high: Numbers, shares: Shares) -> Numbers:
+        """Returns the pair, from `low` to `high`, that a share of the draws falls on, by bisection.
 
         Of all samples at once; a search among all pairs would wait for memory at every step.
         """
-        low, high = self.starts[samples], self.starts[samples + 1] - 1
-        while (low < high).any():
-            middle = (low + high) // 2
-            is_beyond = self.until[middle] <= shares
+        for _ in range(int((high - low).max(initial=0)).bit_length()):
+            middle = (low + high) >> 1
+            is_beyond = self.until.take(middle) <= shares
             # Where low has met high, both stay.
             low = np.minimum(np.where(is_beyond, middle + 1, low), high)
             high = np.where(is_beyond, high, middle)

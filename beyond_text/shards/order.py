@@ -112,7 +112,8 @@ class Order:
         if not begun:
             return head
         tail = joined(self._shuffled(epoch - 1, self.size - begun, self.size))
-        there = np.isin(head, tail)
+        # By a table of all samples; sorting takes many times as long.
+        there = np.isin(head, tail, kind="table")
         return np.concatenate([head[~there], head[there]])
 
     def _shuffled(self, epoch: int, first: int, last: int) -> list[Numbers]:

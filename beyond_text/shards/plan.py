@@ -68,14 +68,14 @@ class SourcePlan:
             if number := min(most, int(members.sum())):
                 self.others.append(order(number, (*seed, kind), members))
 
-    def batch(self, number: int) -> Draws:
-        """Returns the samples of the number-th batch of the source."""
+    def batch(self, number: int, own: slice) -> Draws:
+        """Returns the part `own` of the samples of the number-th batch of the source."""
         anchors = self.anchors.batch(number)
         if not self.others:
-            return anchors
+            return Draws(anchors.samples[own], anchors.epochs[own])
         self._taken[anchors.samples] = True
         wanted = self.size - len(anchors.samples)
-        mined, queries = self._mined(anchors, number, wanted)
+        mined, queries = self._mined(anchors, number, wanted, own)
         parts = [anchors, *mined]
         wanted -= sum(len(part.samples) for part in mined)
         parts += self._judged(anchors, number, wanted)
@@ -84,33 +84,45 @@ class SourcePlan:
             is_last = order is self.others[-1]
             parts += self._free(order, number, wanted if is_last else min(wanted, order.take))
         samples, epochs = map(np.concatenate, zip(*(part[:2] for part in parts), strict=True))
-        self._taken[samples] = False
-        return Draws(samples, epochs, queries)
+        # All at once is faster, but of a source that is far larger than a batch.
+        self._taken[slice(None) if len(self._taken) < 64 * self.size else samples] = False
+        return Draws(samples[own], epochs[own], None if queries is None else queries[own])
 
     def _mined(
-        self, anchors: Draws, number: int, wanted: int
+        self, anchors: Draws, number: int, wanted: int, own: slice
     ) -> tuple[list[Draws], Numbers | None]:
         """Draws a query of each of the first anchors, and products that were mined for these.
 
-        The queries are those of the whole batch, -1 where none is drawn.
+        The queries are those of the whole batch, -1 where none is drawn, or it is not of `own`.
         """
-        if self.hard is None:
+        hard = self.hard
+        if hard is None:
             return [], None
         random = np.random.default_rng([*self.seed, HARD, number])
         queries = np.full(self.size, -1)
         found: list[Draws] = []
         asked = anchors.samples[:wanted]
         # As many as fill the batch if all have enough; next ones only where there is room left.
-        step = max(1, -(-wanted // min(self.hard.each, MOST_ROUNDS)))
-        for first in range(0, len(asked), step):
-            if wanted <= 0:
-                break
-            part = slice(first, first + step)
-            queries[first : first + len(asked[part])], mined = self.hard.draw(asked[part], random)
-            owner, place = np.nonzero(mined >= 0)
-            epochs = anchors.epochs[part][owner]
-            found.append(self._claimed(mined[owner, place], epochs, wanted))
+        step = max(1, -(-wanted // min(hard.each, MOST_ROUNDS)))
+        shares, places = np.zeros((2, len(asked)))
+        done = drawn = 0
+        while wanted > 0 and done < len(asked):
+            if done == drawn:
+                drawn = min(drawn + step, len(asked))
+                shares[done:drawn], places[done:drawn] = random.random((2, drawn - done))
+            # Of those, no more than are needed if all have enough; but not few by few.
+            part = slice(done, min(drawn, done + max(-(-wanted // hard.each), step // 8)))
+            queries[part] = hard.queries(asked[part], shares[part])
+            mined = hard.products(queries[part], places[part]).ravel()
+            there = np.flatnonzero(mined >= 0)
+            epochs = anchors.epochs[part].take(there // hard.each)
+            found.append(self._claimed(mined.take(there).astype(np.int64), epochs, wanted))
             wanted -= len(found[-1].samples)
+            done = part.stop
+        # The others of the last round bring none, but have a query.
+        rest = np.arange(self.size)[own]
+        rest = rest[(done <= rest) & (rest < drawn)]
+        queries[rest] = hard.queries(asked[rest], shares[rest])
         return found, queries
 
     def _judged(self, anchors: Draws, number: int, wanted: int) -> list[Draws]:
@@ -134,12 +146,15 @@ class SourcePlan:
     def _claimed(self, sample: Numbers, epochs: Numbers, wanted: int) -> Draws:
         """Takes the first samples that the batch does not hold, `wanted` at most, each once."""
         # Of several anchors that draw one product, the first has it.
+        # Backwards in place: with negative strides, NumPy takes several times as long.
         place = np.arange(len(sample), dtype=np.int32)
-        self._first[sample[::-1]] = place[::-1]
-        free = (self._first[sample] == place) & ~self._taken[sample]
+        self._first[sample[::-1].copy()] = place[::-1].copy()
+        # `take` is several times as fast as an index.
+        free = (self._first.take(sample) == place) & ~self._taken.take(sample)
         chosen = np.flatnonzero(free)[:wanted]
-        self._taken[sample[chosen]] = True
-        return Draws(sample[chosen], epochs[chosen])
+        draws = Draws(sample.take(chosen), epochs.take(chosen))
+        self._taken[draws.samples] = True
+        return draws
 
     def _free(self, order: Order, number: int, wanted: int) -> list[Draws]:
         """Returns the next samples of an order that the batch does not hold, as many as there are.
@@ -151,7 +166,7 @@ class SourcePlan:
             if wanted <= 0:
                 break
             draws = order.batch(number + further)
-            free = np.flatnonzero(~self._taken[draws.samples])[:wanted]
+            free = np.flatnonzero(~self._taken.take(draws.samples))[:wanted]
             parts.append(Draws(draws.samples[free], draws.epochs[free]))
             self._taken[draws.samples[free]] = True
             wanted -= len(free)

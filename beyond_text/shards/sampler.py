@@ -100,10 +100,9 @@ class BatchSampler(Sampler[list[SampleIndex]]):
 
     def _indices(self, source: int, number: int) -> list[SampleIndex]:
         """Returns this process's samples of the number-th batch of a source."""
-        draws = self.sources[source].batch(number)
+        draws = self.sources[source].batch(number, slice(self.rank, None, self.world))
         samples, epochs, queries = (
-            [-1] * self.own if part is None else part[self.rank :: self.world].tolist()
-            for part in draws
+            [-1] * self.own if part is None else part.tolist() for part in draws
         )
         slots = range(self.queries_per_product[source])
         return [

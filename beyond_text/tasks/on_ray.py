@@ -88,8 +88,7 @@ def run_on_ray(
         raise RuntimeError(f"Ray at {address}: {_last_line(error)}") from error
     finally:
         if ours:
-            _settle()
-            ray.shutdown()
+            _stop(ray)
 
 
 def _room(machines: Sequence[dict[str, float]], gpus: float) -> tuple[int, int]:
@@ -136,11 +135,12 @@ def _start(address: str) -> tuple[Any, bool]:
     return ray, True
 
 
-def _settle() -> None:
-    """Waits for Ray Data's threads, which it leaves running: they may not call a Ray shut down."""
+def _stop(ray: Any) -> None:
+    """Leaves the cluster, once Ray Data's threads have ended: they may not call a Ray shut down."""
     for thread in threading.enumerate():
         if thread.name.startswith("StreamingExecutor"):
             thread.join(SETTLED)
+    ray.shutdown()
 
 
 def _knock(address: str) -> None:

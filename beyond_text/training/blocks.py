@@ -81,11 +81,13 @@ class Term(NamedTuple):
     """A part of a loss: `share` times the quotients of two sums over the anchors of a process.
 
     Where `candidates` takes part in the sums, these are computed after those of sides before it.
+    `of` makes one number of several quotients.
     """
 
     share: float
     candidates: Pool | None
     sums: Callable[[], Sums]
+    of: Callable[[Tensor], Tensor] = torch.sum
 
 
 def sums_over_blocks(sums: Callable[..., Sums], columns: int, *rows: Tensor) -> Sums:
@@ -137,7 +139,7 @@ def losses_of(
         means = means + (sums[0] / least - means).detach()
     parts = iter(means.split(sizes))
     return {
-        name: torch.stack([term.share * next(parts).sum() for term in part]).sum()
+        name: torch.stack([term.share * term.of(next(parts)) for term in part]).sum()
         for name, part in terms.items()
     }
 

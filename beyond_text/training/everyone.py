@@ -7,7 +7,7 @@ one sum in place, and a side's vectors and gradients go as soon as no loss needs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,15 +24,22 @@ class Everyone:
     """The vectors of one side's views: own rows, and constants that hold the rows of all processes.
 
     A side that is opened after another one (`earlier`) is closed before it in the backward pass, on
-    every process: their messages keep one order.
+    every process: their messages keep one order. Rows of the `guests` are sent along.
     """
 
     def __init__(
-        self, own: Mapping[View, Tensor], processes: Processes, earlier: Everyone | None = None
+        self,
+        own: Mapping[View, Tensor],
+        processes: Processes,
+        earlier: Everyone | None = None,
+        guests: Sequence[Tensor] = (),
     ) -> None:
         self.earlier = earlier
         self.own = [rows.float() for rows in own.values()]
-        self.sums = _Sums([*own], processes.gather_stacked(self.own), processes)
+        found = processes.gather_together([*self.own, *guests])
+        # Copied, or they would hold the memory of the vectors when these are let go.
+        self.guests = [rows.clone() for rows in found[len(own) :]]
+        self.sums = _Sums([*own], found[: len(own)], processes)
         self._token: Tensor | None = None
 
     @property

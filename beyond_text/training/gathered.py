@@ -26,6 +26,7 @@ class Gathered(NamedTuple):
     `judged` numbers the products of all processes; those of this one begin with number `first`.
     Columns may hold judgments without a query (all keys 0), which mean nothing. `losses` are those
     that the batch's source feeds. `seen`, `skipped` and `anchors` count over all processes.
+    `taught` are a teacher's vectors of the products of all processes.
     """
 
     own: Embeddings
@@ -38,6 +39,7 @@ class Gathered(NamedTuple):
     seen: int
     skipped: int
     anchors: int
+    taught: Tensor | None = None
 
     @property
     def copies(self) -> int:
@@ -65,31 +67,53 @@ def gather(
     queries_per_product: int,
     processes: Processes,
     all_judgments: bool,
+    taught: Tensor | None = None,
 ) -> Gathered:
-    """Gathers what the losses need, in four messages, and waits for the device once.
+    """Gathers what the losses need, in five messages, and waits for the device once.
 
-    With `all_judgments`, judgments of queries outside this batch are gathered as well.
+    With `all_judgments`, judgments of queries outside this batch are gathered as well. `taught` are
+    a teacher's vectors of this process's products.
     """
     own = _once(embeddings, queries_per_product)
     first_rows = slice(None, None, queries_per_product)
     own_keys = Keys(batch.query_keys, batch.product_key[first_rows], batch.text_key[first_rows])
     judged = _of_first_rows(batch.qrels, queries_per_product)
-    counts = list((batch.counts or counts_of(batch))[:3])
+    seen, skipped, anchors = (batch.counts or counts_of(batch))[:3]
     bits = sum(1 << i for i, name in enumerate(OBJECTIVE_VIEWS) if name in batch.losses)
     if processes.world == 1:
         everyone = Pools(pools_of(own.vectors, processes), own.present)
-        return Gathered(own, everyone, own_keys, own_keys, judged, 0, batch.losses, *counts)
-    keys, present, tallies = _gather_columns(own_keys, own.present, [*counts, bits], processes)
-    judged, (*counts, bits) = _gather_judged(judged, keys, tallies, processes, all_judgments)
+        return Gathered(
+            own,
+            everyone,
+            own_keys,
+            own_keys,
+            judged,
+            0,
+            batch.losses,
+            seen,
+            skipped,
+            anchors,
+            taught,
+        )
+    keys, present, tallies = _gather_columns(
+        own_keys, own.present, [seen, skipped, anchors, bits], processes
+    )
+    judged, (seen, skipped, anchors, bits) = _gather_judged(
+        judged, keys, tallies, processes, all_judgments
+    )
+    pools = pools_of(own.vectors, processes, taught)
     return Gathered(
         own,
-        Pools(pools_of(own.vectors, processes), present),
+        Pools(pools, present),
         own_keys,
         keys,
         judged,
         processes.rank * len(own_keys.product),
         tuple(name for i, name in enumerate(OBJECTIVE_VIEWS) if bits >> i & 1),
-        *counts,
+        seen,
+        skipped,
+        anchors,
+        None if taught is None else pools["product"].everyone.guests[0],
     )
 
 
@@ -165,12 +189,18 @@ def _is_in(keys: Tensor, among: Tensor) -> Tensor:
     return ordered[place] == keys
 
 
-def pools_of(own: dict[View, Tensor], processes: Processes) -> dict[View, Pool]:
-    """Gathers the vectors of queries in one message, and those of products in another."""
+def pools_of(
+    own: dict[View, Tensor], processes: Processes, taught: Tensor | None = None
+) -> dict[View, Pool]:
+    """Gathers the vectors of queries in one message, and those of products in another.
+
+    What a teacher makes of the products goes with these.
+    """
     pools: dict[View, Pool] = {}
     earlier = None
     for side in (QUERY, PRODUCT):
         if views := [view for view in own if view in side]:
-            earlier = Everyone({view: own[view] for view in views}, processes, earlier)
+            guests = [taught] if taught is not None and side == PRODUCT else []
+            earlier = Everyone({view: own[view] for view in views}, processes, earlier, guests)
             pools |= {view: earlier.pool(view) for view in views}
     return pools

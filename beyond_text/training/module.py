@@ -127,10 +127,10 @@ class ContrastiveModule(pl.LightningModule):
         # Dropout inside the encoders is the one draw that differs between processes.
         if self.processes.rank:
             self._seed(batch_idx, self.processes.rank)
-        gathered = self.gather(batch, self.model.embed(reduced, self.views))
+        embeddings, lesson = self.model.embed(reduced, self.views), self._lesson(reduced)
+        gathered = self.gather(batch, embeddings, lesson)
         self._count(batch, gathered)
-        losses = self._losses(gathered, self._lesson(reduced))
-        balance = self._balance()
+        losses, balance = self._losses(gathered, lesson)
         total = self.weights(losses) + self.config.fusion_balance * sum(balance.values())
         values = on_cpu({"total": total} | losses | balance | self._learned(losses))
         if not math.isfinite(values["total"]):
@@ -150,28 +150,46 @@ class ContrastiveModule(pl.LightningModule):
             self._processes = Processes(self.trainer.world_size, self.global_rank)
         return self._processes
 
-    def gather(self, batch: Batch, embeddings: Embeddings) -> Gathered:
-        """Returns the batch of all processes, of which this one's has the vectors `embeddings`."""
-        queries_per_product = self._queries_per_product(batch)
-        remembers = self.memory.size > 0
-        return gather(batch, embeddings, queries_per_product, self.processes, remembers)
+    def gather(
+        self, batch: Batch, embeddings: Embeddings, lesson: Lesson | None = None
+    ) -> Gathered:
+        """Returns the batch of all processes, of which this one's has the vectors `embeddings`.
+
+        The teacher's vectors of products are gathered with them.
+        """
+        return gather(
+            batch,
+            embeddings,
+            self._queries_per_product(batch),
+            self.processes,
+            self.memory.size > 0,
+            lesson and lesson.products,
+        )
 
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
         """Returns the stage's losses, unweighted; 0 for losses that the source does not feed."""
-        return self._losses(self.gather(batch, embeddings), self._lesson(batch))
+        lesson = self._lesson(batch)
+        return self._losses(self.gather(batch, embeddings, lesson), lesson)[0]
 
     def _lesson(self, batch: Batch) -> Lesson | None:
         """Returns what the teacher makes of a batch; None without a teacher."""
         if self.teacher is None:
             return None
-        return self.teacher.lesson(batch, self._queries_per_product(batch), self.processes)
+        return self.teacher.lesson(batch, self._queries_per_product(batch))
 
-    def _losses(self, gathered: Gathered, lesson: Lesson | None) -> dict[str, Tensor]:
+    def _losses(
+        self, gathered: Gathered, lesson: Lesson | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns the losses, and by its name in logs what balances a mixture's experts."""
+        if lesson is not None and gathered.taught is not None:
+            lesson = lesson._replace(products=gathered.taught)
         contrasts = Contrasts(gathered, self.memory.all(), self.config.negative_weight)
         terms = {name: self._terms(name, contrasts, lesson) for name in self.weights.fixed}
-        losses = losses_of(terms, self.processes.sum, self.processes.world)
+        balance = self._balance()
+        found = losses_of(terms | balance, self.processes.sum, self.processes.world)
         # Times 0 instead of left out: every process takes part in the backward pass of gathering.
-        return {name: loss * (name in gathered.losses) for name, loss in losses.items()}
+        losses = {name: found[name] * (name in gathered.losses) for name in terms}
+        return losses, {name: found[name] for name in balance}
 
     def _terms(self, name: str, contrasts: Contrasts, lesson: Lesson | None) -> list[Term]:
         """Returns an objective's sums over the anchors of this process, at every width."""
@@ -193,7 +211,7 @@ class ContrastiveModule(pl.LightningModule):
             terms += [term._replace(share=weight * term.share) for term in found]
         return terms
 
-    def _balance(self) -> dict[str, Tensor]:
+    def _balance(self) -> dict[str, list[Term]]:
         """Returns how unevenly a mixture's experts were loaded in this step, by its name in logs.
 
         Products alone count: a query with a picture goes through the same router.
@@ -202,8 +220,7 @@ class ContrastiveModule(pl.LightningModule):
         if not isinstance(fusion, MoeFusion) or fusion.routing is None:
             return {}
         routing, fusion.routing = fusion.routing, None
-        processes = self.processes
-        return {"fusion/balance": load_balance(routing, processes.sum, processes.world)}
+        return {"fusion/balance": [load_balance(routing)]}
 
     def _temperature(self, objective: str) -> Temperature:
         """Returns the temperature that an objective divides by."""

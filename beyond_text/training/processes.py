@@ -32,15 +32,15 @@ class Processes:
         )
         return found
 
-    def gather_stacked(self, parts: Sequence[Tensor]) -> list[Tensor]:
+    def gather_together(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Returns the rows of all processes for each of several parts, as constants; one message.
 
-        The parts have one shape.
+        The parts have equally many rows, of any width.
         """
         if self.world == 1:
             return [part.detach() for part in parts]
-        stacked = torch.stack([part.detach() for part in parts], dim=1)
-        return list(self.gather(stacked).unbind(dim=1))
+        joined = torch.cat([part.detach() for part in parts], dim=1)
+        return list(self.gather(joined).split([part.shape[1] for part in parts], dim=1))
 
     def sum(self, values: Tensor) -> Tensor:
         """Returns the sum over the processes."""

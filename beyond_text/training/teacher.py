@@ -21,13 +21,13 @@ from beyond_text.models.two_tower import TwoTower
 from beyond_text.shards.batch import Batch
 from beyond_text.training.blocks import Direction, Sums, Term, sums_over_blocks
 from beyond_text.training.losses import MASKED
-from beyond_text.training.processes import Processes
 
 
 class Lesson(NamedTuple):
-    """A teacher's unit vectors of this process's queries and of the products of all processes.
+    """A teacher's unit vectors of this process's queries, and of its products or those of all.
 
-    Its cosines, and the student's, are divided by `temperature`.
+    A student follows a lesson with the products of all processes. The teacher's cosines, and the
+    student's, are divided by `temperature`.
     """
 
     queries: Float[Tensor, "queries dim"]
@@ -53,15 +53,15 @@ class Teacher:
         self.model.to(device)
 
     @torch.no_grad()
-    def lesson(self, batch: Batch, queries_per_product: int, processes: Processes) -> Lesson:
-        """Encodes the student's batch; the products of all processes are gathered."""
+    def lesson(self, batch: Batch, queries_per_product: int) -> Lesson:
+        """Encodes the student's batch, which is that of this process."""
         size = self.model.settings.image_size
         if len(batch.image) and batch.image.shape[-1] != size:
             batch = batch._replace(image=_resized(batch.image, size))
         vectors = self.model.embed(batch, ("query", "product")).vectors
         products = vectors["product"][::queries_per_product].float()
         queries = vectors["query"].float()
-        return Lesson(queries, processes.gather(products), self.temperature)
+        return Lesson(queries, products, self.temperature)
 
 
 def follow(direction: Direction, lesson: Lesson) -> list[Term]:

@@ -124,7 +124,9 @@ def test_each_query_brings_as_many_as_are_asked_for_from_anywhere_in_its_row(sho
         hard = hard_negatives(shop, mined, each)
         assert hard.asking == 20 * each
         samples = np.repeat(np.arange(PRODUCTS), 800)
-        queries, found = hard.draw(samples, np.random.default_rng(1))
+        shares, places = np.random.default_rng(1).random((2, len(samples)))
+        queries = hard.queries(samples, shares)
+        found = hard.products(queries, places)
         assert ((queries >= 0) == with_query[samples]).all()
         assert (found[queries == -1] == -1).all()
         drawn: dict[int, set[int]] = {}
@@ -141,7 +143,7 @@ def test_a_query_is_drawn_as_often_as_by_the_loader(shop: Split) -> None:
     """A kind of the two, then by gain: of grades 1 and 2 of 2, gains 1/3 and 1."""
     hard = hard_negatives(shop, some_mined(shop), 1)
     sample = ids(shop).index("07")
-    queries, _ = hard.draw(np.full(20000, sample), np.random.default_rng(2))
+    queries = hard.queries(np.full(20000, sample), np.random.default_rng(2).random(20000))
     drawn = Counter(shop.asked[query].query_id for query in queries.tolist())
     loaded = Counter(
         draw_queries(shop.judgments(sample), (0, 0, 7, epoch))[0].query_id for epoch in range(3000)

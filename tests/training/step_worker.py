@@ -12,10 +12,11 @@ import pytorch_lightning as pl
 import torch
 from torch import distributed as dist
 
-from beyond_text.config.settings import Config, Losses
-from beyond_text.config.views import PAIRS
+from beyond_text.config.settings import Config, Losses, TextEncoder
+from beyond_text.config.views import PAIRS, TEACHER
 from beyond_text.shards.batch import Embeddings
 from beyond_text.training.module import ContrastiveModule
+from beyond_text.training.teacher import Teacher
 from tests.models.test_two_tower import tiny_model
 from tests.tiny import UNTAUGHT
 from tests.training.counting import waits_of_a_step
@@ -136,6 +137,25 @@ def waits(folder: Path, fusion: str, rank: int, world: int) -> list[dict[str, in
     return [dict(waits_of_a_step(module, batch, number, optimizer)) for number in range(3)]
 
 
+def whole_step(folder: Path, rank: int, world: int) -> dict[str, Any]:
+    """Returns the loss, gradients and collectives of a step with all that one may have."""
+    losses = Losses(**dict.fromkeys((*UNTAUGHT, TEACHER), 1.0))
+    settings: dict[str, Any] = {"losses": losses, "fusion": "moe", "fusion_balance": 0.5}
+    # Dropout differs between processes.
+    settings["text_encoder"] = TextEncoder(dropout=False)
+    module = module_of(folder, settings, world)
+    module.teacher = Teacher(tiny_model(folder, "bert", "vit", dim=DIM // 2 + 1))
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    whole = full_batch(PRODUCTS, 2)._replace(losses=(*UNTAUGHT, TEACHER), counts=None)
+    batch = slice_of(whole, rank, world, 2)
+    with counted() as collectives:
+        module.on_train_batch_start(batch, 0)
+        loss = module.training_step(batch, 0)
+        loss.backward()
+    found = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), "parameters": found, "collectives": collectives}
+
+
 def work(folder: Path, out: Path, rank: int, world: int) -> None:
     """Runs all cases as process `rank`, and writes what they gave."""
     torch.set_num_threads(1)
@@ -150,6 +170,7 @@ def work(folder: Path, out: Path, rank: int, world: int) -> None:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     found = {name: step(folder, name, rank, world) for name in CASES}
     waited = {f: waits(folder, f, rank, world) for f in FUSIONS}
+    found["whole step"] = whole_step(folder, rank, world)
     torch.save(found | {"waits": waited}, out / f"{world}-{rank}.pt")
     if world > 1:
         dist.destroy_process_group()

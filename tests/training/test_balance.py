@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError, Losses
 from beyond_text.models.moe import MoeFusion, Routing
 from beyond_text.training.balance import load_balance
+from beyond_text.training.blocks import losses_of
 from tests.training.test_module import some_batch, some_module
 
 ROWS, EXPERTS = 10, 4
@@ -20,6 +22,12 @@ ROWS, EXPERTS = 10, 4
 def routing(rows: int = ROWS) -> Routing:
     scores = torch.randn(rows, EXPERTS, generator=torch.Generator().manual_seed(1))
     return Routing(scores.softmax(dim=1).requires_grad_(), torch.arange(rows) % 3 > 0)
+
+
+def value_of(
+    given: Routing, over_all: Callable[[Tensor], Tensor] = lambda sums: sums, processes: int = 1
+) -> Tensor:
+    return losses_of({"balance": [load_balance(given)]}, over_all, processes)["balance"]
 
 
 def test_it_is_the_formula_of_switch_transformers_over_the_rows_that_hold_a_product() -> None:
@@ -31,12 +39,12 @@ def test_it_is_the_formula_of_switch_transformers_over_the_rows_that_hold_a_prod
         load = sum(e == expert for e in chosen) / len(rows)
         mean = sum(given.shares[row, expert].item() for row in rows) / len(rows)
         expected += EXPERTS * load * mean
-    assert load_balance(given).item() == pytest.approx(expected)
+    assert value_of(given).item() == pytest.approx(expected)
 
 
 def test_its_gradient_is_each_experts_load() -> None:
     given = routing()
-    load_balance(given).backward()
+    value_of(given).backward()
     rows = given.counted.nonzero().flatten()
     chosen = given.shares[rows].argmax(dim=1)
     load = torch.bincount(chosen, minlength=EXPERTS) / len(rows)
@@ -53,22 +61,22 @@ def test_it_is_one_for_equal_loads_and_the_number_of_experts_for_one(
     if favoured:
         shares = shares[:1].expand(EXPERTS, -1)
     every = torch.ones(EXPERTS, dtype=torch.bool)
-    assert load_balance(Routing(shares, every)).item() == expected
-    assert load_balance(Routing(shares, ~every)).item() == 0
+    assert value_of(Routing(shares, every)).item() == expected
+    assert value_of(Routing(shares, ~every)).item() == 0
 
 
 def test_two_processes_have_the_value_and_together_the_gradient_of_one() -> None:
     whole = routing()
-    load_balance(whole).backward()
+    value_of(whole).backward()
     halves = [Routing(*(part[rank::2].detach() for part in whole)) for rank in (0, 1)]
     given: list[Tensor] = []
     for half in halves:
-        load_balance(half, lambda sums: given.append(sums) or sums)  # type: ignore[func-returns-value]
+        value_of(half, lambda sums: given.append(sums) or sums)  # type: ignore[func-returns-value]
     total = given[0] + given[1]
     for rank, half in enumerate(halves):
         half.shares.requires_grad_()
-        loss = load_balance(half, lambda _: total, processes=2)
-        torch.testing.assert_close(loss, load_balance(whole))
+        loss = value_of(half, lambda _: total, processes=2)
+        torch.testing.assert_close(loss, value_of(whole))
         loss.backward()
         assert half.shares.grad is not None
         assert whole.shares.grad is not None

@@ -81,7 +81,23 @@ def test_every_process_remembers_the_batch_of_all(found: Found, name: str) -> No
             torch.testing.assert_close(process[name]["memory"], whole, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("world", [2, 4])
+def test_so_are_those_of_a_step_with_every_loss_a_teacher_and_balanced_experts(
+    found: Found, world: int
+) -> None:
+    (whole,) = (process["whole step"] for process in found[1])
+    parts = [process["whole step"] for process in found[world]]
+    for part in parts:
+        torch.testing.assert_close(part["loss"], whole["loss"], rtol=1e-5, atol=1e-5)
+    for parameter, gradient in whole["parameters"].items():
+        mean = torch.stack(
+            [part["parameters"].get(parameter, torch.zeros_like(gradient)) for part in parts]
+        ).mean(dim=0)
+        torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-5, msg=parameter)
+    assert whole["parameters"]["model.fusion.router.weight"].any()
+
+
+@pytest.mark.parametrize("name", [*CASES, "whole step"])
 def test_a_step_has_at_most_eight_collectives(found: Found, name: str) -> None:
     for world in (2, 4):
         calls = [process[name]["collectives"] for process in found[world]]

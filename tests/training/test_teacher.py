@@ -180,7 +180,7 @@ def other(folder: Path) -> Teacher:
 def test_a_teacher_of_another_kind_sees_the_batch_by_its_own_towers(folder: Path) -> None:
     teacher, batch = other(folder), fed()
     before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
-    lesson = teacher.lesson(batch, 1, Processes())
+    lesson = teacher.lesson(batch, 1)
     assert lesson.queries.shape == lesson.products.shape == (8, 12)
     assert not lesson.queries.requires_grad
     assert lesson.temperature == pytest.approx(0.05)
@@ -191,7 +191,7 @@ def test_a_teacher_of_another_kind_sees_the_batch_by_its_own_towers(folder: Path
     torch.testing.assert_close(lesson.products, expected["product"])
     torch.testing.assert_close(lesson.queries, expected["query"])
     # A product stands in adjacent rows, one for each query.
-    two = teacher.lesson(batch, 2, Processes())
+    two = teacher.lesson(batch, 2)
     assert two.queries.equal(lesson.queries)
     assert two.products.equal(lesson.products[::2])
     # It is frozen, its moving statistics too.
