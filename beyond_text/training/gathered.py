@@ -81,19 +81,9 @@ def gather(
     seen, skipped, anchors = (batch.counts or counts_of(batch))[:3]
     bits = sum(1 << i for i, name in enumerate(OBJECTIVE_VIEWS) if name in batch.losses)
     if processes.world == 1:
-        everyone = Pools(pools_of(own.vectors, processes), own.present)
+        alone = Pools(pools_of(own.vectors, processes), own.present)
         return Gathered(
-            own,
-            everyone,
-            own_keys,
-            own_keys,
-            judged,
-            0,
-            batch.losses,
-            seen,
-            skipped,
-            anchors,
-            taught,
+            own, alone, own_keys, own_keys, judged, 0, batch.losses, seen, skipped, anchors, taught
         )
     keys, present, tallies = _gather_columns(
         own_keys, own.present, [seen, skipped, anchors, bits], processes
