@@ -210,7 +210,8 @@ def as_run(command: str) -> str:
     if "beyond_text.train" in command:
         command += f" {TINY}"
     if "beyond_text.ablate" in command:
-        command += " budget=0.05"
+        # Frozen encoders take many steps, of each fusion and entry of the grid.
+        command += " budget=0.002" if "steps=2000" in command else " budget=0.05"
     return command
 
 

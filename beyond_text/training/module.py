@@ -181,7 +181,8 @@ class ContrastiveModule(pl.LightningModule):
         self, gathered: Gathered, lesson: Lesson | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns the losses, and by its name in logs what balances a mixture's experts."""
-        if lesson is not None and gathered.taught is not None:
+        if lesson is not None:
+            assert gathered.taught is not None
             lesson = lesson._replace(products=gathered.taught)
         contrasts = Contrasts(gathered, self.memory.all(), self.config.negative_weight)
         terms = {name: self._terms(name, contrasts, lesson) for name in self.weights.fixed}

@@ -94,8 +94,9 @@ def check_ladder(arguments: argparse.Namespace) -> None:
         setup = Setup(rows, arguments.seeds[:1], settings, *given)
         assert "all" in arguments.labels
         entries = grid if arguments.grid is not None else [{}]
-        # Two of the six rows need no labels, and stand at 0 alone.
-        assert len(plan_labels(setup, numbers_of(["all"], setup), entries)) == 4 * len(entries)
+        # Two of the rows need no labels, and stand at 0 alone.
+        expected = (len(rows) - 2) * len(entries)
+        assert len(plan_labels(setup, numbers_of(["all"], setup), entries)) == expected
         return
     ladders = [each._replace(seeds=each.seeds[:1]) for each in ablate.ladders_of(arguments)]
     if arguments.grid:

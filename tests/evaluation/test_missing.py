@@ -195,14 +195,14 @@ def test_the_command_compares_runs_and_agrees_with_evaluation(
     argv = ["--tables", str(tiny_shards), "--missing", "--out", str(tmp_path / "out")]
     main([*map(str, runs), *argv])
     results = json.loads((tmp_path / "out" / "missing.json").read_text())
-    # Folders of the same name are labelled by their paths.
-    assert list(results) == [str(run) for run in runs]
+    # Folders of the same name are labelled by what their paths do not share.
+    assert list(results) == ["one/stage3", "two/stage3"]
     for run in runs:
         block = evaluate(run, tiny_shards, "dev", tmp_path / "whole")["all"]
-        found = means(results[str(run)], "image")["0%"]["all"]
+        found = means(results[f"{run.parent.name}/stage3"], "image")["0%"]["all"]
         assert found == block["ndcg@10"]
     # A fusion of text alone loses nothing when pictures are removed.
-    assert len({b["all"] for b in means(results[str(runs[1])], "image").values()}) == 1
+    assert len({b["all"] for b in means(results["two/stage3"], "image").values()}) == 1
     written = (tmp_path / "out" / "missing.md").read_text()
     assert written == markdown(results) + "\n24 products searched, all of the split.\n"
     assert markdown(results) in capsys.readouterr().out
