@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +26,9 @@ URL_PICTURE = "picture is a URL"
 # A path that is absolute (POSIX or Windows), goes up, is a URL or holds a NUL.
 OUTSIDE = re.compile(r"[\\/]|[A-Za-z][A-Za-z0-9+.-]*:|.*\0|(?:.*[\\/])?\.\.(?:[\\/]|\Z)", re.DOTALL)
 
+# Says of rows what each has and what was expected.
+DetailsOf = Callable[[pd.DataFrame], list[str]]
+
 
 class RowFilter:
     """Drops rows from the frames of one file and lists why; the columns `keys` identify a row."""
@@ -38,8 +40,16 @@ class RowFilter:
 
     def note(self, rows: pd.DataFrame, reason: str, column: str, expected: str) -> None:
         """Lists unfit rows as rejects; `column` holds the value that is wrong."""
-        for record in rows.to_dict("records"):
-            self.add(record, reason, f"{column} {str(record[column])[:200]!r}, expected {expected}")
+
+        def details(rows: pd.DataFrame) -> list[str]:
+            return [f"{column} {str(value)[:200]!r}, expected {expected}" for value in rows[column]]
+
+        self.list_rows(rows, reason, column, details)
+
+    def list_rows(self, rows: pd.DataFrame, reason: str, column: str, details: DetailsOf) -> None:
+        """Lists rows as rejects, each with its detail, which is made of `column`."""
+        for record, detail in zip(rows.to_dict("records"), details(rows), strict=True):
+            self.add(record, reason, detail)
 
     def add(self, record: dict, reason: str, detail: str) -> None:
         """Lists one row as a reject."""
@@ -93,28 +103,21 @@ class RowFilter:
         """
         code = places(frame[column], known)
         unknown = pd.Series(code < 0, index=frame.index)
-        self.note_unknown(frame[unknown], column, known, rejected)
+        table = column.removesuffix("_id")
+
+        def details(rows: pd.DataFrame) -> list[str]:
+            near = near_ids(rows[column], known)
+            found = []
+            for identity in rows[column]:
+                hint = f"; there is {near[identity]!r}" if identity in near else ""
+                if cause := rejected.get(identity):
+                    hint = f"; {cause.file} row {cause.row} was rejected: {cause.reason}"
+                found.append(f"{column} {identity[:200]!r}, expected a {table} in use{hint}")
+            return found
+
+        self.list_rows(frame[unknown], f"unknown {table}", column, details)
         ids = pd.Categorical.from_codes(code[code >= 0], known)
         return _without(frame, unknown).assign(**{column: ids})
-
-    def note_unknown(
-        self,
-        rows: pd.DataFrame,
-        column: str,
-        known: pd.Series | pd.Index,
-        rejected: dict[str, Reject],
-    ) -> None:
-        """Lists rows whose id is not one of the known ones as rejects; see `known`."""
-        table = column.removesuffix("_id")
-        near = near_ids(rows[column], known)
-        for record in rows.to_dict("records"):
-            identity = record[column]
-            hint = f"; there is {near[identity]!r}" if identity in near else ""
-            if identity in rejected:
-                cause = rejected[identity]
-                hint = f"; {cause.file} row {cause.row} was rejected: {cause.reason}"
-            detail = f"{column} {identity[:200]!r}, expected a {table} in use{hint}"
-            self.add(record, f"unknown {table}", detail)
 
 
 class PartFilter(RowFilter):
@@ -125,36 +128,21 @@ class PartFilter(RowFilter):
 
     def __init__(self, file: str, rejects: list[Reject], *keys: str) -> None:
         super().__init__(file, rejects, *keys)
-        self._held: dict[tuple[str, str], tuple[Callable, list[pd.DataFrame]]] = {}
+        self._held: dict[tuple[str, str], tuple[DetailsOf, list[pd.DataFrame]]] = {}
 
-    def note(self, rows: pd.DataFrame, reason: str, column: str, expected: str) -> None:
-        """Holds unfit rows."""
-        listed = partial(super().note, reason=reason, column=column, expected=expected)
-        self._hold(rows, reason, column, listed)
-
-    def note_unknown(
-        self,
-        rows: pd.DataFrame,
-        column: str,
-        known: pd.Series | pd.Index,
-        rejected: dict[str, Reject],
-    ) -> None:
-        """Holds rows whose id is not one of the known ones."""
-        listed = partial(super().note_unknown, column=column, known=known, rejected=rejected)
-        self._hold(rows, "unknown", column, listed)
-
-    def release(self) -> None:
-        """Lists the rows that are held as rejects."""
-        for listed, parts in self._held.values():
-            listed(pd.concat(parts, ignore_index=True))
-        self._held.clear()
-
-    def _hold(self, rows: pd.DataFrame, reason: str, column: str, listed: Callable) -> None:
+    def list_rows(self, rows: pd.DataFrame, reason: str, column: str, details: DetailsOf) -> None:
+        """Holds rows that are to be listed."""
         kept = rows[list(dict.fromkeys(("row", *self.keys, column)))]
-        _, parts = self._held.setdefault((reason, column), (listed, []))
+        _, parts = self._held.setdefault((reason, column), (details, []))
         # An empty one keeps the place of its check.
         if len(kept) or not parts:
             parts.append(kept)
+
+    def release(self) -> None:
+        """Lists the rows that are held as rejects."""
+        for (reason, column), (details, parts) in self._held.items():
+            super().list_rows(pd.concat(parts, ignore_index=True), reason, column, details)
+        self._held.clear()
 
 
 def _without(frame: pd.DataFrame, unfit: pd.Series) -> pd.DataFrame:
