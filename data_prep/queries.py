@@ -19,14 +19,16 @@ from typing import Any
 from beyond_text.config.urls import path_of
 from beyond_text.files import atomic_folder, check_replaceable
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout
-from beyond_text.terminal import errors_in_one_line
+from beyond_text.terminal import errors_in_one_line, plain
 from data_prep.adapters import ADAPTERS, layout_of
-from data_prep.asking.mapped import Mapper, read_mapped
-from data_prep.asking.rules import Rules, read_rules
+from data_prep.asking.mapped import Mapped, Mapper, read_mapped
+from data_prep.asking.rules import read_rules
+from data_prep.asking.schema import Rules
 from data_prep.asking.shop import (
     Shop,
     attributes_of,
     check_attributes,
+    known_attributes,
     read_shop,
     write_products,
 )
@@ -67,25 +69,44 @@ def make_queries(
         ValueError: bad input; the message names the file, what was expected, and what stands there.
         OSError: `out` is something else, or cannot be written.
     """
-    rules = rules or read_rules()
     # People's queries may be all that is wanted.
     draw.check(least_per_product=int(map_path is None))
+    rules = rules or read_rules()
+    digest = rules.digest
+    rules = rules.with_fields(attributes := known_attributes(attributes, rules))
     check_attributes(attributes, rules)
     check_replaceable(out, _is_made)
     shop = read_shop(tables_path, layout, rules, attributes, fields, **options)
-    mapped = []
-    if map_path is not None:
-        of_split = shop.tables.products["split"].value_counts().to_dict()
-        mapped = read_mapped(map_path, Mapper(rules, shop.fields), of_split, draw.seed)
+    rules = _fitting(rules, shop)
+    mapped = [] if map_path is None else _mapped(map_path, rules, shop, draw.seed)
     unmapped = sum(each.query is None for each in mapped)
-    made: dict[str, Any] = {"made_by": MADE_BY, "rules": rules.digest, **draw._asdict()}
+    made: dict[str, Any] = {"made_by": MADE_BY, "rules": digest, **draw._asdict()}
     made |= {"attributes": dict(attributes), "unmapped": unmapped}
+    made["fields"] = {name: field.counts() for name, field in shop.fields.items()}
     with atomic_folder(out, _is_made) as folder:
         write_products(shop, out, folder)
         made["splits"] = write_queries(shop, rules, draw, mapped, folder)
         _check_asked(made["splits"], shop, fields or tables_path)
         (folder / MADE).write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return made
+
+
+def _fitting(rules: Rules, shop: Shop) -> Rules:
+    """Returns rules without English forms where a shop's fields are in another script."""
+    if not shop.is_foreign:
+        return rules
+    print(
+        "fields are in another script than English: no form of English words is drawn; --rules "
+        "FILE lays forms of yours over them",
+        file=sys.stderr,
+    )
+    return rules.without_words()
+
+
+def _mapped(path: Path, rules: Rules, shop: Shop, seed: int) -> list[Mapped]:
+    """Reads people's queries; each split gets its share of them."""
+    of_split = shop.tables.products["split"].value_counts().to_dict()
+    return read_mapped(path, Mapper(rules, shop.fields), of_split, seed)
 
 
 def _check_asked(splits: Mapping[str, Mapping[str, Any]], shop: Shop, file: Path) -> None:
@@ -96,6 +117,21 @@ def _check_asked(splits: Mapping[str, Mapping[str, Any]], shop: Shop, file: Path
             f"{file}: expected products with values of {', '.join(values)} "
             f"that the rules ask for, got none; their values begin {values}"
         )
+
+
+def _said_of_field(name: str, entry: Mapping[str, Any]) -> str:
+    """Says how many values a field has, who lacks one, and which ones nobody asks for."""
+    text = f"{name}: {entry['values']} values of {entry['products']} products"
+    if entry["without"]:
+        text += f", {entry['without']} without one"
+    if left := entry["not_asked"]:
+        text += f"; not asked for: {', '.join(f'{each} ({n})' for each, n in left.items())}"
+        text += f" and {more} more values" if (more := entry["more_not_asked"]) else ""
+    if entry["values"] == 1:
+        return f"{text}; with one value it tells no products apart"
+    if entry["products"] >= 20 and entry["values"] > 0.9 * entry["products"]:
+        return f"{text}; nearly every product has its own, so a query finds one"
+    return text
 
 
 def _is_made(folder: Path) -> bool:
@@ -153,11 +189,15 @@ def main(argv: list[str] | None = None) -> int:
         tables_path, out = arguments.pop("tables"), arguments.pop("out")
         draw = Draw(**{name: arguments.pop(name) for name in Draw._fields})
         made = make_queries(tables_path, out, draw=draw, **arguments)
+    for name, entry in made["fields"].items():
+        print(plain(_said_of_field(name, entry)))
     for split, entry in made["splits"].items():
         kinds = {**entry["asked"], **{f"people's {k}": n for k, n in entry["mapped"].items()}}
         asked = ", ".join(f"{number} of {name}" for name, number in kinds.items())
         grades = ", ".join(f"{number} of {grade}" for grade, number in entry["judgments"].items())
         print(f"{split}: {entry['products']} products, {entry['queries']} queries ({asked})")
+        if entry["products_without_a_query"]:
+            print(f"{split}: {entry['products_without_a_query']} products without a query")
         print(f"{split}: judgments: {grades}; {entry['at_limit']} queries at the limit of a grade")
     if made["unmapped"]:
         print(f"{made['unmapped']} queries of {arguments['map_path']} name no such field: "

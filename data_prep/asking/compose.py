@@ -14,8 +14,11 @@ import pandas as pd
 
 from beyond_text.tables.text import normal_text
 from data_prep.asking.details import Details
-from data_prep.asking.rules import BESIDE, DETAILS, PLACE, Ask, Rules
+from data_prep.asking.schema import BESIDE, DETAILS, PLACE, Ask, Rules
 from data_prep.asking.values import Field, key_of, number_of, singular
+
+# Words that begin with the sound of a vowel; those of `unit` and `one` do not.
+VOWEL = re.compile(r"(?!uni|us[aeiu]|usb|eu|one\b|once)[aeiou]", re.IGNORECASE)
 
 
 class Query(NamedTuple):
@@ -42,8 +45,10 @@ def compose(
     per_product: int,
     seed: int,
     details: Details | None = None,
-) -> dict[str, Query]:
+) -> tuple[dict[str, Query], int]:
     """Draws queries of each product; those of one wording are one, by their normal form.
+
+    Also returns of how many products there is none.
 
     A draw depends on the product's id, its fields, the rules and the seed alone, and one of a
     detail on what share of the shop's texts have it too.
@@ -57,34 +62,22 @@ def compose(
         seed: of the draws.
         details: of the products' texts; None where none are asked for.
     """
-    asks = rules.asks_of(fields)
+    found: dict[str, Query] = {}
+    unasked = 0
     drawer = Drawer(rules, fields, details)
     codes = np.stack([field.codes for field in fields.values()], axis=1)
     ids = list(product_ids)
-    found: dict[str, Query] = {}
-    possible: dict[tuple[tuple[int, ...], int], tuple[list[Ask], list[float]]] = {}
     for row in rows:
-        values = tuple(codes[row].tolist())
-        of_text = details.of(row) if details else ([], [])
-        key = values, min(len(of_text[0]), len(DETAILS))
-        if key not in possible:
-            can = list(_possible(asks, fields, *key))
-            possible[key] = can, list(accumulate(ask.weight for ask in can))
-        can, weights = possible[key]
-        if not can:
-            continue
-        code = dict(zip(fields, values, strict=True))
         draw = random.Random(number_of(f"{seed} {ids[row]}"))
-        for _ in range(per_product):
-            ask = draw.choices(can, cum_weights=weights)[0]
-            query = drawer.query(draw, ask, code, of_text)
-            if query is None:
-                continue
+        of_text = details.of(row) if details else ([], [])
+        queries = list(drawer.queries(draw, codes[row].tolist(), of_text, per_product))
+        unasked += not queries
+        for query in queries:
             name = normal_text(query.text)
             # Which product comes first must not decide what an ambiguous wording means.
             first = found.get(name, query)
             found[name] = query if _order(query) < _order(first) else first
-    return found
+    return found, unasked
 
 
 def _order(query: Query) -> tuple[object, ...]:
@@ -117,8 +110,11 @@ class Drawer:
         self.rules = rules
         self.fields = fields
         self.details = details
+        self.asks = rules.asks_of(fields)
+        self.possible: dict[tuple[tuple[int, ...], int], tuple[list[Ask], list[float]]] = {}
         self.required = {name for name, field in rules.fields.items() if field.required}
         self.written = sorted(rules.written.items())
+        self.besides = {name: beside.said(fields) for name, beside in rules.besides.items()}
         self.words_of = cache(lambda name, *code: fields[name].words_of(*code))
         self.phrases = [
             (phrase, words, {name: set(fields[name].codes_of.get(key_of(word), ()))
@@ -126,6 +122,32 @@ class Drawer:
             for phrase, words in rules.mapped.phrases.items()
             if words.keys() <= fields.keys() and len(words) > 1
         ]  # fmt: skip
+
+    def queries(
+        self,
+        draw: random.Random,
+        values: Sequence[int],
+        of_text: tuple[Sequence[int], Sequence[float]],
+        number: int,
+    ) -> Iterator[Query]:
+        """Draws queries for a product so many times; yields those that say no word twice.
+
+        Args:
+            draw: the numbers that are drawn.
+            values: of the fields, in their order.
+            of_text: the product's details, and their weights, summed up.
+            number: of draws.
+        """
+        key = tuple(values), min(len(of_text[0]), len(DETAILS))
+        if key not in self.possible:
+            can = list(_possible(self.asks, self.fields, *key))
+            self.possible[key] = can, list(accumulate(ask.weight for ask in can))
+        can, weights = self.possible[key]
+        code = dict(zip(self.fields, values, strict=True))
+        for _ in range(number if can else 0):
+            ask = draw.choices(can, cum_weights=weights)[0]
+            if query := self.query(draw, ask, code, of_text):
+                yield query
 
     def query(
         self,
@@ -143,8 +165,9 @@ class Drawer:
             of_text: the product's details, and their weights, summed up.
         """
         form = draw.choice(ask.forms)
-        besides = self.rules.besides
-        form = BESIDE.sub(lambda place: draw.choice(besides[place[1]].words), form)
+        besides = [draw.choice(self.besides[name]) for name in BESIDE.findall(form)]
+        left = iter(besides)
+        form = BESIDE.sub(lambda _: next(left), form)
         places = list(PLACE.finditer(form))
         noun = next((at.start() for at in places if at[1] in self.required), len(form))
         words, asked = {}, {}
@@ -168,8 +191,9 @@ class Drawer:
             if 0 <= way < share:
                 words, form = _written(draw, name, words, form, self.required)
             way -= share
-        text = PLACE.sub(lambda place: words[place[1]], form)
-        return Query(" ".join(text.split()), query, ask.broad)
+        text = " ".join(PLACE.sub(lambda place: words[place[1]], form).split())
+        has_article = any(said.endswith(" a") for said in besides)
+        return Query(with_article(text) if has_article else text, query, ask.broad)
 
     def _detail(
         self,
@@ -200,9 +224,22 @@ class Drawer:
         return {}
 
 
+def with_article(text: str) -> str:
+    """Gives the first `a` of an English text its form: an oak bed, and none before headphones."""
+    head, _, tail = text.partition(" a ")
+    noun = re.split(r",| (?:for|in|with)\b", tail)[0].split()[-1:]
+    if noun and singular(noun[0].lower()) != noun[0].lower():
+        return f"{head} {tail}"
+    return f"{head} an {tail}" if VOWEL.match(tail) else text
+
+
 def _says_twice(form: str, asked: Iterable[str]) -> bool:
-    """Says whether a word, in singular or plural, stands twice; for and in of a form may."""
-    said = [singular(each) for text in asked for each in text.split()]
+    """Says whether a word, in singular or plural, stands twice; for and in of a form may.
+
+    One value may say it twice, as bed frame bed does, and signs may stand anywhere.
+    """
+    words = ({singular(each) for each in text.split()} for text in asked)
+    said = [each for one in words for each in sorted(one) if any(map(str.isalnum, each))]
     said += [singular(each) for each in key_of(form).split() if len(each) > 3]
     return len(said) > len(set(said))
 
@@ -225,7 +262,9 @@ def _written(
 
 
 def plural(word: str) -> str:
-    """Returns the plural of an English noun; one that ends in s stays."""
+    """Returns the plural of an English noun; one that ends in s stays, or in no letter of ours."""
+    if not re.search(r"[A-Za-z]$", word):
+        return word
     if word.endswith(("ss", "sh", "ch", "x")):
         return f"{word}es"
     if re.search(r"[^aeiou]y$", word):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data_prep.asking.phrases import Phrase, Texts
-from data_prep.asking.rules import DetailRules
+from data_prep.asking.schema import DetailRules
 from data_prep.asking.values import key_of, singular
 
 # The most words of a part of a phrase that is looked for.

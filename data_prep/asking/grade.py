@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Int8, UInt64
 
 from data_prep.asking.compose import Query
 from data_prep.asking.details import Details
-from data_prep.asking.rules import DETAILS, Rules
+from data_prep.asking.schema import DETAILS, Rules
 from data_prep.asking.values import EXACT, NEAR, OFF, UNKNOWN, Field, number_of
 
 Rows = Int[np.ndarray, " rows"]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from beyond_text.tables.text import normal_text
-from data_prep.asking.rules import DetailRules
+from data_prep.asking.schema import DetailRules
 from data_prep.asking.values import singular
 
 # Ends a phrase: a blank or a hyphen between letters does not.

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from beyond_text.tables.cells import picture_cell
-from beyond_text.tables.columns import read_compact
-from beyond_text.tables.compact import parts, places, unpacked
+from beyond_text.tables.compact import parts, unpacked
 from beyond_text.tables.delimited import fold
 from beyond_text.tables.layouts import (
     TEXT_COLUMNS,
     Layout,
-    Reject,
-    Source,
     TableError,
 )
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.tables import Tables
-from beyond_text.tables.text import shown_text
-from beyond_text.terminal import plain
+from beyond_text.tables.text import normal_text, shown_text
+from data_prep.asking.columns import cells_of_file, own_cells
 from data_prep.asking.details import Details
 from data_prep.asking.phrases import Cutter, Texts
-from data_prep.asking.rules import Rules
+from data_prep.asking.schema import Rules
 from data_prep.asking.values import Field, number_of
 
 PICTURES = "pictures"
@@ -42,13 +43,15 @@ WRITTEN = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 class Shop(NamedTuple):
     """Products, and their fields by name; `hidden` are columns that are no text of a product's.
 
-    `details` are those of title and description, None where the rules ask for none.
+    `details` are those of title and description, None where the rules ask for none. `is_foreign`
+    says that fields are in another script than the forms' words.
     """
 
     tables: Tables
     fields: dict[str, Field]
     hidden: set[str]
     details: Details | None = None
+    is_foreign: bool = False
 
 
 def attributes_of(text: str) -> dict[str, str]:
@@ -69,16 +72,47 @@ def attributes_of(text: str) -> dict[str, str]:
     return found
 
 
+def known_attributes(attributes: Mapping[str, str], rules: Rules) -> dict[str, str]:
+    """Returns the attributes by the names that the rules have for them, else as one word.
+
+    Raises:
+        ValueError: two are one field, or one is nearly called as another field is.
+    """
+    name_of = {
+        fold(each): name for name in rules.fields for each in (*_other_names(rules, name), name)
+    }
+    found: dict[str, str] = {}
+    for name, column in attributes.items():
+        ours = name_of.get(fold(name)) or re.sub(r"\W+", "_", normal_text(name)).strip("_")
+        near = get_close_matches(fold(name), name_of, n=1, cutoff=0.8)
+        if not ours or ours in found or (near and fold(name) not in name_of):
+            expected = f"each field once, got {ours!r} twice" if ours in found else (
+                f"{name_of[near[0]] if near else 'a name'}={column}, got {name}={column}"
+            )  # fmt: skip
+            raise ValueError(f"--attributes: expected {expected}")
+        # Whoever calls it as the rules do has left the column to them.
+        found[ours] = ours if fold(column) == fold(ours) else column
+    return found
+
+
 def check_attributes(attributes: Mapping[str, str], rules: Rules) -> None:
     """Raises ValueError where the rules have no use for an attribute, or cannot ask anything."""
     used = {name for ask in rules.asks_of(attributes) for name in ask.fields}
     used |= {column for name in used for column in rules.fields[name].near_by}
     if unused := [name for name in attributes if name not in used]:
+        asks = [set(ask.fields) for ask in rules.asks if unused[0] in ask.fields]
+        lacking = min((ask - set(attributes) for ask in asks), key=len, default=set())
+        without = f" without {' and '.join(sorted(lacking))}" if lacking else ""
         known = dict.fromkeys(name for ask in rules.asks for name in ask.fields)
         raise ValueError(
             f"--attributes: expected fields that a form of the rules asks for together "
-            f"({', '.join(known)}), got {unused[0]!r} in {','.join(attributes)}"
+            f"({', '.join(known)}), got {unused[0]!r}{without} in {','.join(attributes)}"
         )
+
+
+def _other_names(rules: Rules, name: str) -> Sequence[str]:
+    """Lists what shops call the column of a field."""
+    return rules.fields[name].other_names if name in rules.fields else ()
 
 
 def read_shop(
@@ -100,12 +134,16 @@ def read_shop(
     Rejects(tables.rejects, tables.files.values(), MAX_REJECTED).check()
     asked = {name for ask in rules.asks_of(attributes) for name in ask.fields}
     near = {column for name in asked for column in rules.fields[name].near_by} - set(attributes)
-    wanted = {**attributes, **{name: name for name in sorted(near)}}
-    optional = {*near}
+    wanted = {
+        name: (column, *(_other_names(rules, name) if column == name else ()))
+        for name, column in {**attributes, **dict.fromkeys(near)}.items()
+        for column in [column or name]
+    }
     if fields_path is None:
-        cells = _own_cells(tables, wanted, optional)
+        cells, used = own_cells(tables, wanted, near)
     else:
-        cells = _cells_of_file(tables, fields_path, wanted, optional)
+        cells = cells_of_file(tables, fields_path, wanted, near)
+        used = set()
     fields = {}
     for name in sorted(asked):
         fields[name] = Field(name, rules.fields[name], cells[name], rules.missing)
@@ -113,11 +151,26 @@ def read_shop(
             if column in cells:
                 fields[name].set_families(cells[column], rules.missing)
                 break
-    hidden = {fold(each) for pair in wanted.items() for each in pair}
+    hidden = {fold(each) for name, columns in wanted.items() for each in (name, *columns)}
+    # A text stays one where the field is of another file.
+    hidden -= {fold(each) for each in TEXT_COLUMNS} - {fold(each) for each in used}
     details = None
     if any(ask.details for ask in rules.asks_of(attributes)):
         details = _details_of(tables.products, rules, fields, hidden)
-    return Shop(tables, fields, hidden, details)
+    return Shop(tables, fields, hidden, details, is_foreign(fields))
+
+
+def is_foreign(fields: Mapping[str, Field]) -> bool:
+    """Says whether most products are called in a script that is not the forms'."""
+    latin = other = 0
+    for field in fields.values():
+        number = np.bincount(field.codes[field.codes >= 0], minlength=len(field.values))
+        for value, count in zip(field.values, number.tolist(), strict=True):
+            letters = [each for each in value if each.isalpha()]
+            is_latin = sum(unicodedata.name(each, "").startswith("LATIN") for each in letters)
+            latin += count * (2 * is_latin >= len(letters))
+            other += count * (2 * is_latin < len(letters))
+    return other > latin
 
 
 def _details_of(
@@ -146,98 +199,35 @@ def _details_of(
     return Details(rules.details, texts, text_of, types)
 
 
-def _own_cells(
-    tables: Tables, wanted: Mapping[str, str], optional: set[str]
-) -> dict[str, list[str]]:
-    """Returns the cells of the products' own columns, by our names."""
-    products = tables.products
-    folded = {fold(column): name for name, column in wanted.items()}
-    cells = {name: [""] * len(products) for name in wanted}
-    found = set()
-    known: dict[str, None] = dict.fromkeys(TEXT_COLUMNS)
-    for column in TEXT_COLUMNS:
-        if name := folded.get(fold(column)):
-            cells[name] = products[column].tolist()
-            found.add(name)
-    for row, text in enumerate(products["further"]):
-        for column, value in unpacked(text).items():
-            known.setdefault(column)
-            if name := folded.get(fold(column)):
-                cells[name][row] = value
-                found.add(name)
-    for name in wanted.keys() - found:
-        if name not in optional:
-            raise TableError(
-                f"{tables.files['products'].name}: expected a column {wanted[name]!r} with a "
-                f"value, got {', '.join(known)}; --fields FILE gives fields of another file"
-            )
-        del cells[name]
-    return cells
-
-
-def _cells_of_file(
-    tables: Tables, path: Path, wanted: Mapping[str, str], optional: set[str]
-) -> dict[str, list[str]]:
-    """Returns the cells of a file of fields, in the order of the products."""
-    if not path.is_file():
-        raise TableError(f"{path}: expected a file of fields with a column product_id, found none")
-    # Two of our fields may be one column of theirs.
-    source = Source(
-        path.stem,
-        {
-            "product_id": "{product_id}",
-            **{name: f"{{{column}}}" for name, column in wanted.items()},
-        },
-        optional=frozenset(optional),
-        other_names={"product_id": ("article_id", "id")},
-    )
-    rejects: list[Reject] = []
-    frame, file = read_compact(path, source, rejects)
-    Rejects(rejects, [file], MAX_REJECTED).check()
-    ids = frame["product_id"]
-    twice = (ids != "") & ids.duplicated()
-    if (unfit := twice | (ids == "")).any():
-        row = frame[unfit].iloc[0]
-        raise TableError(
-            f"{path} row {row['row']}: expected an id of a product, each once, got "
-            f"{plain(row['product_id'])!r}"
-        )
-    place = places(tables.products["product_id"], ids)
-    known = int((place >= 0).sum())
-    if not known:
-        raise TableError(
-            f"{path}: expected ids of {tables.files['products'].name}, such as "
-            f"{plain(tables.products['product_id'].iloc[0])!r}, got "
-            f"{plain(ids.iloc[0]) if len(ids) else 'no row'!r}"
-        )
-    if known < len(place):
-        print(
-            f"{path.name}: {len(place) - known} of {len(place)} products not in it", file=sys.stderr
-        )
-    return {
-        name: [column[at] if at >= 0 else "" for at in place.tolist()]
-        for name in wanted
-        if name in frame
-        for column in [frame[name].tolist()]
-    }
-
-
 def write_products(shop: Shop, out: Path, folder: Path) -> None:
     """Writes products.csv: texts, groups and splits as they are read; no column of a field.
 
     Pictures stay where they are: `folder`, which becomes `out`, has a link to their folder.
+
+    Raises:
+        TableError: a product has no text beside its fields, and no picture.
     """
     products = shop.tables.products
+    file = shop.tables.files["products"].name
     root = shop.tables.pictures.resolve()
     further = _further_columns(products, shop.hidden)
+    left_out = [name for name in TEXT_COLUMNS if fold(name) in shop.hidden]
+    if left_out:
+        print(f"{file}: {', '.join(left_out)} left out as a field", file=sys.stderr)
     has_picture = False
-    with (folder / "products.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with (folder / "products.csv").open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
         writer.writerow([*WRITTEN, *further])
         for part in parts(products):
+            part = part.assign(**dict.fromkeys(left_out, ""))
             columns = [part[name] for name in ("product_id", *TEXT_COLUMNS)]
             columns += [_image_cells(part["images"], root), part["group_id"], part["split"]]
-            for *cells, text in zip(*columns, part["further"], strict=True):
+            for *cells, text, row in zip(*columns, part["further"], part["row"], strict=True):
+                if not any(cells[1:5]):
+                    raise TableError(
+                        f"{file} row {row}: expected a text beside the fields, or a picture, got "
+                        f"none; --fields FILE keeps the column {left_out[0]} as text"
+                    )
                 values = unpacked(text)
                 has_picture |= bool(cells[4])
                 writer.writerow([*cells, *(values.get(name, "") for name in further)])

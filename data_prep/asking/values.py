@@ -8,17 +8,21 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int8
 
-from beyond_text.tables.text import normal_text, shown_text
-from data_prep.asking.rules import FieldRules
+from beyond_text.tables.text import normal_text
+from data_prep.asking.parts import cell_text, parts_of
+from data_prep.asking.schema import FieldRules
 
-# Between values of one cell, and between names of one value.
-BETWEEN = re.compile(r"\s*[/,;|]\s*")
-# A longer cell is a sentence; nobody asks in its words.
+# A longer value is a sentence, unless all that it lists is short; nobody asks in its words.
 MOST_CHARACTERS = 60
+MOST_OF_A_PART = 25
+# Values that are named among those that nobody asks for, and their characters.
+MOST_SAID = 5
+MOST_SHOWN = 40
 # Share of a value's products that makes a family one of the value's.
 FAMILY_SHARE = 0.25
 OFF, NEAR, EXACT, UNKNOWN = 0, 1, 2, -1
@@ -41,10 +45,18 @@ def singular(word: str) -> str:
 
 
 class Names:
-    """The table of words of one field, by any of its words."""
+    """The table of words of one field, by any of its words.
 
-    def __init__(self, rules: FieldRules) -> None:
+    Args:
+        name: of the field.
+        rules: have the table.
+        missing: values that say nothing.
+    """
+
+    def __init__(self, name: str, rules: FieldRules, missing: Iterable[str] = ()) -> None:
+        self.spoken = name.replace("_", " ")
         self.rules = rules
+        self.missing = {normal_text(each) for each in missing}
         self.entry: dict[str, str] = {}
         for table in (rules.words, rules.first_words):
             for name in table:
@@ -55,16 +67,33 @@ class Names:
                     self.entry.setdefault(key_of(word), name)
 
     def entries(self, value: str) -> list[str]:
-        """Lists what a value is called in the table: its entries, or its own names."""
+        """Lists what a cell is called in the table: its entries, or its own names.
+
+        A cell without any says nothing.
+        """
+        if normal_text(value) in self.missing:
+            return []
         if known := self.entry.get(key_of(value)):
             return [known]
-        parts = [part for part in BETWEEN.split(value) if part]
+        parts = parts_of(value, self.missing, self.rules.parted_by, self.rules.shares)
         return list(dict.fromkeys(self.entry.get(key_of(part), part) for part in parts))
 
     def words(self, entry: str, is_first: bool = False) -> list[str]:
-        """Lists how shoppers call an entry."""
-        words = self.rules.words.get(entry, [entry.lower()])
+        """Lists how shoppers call an entry; nothing where nobody asks for it."""
+        if any(fnmatchcase(normal_text(entry), pattern) for pattern in self.rules.not_asked):
+            return []
+        words = self.rules.words.get(entry) or self._own_words(entry)
         return self.rules.first_words.get(entry, words) if is_first else words
+
+    def keys(self, entry: str) -> set[str]:
+        """Returns `key_of` each word that shoppers have for an entry."""
+        return {key_of(word) for is_first in (False, True) for word in self.words(entry, is_first)}
+
+    def _own_words(self, entry: str) -> list[str]:
+        """Lists how an entry is called that has no words in the table: a number with its field."""
+        if any(map(str.isalpha, entry)):
+            return [entry.lower()]
+        return [f"{self.spoken} {entry}"] if self.rules.numbers else []
 
 
 class Field:
@@ -80,9 +109,9 @@ class Field:
     ) -> None:
         self.name = name
         self.rules = rules
-        self.values, self.codes = coded(cells, missing)
-        names = Names(rules)
+        names = Names(name, rules, missing)
         self.names = names
+        self.values, self.codes = coded(cells, names)
         self.entries = [names.entries(value) for value in self.values]
         covers = {key_of(name): others for name, others in rules.covers.items()}
         self.agrees = [
@@ -90,15 +119,22 @@ class Field:
                          for one in names.entries(other))}
             for entries in self.entries
         ]  # fmt: skip
-        self.is_asked = [self._is_asked(value) for value in self.values]
+        self.is_asked = [
+            self._is_asked(value, entries)
+            for value, entries in zip(self.values, self.entries, strict=True)
+        ]
         self.families: list[set[int]] = [set() for _ in self.values]
         self.family_codes: Int[np.ndarray, " products"] | None = None
 
-    def _is_asked(self, value: str) -> bool:
+    def _is_asked(self, value: str, entries: Sequence[str]) -> bool:
+        """Says whether anybody asks for a value; nobody does in the words of code or a sentence."""
+        if len(value) > MOST_CHARACTERS:
+            is_list = len(entries) > 1 and max(map(len, entries)) <= MOST_OF_A_PART
+        else:
+            is_list = True
         folded = normal_text(value)
-        if len(value) > MOST_CHARACTERS or not re.search(r"\w", folded):
-            return False
-        return not any(fnmatchcase(folded, pattern) for pattern in self.rules.not_asked)
+        is_left = any(fnmatchcase(folded, pattern) for pattern in self.rules.not_asked)
+        return is_list and not is_left and not folded.startswith(('{"', "{'"))
 
     def words_of(self, code: int, is_first: bool = False) -> list[str]:
         """Lists how shoppers call a value; nothing where nobody asks for it."""
@@ -112,19 +148,29 @@ class Field:
         """The values that agree with each word, by `key_of` the word."""
         found: dict[str, list[int]] = {}
         for code, entries in enumerate(self.agrees):
-            keys = {
-                key_of(word)
-                for each in entries
-                for is_first in (False, True)
-                for word in self.names.words(each, is_first)
-            }
-            for key in sorted(keys):
+            for key in sorted(set().union(*map(self.names.keys, entries))):
                 found.setdefault(key, []).append(code)
         return found
 
+    def counts(self) -> dict[str, Any]:
+        """Counts values and products, and those of the commonest values that nobody asks for."""
+        known = self.codes[self.codes >= 0]
+        number = np.bincount(known, minlength=len(self.values)).tolist()
+        codes = sorted(range(len(number)), key=lambda code: (-number[code], code))
+        left = [code for code in codes if not self.words_of(code)]
+        return {
+            "values": len(self.values),
+            "products": len(known),
+            "without": len(self.codes) - len(known),
+            "not_asked": {
+                self.values[code][:MOST_SHOWN]: number[code] for code in left[:MOST_SAID]
+            },
+            "more_not_asked": len(left[MOST_SAID:]),
+        }
+
     def set_families(self, cells: Iterable[str], missing: Sequence[str]) -> None:
         """Takes the column `near_by`: its values are families of this field's."""
-        _, families = coded(cells, missing)
+        _, families = coded(cells, Names(self.name, FieldRules(), missing))
         self.family_codes = families
         both = Counter(zip(self.codes.tolist(), families.tolist(), strict=True))
         total = Counter(self.codes.tolist())
@@ -141,34 +187,43 @@ class Field:
         state[-1] = UNKNOWN
         asked = self.codes_of.get(key_of(word), [])
         if self.family_codes is None:
-            state[self._neighbours(asked)] = NEAR
+            state[self._neighbours(word)] = NEAR
         state[asked] = EXACT
         return state
 
     def near_families(self, word: str) -> list[int]:
-        """Lists the families of the values that a word means."""
-        found = (self.families[code] for code in self.codes_of.get(key_of(word), []))
-        return sorted(set().union(*found))
+        """Lists the families of the values that a word means, of those that mean nothing else."""
+        codes = self.codes_of.get(key_of(word), [])
+        alone = [code for code in codes if len(self.entries[code]) == 1]
+        return sorted(set().union(*(self.families[code] for code in alone or codes)))
 
-    def _neighbours(self, asked: Sequence[int]) -> list[int]:
-        """Lists the values that are neighbours of some."""
-        wanted = {group for code in asked for group in self._groups[code]}
-        return [code for code, groups in enumerate(self._groups) if groups & wanted]
+    def _neighbours(self, word: str) -> list[int]:
+        """Lists the values of which a part is a neighbour of what a word means."""
+        key = key_of(word)
+        meant = {each for code in self.codes_of.get(key, ()) for each in self.entries[code]}
+        wanted = set().union(
+            *(self._groups(each) for each in meant if key in self.names.keys(each))
+        )
+        return [
+            code
+            for code, entries in enumerate(self.entries)
+            if any(self._groups(each) & wanted for each in entries)
+        ]
+
+    def _groups(self, entry: str) -> set[str]:
+        """Returns the groups of neighbours in which an entry is."""
+        key = key_of(entry)
+        last = {f"last {key.split()[-1]}"} if key and self.rules.same_last_word else set()
+        return self._listed.get(key, set()) | last
 
     @cached_property
-    def _groups(self) -> list[set[str]]:
-        """The groups of neighbours in which each value is."""
+    def _listed(self) -> dict[str, set[str]]:
+        """The groups that the rules list, by each name in them."""
         listed: dict[str, set[str]] = {}
         for number, group in enumerate(self.rules.neighbours):
             for name in group:
                 listed.setdefault(key_of(name), set()).add(f"group {number}")
-        found = []
-        for entries in self.entries:
-            groups = {group for each in entries for group in listed.get(key_of(each), ())}
-            if self.rules.same_last_word:
-                groups |= {f"last {key_of(each).split()[-1]}" for each in entries if key_of(each)}
-            found.append(groups)
-        return found
+        return listed
 
 
 def number_of(text: str) -> int:
@@ -176,24 +231,22 @@ def number_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def coded(
-    cells: Iterable[str], missing: Sequence[str]
-) -> tuple[list[str], Int[np.ndarray, " products"]]:
+def coded(cells: Iterable[str], names: Names) -> tuple[list[str], Int[np.ndarray, " products"]]:
     """Returns the distinct values of a column in the order of their letters, and each one's code.
 
-    Texts are as a shopper reads them; values that differ in case and blanks alone are one.
+    Texts are as a shopper reads them; values that differ in case and blanks alone are one. What
+    says nothing has no code.
     """
-    nothing = {normal_text(each) for each in missing} | {""}
     known: dict[str, str] = {}
     folded: list[str] = []
-    names: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for cell in cells:
         if cell not in known:
-            text = " ".join(shown_text(cell).split())
-            known[cell] = "" if normal_text(text) in nothing else normal_text(text)
-            names[known[cell]] = min(text, names.get(known[cell], text))
+            text = cell_text(cell)
+            known[cell] = normal_text(text) if names.entries(text) else ""
+            texts[known[cell]] = min(text, texts.get(known[cell], text))
         folded.append(known[cell])
-    order = sorted(names.keys() - {""})
+    order = sorted(texts.keys() - {""})
     place = {name: code for code, name in enumerate(order)} | {"": -1}
     codes = np.fromiter((place[each] for each in folded), dtype=np.int32, count=len(folded))
-    return [names[each] for each in order], codes
+    return [texts[each] for each in order], codes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from beyond_text.tables.splits import content_id
 from data_prep.asking.compose import Query, compose, smallest
 from data_prep.asking.grade import Products
 from data_prep.asking.mapped import Mapped
-from data_prep.asking.rules import Rules
+from data_prep.asking.schema import Rules
 from data_prep.asking.shop import Shop
 
 KIND = "attribute"
@@ -90,35 +90,42 @@ def write_queries(
                 most, negatives = len(product_ids), 0
             counts = _Counts(len(rows))
             own = [each for each in mapped if each.split == split]
-            asked_here = list(_asked(shop, rules, draw, own, rows, split))
+            asked_here, unasked = _asked(shop, rules, draw, own, rows, split)
             for each in tqdm(asked_here, desc=f"judging {split}", leave=False, disable=None):
                 judged = list(products.judgments(each.query, each.identity, most, negatives))
                 asked = " ".join(each.query.fields)
                 queries_out.writerow([each.identity, each.text, split, each.kind, asked])
                 qrels_out.writerows((each.identity, one, f"{grade:g}") for one, grade in judged)
                 counts.add(each, [grade for _, grade in judged], most)
-            made[split] = counts.summary()
+            made[split] = counts.summary() | {"products_without_a_query": unasked}
     _write_unmapped(mapped, folder)
     return made
 
 
 def _asked(
     shop: Shop, rules: Rules, draw: Draw, mapped: Sequence[Mapped], rows: Sequence[int], split: str
-) -> Iterator[_Asked]:
-    """Yields the queries of a split: those composed, then those of people."""
+) -> tuple[list[_Asked], int]:
+    """Returns the queries of a split: those composed, then those of people.
+
+    Also returns of how many products none is composed.
+    """
     product_ids = shop.tables.products["product_id"]
-    queries = compose(
+    queries, unasked = compose(
         rules, shop.fields, rows, product_ids, draw.per_product, draw.seed, shop.details
     )
     if draw.queries is not None:
         queries = smallest(queries, draw.queries)
+    found = []
     for text, query in sorted(queries.items()):
         kind = "-".join([KIND, *query.fields]) if draw.fine_kinds else KIND
         identity = content_id("asked", f"{split} {text}")
-        yield _Asked(identity, query.text, kind, query, False)
-    for each in mapped:
-        if each.query is not None:
-            yield _Asked(each.identity, each.text, each.kind, each.query, True)
+        found.append(_Asked(identity, query.text, kind, query, False))
+    found += [
+        _Asked(each.identity, each.text, each.kind, each.query, True)
+        for each in mapped
+        if each.query is not None
+    ]
+    return found, unasked if draw.per_product else 0
 
 
 def _write_unmapped(mapped: Sequence[Mapped], folder: Path) -> None:

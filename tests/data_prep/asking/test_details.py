@@ -10,7 +10,8 @@ import pytest
 
 from data_prep.asking.details import Details
 from data_prep.asking.phrases import Cutter, Texts
-from data_prep.asking.rules import DetailRules, read_rules
+from data_prep.asking.rules import read_rules
+from data_prep.asking.schema import DetailRules
 from tests.data_prep.asking.shops import (
     WAYS,
     error_of,

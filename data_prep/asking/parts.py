@@ -1,0 +1,80 @@
+"""Parts a cell of a field into the values that a shop has written into it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from beyond_text.files import MALFORMED
+from beyond_text.tables.cells import LIST
+from beyond_text.tables.text import normal_text, shown_text
+
+# Between values, the first kind before the second; a comma or slash of a number parts nothing.
+LISTED = re.compile(r"\s*[;|]\s*")
+COMMA = re.compile(r"\s*(?:(?<!\d),|,(?!\d))\s*")
+LONE_SLASH = re.compile(r"\s+/\s+")
+SLASH = re.compile(r"\s*(?:(?<!\d)/|/(?!\d))\s*")
+# Between the steps of a path, such as `Home > Furniture > Beds`.
+STEP = re.compile(r"\s*(?:>|\u00bb|\u203a|\u2192)+\s*")
+# Lists as Python writes them.
+QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+# How much of a material: `60% cotton`, `cotton (60 %)`.
+SHARE = re.compile(r"\(?\d+(?:[.,]\d+)?\s*%\)?")
+WHOLE = re.compile(r"(\d+)[.,]0+")
+
+
+def cell_text(cell: str) -> str:
+    """Returns a cell as a shopper reads it; its lines and the items of a list are parted by `|`."""
+    text = shown_text(cell)
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            text = "|".join(filter(None, LIST.decode(text)))
+        except MALFORMED:
+            text = "|".join(a or b for a, b in QUOTED.findall(text)) or text
+    return "|".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
+
+
+def parts_of(
+    value: str,
+    missing: Collection[str] = (),
+    parted_by: Sequence[str] = (),
+    has_shares: bool = False,
+) -> list[str]:
+    """Lists the values of a cell, each once; none where it says nothing.
+
+    Of a path, such as `Home > Beds`, its last step is the value.
+
+    Args:
+        value: as `cell_text` returns it.
+        missing: values that say nothing, in their normal form.
+        parted_by: words and signs that part values beside `/ , ; |`.
+        has_shares: `60% cotton` is cotton.
+    """
+
+    def says(text: str) -> bool:
+        return re.search(r"\w", text) is not None and normal_text(text) not in missing
+
+    found = [each for text in LISTED.split(value) for each in _last_steps(text)]
+    for separator in (COMMA, LONE_SLASH, SLASH, *map(_separator, parted_by)):
+        # `n/a` is nothing before it is parted.
+        found = [each for text in found if says(text) for each in separator.split(text)]
+    if has_shares:
+        found = [SHARE.sub("", each).strip(" :-") or each for each in found]
+    whole = (WHOLE.fullmatch(each) for each in found)
+    found = [match[1] if match else each for each, match in zip(found, whole, strict=True)]
+    return list(dict.fromkeys(filter(says, found)))
+
+
+def _last_steps(text: str) -> list[str]:
+    """Returns the last step of a path, or of several paths with commas between them."""
+    if not STEP.search(text):
+        return [text]
+    paths = text.split(",")
+    paths = paths if all(map(STEP.search, paths)) else [text]
+    return [next((step for step in reversed(STEP.split(path)) if step), "") for path in paths]
+
+
+def _separator(word: str) -> re.Pattern[str]:
+    """Returns a pattern of a word or sign between values."""
+    blank = r"\s+" if word.isalnum() else r"\s*"
+    return re.compile(f"{blank}{re.escape(word)}{blank}", re.IGNORECASE)

@@ -1,0 +1,104 @@
+"""A cell is parted into the values that the shop means, and says nothing where it has none."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_prep.asking.parts import cell_text, parts_of
+from data_prep.asking.rules import read_rules
+from data_prep.asking.schema import FieldRules
+from data_prep.asking.values import EXACT, UNKNOWN, Field
+
+RULES = read_rules()
+
+
+@pytest.mark.parametrize(
+    ("cell", "values"),
+    [
+        ("red|blue", ["red", "blue"]),
+        ("Red / White, Red", ["Red", "White"]),
+        ('["red", "blue"]', ["red", "blue"]),
+        ("['red', \"navy blue\"]", ["red", "navy blue"]),
+        ("[red]", ["[red]"]),
+        ("red\nblue\r\n", ["red", "blue"]),
+        ("Home > Furniture > Sofas & beds", ["Sofas & beds"]),
+        ("A > Hats, B > Caps", ["Hats", "Caps"]),
+        ("Arts, Crafts & Sewing > Threads", ["Threads"]),
+        ("A > Hats > | Caps", ["Hats", "Caps"]),
+        ("Home \u203a Beds", ["Beds"]),
+        ("2,5 mm jack", ["2,5 mm jack"]),
+        ("40/42", ["40/42"]),
+        ("3.0", ["3"]),
+        ("2.50", ["2.50"]),
+        ("Red, n/a", ["Red"]),
+        ("N/A, none", []),
+        ("\u2014 / ?", []),
+        ("", []),
+    ],
+)
+def test_a_cell_is_parted_as_the_shop_means_it(cell: str, values: list[str]) -> None:
+    missing = {"n/a", "none"}
+    assert parts_of(cell_text(cell), missing) == values
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "words"),
+    [
+        ("material", "60% Cotton, 40 % linen", ["cotton", "linen"]),
+        ("material", "Cotton (60%) & steel", ["cotton", "steel"]),
+        ("colour", "Black & White", ["black", "white"]),
+        ("colour", "Black and White + Red", ["black", "white", "red"]),
+        ("product_type", "Salt & pepper mill", ["salt & pepper mill"]),
+        # Codes and the shop's rest are no words of shoppers.
+        ("colour", "12", []),
+        ("colour", "3.0", []),
+        ("colour", "#ff0000", []),
+        ("colour", "Red, Multi", ["red"]),
+        ("colour", '{"value": "red"}', []),
+        ("colour", "a " * 31, []),
+        ("colour", ", ".join(["red", "blue", "green"] * 6), ["red", "blue", "green"]),
+        ("colour", "It is red, it is blue, and it is made of the very best of all our wool", []),
+    ],
+)
+def test_words_are_those_of_shoppers(name: str, cell: str, words: list[str]) -> None:
+    field = Field(name, RULES.fields[name], [cell], RULES.missing)
+    assert field.words_of(0) == words
+
+
+def test_numbers_are_asked_with_the_name_of_their_field_where_the_rules_say_so() -> None:
+    field = Field("shoe_size", FieldRules(numbers=True), ["42", "42.0", "XL", "9/10"])
+    assert [field.words_of(code) for code in range(len(field.values))] == [
+        ["shoe size 42"], ["shoe size 42"], ["shoe size 9/10"], ["xl"],
+    ]  # fmt: skip
+    agrees = field.state("shoe size 42") == EXACT
+    assert [value for value, each in zip(field.values, agrees, strict=False) if each] == [
+        "42", "42.0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "cell", ["", "-", "--", "\u2013", "...", "?", "N/A", "n/a / N/A", "NaN", "#N/A", "TBD",
+             "Not available", "k.A.", "\u65e0", " None ",
+             "<br>", "&nbsp;"],
+)  # fmt: skip
+def test_a_cell_that_says_nothing_is_not_judged(cell: str) -> None:
+    field = Field("colour", RULES.fields["colour"], [cell, "Red"], RULES.missing)
+    assert field.codes.tolist() == [-1, 0]
+    assert field.state("red").tolist() == [EXACT, UNKNOWN]
+
+
+def test_products_of_a_list_agree_in_each_of_its_values() -> None:
+    cells = ["red|blue", "Red & Blue", "red", "navy, n/a", "Dark Red / light blue"]
+    field = Field("colour", RULES.fields["colour"], cells, RULES.missing)
+    # A red one is no neighbour of blue, although some are red and blue.
+    for word, expected in (("blue", [2, 2, 0, 1, 1]), ("red", [2, 2, 2, 0, 1])):
+        state = field.state(word)
+        assert [int(state[code]) for code in field.codes] == expected
+
+
+def test_families_of_a_list_are_none_of_its_single_values() -> None:
+    field = Field("colour", RULES.fields["colour"], ["red|blue", "blue", "red", "navy|x"])
+    field.set_families(["Reds", "Blues", "Reds", "Blues"], [])
+    assert field.near_families("blue") == [0]
+    assert field.near_families("red") == [1]
+    assert field.near_families("navy") == [0]
