@@ -22,8 +22,10 @@ from beyond_text.tagging.words import ANY_TYPE, PRODUCT_TYPE, Field
 # Prompts are made for as many types of products as this, the most frequent ones; others share one.
 MOST_TYPES = 60
 # What parts the steps of a category, such as `Women > Dresses`.
-STEPS = regex.compile(r"\s*[>|]\s*|\s+/\s+")
-BRACKETS = regex.compile(r"\s*[(\[].*$")
+STEPS = regex.compile(r"\s*[>|\u00bb\u203a\u2192]\s*|\s+/\s+")
+BRACKETS = regex.compile(r"(?<=\S)\s*[(\[].*$|^[(\[][^)\]]*[)\]]")
+# Steps that name no type.
+NO_TYPE = frozenset(("n/a", "nan", "none", "null", "unknown", "other", "misc", "uncategorized"))
 
 
 class Count(NamedTuple):
@@ -87,9 +89,13 @@ def tag_products(
 
 
 def type_of(category: str) -> str:
-    """Returns the type of a product: the last step of its category, without what is in brackets."""
-    last = STEPS.split(category.strip())[-1]
-    return " ".join(BRACKETS.sub("", last).lower().split())
+    """Returns the type of a product: the last step of its category, without what is in brackets.
+
+    It is "" where no step has a letter, or the last one says nothing.
+    """
+    steps = (" ".join(BRACKETS.sub("", each).lower().split()) for each in STEPS.split(category))
+    last = [each for each in steps if any(map(str.isalpha, each))][-1:]
+    return "" if not last or last[0] in NO_TYPE else last[0]
 
 
 def types_of(types: Sequence[str], described: Sequence[Described]) -> list[str]:

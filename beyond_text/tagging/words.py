@@ -19,6 +19,10 @@ RESERVED = ("product_id", PRODUCT_TYPE)
 # Stands for the type of a product of which none is known.
 ANY_TYPE = "product"
 PLACEHOLDERS = ("word", "category")
+# Texts of these scripts have no blanks between words.
+UNPARTED = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc]+"
+)
 
 
 class Field:
@@ -43,10 +47,15 @@ class Field:
     def _form(self) -> Any:
         # The longest first, so that `off white` is no `white`.
         forms = sorted(self._by_form, key=len, reverse=True)
-        return regex.compile(rf"(?<= )(?:{'|'.join(map(regex.escape, forms))})(?= )")
+        whole = (each if UNPARTED.fullmatch(each) else f"(?<= ){each}(?= )"
+                 for each in map(regex.escape, forms))  # fmt: skip
+        return regex.compile("|".join(whole))
 
     def named_in(self, text: str) -> list[int]:
-        """Returns the numbers of the words that a text names as whole words, each once."""
+        """Returns the numbers of the words that a text names as whole words, each once.
+
+        Those of a script that is written without blanks are found anywhere.
+        """
         found = self._form.findall(f" {_parts(text)} ")
         return sorted({self._by_form[form] for form in found})
 

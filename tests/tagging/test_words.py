@@ -32,6 +32,18 @@ def test_a_text_names_words_whole_and_longest_first(text: str, words: list[str])
     assert [list(COLOUR.words)[number] for number in COLOUR.named_in(text)] == words
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("\u7ea2\u8272\u6c99\u53d1", ["\u7ea2"]), ("\u6df1\u84dd \u6c99\u53d1", ["\u6df1\u84dd"]),
+     ("\u84dd\u548c\u7ea2", ["\u7ea2", "\u84dd"]), ("\u6c99\u53d1", []),
+     ("rot, nicht Brot", ["rot"]), ("Brot", [])],
+)  # fmt: skip
+def test_words_of_a_script_without_blanks_are_found_anywhere(text: str, words: list[str]) -> None:
+    forms = ("\u7ea2", "\u84dd", "\u6df1\u84dd", "rot")
+    colour = Field("colour", ("{word}",), {each: (each,) for each in forms})
+    assert [list(colour.words)[number] for number in colour.named_in(text)] == words
+
+
 def test_prompts_are_of_every_form_and_of_the_type() -> None:
     assert COLOUR.prompts_of("white", "vase") == [
         "white", "a white vase", "ivory", "a ivory vase",
