@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ from data_prep.asking.shop import (
     read_shop,
     write_products,
 )
-from data_prep.asking.write import MOST_JUDGMENTS, UNMAPPED, Draw, write_queries
+from data_prep.asking.write import (
+    MOST_JUDGMENTS,
+    REJECTS,
+    UNMAPPED,
+    Draw,
+    write_queries,
+    write_rejects,
+)
 
 MADE = "made.json"
 MADE_BY = "data_prep.queries"
@@ -79,11 +87,11 @@ def make_queries(
     shop = read_shop(tables_path, layout, rules, attributes, fields, **options)
     rules = _fitting(rules, shop)
     mapped = [] if map_path is None else _mapped(map_path, rules, shop, draw.seed)
-    unmapped = sum(each.query is None for each in mapped)
     made: dict[str, Any] = {"made_by": MADE_BY, "rules": digest, **draw._asdict()}
-    made |= {"attributes": dict(attributes), "unmapped": unmapped}
+    made |= {"attributes": dict(attributes), "unmapped": sum(each.query is None for each in mapped)}
     made["fields"] = {name: field.counts() for name, field in shop.fields.items()}
     with atomic_folder(out, _is_made) as folder:
+        made["rejects"] = write_rejects(shop.rejects, folder)
         write_products(shop, out, folder)
         made["splits"] = write_queries(shop, rules, draw, mapped, folder)
         _check_asked(made["splits"], shop, fields or tables_path)
@@ -106,7 +114,7 @@ def _fitting(rules: Rules, shop: Shop) -> Rules:
 def _mapped(path: Path, rules: Rules, shop: Shop, seed: int) -> list[Mapped]:
     """Reads people's queries; each split gets its share of them."""
     of_split = shop.tables.products["split"].value_counts().to_dict()
-    return read_mapped(path, Mapper(rules, shop.fields), of_split, seed)
+    return read_mapped(path, Mapper(rules, shop.fields), of_split, seed, shop.rejects)
 
 
 def _check_asked(splits: Mapping[str, Mapping[str, Any]], shop: Shop, file: Path) -> None:
@@ -173,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="file of people's queries, to judge by the same rules")  # fmt: skip
     parser.add_argument("--fine-kinds", action="store_true", help="kinds name the fields asked")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--absent-pictures", action="store_true",
+                        help="pictures that are URLs or missing are no rejects")  # fmt: skip
     parser.add_argument("--dev-share", type=float, default=0.1)
     parser.add_argument("--test-share", type=float, default=0.0)
     parser.add_argument("--pictures", type=Path, help="folder of the pictures, default: TABLES")
@@ -183,7 +193,10 @@ def main(argv: list[str] | None = None) -> int:
     """Makes queries from the command line; prints the counts."""
     arguments = vars(_parser().parse_args(argv))
     with errors_in_one_line():
-        arguments["layout"] = layout_of(arguments["layout"])
+        layout = layout_of(arguments["layout"])
+        if arguments.pop("absent_pictures"):
+            layout = replace(layout, absent_pictures=True)
+        arguments["layout"] = layout
         arguments["rules"] = read_rules(arguments["rules"])
         arguments["attributes"] = attributes_of(arguments["attributes"])
         tables_path, out = arguments.pop("tables"), arguments.pop("out")
@@ -199,6 +212,8 @@ def main(argv: list[str] | None = None) -> int:
         if entry["products_without_a_query"]:
             print(f"{split}: {entry['products_without_a_query']} products without a query")
         print(f"{split}: judgments: {grades}; {entry['at_limit']} queries at the limit of a grade")
+    for reason, number in made["rejects"].items():
+        print(f"{reason}: {number} rejected, listed in {out / REJECTS}", file=sys.stderr)
     if made["unmapped"]:
         print(f"{made['unmapped']} queries of {arguments['map_path']} name no such field: "
               f"{out / UNMAPPED}")  # fmt: skip

@@ -83,11 +83,15 @@ def _missing(file: str, name: str, column: str, known: Sequence[str]) -> TableEr
 
 
 def cells_of_file(
-    tables: Tables, path: Path, wanted: Wanted, optional: Collection[str]
+    tables: Tables,
+    path: Path,
+    wanted: Wanted,
+    optional: Collection[str],
+    rejects: list[Reject],
 ) -> dict[str, list[str]]:
     """Returns the cells of a file of fields, in the order of the products.
 
-    Prints how many products are not in it, and how many of its ids are of no product.
+    `rejects` receives rows that are no rows; who is missing on either side is printed.
 
     Raises:
         TableError: the file cannot be read, lacks a column, or has other ids, or one twice.
@@ -96,30 +100,28 @@ def cells_of_file(
         raise TableError(f"{path}: expected a file of fields with a column product_id, found none")
     # Two of our fields may be one column of theirs.
     columns = {name: f"{{{candidates[0]}}}" for name, candidates in wanted.items()}
-    others = {first: tuple(rest) for first, *rest in wanted.values()}
     source = Source(
         path.stem,
         {"product_id": "{product_id}", **columns},
         optional=frozenset(optional),
-        other_names={"product_id": ("article_id", "id", "sku"), **others},
+        other_names={
+            "product_id": ("article_id", "id", "sku"),
+            **{first: tuple(rest) for first, *rest in wanted.values()},
+        },
     )
-    rejects: list[Reject] = []
-    frame, file = read_compact(path, source, rejects)
-    Rejects(rejects, [file], MAX_REJECTED).check()
+    faults: list[Reject] = []
+    frame, file = read_compact(path, source, faults)
+    Rejects(faults, [file], MAX_REJECTED).check()
+    rejects += faults
     ids = frame["product_id"]
-    twice = (ids != "") & ids.duplicated()
-    if (unfit := twice | (ids == "")).any():
-        row = frame[unfit].iloc[0]
-        raise TableError(
-            f"{path} row {row['row']}: expected an id of a product, each once, got "
-            f"{plain(row['product_id'])!r}"
-        )
+    _check_ids(path, frame)
     place = places(tables.products["product_id"], ids)
     if not (place >= 0).any():
+        expected = plain(tables.products["product_id"].iloc[0])
+        got = plain(ids.iloc[0]) if len(ids) else "no row"
         raise TableError(
-            f"{path}: expected ids of {tables.files['products'].name}, such as "
-            f"{plain(tables.products['product_id'].iloc[0])!r}, got "
-            f"{plain(ids.iloc[0]) if len(ids) else 'no row'!r}"
+            f"{path}: expected ids of {tables.files['products'].name}, such as {expected!r}, "
+            f"got {got!r}"
         )
     _say_unmet(path, frame, place)
     return {
@@ -128,6 +130,18 @@ def cells_of_file(
         if name in frame
         for column in [frame[name].tolist()]
     }
+
+
+def _check_ids(path: Path, frame: pd.DataFrame) -> None:
+    """Raises TableError where a row has no id, or that of an earlier one."""
+    ids = frame["product_id"]
+    unfit = frame[ids.duplicated() | (ids == "")]
+    if len(unfit):
+        row = unfit.iloc[0]
+        raise TableError(
+            f"{path} row {row['row']}: expected an id of a product, each once, got "
+            f"{plain(row['product_id'])!r}"
+        )
 
 
 def _say_unmet(path: Path, frame: pd.DataFrame, place: Int[np.ndarray, " products"]) -> None:

@@ -17,6 +17,12 @@ from data_prep.asking.details import Details
 from data_prep.asking.schema import BESIDE, DETAILS, PLACE, Ask, Rules
 from data_prep.asking.values import Field, key_of, number_of, singular
 
+# Nouns without a plural.
+UNCOUNTED = re.compile(
+    r"(?:furniture|equipment|clothing|bedding|lighting|jewell?ery|luggage|storage|wear|ware|tea|"
+    r"coffee|milk|water|juice|wine|bread|rice|food|hair|paper)$",
+    re.IGNORECASE,
+)
 # Words that begin with the sound of a vowel; those of `unit` and `one` do not.
 VOWEL = re.compile(r"(?!uni|us[aeiu]|usb|eu|one\b|once)[aeiou]", re.IGNORECASE)
 
@@ -263,7 +269,7 @@ def _written(
 
 def plural(word: str) -> str:
     """Returns the plural of an English noun; one that ends in s stays, or in no letter of ours."""
-    if not re.search(r"[A-Za-z]$", word):
+    if not re.search(r"[A-Za-z]$", word) or UNCOUNTED.search(word):
         return word
     if word.endswith(("ss", "sh", "ch", "x")):
         return f"{word}es"

@@ -124,7 +124,11 @@ def tokens_of(text: str) -> list[str]:
 
 
 def read_mapped(
-    path: Path, mapper: Mapper, split_products: Mapping[str, int], seed: int
+    path: Path,
+    mapper: Mapper,
+    split_products: Mapping[str, int],
+    seed: int,
+    rejects: list[Reject],
 ) -> list[Mapped]:
     """Reads queries of people; those without a split get one drawn by their words.
 
@@ -133,15 +137,17 @@ def read_mapped(
         mapper: finds fields.
         split_products: how many products each split has; a split gets its share of the queries.
         seed: of the draws.
+        rejects: receives rows that are no rows.
 
     Raises:
         TableError: the file cannot be read, an id stands twice, or a split has no products.
     """
     if not path.is_file():
         raise TableError(f"{path}: expected a file of queries with a column query, found none")
-    rejects: list[Reject] = []
-    frame, file = read_compact(path, SOURCE, rejects)
-    Rejects(rejects, [file], MAX_REJECTED).check()
+    faults: list[Reject] = []
+    frame, file = read_compact(path, SOURCE, faults)
+    Rejects(faults, [file], MAX_REJECTED).check()
+    rejects += faults
     mapped: dict[str, Mapped] = {}
     for record in frame.to_dict("records"):
         text, row = " ".join(record["query"].split()), int(record["row"])

@@ -22,6 +22,7 @@ from beyond_text.tables.delimited import fold
 from beyond_text.tables.layouts import (
     TEXT_COLUMNS,
     Layout,
+    Reject,
     TableError,
 )
 from beyond_text.tables.read import read_tables
@@ -31,7 +32,7 @@ from beyond_text.tables.text import normal_text, shown_text
 from data_prep.asking.columns import cells_of_file, own_cells
 from data_prep.asking.details import Details
 from data_prep.asking.phrases import Cutter, Texts
-from data_prep.asking.schema import Rules
+from data_prep.asking.schema import DETAILS, Rules
 from data_prep.asking.values import Field, number_of
 
 PICTURES = "pictures"
@@ -43,6 +44,8 @@ WRITTEN = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 class Shop(NamedTuple):
     """Products, and their fields by name; `hidden` are columns that are no text of a product's.
 
+    `rejects` are rows of the products and of a file of fields that are not used.
+
     `details` are those of title and description, None where the rules ask for none. `is_foreign`
     says that fields are in another script than the forms' words.
     """
@@ -50,6 +53,7 @@ class Shop(NamedTuple):
     tables: Tables
     fields: dict[str, Field]
     hidden: set[str]
+    rejects: list[Reject]
     details: Details | None = None
     is_foreign: bool = False
 
@@ -76,7 +80,7 @@ def known_attributes(attributes: Mapping[str, str], rules: Rules) -> dict[str, s
     """Returns the attributes by the names that the rules have for them, else as one word.
 
     Raises:
-        ValueError: two are one field, or one is nearly called as another field is.
+        ValueError: two are one field, or one is nearly called as another is, or as details are.
     """
     name_of = {
         fold(each): name for name in rules.fields for each in (*_other_names(rules, name), name)
@@ -84,12 +88,12 @@ def known_attributes(attributes: Mapping[str, str], rules: Rules) -> dict[str, s
     found: dict[str, str] = {}
     for name, column in attributes.items():
         ours = name_of.get(fold(name)) or re.sub(r"\W+", "_", normal_text(name)).strip("_")
-        near = get_close_matches(fold(name), name_of, n=1, cutoff=0.8)
-        if not ours or ours in found or (near and fold(name) not in name_of):
-            expected = f"each field once, got {ours!r} twice" if ours in found else (
-                f"{name_of[near[0]] if near else 'a name'}={column}, got {name}={column}"
-            )  # fmt: skip
-            raise ValueError(f"--attributes: expected {expected}")
+        near = [] if fold(name) in name_of else get_close_matches(fold(name), name_of, 1, 0.8)
+        if ours in found:
+            raise ValueError(f"--attributes: expected each field once, got {ours!r} twice")
+        if near or not ours or ours in DETAILS:
+            better = name_of[near[0]] if near else "NAME"
+            raise ValueError(f"--attributes: expected {better}={column}, got {name}={column}")
         # Whoever calls it as the rules do has left the column to them.
         found[ours] = ours if fold(column) == fold(ours) else column
     return found
@@ -131,7 +135,8 @@ def read_shop(
     """
     alone = replace(layout, queries=None, qrels=None, clicks=None, log=None, pairs="")
     tables = read_tables(path, alone, compact=True, **options)  # type: ignore[arg-type]
-    Rejects(tables.rejects, tables.files.values(), MAX_REJECTED).check()
+    Rejects(tables.rejects, tables.files.values(), MAX_REJECTED, layout=layout.name).check()
+    rejects = [*tables.rejects]
     asked = {name for ask in rules.asks_of(attributes) for name in ask.fields}
     near = {column for name in asked for column in rules.fields[name].near_by} - set(attributes)
     wanted = {
@@ -142,7 +147,7 @@ def read_shop(
     if fields_path is None:
         cells, used = own_cells(tables, wanted, near)
     else:
-        cells = cells_of_file(tables, fields_path, wanted, near)
+        cells = cells_of_file(tables, fields_path, wanted, near, rejects)
         used = set()
     fields = {}
     for name in sorted(asked):
@@ -157,7 +162,7 @@ def read_shop(
     details = None
     if any(ask.details for ask in rules.asks_of(attributes)):
         details = _details_of(tables.products, rules, fields, hidden)
-    return Shop(tables, fields, hidden, details, is_foreign(fields))
+    return Shop(tables, fields, hidden, rejects, details, is_foreign(fields))
 
 
 def is_foreign(fields: Mapping[str, Field]) -> bool:

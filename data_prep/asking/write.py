@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from beyond_text.tables.layouts import Reject
 from beyond_text.tables.splits import content_id
 from data_prep.asking.compose import Query, compose, smallest
 from data_prep.asking.grade import Products
@@ -20,6 +21,7 @@ from data_prep.asking.shop import Shop
 
 KIND = "attribute"
 UNMAPPED = "unmapped.csv"
+REJECTS = "rejects.csv"
 # Of a query of train and a grade; a popular query has tens of thousands in a large shop.
 MOST_JUDGMENTS = 1000
 
@@ -135,6 +137,14 @@ def _write_unmapped(mapped: Sequence[Mapped], folder: Path) -> None:
             writer = csv.writer(file)
             writer.writerow(["row", "query_id", "query"])
             writer.writerows((each.row, each.identity, each.text) for each in left)
+
+
+def write_rejects(rejects: Sequence[Reject], folder: Path) -> dict[str, int]:
+    """Lists the rows that are not used, where there are any; returns how many of each reason."""
+    if rejects:
+        with (folder / REJECTS).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([Reject._fields, *rejects])
+    return dict(Counter(f"{each.file}: {each.reason}" for each in rejects).most_common())
 
 
 class _Counts:

@@ -230,9 +230,13 @@ def test_a_title_that_is_a_field_leaves_pictures_or_is_refused(
             "got title, description, category, Shade, Type, a_b, A-B; the "
             "nearest is 'Shade'; name it as colour=COLUMN",
         ),
-        ("colour=Shade,material=a b,product_type=Type", "expected one column 'a b', got a_b and A-B"),
+        (
+            "colour=Shade,material=a b,product_type=Type",
+            "expected one column 'a b', got a_b and A-B",
+        ),
         ("colour=Shade", "got 'colour' without product_type in colour"),
-        ("!!!,product_type", "expected a name=!!!"),
+        ("!!!,product_type", "expected NAME=!!!, got !!!=!!!"),
+        ("detail=Shade,product_type", "expected NAME=Shade, got detail=Shade"),
     ],
 )
 def test_attributes_that_do_not_fit_are_refused(
@@ -253,3 +257,35 @@ def test_forms_of_fields_without_rules_are_checked(tmp_path: Path) -> None:
     bad = write_rules(tmp_path / "r.yaml", {"asks": [{"forms": ["{colour}"], "unless": ["hue"]}]})
     with pytest.raises(ValueError, match=r"unless: expected .*, got 'hue'"):
         read_rules(bad)
+
+
+def test_rows_that_are_not_used_are_counted_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [(f"p{at}", "a", "Red", "Sofa") for at in range(40)]
+    header = ("product_id", "title", "colour", "product_type")
+    fields = tmp_path / "f.csv"
+    lines = [f"{each[0]},{each[2]},{each[3]}" for each in rows]
+    fields.write_text("\n".join(["product_id,colour,product_type", *lines, "p1,Red,Sofa,more"]))
+    out = made(tmp_path, [*rows, rows[0]], "--attributes", "colour,product_type",
+               "--fields", str(fields), header=header)  # fmt: skip
+    listed = [(each["file"], each["row"], each["reason"]) for each in read_csv(out / "rejects.csv")]
+    assert listed == [("products.csv", "42", "duplicate id"), ("f.csv", "42", "malformed row")]
+    assert json.loads((out / "made.json").read_text())["rejects"] == {
+        "products.csv: duplicate id": 1, "f.csv: malformed row": 1,
+    }  # fmt: skip
+    assert "products.csv: duplicate id: 1 rejected, listed in" in capsys.readouterr().err
+    assert not read_tables(out).rejects
+
+
+def test_a_shop_with_pictures_by_url_goes_on_by_its_texts_where_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [(f"p{at}", "a", "Red", "Sofa", "https://shop.example/a.jpg") for at in range(4)]
+    header = ("product_id", "title", "colour", "product_type", "image")
+    shop = write_csv(tmp_path / "shop" / "products.csv", header, rows).parent
+    names = ("--attributes", "colour,product_type")
+    assert "--absent-pictures" in error_of(capsys, shop, tmp_path / "out", *names)
+    out = made(tmp_path, rows, *names, "--absent-pictures", header=header)
+    assert len(read_csv(out / "products.csv")) == 4
+    assert queries_of(out)

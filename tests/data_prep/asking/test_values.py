@@ -53,6 +53,7 @@ def test_a_cell_is_parted_as_the_shop_means_it(cell: str, values: list[str]) -> 
         ("colour", "12", []),
         ("colour", "3.0", []),
         ("colour", "#ff0000", []),
+        ("colour", "#ff0000, Red", ["red"]),
         ("colour", "Red, Multi", ["red"]),
         ("colour", '{"value": "red"}', []),
         ("colour", "a " * 31, []),
