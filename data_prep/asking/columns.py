@@ -46,12 +46,11 @@ def own_cells(
                 columns.setdefault(column, [""] * len(products))[row] = value
     cells, used = {}, set()
     for name, candidates in wanted.items():
-        column = _first(file, candidates, columns)
-        if column is not None:
-            cells[name] = columns[column]
-            used.add(column)
-            if fold(column) != fold(candidates[0]):
-                print(plain(f"{file}: field {name} is of column {column}"), file=sys.stderr)
+        if chosen := _first(file, candidates, columns):
+            cells[name] = columns[chosen]
+            used.add(chosen)
+            if fold(chosen) != fold(candidates[0]):
+                print(plain(f"{file}: field {name} is of column {chosen}"), file=sys.stderr)
         elif name not in optional:
             raise _missing(file, name, candidates[0], list(known))
     return cells, used

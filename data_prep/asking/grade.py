@@ -60,6 +60,7 @@ class Products:
         self.required = next((name for name in fields if rules.fields[name].required), None)
         self.groups_of = cache(self._groups_of)
         self.states = lru_cache(maxsize=KEPT)(self._states)
+        self.state = lru_cache(maxsize=KEPT)(lambda name, word: fields[name].state(word))
 
     def grades(self, query: Query) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
         """Returns groups whose required fields agree, and the grade of each by its fields.
@@ -94,13 +95,13 @@ class Products:
         """Returns the groups that agree with a word in the first required field, if it is asked."""
         if noun is None or self.required is None:
             return np.arange(len(self.groups))
-        state = self.fields[self.required].state(noun)
+        state = self.state(self.required, noun)
         return np.flatnonzero(state[self.groups[:, self.column[self.required]]] == EXACT)
 
     def _states(self, name: str, word: str, noun: str | None) -> Int8[np.ndarray, " some"]:
         """Says of each group of a noun whether it is EXACT, NEAR, OFF or UNKNOWN in a field."""
         groups = self.groups_of(noun)
-        state = self.fields[name].state(word)[self.groups[groups, self.column[name]]]
+        state = self.state(name, word)[self.groups[groups, self.column[name]]]
         if name in self.family:
             families = self.groups[groups, self.family[name]]
             is_near = np.isin(families, self.fields[name].near_families(word)) & (families >= 0)

@@ -58,6 +58,7 @@ class Names:
         self.rules = rules
         self.missing = {normal_text(each) for each in missing}
         self.entry: dict[str, str] = {}
+        self._keys: dict[str, set[str]] = {}
         for table in (rules.words, rules.first_words):
             for name in table:
                 self.entry.setdefault(key_of(name), name)
@@ -87,7 +88,10 @@ class Names:
 
     def keys(self, entry: str) -> set[str]:
         """Returns `key_of` each word that shoppers have for an entry."""
-        return {key_of(word) for is_first in (False, True) for word in self.words(entry, is_first)}
+        if entry not in self._keys:
+            ways = (self.words(entry), self.words(entry, is_first=True))
+            self._keys[entry] = {key_of(word) for words in ways for word in words}
+        return self._keys[entry]
 
     def _own_words(self, entry: str) -> list[str]:
         """Lists how an entry is called that has no words in the table: a number with its field."""
@@ -153,13 +157,13 @@ class Field:
         return found
 
     def counts(self) -> dict[str, Any]:
-        """Counts values and products, and those of the commonest values that nobody asks for."""
+        """Counts values, each of a list, and products; and those of cells that nobody asks for."""
         known = self.codes[self.codes >= 0]
         number = np.bincount(known, minlength=len(self.values)).tolist()
         codes = sorted(range(len(number)), key=lambda code: (-number[code], code))
         left = [code for code in codes if not self.words_of(code)]
         return {
-            "values": len(self.values),
+            "values": len(set().union(*self.entries)),
             "products": len(known),
             "without": len(self.codes) - len(known),
             "not_asked": {
@@ -201,14 +205,18 @@ class Field:
         """Lists the values of which a part is a neighbour of what a word means."""
         key = key_of(word)
         meant = {each for code in self.codes_of.get(key, ()) for each in self.entries[code]}
-        wanted = set().union(
-            *(self._groups(each) for each in meant if key in self.names.keys(each))
-        )
-        return [
-            code
-            for code, entries in enumerate(self.entries)
-            if any(self._groups(each) & wanted for each in entries)
-        ]
+        groups = [self._groups(each) for each in meant if key in self.names.keys(each)]
+        found = (self._codes_of_group[group] for group in set().union(*groups))
+        return sorted(set().union(*found))
+
+    @cached_property
+    def _codes_of_group(self) -> dict[str, list[int]]:
+        """The values of which a part is in each group of neighbours."""
+        found: dict[str, list[int]] = {}
+        for code, entries in enumerate(self.entries):
+            for group in set().union(*map(self._groups, entries)):
+                found.setdefault(group, []).append(code)
+        return found
 
     def _groups(self, entry: str) -> set[str]:
         """Returns the groups of neighbours in which an entry is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from data_prep.asking.values import EXACT, NEAR, OFF, UNKNOWN, Field
 from tests.data_prep.asking.shops import (
     HEADER,
     PLAIN,
+    STRICT,
     WAYS,
     grades_of,
     made,
@@ -71,6 +73,47 @@ def test_grades_are_those_of_the_rules_for_every_product(tmp_path: Path) -> None
         assert grades == expected, text
         seen.update(grades.values())
     assert min(seen[grade] for grade in (0.0, 1.0, 2.0)) > 20
+
+
+def test_grades_of_products_with_several_values_are_those_of_the_rules(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    near = [{"red", "darkred"}, {"blue", "azure"}]
+    rows, have = [], {}
+    for at in range(200):
+        colours = draw.sample(
+            ["red", "darkred", "blue", "azure", "black"], draw.choice([1, 1, 2, 3])
+        )
+        stuffs = draw.sample(["oak", "wool", "steel"], draw.choice([0, 1, 2]))
+        kind = draw.choice(["sofa", "stool"])
+        between = draw.choice(["|", "/", ", ", "; ", " & ", " and ", "\n"])
+        shares = " + ".join(f"{draw.randrange(1, 100)}% {each}" for each in stuffs)
+        rows.append((f"p{at}", f"t{at}", "train", between.join(colours), f"Home > {kind}", shares))
+        have[f"p{at}"] = set(colours), set(stuffs), kind
+    header = ("product_id", "title", "split", "colour", "product_type", "material")
+    fields = {"colour": {"neighbours": [sorted(each) for each in near]}}
+    rules = write_rules(
+        tmp_path / "rules.yaml", {"asks": STRICT, "written": WAYS, "fields": fields}
+    )
+    out = made(tmp_path, rows, "--attributes", "colour,product_type,material", "--rules",
+               str(rules), header=header)  # fmt: skip
+    seen: Counter[float] = Counter()
+    for (_, text), grades in grades_of(out).items():
+        words = set(text.split()) - {"in"}
+        colour, *_ = words & set().union(*(each[0] for each in have.values()))
+        kind = "couch" if "couch" in words else next(iter(words & {"sofa", "stool"}))
+        stuff = words - {colour, kind}
+        expected = {}
+        for product, (colours, stuffs, own) in have.items():
+            faults = [] if colour in colours else [
+                any({colour, each} <= group for each in colours for group in near)
+            ]  # fmt: skip
+            faults += [True] if stuff - stuffs else []
+            is_judged = own == kind.replace("couch", "sofa") and (stuffs or not stuff)
+            if is_judged and faults in ([], [True]):
+                expected[product] = 2.0 - len(faults)
+        assert grades == expected, text
+        seen.update(grades.values())
+    assert min(seen[1.0], seen[2.0]) > 200
 
 
 def test_a_family_says_which_shades_are_neighbours(tmp_path: Path) -> None:
