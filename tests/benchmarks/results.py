@@ -35,6 +35,8 @@ from beyond_text.terminal import errors_in_one_line, plain
 from tests import ROOT
 
 FAILED, OUT_OF_TIME = 1, 3
+# The shell's exit code of a command that is not there.
+NO_COMMAND = 127
 # A command that is told to stop has so long to write its checkpoint.
 PATIENCE = 60
 # Variables of make's own, and of the Makefile, that a make hands down.
@@ -102,17 +104,19 @@ def commit_of(root: Path, dirty: bool) -> Commit:
         return done.stdout.decode(errors="replace")
 
     name = git("rev-parse", "--short=12", "HEAD").strip()
-    changes = git("status", "--porcelain", "--untracked-files=all")
-    if not changes:
+    # Parted by zeros, as names of files are then as they are.
+    changes = git("status", "--porcelain", "--untracked-files=all", "-z")
+    lines = list(filter(None, changes.split("\0")))
+    if not lines:
         return Commit(name, "")
     if not dirty:
-        count = len(changes.splitlines())
+        count = len(lines)
         raise ValueError(
             f"{root}: {count} files differ from commit {name}: commit them, or say --dirty"
         )
     digest = hashlib.sha256((changes + git("diff", "HEAD")).encode())
     # Of files that git does not know, their contents count too.
-    for line in sorted(changes.splitlines()):
+    for line in sorted(lines):
         if line.startswith("?? ") and (root / line[3:]).is_file():
             digest.update((root / line[3:]).read_bytes())
     return Commit(name, digest.hexdigest()[:8])
@@ -171,21 +175,29 @@ class Making:
         return [word.format(**places) for word in shlex.split(command)]
 
     def _ended(self, name: str) -> list[dict[str, Any]]:
-        """Returns what is known of a result's first commands, as far as they are as they were."""
+        """Returns what is known of a result's first commands, as far as they are as they were.
+
+        One that ran before what it comes after was made anew is no more what it was.
+        """
         file = self.folder / "state" / f"{name}.json"
         if not file.is_file():
             return []
         ended = []
-        commands = self.results[name].commands
+        commands, before = self.results[name].commands, self._before(name)
         for command, known in zip(commands, json.loads(file.read_text("utf-8")), strict=False):
-            if known["words"] != self._words(command):
+            if (known["words"], known.get("before")) != (self._words(command), before):
                 break
             ended.append(known)
         return ended
 
+    def _before(self, name: str) -> str:
+        """Returns a digest of what is known of the results that one comes after."""
+        known = [self._ended(each) for each in self.results[name].after]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+
     def _run(self, name: str, result: Result) -> bool:
         """Runs what is left of a result; returns False where the time is over."""
-        ended = self._ended(name)
+        ended, before = self._ended(name), self._before(name)
         for number in range(len(ended), len(result.commands)):
             words = self._words(result.commands[number])
             log = self.folder / "logs" / f"{name}-{number + 1}"
@@ -198,10 +210,15 @@ class Making:
                 print(plain(f"{name}: failed with exit code {code}; see {log}.err"))
                 self.failed.append(name)
                 return True
-            ended.append({"words": words, "seconds": time.monotonic() - began})
+            seconds = time.monotonic() - began
+            ended.append({"words": words, "before": before, "seconds": seconds})
             write_json(self.folder / "state" / f"{name}.json", ended)
         if result.page:
-            write_text(self.folder / f"{name}.md", self._page(name, result, ended))
+            try:
+                write_text(self.folder / f"{name}.md", self._page(name, result, ended))
+            except FileNotFoundError as error:
+                print(plain(f"{name}: its commands did not write {error.filename}"))
+                self.failed.append(name)
         return True
 
     def _call(self, words: Sequence[str], log: Path) -> int | None:
@@ -214,10 +231,14 @@ class Making:
         # A make that is started here takes nothing from one that has started this.
         environment = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
         with open(f"{log}.out", "wb") as out, open(f"{log}.err", "ab") as errors:
-            process = subprocess.Popen(
-                words, cwd=self.root, env=environment, stdout=out, stderr=errors,
-                stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            try:
+                process = subprocess.Popen(
+                    words, cwd=self.root, env=environment, stdout=out, stderr=errors,
+                    stdin=subprocess.DEVNULL, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                errors.write(f"{error}\n".encode())
+                return NO_COMMAND
             try:
                 return process.wait(timeout=None if left == float("inf") else left)
             except subprocess.TimeoutExpired:

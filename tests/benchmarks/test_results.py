@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_a_command_that_changed_and_those_behind_it_run_again(shops: Shops) -> N
     assert [shops.ran(name) for name in ("one", "two", "three")] == [1, 1, 1]
 
 
+def test_what_comes_after_a_result_that_is_made_anew_is_made_anew(shops: Shops) -> None:
+    def results(first: str) -> dict[str, Result]:
+        return {
+            "runs": Result((note(first),), page=False),
+            "table": Result((note("two"),), after=("runs",)),
+            "later": Result((note("three"),), after=("table",)),
+            "other": Result((note("four"),)),
+        }
+
+    names = ("one", "two", "three", "four")
+    for _ in range(2):
+        assert shops.make(results("one")) == 0
+        assert [shops.ran(name) for name in names] == [1, 1, 1, 1]
+    # As of other tables, which the command of the runs alone names.
+    assert shops.make(results("five")) == 0
+    assert [shops.ran(name) for name in (*names, "five")] == [1, 2, 2, 1, 1]
+
+
 def test_a_failed_command_stops_what_needs_it_and_nothing_else(
     shops: Shops, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +138,28 @@ def test_a_failed_command_stops_what_needs_it_and_nothing_else(
     results["runs"] = Result((note("one"), note("four")), page=False)
     assert shops.make(results) == 0
     assert [shops.ran(name) for name in ("one", "two", "three", "four")] == [1, 1, 1, 1]
+
+
+def test_a_command_that_is_not_there_or_writes_nothing_has_failed_and_the_others_go_on(
+    shops: Shops, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = {
+        "missing": Result(("no-such-command here",)),
+        "silent": Result((note("one"),), makes=("{out}/nothing.md",)),
+        "undrawn": Result((note("two"),), draws=("{out}/nothing.png",)),
+        "last": Result((note("three"),)),
+    }
+    for _ in range(2):
+        assert shops.make(results) == FAILED
+        printed = capsys.readouterr().out
+        assert "missing: failed with exit code 127" in printed
+        for name, file in (("silent", "nothing.md"), ("undrawn", "nothing.png")):
+            assert re.search(rf"{name}: its commands did not write .*/{file}", printed)
+        assert "left: missing, silent, undrawn" in printed
+        # What a command has done, it need not do again.
+        assert [shops.ran(name) for name in ("one", "two", "three")] == [1, 1, 1]
+    (log,) = shops.out.glob("*/logs/missing-1.err")
+    assert "no-such-command" in log.read_text()
 
 
 def test_the_minutes_stop_a_command_with_all_that_it_started(
@@ -148,6 +189,12 @@ def test_what_is_not_committed_is_refused_or_marked(shops: Shops) -> None:
     (shops.repository / "new").write_text("b")
     assert shops.make(results, "--dirty") == 0
     assert shops.ran("one") == 2
+    # Whatever its name, such as one that git would put in quotes.
+    (shops.repository / "new").rename(shops.repository / "né w")
+    for number, text in enumerate("cdd", start=3):
+        (shops.repository / "né w").write_text(text)
+        assert shops.make(results, "--dirty") == 0
+        assert shops.ran("one") == min(number, 4)
     with pytest.raises(ValueError, match="expected a checkout with a commit"):
         commit_of(shops.tables, False)
 
