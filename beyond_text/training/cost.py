@@ -13,6 +13,8 @@ from beyond_text.training.relevance import KEPT
 # Matrices of a block that are alive at once, in its backward pass, where the candidates are queries
 # and where they are products: of a loss with three grades, and of UniECS's objectives.
 MATRICES = {"info_nce": (8, 8), "ranked_nce": (14, 14), "sigmoid": (9, 9), "uniecs": (9, 15)}
+# Those of a teacher's objective, whose candidates are products.
+TAUGHT_MATRICES = 11
 # Directions of all objectives whose matrices are held at once, where these are small.
 DIRECTIONS = {"info_nce": 8, "ranked_nce": 8, "sigmoid": 4, "uniecs": 24}
 # Bytes of a judgment: as it is sent (three keys, product and gain), and with what is made of it.
@@ -24,8 +26,9 @@ class Step(NamedTuple):
     """The size of a step: `products` of each process with `queries` each, in vectors of `dim`.
 
     `judgments` is the number that the process with most of them sends: those of queries of the
-    batch, or with a memory all of its products'. `remembered` is the size of the memory. Widths at
-    which vectors are shortened cost nothing more: one is computed after the other.
+    batch, or with a memory all of its products'. `remembered` is the size of the memory. `taught`
+    is the width of a teacher's vectors, 0 without one; its towers are left out as the model's are.
+    Widths at which vectors are shortened cost nothing more: one is computed after the other.
     """
 
     processes: int
@@ -36,6 +39,7 @@ class Step(NamedTuple):
     product_views: int = 3
     judgments: int = 0
     remembered: int = 0
+    taught: int = 0
 
     @property
     def all_products(self) -> int:
@@ -62,6 +66,11 @@ class Step(NamedTuple):
         """The bytes of those of queries."""
         return 4 * self.dim * self.query_views * self.all_queries
 
+    @property
+    def taught_vectors(self) -> int:
+        """The bytes of a teacher's vectors of the products of all processes."""
+        return 4 * self.taught * self.all_products
+
 
 def messages(step: Step, terms: int) -> dict[str, int]:
     """Returns the bytes that each message of a step leaves on every process, `terms` sums in all.
@@ -74,7 +83,7 @@ def messages(step: Step, terms: int) -> dict[str, int]:
         "columns": 8 * columns,
         "length, largest": 8 * 5,
         "judgments": SENT_JUDGMENT * step.judgments * step.processes,
-        "vectors": step.vectors,
+        "vectors": step.vectors + step.taught_vectors,
         "losses, sum": 4 * 2 * terms,
         "gradients": step.vectors,
     }
@@ -95,18 +104,25 @@ def held(step: Step, loss: str) -> int:
 
     In the backward pass: the vectors of queries with their gradients, or of both sides with the
     gradients of products', which are done with first; own gradients; a block's matrices (of all
-    objectives, where they are small); and the judgments. `loss` is a key of MATRICES.
+    objectives, where they are small); and the judgments. `loss` is a key of MATRICES. A teacher's
+    vectors of products are held as they were gathered, with the products', and apart from these.
     """
     queries, products = step.query_vectors, step.vectors - step.query_vectors
     judgments = step.judgments * step.processes * (1 + step.remembered / step.all_products)
     # The remembered vectors of several batches, and one tensor of these.
     memory = 2 * 4 * step.dim * step.product_views * step.remembered
+    of_queries, of_products = MATRICES[loss]
+    if step.taught:
+        of_products = max(of_products, TAUGHT_MATRICES)
+    own_taught = 4 * step.taught * step.products * (step.queries + 1)
     return (
         queries
         + max(
-            queries + _blocks(step, loss, MATRICES[loss][0]),
-            2 * products + _blocks(step, loss, MATRICES[loss][1]),
+            queries + _blocks(step, loss, of_queries),
+            2 * products + step.taught_vectors + _blocks(step, loss, of_products),
         )
+        + step.taught_vectors
+        + own_taught
         + memory
         + 2 * step.vectors // step.processes
         + int(HELD_JUDGMENT * judgments)

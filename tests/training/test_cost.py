@@ -16,7 +16,7 @@ from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from beyond_text.config.views import PAIRS, PRODUCT
+from beyond_text.config.views import PAIRS, PRODUCT, TEACHER
 from beyond_text.shards.batch import Batch, Counts, Embeddings, Qrels, QueryKeys, Tokens
 from beyond_text.training.blocks import losses_of
 from beyond_text.training.contrasts import Contrasts
@@ -25,6 +25,7 @@ from beyond_text.training.cross_batch import CrossBatchMemory
 from beyond_text.training.gathered import gather
 from beyond_text.training.losses import LOSSES
 from beyond_text.training.processes import Processes
+from beyond_text.training.teacher import Lesson, follow
 from beyond_text.training.uniecs_losses import OBJECTIVES
 from tests.tiny import UNTAUGHT
 from tests.training.counting import Answers, LiveBytes
@@ -90,7 +91,9 @@ def measured(
         memory = CrossBatchMemory(step.remembered)
         if step.remembered:
             memory.load(remembered_of(step, embeddings))
-        gathered = gather(batch, embeddings, step.queries, processes, step.remembered > 0)
+        lesson = lesson_of(step)
+        taught = lesson.products if step.taught else None
+        gathered = gather(batch, embeddings, step.queries, processes, step.remembered > 0, taught)
         contrasts = Contrasts(gathered, memory.all())
         terms = {
             name: OBJECTIVES[name](contrasts.scene.at(width), temperature)
@@ -100,6 +103,9 @@ def measured(
             )
             for name in objectives
         }
+        if gathered.taught is not None:
+            lesson = lesson._replace(products=gathered.taught)
+            terms[TEACHER] = follow(contrasts.in_batch._replace(width=width), lesson)
         summed: list[int] = []
 
         def over_all(sums: Tensor) -> Tensor:
@@ -108,9 +114,15 @@ def measured(
 
         total = torch.stack(list(losses_of(terms, over_all, processes.world).values())).sum()
         # As after the step, when the backward pass begins.
-        del gathered, contrasts, terms
+        del gathered, contrasts, terms, lesson, taught
         total.backward()
     return [size for _, size in calls], summed[0], live.most
+
+
+def lesson_of(step: Step) -> Lesson:
+    """Returns what a teacher makes of the slice of a process."""
+    rows = step.products * step.queries
+    return Lesson(torch.zeros(rows, step.taught), torch.zeros(step.products, step.taught), 0.05)
 
 
 def remembered_of(step: Step, embeddings: Embeddings) -> list[Any]:
@@ -149,6 +161,11 @@ CASES = [
     ("info_nce", ["query_product"], MIDDLE._replace(judgments=40_000)),
     ("uniecs", ["cmal"], Step(16, 1024, 1, 64, judgments=1000)),
     ("uniecs", ["imcl"], Step(16, 256, 2, 256, judgments=1000)),
+    # With a teacher, narrower and wider than the model.
+    ("info_nce", list(PAIRS), SMALL._replace(taught=96)),
+    ("info_nce", ["query_product"], MIDDLE._replace(taught=768)),
+    ("ranked_nce", ["query_product"], MIDDLE._replace(taught=64, remembered=16 * 1024)),
+    ("sigmoid", ["query_product", "text_image"], MIDDLE._replace(taught=384)),
 ]
 
 
@@ -175,6 +192,10 @@ def test_a_step_of_sixteen_times_4096_products_holds_at_most_four_gigabytes() ->
     for loss in LOSSES:
         assert held(LARGE, loss) <= 4 * GIGABYTE, loss
         assert held(remembers, loss) <= 4 * GIGABYTE, loss
+        # A teacher twice as wide: as it was gathered and apart, and what this process made.
+        wide = LARGE._replace(taught=1024)
+        assert held(wide, loss) - held(LARGE, loss) > 2 * 4 * 1024 * LARGE.all_products
+        assert sent(wide) - sent(LARGE) == 4 * 1024 * 15 * LARGE.products
     every = size_for(LARGE, list(UNTAUGHT))
     assert (every.query_views, every.product_views) == (3, 3)
     assert held(every, "uniecs") <= 4 * GIGABYTE
