@@ -176,7 +176,7 @@ def choose(
     """Trains every point of the grid; returns the ladders with the best ones, and all those runs.
 
     Raises:
-        ValueError: as `plan`, or the grid cannot be read.
+        ValueError: as `plan` and `check_points`, or the grid cannot be read.
     """
     from beyond_text.evaluation import grid
     from beyond_text.evaluation.ladder import check_chains, plan
@@ -190,6 +190,7 @@ def choose(
     for ladder in ladders:
         all_points, of_name = grid.tried_rows(ladder, given, settings, overrides)
         cells = plan([all_points], settings, overrides, out / "grid", known)
+        grid.check_points(cells, of_name)
         check_chains(cells.values())
         run_chains(list(cells.values()))
         known += grid.runs_of(cells)

@@ -8,9 +8,8 @@ is not tried.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +19,8 @@ import torch
 from beyond_text.config.settings import Config
 from beyond_text.evaluation.ladder import Ladder, Row, configure, read_mapping, word_of
 from beyond_text.evaluation.report import Cell
+from beyond_text.evaluation.report import values_of as values_of_cell
 from beyond_text.files import write_text
-from beyond_text.metrics.results import METRICS
 from beyond_text.models.fusion import FUSIONS
 
 FORM = "a grid as `lr.fusion: [1e-3, 3e-3]`"
@@ -91,15 +90,32 @@ def with_point(row: Row, point: Point) -> Row:
     return row._replace(stages=(*first, last._replace(words=(*last.words, *point))))
 
 
+def check_points(cells: Iterable[Cell], of_name: Mapping[str, tuple[str, Point]]) -> None:
+    """Refuses points of a row that are one run: what they set makes no difference there.
+
+    So it is with `steps` and `budget` of a row of one stage: all rows see equally many samples.
+
+    Raises:
+        ValueError: names the row and two of its points.
+    """
+    of_run: dict[tuple[str, Path], Point] = {}
+    for cell in cells:
+        row, point = of_name[cell.name]
+        other = of_run.setdefault((row, cell.runs[-1]), point)
+        if other != point:
+            raise ValueError(
+                f"--grid: {row}: {' '.join(other)} and {' '.join(point)} train the same run: all "
+                "see as many samples as the first row"
+            )
+
+
 def values_of(
     cells: Sequence[Cell], of_name: Mapping[str, tuple[str, Point]], measure: str
 ) -> list[Tried]:
     """Returns what every point gave, of finished cells."""
-    tried = []
-    for cell in cells:
-        metrics = json.loads((cell.runs[-1] / METRICS).read_text(encoding="utf-8"))
-        tried.append(Tried(*of_name[cell.name], float(metrics["all"][measure])))
-    return tried
+    return [
+        Tried(*of_name[cell.name], float(values_of_cell(cell, measure).mean())) for cell in cells
+    ]
 
 
 def best_of(tried: Sequence[Tried]) -> dict[str, Point]:

@@ -11,14 +11,19 @@ from beyond_text.config.names import CONTROLS, FUSION_NAMES, RECIPES
 from beyond_text.evaluation.grid import (
     Tried,
     best_of,
+    check_points,
     points_of,
     read_grid,
     unused_settings,
+    values_of,
     with_best,
     write_grid,
 )
 from beyond_text.evaluation.ladder import Ladder, Row, Stage
+from beyond_text.evaluation.report import Cell
+from beyond_text.metrics.results import METRICS
 from beyond_text.models.fusion import FUSIONS
+from tests.evaluation.test_report import RANKS, write_run
 
 
 def test_the_recipes_grid_tries_what_each_fusion_has() -> None:
@@ -84,3 +89,24 @@ def test_the_best_point_of_each_row_and_of_equal_ones_the_first(tmp_path: Path) 
     assert "| a | x=2 | 0.500 | chosen |" in text
     assert "| b | as they are | 0.100 | chosen |" in text
     assert text == (tmp_path / "grid.md").read_text()
+
+
+def test_points_that_train_the_same_are_refused(tmp_path: Path) -> None:
+    """As those of `steps` do in a row of one stage, whose samples are those of the first row."""
+
+    def cell(name: str, run: str) -> Cell:
+        return Cell("l", name, 0, (tmp_path / run,))
+
+    of_name = {"a1": ("a", ("steps=1",)), "a2": ("a", ("steps=2",)), "b": ("b", ("steps=1",))}
+    # Two rows may share a run.
+    check_points([cell("a1", "one"), cell("a2", "two"), cell("b", "one")], of_name)
+    with pytest.raises(ValueError, match="--grid: a: steps=1 and steps=2 train the same run"):
+        check_points([cell("a1", "one"), cell("a2", "one"), cell("b", "two")], of_name)
+
+
+def test_a_shop_without_queries_has_values_too(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", RANKS["image"])
+    # Its texts and pictures that find each other have metrics of their own, and none of all.
+    (tmp_path / "run" / METRICS).write_text("{}")
+    (tried,) = values_of([Cell("l", "a", 0, (tmp_path / "run",))], {"a": ("a", ("x=1",))}, "mrr")
+    assert tried == Tried("a", ("x=1",), pytest.approx((1 / RANKS["image"]).mean()))
