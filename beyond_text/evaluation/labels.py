@@ -7,6 +7,7 @@ needs judgments. With a grid, each row is trained with every entry, and dev pick
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from beyond_text.evaluation.ladder import (
     Row,
     check_distinct,
     configure,
+    keys_of,
     linked,
     matched,
     read_mapping,
@@ -69,8 +71,11 @@ def read_labels(path: Path) -> tuple[list[Row], list[Entry]]:
         )
     for entry in grid:
         budget = entry.get("budget", 1)
-        if isinstance(budget, bool) or not isinstance(budget, int | float) or budget <= 0:
+        is_number = isinstance(budget, int | float) and not isinstance(budget, bool)
+        if not (is_number and 0 < budget < math.inf):
             raise ValueError(f"{path}: {GRID}: expected a budget above 0, got {budget!r}")
+        if wrong := [key for key in entry if not isinstance(key, str)]:
+            raise ValueError(f"{path}: {GRID}: expected names of settings, got {wrong[0]!r}")
     check_distinct(map(name_of, grid))
     return rows_of(path, content), grid
 
@@ -87,7 +92,7 @@ def numbers_of(asked: Sequence[str], setup: Setup) -> dict[int, int | None]:
     has most are all.
 
     Raises:
-        ValueError: one is neither, or comes twice; no row needs judgments.
+        ValueError: one is neither, or comes twice; no row needs judgments, or no source counts.
     """
     check_distinct(asked)
     if wrong := [word for word in asked if word != "all" and not word.isdecimal()]:
@@ -98,6 +103,8 @@ def numbers_of(asked: Sequence[str], setup: Setup) -> dict[int, int | None]:
     if config is None:
         raise ValueError("--labels: none of the rows has a stage that learns from judgments")
     sources = [s for s in config.data.sources.values() if s.labels is None and s.weight]
+    if not sources:
+        raise ValueError("--labels: each source has labels of its own, data.sources.NAME.labels")
     most = max((train_split(s, config.data).kept().available for s in sources), default=0)
     numbers = {most if word == "all" else min(int(word), most) for word in asked}
     return {number: number if number < most else None for number in sorted(numbers)}
@@ -180,10 +187,14 @@ def _stage(
         name = key if head not in stems else rest if head == stage.recipes[0].stem else "budget"
         if name != "budget":
             words.append(f"{name}={word_of(value)}")
+    if "data.labels" in keys_of([*words, *setup.overrides]):
+        raise ValueError("data.labels: set by --labels")
     own = stage._replace(words=tuple(words))
     config = configure(own, seed, setup.settings, setup.overrides)
-    if needs_labels(config) and labels is not None:
-        own = own._replace(words=(*words, f"data.labels={labels}"))
+    # The settings that are lent may be those of a run with few labels.
+    if needs_labels(config) and labels != config.data.labels:
+        word = f"data.labels={'null' if labels is None else labels}"
+        own = own._replace(words=(*words, word))
         config = configure(own, seed, setup.settings, setup.overrides)
     return replace(config, budget=config.budget * entry.get("budget", 1))
 

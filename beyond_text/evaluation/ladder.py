@@ -191,14 +191,14 @@ def configure(stage: Stage, seed: int, settings: Path, overrides: Sequence[str])
     Raises:
         ValueError: an override of what the row or the plan decides, or an unknown setting.
     """
-    set_by_stage, overridden = _keys(stage.words), _keys(overrides)
+    set_by_stage, overridden = keys_of(stage.words), keys_of(overrides)
     if taken := (set_by_stage & overridden) | ((set_by_stage | overridden) & SET_BY_PLAN):
         raise ValueError(f"{', '.join(sorted(taken))}: set by the ablation, cannot be overridden")
     words = [*overrides, *stage.words, f"seed={seed}"]
-    return with_steps(load_config([settings, *stage.recipes], words))
+    return with_steps(load_config([settings, *stage.recipes], words), is_lent=True)
 
 
-def _keys(words: Sequence[str]) -> set[str]:
+def keys_of(words: Sequence[str]) -> set[str]:
     """Returns the keys of `key=value` words."""
     return {word.partition("=")[0] for word in words}
 

@@ -13,10 +13,11 @@ from beyond_text.shards.manifest import ShardError
 from beyond_text.shards.sources import say, usable_supplies
 
 
-def with_steps(config: Config) -> Config:
+def with_steps(config: Config, is_lent: bool = False) -> Config:
     """Returns settings with a number of steps, which is printed where it was `auto`.
 
-    Where the data are gone, it is that of the run, as far as it has begun.
+    Where the data are gone, it is that of the run, as far as it has begun; not of settings that are
+    lent, whose run is another one.
 
     Raises:
         ConfigError, ShardError: as `usable_supplies`.
@@ -27,7 +28,7 @@ def with_steps(config: Config) -> Config:
     try:
         supplies = usable_supplies(config)
     except ShardError:
-        if not begun.is_file():
+        if is_lent or not begun.is_file():
             raise
         return replace(config, steps=load_config([begun]).steps)
     products = sum(len(supply.split) for supply in supplies)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from beyond_text.ablate import main
 from beyond_text.config.load import load_config, to_yaml
-from beyond_text.config.names import LABELS
+from beyond_text.config.names import LABELS, STAGE3
 from beyond_text.config.settings import Config
 from beyond_text.evaluation.labels import (
     Point,
@@ -121,8 +121,32 @@ def test_an_entry_of_the_grid_sets_all_stages_or_one_and_scales_all_rows_alike(
         chains[3, "stage3-only", entry][0].run for entry in ("as it stands", "stage1.steps=20")
     ]
     assert alone[0] == alone[1]
-    with pytest.raises(ValueError, match=r"full: data.labels: set by the ablation|stage3-only"):
-        planned(settings, "3", "data.labels=4")
+    for asked in ("3", "all", "4"):
+        with pytest.raises(ValueError, match=r"untouched: data.labels: set by --labels"):
+            planned(settings, asked, "data.labels=4")
+
+
+def test_all_is_all_and_few_are_few_whatever_the_settings_that_are_lent_say(settings: Path) -> None:
+    lent = load_config([settings], ["data.labels=2"])
+    settings.write_text(to_yaml(lent))
+    chains = planned(settings, "3 all")
+    labels = {number: chains[number, "full", "as it stands"][2].data.labels for number in (3, 12)}
+    assert labels == {3: 3, 12: None}
+
+
+def test_labels_that_a_row_or_each_source_sets_are_refused(settings: Path) -> None:
+    rows = settings.with_name("rows.yaml")
+    rows.write_text(f"mine: [{STAGE3} data.labels=5]\n")
+    given = Setup(read_labels(rows)[0], [0], settings, [], settings.parent)
+    with pytest.raises(ValueError, match=r"mine: data\.labels: set by --labels"):
+        plan_labels(given, {3: 3}, [{}])
+    rows.write_text(f"mine: [{STAGE3}]\n")
+    given = given._replace(rows=read_labels(rows)[0])
+    with pytest.raises(ValueError, match=r"mine: data\.labels: set by --labels"):
+        plan_labels(given, {3: 3}, [{"data.labels": 5}])
+    given = given._replace(overrides=["data.sources.tables.labels=4"])
+    with pytest.raises(ValueError, match="--labels: each source has labels of its own"):
+        numbers_of(["3"], given)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +156,9 @@ def test_an_entry_of_the_grid_sets_all_stages_or_one_and_scales_all_rows_alike(
         ("[budget]", "grid: expected a list of settings"),
         ("[{budget: 0}]", "expected a budget above 0, got 0"),
         ("[{budget: many}]", "expected a budget above 0, got 'many'"),
+        ("[{budget: .inf}]", "expected a budget above 0, got inf"),
+        ("[{budget: .nan}]", "expected a budget above 0, got nan"),
+        ("[{1: 2}]", "expected names of settings, got 1"),
         ("[{seed: 1}, {seed: 1}]", "named twice: seed=1"),
     ],
 )

@@ -11,6 +11,8 @@ import pytest
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.config.steps import auto_steps
+from beyond_text.evaluation.ladder import Stage, configure
+from beyond_text.shards.manifest import ShardError
 from beyond_text.train import train
 from beyond_text.training.steps import with_steps
 
@@ -125,3 +127,8 @@ def test_a_run_keeps_its_steps_and_is_found_finished_without_its_data(
         train(load_config([], [*given, "auto_steps.few_steps=4"]))
     shutil.rmtree(shards)
     assert train(load_config([], given)) == metrics
+    # A ladder that takes its settings does not take the length of its stage for that of others.
+    (tmp_path / "stage.yaml").write_text("steps: auto\n")
+    stage = Stage((tmp_path / "stage.yaml",), ())
+    with pytest.raises(ShardError, match="shards"):
+        configure(stage, 0, run / "config.yaml", [])
