@@ -44,6 +44,7 @@ PAGE = Environment(
 )
 # Pixels a side of a picture on the page, and products that are shown of a ranking.
 SIDE, TOP = 96, 6
+JUDGED = ["query_id", "product_id", "relevance"]
 
 
 class Side(NamedTuple):
@@ -73,13 +74,18 @@ def runs_of(run: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: there is neither.
+        ValueError: the row stands in several ladders, as at several numbers of labels.
     """
     if (run / METRICS).is_file():
         return [run]
     listed = run.parent / RUNS
     if listed.is_file():
         table = pd.read_csv(listed, dtype=str, keep_default_na=False)
-        if seeds := [run.parent / path for path in table["run"][table["name"] == run.name]]:
+        table = table[table["name"] == run.name]
+        if len(ladders := table["ladder"].unique()) > 1:
+            named = ", ".join(ladders)
+            raise ValueError(f"{run}: a row of several ladders of {listed} ({named}): name a run")
+        if seeds := [run.parent / path for path in table["run"]]:
             return seeds
     raise FileNotFoundError(f"{run}: no finished run, and no row of {listed}")
 
@@ -241,7 +247,7 @@ def compare(
     """
     a, b = map(read_side, runs)
     catalogue, query_set = read_split(shards, split, ["title"], 2 * SIDE)
-    check(a, b, query_set, f"{shards}, split {split}")
+    check(a, b, catalogue, query_set, f"{shards}, split {split}")
     b = b._replace(values=b.values[a.values.index])
     texts = query_set.queries.set_index("query_id")["query"]
     queries = pd.DataFrame({"query": texts[a.values.index]})
@@ -253,14 +259,23 @@ def compare(
     return table
 
 
-def check(a: Side, b: Side, query_set: QuerySet, where: str) -> None:
-    """Raises a ValueError where the queries of the two, and of the split, are not the same."""
+def check(a: Side, b: Side, catalogue: Catalogue, query_set: QuerySet, where: str) -> None:
+    """Raises a ValueError where the two were not measured alike, or not on what is there now.
+
+    Compared are queries, judgments, and the products that are shown.
+    """
     known = set(query_set.queries["query_id"])
     for side in (a, b):
         if differing := set(side.values.index) ^ set(a.values.index):
             raise ValueError(f"{side.name}: measured on other queries, such as {min(differing)}")
         if missing := set(side.values.index) - known:
             raise ValueError(f"{side.name}: query {min(missing)} is not in {where}")
+        found = {product for row in side.ranking.product_ids for product in row[:TOP]}
+        if gone := found - catalogue.positions.keys():
+            raise ValueError(f"{side.name}: product {min(gone)} is not in {where}")
+    one, other = ({tuple(row) for row in side.qrels[JUDGED].to_numpy()} for side in (a, b))
+    if differing := one ^ other:
+        raise ValueError(f"{b.name}: judged otherwise, such as query {min(differing)[0]}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -121,6 +121,27 @@ def test_what_cannot_be_compared_is_told_in_a_line(tiny_shards: Path, tmp_path: 
         (b / name).write_text(text.replace("dev-red-rug", "other"))
     assert "measured on other queries, such as dev-red-rug" in error(str(a), str(b), *shards)
     assert "is not in" in error(str(b), str(b), *shards)
+    # Another grade of one product, and products that shards no longer have.
+    for name, old, new, said in (
+        (
+            "qrels.trec",
+            "dev-red-rug 0 dev.2 2",
+            "dev-red-rug 0 dev.2 1",
+            "c: judged otherwise, such",
+        ),
+        ("run.trec", "dev.2 ", "dev.gone ", "c: product dev.gone is not in"),
+    ):
+        c = write_run(tmp_path / "c", tiny_shards, lambda query: True)
+        text = (c / name).read_text()
+        assert old in text
+        (c / name).write_text(text.replace(old, new))
+        assert said in error(str(a), str(c), *shards)
+    # At each number of labels there is a row of that name.
+    rows = [f"{number} labels,a,0,a" for number in (37, 100)]
+    (tmp_path / "runs.csv").write_text("\n".join(["ladder,name,seed,run", *rows, ""]))
+    (a / METRICS).unlink()
+    assert "a row of several ladders of" in error(str(a), str(b), *shards)
+    (a / METRICS).write_text("{}")
     (tmp_path / "fields.csv").write_text("sku,colour\n1,red\n")
     given = ["--fields", str(tmp_path / "fields.csv")]
     assert "expected product_id" in error(str(a), str(a), *shards, *given)
