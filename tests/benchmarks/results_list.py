@@ -15,7 +15,8 @@ ABLATE = "{python} -m beyond_text.ablate"
 SOUP = "{python} -m beyond_text.soup"
 QUERIES = "{python} -m data_prep.queries"
 SHARDS = "{python} -m data_prep.shards"
-STAGE3 = "{python} -m beyond_text.train recipes/base.yaml recipes/stage3.yaml"
+TRAIN = "{python} -m beyond_text.train recipes/base.yaml recipes/"
+STAGE3 = f"{TRAIN}stage3.yaml"
 BENCHMARK = "{python} -m tests.benchmarks."
 FROZEN = (
     "evaluate_every=0 lr.text_encoder=0 lr.image_encoder=0 data.augment=false cache={runs}/cache"
@@ -23,6 +24,9 @@ FROZEN = (
 # All that learn but uniecs, which takes many times as long as the others.
 LEARNED = "bilinear concat gated moe block mutan lmf attended"
 ASKED = "colour,pattern,product_type,audience,colour_family"
+STAGES = ("stage1", "stage2", "stage3")
+# Two towers with pairs, and UniECS.
+SYSTEMS = ("stage3-pairs", "uniecs")
 # The three shops of recipes/data/shops.yaml, where the results' own shards lie.
 OF_SHOPS = {shop: f"{{runs}}/{shop}-0/shards" for shop in ("hm", "ikea")}
 OF_SHOPS["myntra"] = "{runs}/myntra"
@@ -57,14 +61,51 @@ def _table_of_stages(shop: str, split: str = "dev") -> str:
     return f"{BENCHMARK}stages {{runs}}/{shop}-0 {{runs}}/{shop}-1 --split {split}"
 
 
-def _compared(shop: str, name: str, *words: str) -> Result:
-    """Returns a comparison of a shop's stage 3 with its first two stages."""
-    runs = " ".join(f"{{runs}}/{shop}-0/stage{stage}" for stage in (1, 2, 3))
+def _compared(
+    shop: str, name: str, *words: str, of: tuple[str, ...] = STAGES, after: str = ""
+) -> Result:
+    """Returns a comparison of a shop's runs: of its three stages, or of others."""
+    runs = " ".join(f"{{runs}}/{shop}-0/{run}" for run in of)
     given = " ".join(words)
     command = f"{EVALUATE} {runs} --tables {{runs}}/{shop}-0/shards {given} --out {{out}}/{name}"
     kind = words[0].removeprefix("--")
     files = ((f"{{out}}/{name}/{kind}.{ending}",) for ending in ("md", "png"))
-    return Result((command,), *files, after=(shop,))
+    return Result((command,), *files, after=(after or shop,))
+
+
+def _systems(shop: str, *words: str) -> dict[str, Result]:
+    """Returns UniECS and two towers of a shop, from the same stage 2 and with the same pairs.
+
+    They are compared on shoppers' queries, in the nine scenarios, and without pictures or texts.
+    """
+    own, pairs, name = f"{{runs}}/{shop}-0", f"{{runs}}/{shop}-pairs", f"{shop}_systems"
+    given = (
+        f"start={own}/stage2 data.sources.tables.path={own}/shards data.dev={own}/shards "
+        f"data.sources.pairs.path={pairs} data.sources.pairs.weight=0.5 "
+        "data.sources.pairs.queries_per_product=1 data.sources.pairs.namespace=tables"
+    )
+    two, uniecs = SYSTEMS
+    trained = (
+        f"{SHARDS} {pairs}.jsonl {pairs} --pictures {{tables}}/{shop}",
+        " ".join((f"{STAGE3} run={own}/{two} {given} data.modality_dropout=0.3", *words)),
+        " ".join((
+            f"{TRAIN}uniecs.yaml run={own}/{uniecs} {given} steps=100 data.queries_per_product=4",
+            *words,
+        )),
+    )  # fmt: skip
+    of_pairs = "--scenarios", f"{pairs}.jsonl"
+    return {
+        name: Result(trained, after=(shop,), page=False),
+        f"{name}_queries": _pays(
+            f"{name}_queries", f"{own}/{two}", f"{own}/{uniecs}", (name,), shop
+        ),
+        f"{name}_scenarios": _compared(
+            shop, f"{name}_scenarios", *of_pairs, of=SYSTEMS, after=name
+        ),
+        f"{name}_missing": _compared(
+            shop, f"{name}_missing", "--missing", of=SYSTEMS, after=name
+        ),
+    }  # fmt: skip
 
 
 def _ladder(
@@ -146,16 +187,23 @@ def _others(name: str, rows: tuple[str, ...]) -> Result:
     return Result((command,), (f"{{out}}/{name}/shops.md",), after=("shops_mix",))
 
 
-def _pays(name: str, fusion: str, start: str) -> Result:
-    """Returns on which of H&M's queries a fusion beats the plain sum, both with frozen encoders."""
-    command = (
-        f"{BENCHMARK}fusion_pays {{runs}}/{start}/sum {{runs}}/{start}/{fusion} "
-        f"--shards {OF_SHOPS['hm']} --fields {{tables}}/hm/attributes.csv --out {{out}}/{name}"
-    )
+def _pays(
+    name: str, one: str, other: str, after: tuple[str, ...], shop: str = "hm", seeds: str = "0"
+) -> Result:
+    """Returns on which of a shop's queries a run, or a row's runs, beats another."""
+    command = f"{BENCHMARK}fusion_pays {one} {other} --shards {{runs}}/{shop}-0/shards"
     return Result(
-        (command,), (f"{{out}}/{name}/pays.md",), needs=("hm/attributes.csv",), after=(start,),
-        seeds="0, 1, 2",
-    )  # fmt: skip
+        (f"{command} --out {{out}}/{name}",), (f"{{out}}/{name}/pays.md",), after=after, seeds=seeds
+    )
+
+
+def _fusion_pays(name: str, fusion: str, start: str) -> Result:
+    """Returns on which of H&M's queries a fusion beats the plain sum, both with frozen encoders."""
+    rows = (f"{{runs}}/{start}/{row}" for row in ("sum", fusion))
+    result = _pays(name, *rows, (start,), seeds="0, 1, 2")
+    fields = "{tables}/hm/attributes.csv"
+    commands = tuple(f"{command} --fields {fields}" for command in result.commands)
+    return replace(result, commands=commands, needs=("hm/attributes.csv",))
 
 
 RESULTS: dict[str, Result] = {
@@ -219,8 +267,8 @@ RESULTS: dict[str, Result] = {
         f"{STAGE3} start={{runs}}/hm-0/stage2 run={{runs}}/hm-0/stage3-sum fusion=sum lr.fusion=0 "
         f"data.sources.tables.path={OF_SHOPS['hm']} data.dev={OF_SHOPS['hm']}",
     ),
-    "hm_pays_attended": _pays("hm_pays_attended", "attended", "hm_frozen_stage2"),
-    "hm_pays_gated": _pays("hm_pays_gated", "gated", "hm_frozen_stage2"),
+    "hm_pays_attended": _fusion_pays("hm_pays_attended", "attended", "hm_frozen_stage2"),
+    "hm_pays_gated": _fusion_pays("hm_pays_gated", "gated", "hm_frozen_stage2"),
     # With everything trained, for the whole budget.
     "hm_fusion_whole": _of_stage2(
         "hm", "hm_fusion_whole", "--fusion sum gated attended", "0 1", "evaluate_every=0"
@@ -236,7 +284,7 @@ RESULTS: dict[str, Result] = {
     "hm_tags": replace(
         _free(
             "hm_tags",
-            "{python} -m beyond_text.train recipes/base.yaml recipes/stage1.yaml "
+            f"{TRAIN}stage1.yaml "
             "run={runs}/hm-0/stage1-myntra steps=50 data.sources.myntra.path={runs}/myntra "
             f"data.sources.myntra.weight=2 data.sources.tables.path={OF_SHOPS['hm']} "
             f"data.dev={OF_SHOPS['hm']}",
@@ -271,6 +319,25 @@ RESULTS: dict[str, Result] = {
         ),
         seeds="0, 1",
     ),
+    # A teacher, the average of two seeds; and against stage 3 without one.
+    "hm_teacher": _ladder(
+        "hm_teacher",
+        "--ladder recipes/ladder/teacher.yaml",
+        "0 1",
+        "teacher={runs}/hm_average evaluate_every=0",
+        start="{runs}/hm-0/stage2",
+        after=("hm",),
+        before=(
+            f"{SOUP} {{runs}}/hm-0/stage3 {{runs}}/hm-1/stage3 --average --out {{runs}}/hm_average",
+        ),
+    ),
+    "hm_teacher_pays": _pays(
+        "hm_teacher_pays",
+        "{runs}/hm_negatives/recipe",
+        "{runs}/hm_teacher/taught",
+        ("hm_negatives", "hm_teacher"),
+        seeds="0, 1",
+    ),
     # Other shops, scenarios, missing pictures, words beside vectors.
     "shops": Result(
         (
@@ -302,6 +369,9 @@ RESULTS: dict[str, Result] = {
     "ikea_scenarios": _compared("ikea", "ikea_scenarios", "--scenarios", "{runs}/ikea-pairs.jsonl"),
     "hm_missing": _compared("hm", "hm_missing", "--missing"),
     "ikea_missing": _compared("ikea", "ikea_missing", "--missing"),
+    # UniECS against two towers; IKEA's are shorter.
+    **_systems("hm"),
+    **_systems("ikea", "budget=0.6"),
     "hybrid": Result(
         (
             "{python} -m data_prep.catalogue {runs}/lookups --lookups",

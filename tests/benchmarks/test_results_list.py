@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from beyond_text import ablate
 from beyond_text.config.load import load_config, to_yaml
@@ -118,3 +119,53 @@ def test_pages_show_what_commands_write(places: Places) -> None:
         written = " ".join(result.commands)
         for file in (*result.makes, *result.draws):
             assert f"{Path(file).parent} " in f"{written} ", name
+
+
+@pytest.mark.parametrize("shop", ["hm", "ikea"])
+def test_uniecs_and_two_towers_are_trained_alike(places: Places, shop: str) -> None:
+    own = places.runs / f"{shop}-0"
+    two, uniecs = (load_config([own / n / "config.yaml"]) for n in ("stage3-pairs", "uniecs"))
+    assert two.data.sources.keys() == {"tables", "pairs"}
+    for config in (two, uniecs):
+        assert config.start == str(own / "stage2")
+        assert config.data.sources == two.data.sources
+        assert config.data.modality_dropout == 0.3
+        assert config.data.queries_per_product == 4
+    assert uniecs.fusion == "uniecs"
+    pairs = two.data.sources["pairs"]
+    assert (pairs.path, pairs.namespace) == (str(places.runs / f"{shop}-pairs"), "tables")
+    steps = [
+        [word for word in words if word.startswith(("steps=", "budget="))]
+        for words in places.commands(f"{shop}_systems")[1:]
+    ]
+    budget = ["budget=0.6"] if shop == "ikea" else []
+    # Stage 3's own are 100.
+    assert steps == [budget, ["steps=100", *budget]]
+    for kind in ("scenarios", "missing", "queries"):
+        (words,) = places.commands(f"{shop}_systems_{kind}")
+        assert {str(own / "stage3-pairs"), str(own / "uniecs")} <= set(words)
+
+
+def test_the_teacher_is_what_the_command_before_writes(places: Places) -> None:
+    average, ladder = places.commands("hm_teacher")
+    out = average[average.index("--out") + 1]
+    assert f"teacher={out}" in ladder
+    assert "--average" in average
+    (pays,) = places.commands("hm_teacher_pays")
+    one, other = map(Path, pays[3:5])
+    assert (one.parent, other.parent) == (
+        places.runs / "hm_negatives",
+        Path(ladder[ladder.index("--out") + 1]),
+    )
+    # The same start, seeds and settings, without a teacher and with one.
+    (untaught,) = (words for words in places.commands("hm_negatives") if "--seeds" in words)
+    seeds = [
+        words[words.index("--seeds") + 1 : words.index("--start")] for words in (untaught, ladder)
+    ]
+    assert seeds[0] == seeds[1]
+    rows = [
+        yaml.safe_load((ROOT / "recipes/ladder" / file).read_text())
+        for file in ("negatives.yaml", "teacher.yaml")
+    ]
+    assert rows[0][one.name] == ["../stage3.yaml"]
+    assert rows[1][other.name] == ["../stage3.yaml losses.teacher=1"]
