@@ -50,7 +50,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("several runs: only with --average; else RUN and START")
     if arguments.average and arguments.alpha:
         parser.error("--alpha: runs are averaged with equal weights")
-    run = arguments.run
+    # Of `.` and `..` the name is elsewhere.
+    run = arguments.run if arguments.run.name.strip(".") else arguments.run.resolve()
     arguments.out = arguments.out or run.with_name(f"{run.name or 'run'}-soup")
     return arguments
 

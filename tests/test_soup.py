@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.settings import ConfigError
 from beyond_text.evaluate import evaluate
+from beyond_text.evaluation.soup import digits
 from beyond_text.export import main as export
 from beyond_text.metrics.history import read_history
 from beyond_text.models.mixing import mixed
-from beyond_text.soup import main
+from beyond_text.soup import main, parse
 from beyond_text.train import train
 from beyond_text.training.module import ContrastiveModule
 from beyond_text.training.untouched import untouched
@@ -179,8 +180,9 @@ def test_untouched_without_the_folders_before_it_is_that_of_the_run(
 def test_runs_are_averaged_uniformly_and_greedily(
     run: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
-    # One whose queries and products point in opposite directions lowers every average.
-    bad, near = tmp_path / "bad", tmp_path / "near"
+    # One whose queries and products point in opposite directions lowers every average; another has
+    # the name of an average.
+    bad, near = tmp_path / "bad", tmp_path / "uniform"
     for copy, factor in ((bad, -50.0), (near, 1.0)):
         shutil.copytree(run, copy)
         state = weights(copy)
@@ -189,7 +191,7 @@ def test_runs_are_averaged_uniformly_and_greedily(
     out = tmp_path / "mean"
     main([str(run), str(bad), str(near), "--average", "--out", str(out)])
     record = json.loads((out / "soup.json").read_text())
-    assert list(record["weights"]) == ["second", "bad", "near", "uniform", "greedy"]
+    assert list(record["weights"]) == ["second", "bad", str(near), "uniform", "greedy"]
     assert record["weights"]["uniform"] == [1 / 3] * 3
     assert record["weights"]["greedy"] == [0.5, 0, 0.5]
     assert record["chosen"] == "greedy"
@@ -197,7 +199,7 @@ def test_runs_are_averaged_uniformly_and_greedily(
     assert all(found[name].equal(ours[name]) for name in ours)
     export([str(out), str(tmp_path / "export")])
     card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
-    assert "of several runs: 0.5 of second, 0 of bad, 0.5 of near." in card
+    assert "of several runs: 0.5 of second, 0 of bad, 0.5 of uniform." in card
 
 
 @pytest.mark.parametrize(
@@ -269,8 +271,26 @@ def test_the_command_line_is_checked_before_anything_is_loaded(
         main([str(run), str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=r"error: .*no such folder of shards"):
         main([str(run), str(start), "--others", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match=r"error: .*second: is RUN itself"):
+        main([str(run), str(run.parent / "first" / ".." / "second")])
     with pytest.raises(SystemExit, match="error: a run is given twice"):
         main([str(run), str(run), "--average"])
     shop = load_config([run / "config.yaml"]).data.dev
     with pytest.raises(SystemExit, match="error: --others: a shop is given twice"):
         main([str(run), str(start), "--others", shop])
+
+
+def test_shares_that_differ_have_names_that_differ() -> None:
+    shares = {0: "0", 0.25: "0.25", 1.0: "1", 0.3333333: "0.3333333", 1e-7: "1e-07"}
+    assert [digits(share) for share in shares] == list(shares.values())
+    assert len({digits(1 / 3), digits(0.33333333), digits(0.3333333)}) == 3
+
+
+def test_a_soup_of_this_folder_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "run").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "run")
+    assert parse([".", "untouched"]).out == tmp_path / "a" / "run-soup"
+    assert parse(["..", "untouched"]).out == tmp_path / "a-soup"
+    assert parse(["../run", "untouched"]).out == Path("../run-soup")

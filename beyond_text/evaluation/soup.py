@@ -41,6 +41,9 @@ from beyond_text.terminal import plain
 from beyond_text.training.dev import DevSet, Measured, QueryRetrieval, read_dev
 from beyond_text.training.untouched import untouched
 
+# The names of averages in tables, which no run has there.
+AVERAGES = ("uniform", "greedy")
+
 
 class Mix(NamedTuple):
     """A mixture: its name in tables, and the weight of each ingredient."""
@@ -110,9 +113,12 @@ def interpolate(
     Returns the table as Markdown.
 
     Raises:
+        ValueError: START is RUN.
         CheckpointError: no finished model there, or models that cannot be mixed.
         TableError, ShardError, ConfigError: shops or encoders are missing or damaged.
     """
+    if start != UNTOUCHED and Path(start).resolve() == run.resolve():
+        raise ValueError(f"{start}: is RUN itself, of which every mixture is the same")
     ours = read_ingredient(run)
     theirs = _start_of(run, start)
     taken = with_fusion_of(ours, theirs)
@@ -120,12 +126,17 @@ def interpolate(
         print(plain(f"{start}: its fusion is another one; {run}'s is taken at every alpha"))
     check_alike(ours, taken)
     # RUN itself is what the others are compared with, but is not chosen unless asked for.
-    mixes = [Mix(f"{alpha:g}", (alpha, 1 - alpha)) for alpha in sorted({*alphas, 1.0})]
+    mixes = [Mix(digits(alpha), (alpha, 1 - alpha)) for alpha in sorted({*alphas, 1.0})]
     asked = [mix for mix in mixes if mix.weights[0] in alphas]
     encoder = load_run(run)
     tasting = Tasting(encoder, [ours, taken], shops_of(encoder.model, run, others))
     _taste(tasting, mixes)
     return write(tasting, "alpha", mixes, mixes[-1], tasting.best(asked), [str(run), start], out)
+
+
+def digits(alpha: float) -> str:
+    """Returns a share as it is typed; different ones have different names."""
+    return repr(float(alpha)).removesuffix(".0")
 
 
 def _start_of(run: Path, start: str) -> Ingredient:
@@ -147,7 +158,8 @@ def average(runs: Sequence[Path], others: Sequence[Folder], out: Path) -> str:
         CheckpointError: no finished model there, or models that cannot be mixed.
         TableError, ShardError: shops are missing or damaged.
     """
-    names = names_of(runs)
+    pairs = zip(names_of(runs), runs, strict=True)
+    names = [str(run.absolute()) if name in AVERAGES else name for name, run in pairs]
     ingredients = [read_ingredient(run) for run in runs]
     for other in ingredients[1:]:
         check_alike(ingredients[0], other)
@@ -155,9 +167,9 @@ def average(runs: Sequence[Path], others: Sequence[Folder], out: Path) -> str:
     tasting = Tasting(encoder, ingredients, shops_of(encoder.model, runs[0], others))
     count = range(len(runs))
     singles = [Mix(names[n], tuple(float(n == other) for other in count)) for n in count]
-    uniform = Mix("uniform", (1 / len(runs),) * len(runs))
+    uniform = Mix(AVERAGES[0], (1 / len(runs),) * len(runs))
     _taste(tasting, [*singles, uniform])
-    greedy = Mix("greedy", _greedy(tasting, singles).weights)
+    greedy = Mix(AVERAGES[1], _greedy(tasting, singles).weights)
     _taste(tasting, [greedy])
     best = tasting.best([greedy, uniform])
     mixes = [*singles, uniform, greedy]
