@@ -98,7 +98,8 @@ def mine(
 ) -> dict[Path, MinedRecord]:
     """Mines the train queries of sources with a run's model; returns what was written where.
 
-    Sources without judged queries are named and left out, and shards that two share mined once.
+    Sources without judged queries are named and left out. Shards that two share are mined once, for
+    the queries of the one that sees more of them.
 
     Raises:
         CheckpointError: no finished model in `run`.
@@ -113,7 +114,7 @@ def mine(
     encoder = load_run(run)
     data = replace(config.data, text_fields=encoder.model.settings.text_fields)
     written: dict[Path, MinedRecord] = {}
-    for folder, split in _splits(sources, data, out).items():
+    for folder, split in splits_of(sources, data, out).items():
         split.verify()
         # Before the work: shards that change meanwhile must not pass for those that were read.
         digest = manifest_digest(split.store)
@@ -135,8 +136,12 @@ def mine(
     return written
 
 
-def _splits(sources: dict[str, Source], data: Data, out: Path | None) -> dict[Path, Split]:
-    """Opens the train split of each source with queries, by the folder that is written."""
+def splits_of(sources: dict[str, Source], data: Data, out: Path | None) -> dict[Path, Split]:
+    """Opens the train split of each source with queries, by the folder that is written.
+
+    Raises:
+        ConfigError, ShardError, OSError: as for `mine`.
+    """
     from beyond_text.shards.mined import folder_of_mined
     from beyond_text.shards.sources import train_split
     from beyond_text.shards.store import Store
@@ -158,7 +163,10 @@ def _splits(sources: dict[str, Source], data: Data, out: Path | None) -> dict[Pa
                 "take --source NAME, and a folder for each"
             )
         check_writable(folder)
-        splits[folder] = split
+        # Of fewer labels are some of those of more.
+        known = splits.get(folder)
+        if known is None or split.kept().number > known.kept().number:
+            splits[folder] = split
     if not splits:
         raise ConfigError("no source has judged queries for training to see")
     return splits

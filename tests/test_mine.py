@@ -15,7 +15,7 @@ from PIL import Image
 
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import ConfigError
-from beyond_text.mine import main
+from beyond_text.mine import main, splits_of
 from beyond_text.retrieval import mining
 from beyond_text.retrieval.encode import encode_products, encode_queries
 from beyond_text.retrieval.run import load_run, train_for
@@ -64,6 +64,8 @@ class Shop:
             ("r1", "", "train", "3.png", ""),
             ("r2", products["title"][4], "train", "", "p04"),
             ("r3", "nothing is relevant", "train", "", ""),
+            # The picture of r1 under another id.
+            ("r4", "", "train", "3.png", ""),
         ]
         judged = {}
         for number, row in enumerate(queries):
@@ -188,6 +190,7 @@ def test_what_is_mined_is_what_counting_by_hand_gives(
     assert any(found.values())
     assert found["r3"] == []
     assert found["r0"] == found["q00"]
+    assert found["r4"] == found["r1"]
     for query, products in wanted.items():
         # Products of equal vectors may come in any order.
         one, other = ([scores[query][p] for p in ids] for ids in (found[query], products))
@@ -274,6 +277,7 @@ def test_a_run_without_mined_negatives_or_room_for_them_says_so(
         train(settings("run", "data.hard_negatives=2", folder))
     for words, message in {
         ("data.hard_negatives=2", "data.negatives=0"): "data.negatives, the share of a batch",
+        ("data.hard_negatives=2", "batch_size=3", "data.negatives=0.3"): "no whole product",
         ("data.hard_negatives=2", "losses.query_product=0", "losses.text_image=1"): "with queries",
         ("data.hard_negatives=-1",): "expected a value from 0",
         ("data.sources.tables.mined=x",): "only data.hard_negatives reads it",
@@ -344,8 +348,18 @@ def test_a_runs_own_sources_are_mined_beside_their_shards_or_in_a_folder(
     assert "data.sources.tables.mined" in json.loads((tmp_path / "run" / "inputs.json").read_text())
 
 
-def test_only_queries_that_training_keeps_are_mined_and_used(
+def test_shards_of_two_sources_are_mined_for_the_one_that_sees_more(
     settings: Callable[..., Any], shop: Shop, tmp_path: Path
+) -> None:
+    for labels, others, seen in (("6", "2", 6), ("2", "6", 6), ("2", "null", None), ("0", "3", 3)):
+        words = [f"data.sources.b.path={shop.shards}", f"data.sources.b.labels={others}"]
+        config = settings("run", f"data.sources.tables.labels={labels}", *words)
+        (split,) = splits_of(config.data.sources, config.data, tmp_path).values()
+        assert split.labels == seen
+
+
+def test_only_queries_that_training_keeps_are_mined_and_used(
+    settings: Callable[..., Any], shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(settings("few", "data.labels=5", "steps=1"))
     main([str(tmp_path / "few"), "--out", str(tmp_path / "out"), "--top", "4"])
@@ -359,3 +373,9 @@ def test_only_queries_that_training_keeps_are_mined_and_used(
     hard = hard_negatives_of(config, supplies_of(config))["tables"]
     kept = Split(shop.shards, "train", FIELDS, labels=3).kept().rows
     assert set(hard.query.tolist()) == set(np.flatnonzero(kept).tolist())
+    # A run that sees more queries is told that some have none.
+    capsys.readouterr()
+    config = settings("all", *words)
+    hard = hard_negatives_of(config, supplies_of(config))["tables"]
+    said = f"negatives were mined for {is_mined.sum()} of {len(set(hard.query.tolist()))} queries"
+    assert said in capsys.readouterr().err

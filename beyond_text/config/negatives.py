@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from beyond_text.config.settings import Config, ConfigError
-from beyond_text.config.urls import is_url, shown
 from beyond_text.config.views import OBJECTIVE_VIEWS, uses_queries
 
 
@@ -24,12 +23,12 @@ def check_hard_negatives(config: Config) -> None:
         raise ConfigError(
             "data.hard_negatives: data.negatives, the share of a batch for them, is 0"
         )
+    if data.hard_negatives and int(data.negatives * config.batch_size) < 1:
+        raise ConfigError(
+            f"data.hard_negatives: data.negatives={data.negatives:g} of a batch of "
+            f"{config.batch_size} (batch_size) is no whole product; expected room for one"
+        )
     for name, source in data.sources.items():
-        if is_url(source.mined):
-            raise ConfigError(
-                f"data.sources.{name}.mined: expected a folder of this machine, got "
-                f"{shown(source.mined)}"
-            )
         if source.mined and not data.hard_negatives:
             raise ConfigError(
                 f"data.sources.{name}.mined: only data.hard_negatives reads it, which is 0"

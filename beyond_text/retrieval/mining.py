@@ -22,7 +22,7 @@ from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, enco
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.read_split import shard_query_picture
 from beyond_text.retrieval.twins import Spread, keys_of_products, twins_by
-from beyond_text.shards.negatives import words_of
+from beyond_text.shards.labels import keys_of_queries
 from beyond_text.shards.split import Split
 
 # Queries that are encoded at a time, and scores that are held at a time.
@@ -105,10 +105,8 @@ def needs_of(split: Split) -> Needs:
     Raises:
         ShardError: the file of queries or of judgments is damaged.
     """
-    pictures = split.asked.table()["picture"].to_numpy().astype(np.int64)
-    contents = np.stack([words_of(split).astype(np.int64), pictures])
-    _, query, number = np.unique(contents, axis=1, return_index=True, return_inverse=True)
-    number = number.reshape(-1)
+    contents = keys_of_queries(split.asked, split.query_pictures)
+    _, query, number = np.unique(contents, return_index=True, return_inverse=True)
     parts = [(np.zeros(0, np.int64),) * 2 + (np.zeros(0), np.zeros(0, bool))]
     for pairs in split.judged:
         parts.append((number[pairs.query], pairs.sample, split.gains(pairs.grades), pairs.own))

@@ -87,7 +87,7 @@ class HardNegatives(NamedTuple):
 def hard_negatives_of(
     config: Config, sources: Mapping[str, SourceSupply]
 ) -> dict[str, HardNegatives]:
-    """Reads the mined negatives of a run's sources; prints which source has none.
+    """Reads the mined negatives of a run's sources; prints how many queries of each have some.
 
     Raises:
         ConfigError: no source has any.
@@ -100,7 +100,11 @@ def hard_negatives_of(
         own = config.data.sources[name].mined
         folder = folder_of_mined(source.split.store, own)
         if folder is not None and (own or has_mined(folder)):
-            found[name] = hard_negatives(source.split, read_mined(folder, source.split), each)
+            hard = hard_negatives(source.split, read_mined(folder, source.split), each)
+            asked = np.unique(hard.query)
+            mined = int(np.count_nonzero(hard.found[asked]))
+            say(f"source {name}: negatives were mined for {mined:,} of {len(asked):,} queries")
+            found[name] = hard
         else:
             say(f"source {name}: no mined negatives; {AGAIN}")
     if asking and not found:

@@ -38,14 +38,18 @@ def keep_queries(asked: Asked, judged: Judged, pictures: Shards, labels: int | N
     wanted = np.zeros(len(asked), dtype=bool)
     for pairs in judged:
         wanted[pairs.query[(pairs.grades > 0).any(axis=0) & ~pairs.own]] = True
-    keys = _keys(asked, pictures)
+    keys = keys_of_queries(asked, pictures)
     distinct = np.unique(keys[wanted])
     chosen = distinct[:labels]
     return Kept(np.isin(keys, chosen), len(chosen), len(distinct))
 
 
-def _keys(asked: Asked, pictures: Shards) -> UInt64[np.ndarray, " queries"]:
-    """Returns a hash of each query's content."""
+def keys_of_queries(asked: Asked, pictures: Shards) -> UInt64[np.ndarray, " queries"]:
+    """Returns a hash of each query's content: its words, and the bytes of its picture.
+
+    Raises:
+        ShardError: the queries or a picture's shard are damaged.
+    """
     table = asked.table()
     keys = np.empty(len(asked), dtype=np.uint64)
     texts, numbers = table["query"].to_pylist(), table["picture"].to_pylist()
