@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from beyond_text.config.names import INDEX_KINDS
+from beyond_text.tasks.cores import cores
 from beyond_text.terminal import errors_in_one_line, plain
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
     parser.add_argument("--index", choices=INDEX_KINDS, help="default: the index's own")
     parser.add_argument("--precision", choices=("float32", "int8"), default="float32")
-    parser.add_argument(
-        "--threads", type=_positive, default=os.cpu_count() or 1, help="that search at a time"
-    )
+    parser.add_argument("--threads", type=_positive, default=cores(), help="that search at a time")
     parser.add_argument("--max-body", type=_positive, default=8_000_000, metavar="BYTES")
     parser.add_argument("--max-pixels", type=_positive, default=25_000_000, metavar="N")
     parser.add_argument("--timeout", type=_seconds, default=10.0, metavar="SECONDS")
@@ -96,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command until it is stopped."""
     arguments = parse(argv)
     # Threads that search share the cores; libraries read these when they are imported.
-    apart = max(1, (os.cpu_count() or 1) // arguments.threads)
+    apart = max(1, cores() // arguments.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(apart))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with errors_in_one_line():

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import NamedTuple
 
 from beyond_text.tables.pictures import PictureError, read_picture, reduce_picture
+from beyond_text.tasks.cores import cores
 
 
 class Picture(NamedTuple):
@@ -65,7 +66,7 @@ def picture_reader(workers: int | None, size: int, max_pixels: int) -> Iterator[
         max_pixels: most pixels a picture's header may announce.
     """
     reduce = partial(read_reduced, size=size, max_pixels=max_pixels)
-    workers = workers if workers is not None else os.cpu_count() or 1
+    workers = workers if workers is not None else cores()
     if workers > 1:
         with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
             yield partial(pool.map, reduce, chunksize=16)

@@ -6,7 +6,6 @@ done is kept in INDEX/building until the new generation stands, so a build that 
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -62,6 +61,7 @@ from beyond_text.retrieval.lexical import Lexical
 from beyond_text.retrieval.nearest import Nearest, recall
 from beyond_text.shards.store import Folder
 from beyond_text.tables.layouts import TableError
+from beyond_text.tasks.cores import cores
 from beyond_text.tasks.lock import Lock, locked
 from beyond_text.tasks.processes import Processes
 from beyond_text.terminal import plain
@@ -122,7 +122,7 @@ def build_index(folder: Folder, index: Path, model: ModelFacts, options: Options
         OSError: it cannot be written.
     """
     dim = _width(model, options)
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or cores()
     _check_place(index)
     source = describe_source(folder, index, options.split)
     how = {name: getattr(options, name) for name in ("workers", "ray", "array", "gpus")}
@@ -175,7 +175,7 @@ def _write(
     own_words = words.result() if words and present.all() else words_of_products(kept)
     rows = present.nonzero()[0]
     if options.copy_pictures:
-        copy_pictures(index, content, rows, options.workers or len(os.sched_getaffinity(0)))
+        copy_pictures(index, content, rows, options.workers or cores())
     facts = Facts(
         version=VERSION,
         generation=1 + (old.facts.generation if old else 0),

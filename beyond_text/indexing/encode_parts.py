@@ -7,7 +7,6 @@ was killed takes up every part that it had finished, whatever has changed in bet
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +25,7 @@ from beyond_text.indexing.encoders import Job, Part, encode_by, encoder_of, load
 from beyond_text.indexing.source import WIDTH, Digests
 from beyond_text.retrieval.described import Described, Place
 from beyond_text.shards.store import folder_of
+from beyond_text.tasks.cores import cores
 from beyond_text.tasks.plan import PLAN, Plan
 from beyond_text.tasks.processes import Processes
 from beyond_text.tasks.run import run_plan
@@ -195,11 +195,11 @@ def run_parts(
     """
     how = dict(how)
     if how["ray"] is None and processes is None and not how["gpus"]:
-        cores = how["workers"] or len(os.sched_getaffinity(0))
+        workers = how["workers"] or cores()
         on_gpu = uses_gpu(job.model)
         # So few products are encoded before other processes have started.
-        if on_gpu or cores == 1 or count <= PART:
-            encode_by(job._replace(threads=cores, loaders=cores if on_gpu else 0))
+        if on_gpu or workers == 1 or count <= PART:
+            encode_by(job._replace(threads=workers, loaders=workers if on_gpu else 0))
             how["workers"] = 1
     try:
         run_plan(plan, label="encoding products", processes=processes, **how)

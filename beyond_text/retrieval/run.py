@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.read_split import read_split
 from beyond_text.shards.store import Folder
+from beyond_text.tasks.cores import cores
 
 
 def load_run(run: Path) -> Encoder:
@@ -31,7 +31,7 @@ def load_run(run: Path) -> Encoder:
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     config_file = run / "config.yaml"
     setting = load_config([config_file]).precision if config_file.is_file() else "auto"
-    workers = max(1, (os.cpu_count() or 1) - 1)
+    workers = max(1, cores() - 1)
     return Encoder(model, tokenizer, uses_bf16(setting), workers)
 
 

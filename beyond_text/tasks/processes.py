@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from beyond_text.tasks.cores import cores
 from beyond_text.tasks.runner import Order, Outcome, attempt
 
 # Tasks that are given out for each process: one runs, one waits.
@@ -125,7 +126,7 @@ def _start(
             own = devices[turn.value % len(devices)]
             turn.value += 1
         os.environ["CUDA_VISIBLE_DEVICES"] = own
-        share = len(os.sched_getaffinity(0)) // len(devices)
+        share = cores() // len(devices)
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
     if warm:
         # What fails here fails again in the first task, which says so.

@@ -8,6 +8,7 @@ from contextlib import closing
 
 from tqdm import tqdm
 
+from beyond_text.tasks.cores import cores
 from beyond_text.tasks.plan import (
     PLAN,
     Frozen,
@@ -104,7 +105,7 @@ def _outcomes(
         yield from processes.run(order, numbers)
         return
     devices = visible_gpus(gpus)
-    count = min(workers or len(devices) or len(os.sched_getaffinity(0)), len(numbers))
+    count = min(workers or len(devices) or cores(), len(numbers))
     if count == 1:
         for number in numbers:
             yield attempt(order, number)

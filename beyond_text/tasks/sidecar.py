@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from beyond_text.files import MALFORMED, atomic_write, sha256_of
+from beyond_text.tasks.cores import cores
 from beyond_text.tasks.plan import PLAN, Frozen, PlanError
 
 ENDING = ".done.json"
@@ -101,7 +102,7 @@ def checked(frozen: Frozen) -> list[Sidecar]:
             if owners.setdefault(name, number) != number:
                 both = f"tasks {owners[name]} and {number}"
                 raise PlanError(f"{frozen.folder / name}: written by {both}")
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         digests = threads.map(lambda name: sha256_of(frozen.folder / name), owners)
         pairs = list(zip(owners.items(), digests, strict=True))
     damaged = [(name, n) for (name, n), is_ in pairs if found[n].files[name].sha256 != is_]

@@ -6,7 +6,6 @@ and build; what a run goes on from is decided by the first.
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import pytorch_lightning as pl
@@ -14,6 +13,7 @@ from torch import distributed
 
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.retrieval.shares import ALONE, Share
+from beyond_text.tasks.cores import cores
 
 # How long processes wait for those that still read, encode or measure. One that is gone is noticed
 # at once; the steps themselves have the shorter limit of Lightning's strategy.
@@ -54,6 +54,4 @@ def workers_of(config: Config, processes: int) -> int:
     """
     if config.data.workers is not None:
         return config.data.workers
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(MOST_WORKERS, cores // processes - 1))
+    return max(1, min(MOST_WORKERS, cores() // processes - 1))

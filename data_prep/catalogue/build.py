@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from beyond_text.files import atomic_folder
+from beyond_text.tasks.cores import cores
 from data_prep.catalogue.lookups import COLUMNS, Article, make_articles, make_lookups
 from data_prep.catalogue.products import Product, make_products
 from data_prep.catalogue.queries import judge, make_queries
@@ -104,7 +104,7 @@ def _draw_all(
     for product in products:
         (folder / product.image).parent.mkdir(parents=True, exist_ok=True)
     draw = partial(_draw_one, folder=folder, seed=seed, size=size)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     bar = partial(tqdm, total=len(products), desc="drawing", unit="picture")
     if workers == 1:
         for _ in bar(map(draw, products)):

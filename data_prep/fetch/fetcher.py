@@ -6,7 +6,6 @@ A host that asks to wait is left alone so long; one that does not answer is give
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import httpx
 
 from beyond_text.files import atomic_write
 from beyond_text.tables.pictures import MAX_PIXELS
+from beyond_text.tasks.cores import cores
 from data_prep.fetch.addresses import CheckedTransport, is_public
 from data_prep.fetch.content import check_picture
 from data_prep.fetch.download import CONNECT_TIMEOUT, HEADERS, download
@@ -121,7 +121,7 @@ class _Fetcher:
             lambda: _Host(asyncio.Semaphore(settings.per_host))
         )
         # Decoding a large picture takes memory: few at a time.
-        self.threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+        self.threads = ThreadPoolExecutor(min(4, cores()))
         self.client = httpx.AsyncClient(
             transport=CheckedTransport(
                 (lambda _: True) if settings.allow_private else is_public, settings.concurrency

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from beyond_text.tasks.cores import cores
 from beyond_text.tasks.plan import Plan, PlanError
 from beyond_text.tasks.processes import Processes
 from beyond_text.tasks.run import is_done, results, run_plan, visible_gpus
@@ -358,9 +359,9 @@ def test_each_process_sees_a_gpu_and_its_share_of_the_cores(
     assert visible_gpus(0.5) == ["1", "3", "1", "3"]
     plan = plan_of(tmp_path / "plan", wait=0.5)._replace(function="tests.tasks.work:see")
     run_plan(plan, gpus=1)
-    cores = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    share = str(max(1, cores() // 2))
     assert {each["CUDA_VISIBLE_DEVICES"] for each in seen(plan.folder)} == {"1", "3"}
-    assert {each["OMP_NUM_THREADS"] for each in seen(plan.folder)} == {cores}
+    assert {each["OMP_NUM_THREADS"] for each in seen(plan.folder)} == {share}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PlanError, match="gpus: 1 asked for, and this machine has none"):
         run_plan(plan_of(tmp_path / "none"), gpus=1)
