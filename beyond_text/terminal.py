@@ -35,6 +35,11 @@ def plain(text: object) -> str:
     return "".join(map(_shown, words))
 
 
+def say(line: str) -> None:
+    """Prints a line beside the output of a run, on one line whatever stands in it."""
+    print(plain(line), file=sys.stderr, flush=True)
+
+
 def _shown(character: str) -> str:
     if character in JOINERS or unicodedata.category(character) not in OBEYED:
         return character

@@ -7,7 +7,6 @@ done is kept in INDEX/building until the new generation stands, so a build that 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -64,7 +63,7 @@ from beyond_text.tables.layouts import TableError
 from beyond_text.tasks.cores import cores
 from beyond_text.tasks.lock import Lock, locked
 from beyond_text.tasks.processes import Processes
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 
 BUILDING = "building"
 # Products of an index from which on processes are started before its source is read.
@@ -213,7 +212,7 @@ def _width(model: ModelFacts, options: Options) -> int:
     if dim != model.dim and dim not in model.widths:
         known = ", ".join(map(str, model.widths)) or "no other width"
         line = f"dim {dim}: the model's vectors were trained to be cut to {known} (`matryoshka`)"
-        print(line, file=sys.stderr)
+        say(line)
     return dim
 
 
@@ -318,7 +317,7 @@ def _earlier(index: Path) -> Generation | None:
     try:
         return Generation.open(index)
     except IndexFormatError as error:
-        print(plain(f"{error}; everything is encoded again"), file=sys.stderr)
+        say(f"{error}; everything is encoded again")
         return None
 
 

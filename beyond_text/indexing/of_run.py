@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from beyond_text.indexing.index import Index
 from beyond_text.indexing.models import ModelFacts, model_facts
 from beyond_text.indexing.source import describe_source
 from beyond_text.shards.store import Folder, Store
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 
 
 def index_of_run(
@@ -74,7 +73,7 @@ def _make(
     except BlockingIOError:
         raise
     except OSError as error:
-        print(plain(f"{home}: the index is not kept: {error.strerror}"), file=sys.stderr)
+        say(f"{home}: the index is not kept: {error.strerror}")
         home = Path(tempfile.mkdtemp(prefix="beyond-text-"))
         build_index(folder, home, model, options)
     return Index.open(home, kind)

@@ -5,7 +5,6 @@ So tables are measured as their shards would be: by the same rows, with the same
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from beyond_text.tables.layouts import TEXT_COLUMNS, Reject, TableError
 from beyond_text.tables.pictures import PictureError, decode_picture, read_picture
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects, drop_judgments
 from beyond_text.tables.tables import Tables
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 
 # Side in pixels to which a JPEG may be reduced while it is tried: the smallest scale is enough.
 TRIED = 16
@@ -68,7 +67,7 @@ def usable_tables(
     rejects.check()
     if counts := rejects.by_reason():
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        print(plain(f"{tables.folder}: rejected: {reasons}"), file=sys.stderr)
+        say(f"{tables.folder}: rejected: {reasons}")
     return products, tables._replace(queries=queries, qrels=qrels)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from beyond_text.config.names import IndexKind
 from beyond_text.encoding.model import Precision
 from beyond_text.indexing.index import Index
 from beyond_text.serving.measures import Measures
-from beyond_text.terminal import one_line, plain
+from beyond_text.terminal import one_line, say
 
 WARMING = "a red vase"
 
@@ -66,7 +65,7 @@ class Indexes(Mapping[str, Index]):
             except Exception as error:
                 self._measures.reloads.labels(name, "failed").inc()
                 line = f"{self._paths[name]}: not opened again: {one_line(error)}"
-                print(plain(line), file=sys.stderr, flush=True)
+                say(line)
             else:
                 self._measures.reloads.labels(name, "opened").inc()
                 names.append(name)

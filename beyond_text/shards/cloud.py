@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import sys
 import tempfile
 import threading
 from collections import ChainMap, OrderedDict, deque
@@ -21,7 +20,7 @@ from beyond_text.shards.cache import GB, Cache, give_back
 from beyond_text.shards.fetch import LongError, MissingError, Remote
 from beyond_text.shards.manifest import FILE, ShardError, files_of, read_manifest
 from beyond_text.shards.store import Entry, Store
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 
 # Files that a process fetches ahead at a time.
 FETCHES = 16
@@ -234,7 +233,7 @@ class CloudStore(Store):
                 "that are read next, some of which are fetched only when they are needed; "
                 f"expected at least {size / GB:.3g}"
             )
-            print(plain(line), file=sys.stderr)
+            say(line)
 
     def _work(self) -> None:
         """Fetches what is queued, in a thread."""

@@ -16,8 +16,9 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt32
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.config.views import uses_queries
 from beyond_text.shards.mined import AGAIN, Mined, folder_of_mined, has_mined, read_mined
-from beyond_text.shards.sources import SourceSupply, say
+from beyond_text.shards.sources import SourceSupply
 from beyond_text.shards.split import Split
+from beyond_text.terminal import say
 
 Numbers = Int64[np.ndarray, " numbers"]
 # Random numbers from 0 to 1.

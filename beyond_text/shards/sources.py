@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from beyond_text.config.settings import Config, ConfigError, Data, Source, activ
 from beyond_text.config.views import OBJECTIVE_VIEWS, View, uses_queries
 from beyond_text.shards.split import Split
 from beyond_text.shards.store import Store
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 
 # The manifest's name for the number of products that have a view.
 COUNTED: dict[View, str] = {"text": "texts", "image": "pictures"}
@@ -117,11 +116,6 @@ def expected_batches(chain: Sequence[Config]) -> dict[str, float]:
             share = stage.total_steps * stage.accumulate * supply.weight / total
             batches[name] = batches.get(name, 0) + share
     return batches
-
-
-def say(line: str) -> None:
-    """Prints a line beside the output of a run; a source's name is no markup."""
-    print(plain(line), file=sys.stderr)
 
 
 def _seen_queries(supply: SourceSupply) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,7 +28,7 @@ from beyond_text.tables.layouts import (
 )
 from beyond_text.tables.templates import fields_of, fill, present
 from beyond_text.tables.text import plain_text, shown_text
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 
 # Columns that pandas and spreadsheets add.
 NUMBERING = re.compile(r"unnamed: \d+|index|row|level_\d+", re.IGNORECASE)
@@ -253,4 +252,4 @@ def _say_columns(path: Path, what: str, names: Sequence[str]) -> None:
     if names:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         shown = ", ".join(names[:MOST_NAMED])
-        print(plain(f"{path.name}: columns {what}: {shown}{more}"), file=sys.stderr)
+        say(f"{path.name}: columns {what}: {shown}{more}")

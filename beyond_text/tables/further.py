@@ -5,7 +5,6 @@ Training does not read them. A search by words finds their texts, and filters go
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from beyond_text.tables.delimited import fold
 from beyond_text.tables.layouts import PRODUCT_COLUMNS, Source
 from beyond_text.tables.templates import fields_of, fill, present
 from beyond_text.tables.text import plain_text, shown_text
+from beyond_text.terminal import say
 
 MAX_COLUMNS = 100
 MAX_NAME = 100
@@ -66,7 +66,7 @@ def say_cut(path: Path, cut: int) -> None:
     """Prints how many values of a file were cut."""
     if cut:
         number = "1 value" if cut == 1 else f"{cut:,} values"
-        print(f"{path.name}: {number} cut to {MAX_VALUE:,} characters", file=sys.stderr)
+        say(f"{path.name}: {number} cut to {MAX_VALUE:,} characters")
 
 
 def merged(rows: Iterable[dict[str, str]], joined: Collection[str]) -> dict[str, str]:

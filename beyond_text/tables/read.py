@@ -6,7 +6,6 @@ What makes a row unfit is decided in `checks.py`; which split it belongs to in `
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +43,7 @@ from beyond_text.tables.layouts import (
 from beyond_text.tables.single import read_pair_file, read_title_log
 from beyond_text.tables.splits import check_shares, product_splits, seen_in_train
 from beyond_text.tables.tables import Shares, Tables, split_by_judgments, split_tables
+from beyond_text.terminal import say
 
 
 def read_tables(
@@ -190,7 +190,7 @@ def _read_folder(
             f"{folder}: expected {queries_path.name} with judgments or {log}, got both"
         )
     if layout.clicks is None and (logs := find_parts(folder, CLICKS)):
-        print(f"{logs[0].name}: not read: --layout clicks makes judgments of it", file=sys.stderr)
+        say(f"{logs[0].name}: not read: --layout clicks makes judgments of it")
     if layout.queries and layout.qrels and queries_path:
         return _read_judgments(tables, layout, queries_path, shares)
     if layout.clicks and clicks_paths:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from beyond_text.retrieval.encode import Encoder, collate_for, device_of, evalua
 from beyond_text.shards.archive import SampleError
 from beyond_text.shards.batch import EMPTY_SAMPLE, Sample
 from beyond_text.shards.split import Split
+from beyond_text.terminal import say
 
 BATCH = 128
 # Fewer pairs say nothing about a space of hundreds of dimensions.
@@ -58,7 +58,7 @@ def align_pictures(encoder: Encoder, splits: Sequence[Split], config: Config) ->
             "the texts' variance among those left out of the fit"
         )
     if encoder.share.is_first:
-        Console(stderr=True).print(f"image projection: {line}")
+        say(f"image projection: {line}")
 
 
 class Fit(NamedTuple):

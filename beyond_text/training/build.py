@@ -6,7 +6,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
-from rich.console import Console
 
 from beyond_text.config.settings import Config
 from beyond_text.config.urls import shown
@@ -17,6 +16,7 @@ from beyond_text.models.settings import settings_of
 from beyond_text.models.tokenizer import load_tokenizer
 from beyond_text.models.two_tower import TwoTower, build_model
 from beyond_text.shards.manifest import read_manifest
+from beyond_text.terminal import say
 from beyond_text.training.teacher import Teacher, check_reads_batches
 
 
@@ -82,10 +82,9 @@ def warn_of_small_pictures(config: Config, size: int) -> None:
 
 def _say_untaken(config: Config, untaken: WarmStart) -> None:
     """Prints which weights of `start` did not end up in the model, and which are new."""
-    console = Console(stderr=True)
     if untaken.new:
         line = f"its fusion is not {config.fusion} of rank {config.fusion_rank}, which starts new"
-        console.print(f"start={config.start}: {line}", markup=False)
+        say(f"start={config.start}: {line}")
     for name in untaken.lost:
         line = f"{name} is not taken: {config.fusion} shares its tensor with another weight"
-        console.print(f"start={config.start}: {line}", markup=False)
+        say(f"start={config.start}: {line}")

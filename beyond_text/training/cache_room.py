@@ -7,14 +7,13 @@ makes of one, takes 67 kB in float16, several times its JPEG.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from beyond_text.config.settings import ConfigError
 from beyond_text.models.layout import Layout
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 from beyond_text.training.fill_cache import IMAGE, Kept, Task
 
 # Of a number in float16, and of a key.
@@ -62,7 +61,7 @@ def check_room(
             f"cache={folder}: expected {_gigabytes(needed)} of free disk for {said}; got "
             f"{_gigabytes(free)}; name a folder on another disk, or leave cache away"
         )
-    print(plain(f"cache={folder}: keeps {said}"), file=sys.stderr)
+    say(f"cache={folder}: keeps {said}")
 
 
 def _inputs(name: str, task: Task, kept: Kept) -> int:

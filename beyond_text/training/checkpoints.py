@@ -9,7 +9,6 @@ A checkpoint is written beside its place and renamed, so it appears completely o
 from __future__ import annotations
 
 import os
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from beyond_text.models.checkpoint import CheckpointError
+from beyond_text.terminal import say
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
@@ -103,7 +103,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             damaged.append(str(error))
             continue
         for line in damaged:
-            print(f"{line}; going on from {path}", file=sys.stderr)
+            say(f"{line}; going on from {path}")
         return checkpoint
     if damaged:
         raise CheckpointError(f"{'; '.join(damaged)}; say resume=never to begin the run again")

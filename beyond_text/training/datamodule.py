@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
 from torch.utils.data import DataLoader
 
 from beyond_text.config.settings import Config, ConfigError, views_of
@@ -25,6 +24,7 @@ from beyond_text.shards.order import WINDOW
 from beyond_text.shards.roles import Roles, roles_of
 from beyond_text.shards.sampler import BatchSampler
 from beyond_text.shards.sources import supplies_of
+from beyond_text.terminal import say
 from beyond_text.training.launch import check_processes, workers_of
 
 # Views that need the products' pictures, whatever the source.
@@ -102,7 +102,7 @@ class ShardData(pl.LightningDataModule):
             raise ConfigError(f"data.sources.{name}: {line}")
         if 2 * anchors < batch:
             few = f"source {name}: {line}: only {anchors} of a batch's {batch} products are anchors"
-            Console(stderr=True).print(few, markup=False)
+            say(few)
 
     def prepare_data(self) -> None:
         """Compares every shard with its checksum, once a machine, before the first step.

@@ -10,7 +10,6 @@ are not decoded again. A text that is not kept is encoded when it is needed.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import ShardProducts
 from beyond_text.shards.batch import Sample
 from beyond_text.shards.split import Split
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 from beyond_text.training.cache_room import check_room
 from beyond_text.training.cached_embeddings import (
     Block,
@@ -72,7 +71,7 @@ class EmbeddingCache(pl.Callback):
         if not frozen:
             if share.is_first:
                 line = f"cache={self.folder} is not used: no tower is frozen"
-                print(plain(line), file=sys.stderr)
+                say(line)
             return
         encoder = retrieval.encoder(module)
         products = retrieval.dev.catalogue.products

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from beyond_text.config.urls import shown, without_credentials
 from beyond_text.files import write_text
 from beyond_text.metrics.results import METRICS
 from beyond_text.models.checkpoint import CheckpointError
-from beyond_text.terminal import check_writable
+from beyond_text.terminal import check_writable, say
 from beyond_text.training.checkpoints import CHECKPOINTS, LAST, Checkpoint, newest_checkpoint
 from beyond_text.training.inputs import RUNS, check_inputs, digests_of
 from beyond_text.training.launch import check_processes
@@ -69,10 +68,9 @@ def begin(config: Config, processes: int) -> Begun:
     check_writable(Path(config.run))
     checkpoint = begin_or_resume(config)
     if checkpoint and checkpoint.origin.processes != processes:
-        print(
+        say(
             f"{checkpoint.path}: written by {checkpoint.origin.processes} processes, goes on with "
-            f"{processes}: the same batches, and losses that are equal but for rounding",
-            file=sys.stderr,
+            f"{processes}: the same batches, and losses that are equal but for rounding"
         )
     path = checkpoint.path if checkpoint else Path(config.run) / "config.yaml"
     return Begun(

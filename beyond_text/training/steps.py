@@ -10,7 +10,8 @@ from beyond_text.config.settings import Config
 from beyond_text.config.steps import AUTO, auto_steps
 from beyond_text.config.views import uses_queries
 from beyond_text.shards.manifest import ShardError
-from beyond_text.shards.sources import say, usable_supplies
+from beyond_text.shards.sources import usable_supplies
+from beyond_text.terminal import say
 
 
 def with_steps(config: Config, is_lent: bool = False) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from beyond_text.config.settings import Config, Lora
 from beyond_text.models.precision import uses_bf16
 from beyond_text.retrieval.encode import Encoder
 from beyond_text.shards.sources import supplies_of
-from beyond_text.terminal import plain
+from beyond_text.terminal import say
 from beyond_text.training.alignment import align_pictures
 from beyond_text.training.build import build
 
@@ -58,7 +57,7 @@ def first_of(config: Config) -> Config:
         settings = Path(config.start) / "config.yaml"
         if not settings.is_file():
             line = f"{settings}: gone; its untouched model is that of the settings of {config.run}"
-            print(plain(line), file=sys.stderr)
+            say(line)
             break
         config = load_config([settings])
         if config.run in met:
