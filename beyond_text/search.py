@@ -140,16 +140,16 @@ def _search(
     """Opens an index, or a run's own over a folder, and searches it."""
     from beyond_text.indexing.index import Index
 
+    pictures = None if picture is None else [picture] * len(texts)
     how = {"top": arguments.top, "where": arguments.where, "weight": arguments.weight}
     if folder is None:
         index = Index.open(arguments.run, arguments.index)
-        pictures = None if picture is None else [picture] * len(texts)
         return index, index.search(texts, pictures, **how)
+    from beyond_text.encoding.model import load
     from beyond_text.indexing.of_run import index_of_run
-    from beyond_text.retrieval.queries import encode_words
 
     index = index_of_run(arguments.run, folder, arguments.split, arguments.index or "exact")
-    vectors = encode_words(arguments.run, texts, picture)
+    vectors = load(arguments.run).encode_queries(texts, pictures)
     return index, index.search_vectors(vectors, texts, **how)
 
 

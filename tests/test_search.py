@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from beyond_text.config.names import INDEX_KINDS
+from beyond_text.encoding.model import load
 from beyond_text.indexing.index import Hit, Index
 from beyond_text.indexing.of_run import index_of_run
 from beyond_text.retrieval import encode as encoding
 from beyond_text.retrieval.encode import encode_products
-from beyond_text.retrieval.queries import encode_words
 from beyond_text.retrieval.ranking import rank
 from beyond_text.retrieval.run import load_run, split_for
 from beyond_text.search import main, panel_rows
@@ -32,7 +32,8 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 def found(
     run: Path, index: Index, texts: list[str], picture: bytes | None = None, top: int = 10
 ) -> list[list[Hit]]:
-    return index.search_vectors(encode_words(run, texts, picture), top=top)
+    pictures = [picture] * len(texts) if picture else None
+    return index.search_vectors(load(run).encode_queries(texts, pictures), top=top)
 
 
 def ids(hits: list[Hit]) -> list[str]:

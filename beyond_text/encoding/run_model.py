@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ from beyond_text.config.views import View
 from beyond_text.encoding.digest import digest_of_run as digest_of_run
 from beyond_text.encoding.rows import Picture, Pictures, Row, rows_of
 from beyond_text.models.query_side import QuerySide, load_query_side
-from beyond_text.retrieval.encode import Encoder, encode_samples
 from beyond_text.shards.batch import Judgment, Sample
 from beyond_text.tables.pictures import PictureError, decode_pixels, is_reduced, reduce_picture
 
+if TYPE_CHECKING:
+    from beyond_text.retrieval.encode import Encoder
+
+# What imports transformers and timm is imported for the whole model: text queries need neither.
 QUERIES_AT_ONCE, PRODUCTS_AT_ONCE = 256, 128
 
 
@@ -75,6 +79,8 @@ class RunModel:
     def _encode(
         self, rows: Sequence[Row], view: View, batch_size: int
     ) -> Float32[np.ndarray, "rows dim"]:
+        from beyond_text.retrieval.encode import encode_samples
+
         samples = _Samples(rows, view, *self._sizes)
         ids = [str(row.number) for row in rows]
         found = encode_samples(self.encoder, samples, ids, (view,), batch_size)[view]

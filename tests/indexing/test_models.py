@@ -17,7 +17,6 @@ from beyond_text.exporting.preprocessing import write_preprocessing_of
 from beyond_text.indexing.facts import IndexFormatError
 from beyond_text.indexing.index import Index
 from beyond_text.models.checkpoint import load_model
-from beyond_text.retrieval.queries import encode_words
 from beyond_text.search import main as search
 from tests import ROOT
 from tests.indexing.shop import build, copied_shop, rows_of, write_rows
@@ -75,7 +74,7 @@ def test_an_index_by_an_export_answers_without_torch_and_without_the_products_gr
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    vectors = encode_words(tiny_run, ["red rug", "blue lamp"])
+    vectors = beyond_text.load(tiny_run).encode_queries(["red rug", "blue lamp"])
     expected = Index.open(index).search_vectors(vectors, where=["in_stock"], top=3)
     found = [hit.product_id for row in expected for hit in row]
     assert done.stdout == f"{found} False\n"
@@ -87,7 +86,7 @@ def test_an_index_by_a_run_encodes_words_and_pictures_as_the_run_does(
     build(shop, tmp_path / "index", tiny_run, dim=8)
     index = beyond_text.Index.open(shutil.move(tmp_path / "index", tmp_path / "moved"))
     picture = (shop / "images" / "dev.0.jpg").read_bytes()
-    expected = encode_words(tiny_run, ["red rug"], picture)[:, :8]
+    expected = beyond_text.load(tiny_run).encode_queries(["red rug"], [picture])[:, :8]
     expected /= np.linalg.norm(expected)
     np.testing.assert_allclose(index.encode(["red rug"], [picture]), expected, atol=1e-5)
     assert index.search(["red rug"], [picture]) == index.search_vectors(
