@@ -20,7 +20,7 @@ from beyond_text.config.views import View
 from beyond_text.encoding.digest import digest_of_run as digest_of_run
 from beyond_text.encoding.rows import Picture, Pictures, Row, rows_of
 from beyond_text.models.query_side import QuerySide, load_query_side
-from beyond_text.shards.batch import Judgment, Sample
+from beyond_text.shards.batch import EMPTY_SAMPLE, Judgment, Sample, product_sample
 from beyond_text.tables.pictures import PictureError, decode_pixels, is_reduced, reduce_picture
 
 if TYPE_CHECKING:
@@ -99,12 +99,11 @@ class _Samples(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         row = self.rows[number]
         pixels = [self._pixels(row, picture) for picture in row.pictures]
-        main = pixels[0] if pixels else None
         name = str(row.number)
-        if self.view == "query":
-            query = Judgment(name, row.text, "")
-            return Sample("", "", None, [], query, query_image=main)
-        return Sample(name, row.text, main, [], None, further=tuple(pixels[1:]))
+        if self.view == "product":
+            return product_sample(name, row.text, pixels)
+        query = Judgment(name, row.text, "")
+        return EMPTY_SAMPLE._replace(query=query, query_image=pixels[0] if pixels else None)
 
     def _pixels(self, row: Row, picture: Picture) -> torch.Tensor:
         data = row.read(picture)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from beyond_text.config.names import Pool
 from beyond_text.retrieval.described import Described, Place, described, place_of_file, where
 from beyond_text.shards.archive import PICTURES
-from beyond_text.shards.batch import Sample
+from beyond_text.shards.batch import Sample, product_sample
 from beyond_text.shards.split import Split
 from beyond_text.shards.store import Folder
 from beyond_text.tables.pictures import PictureError, decode_pixels, read_picture, reduce_picture
@@ -72,7 +72,7 @@ class ShardProducts(Dataset[Sample]):
         split, sample = self.places[number]
         fields, pictures = self.splits[split].read_pictures(sample, self.picture_size)
         text = self.splits[split].text_of(fields)
-        return _sample(fields["product_id"], text, pictures)
+        return product_sample(fields["product_id"], text, pictures)
 
     def describe(self, number: int) -> Described:
         """Returns what is known of the number-th product; reads no picture."""
@@ -110,7 +110,7 @@ class TableProducts(Dataset[Sample]):
         paths = [row["image"], *row["images"][1:]]
         found = [file_picture(path, self.stored_size, self.picture_size) for path in paths]
         pictures = [picture for picture in found if picture is not None]
-        return _sample(row["product_id"], product_text(row, self.text_fields), pictures)
+        return product_sample(row["product_id"], product_text(row, self.text_fields), pictures)
 
     def describe(self, number: int) -> Described:
         """Returns what is known of the number-th product; reads no picture."""
@@ -140,7 +140,7 @@ class PlacedProducts(Dataset[Sample]):
         product = self.products[number]
         found = map(self._picture, product.pictures)
         pictures = [picture for picture in found if picture is not None]
-        return _sample(product.product_id, product.text, pictures)
+        return product_sample(product.product_id, product.text, pictures)
 
     def _picture(self, place: Place) -> Tensor | None:
         if not place.size:
@@ -175,12 +175,6 @@ class DropModality(Dataset[Sample]):
         if self.modality == "text":
             return sample._replace(text="")
         return sample._replace(image=None, further=())
-
-
-def _sample(product_id: str, text: str, pictures: Sequence[Tensor]) -> Sample:
-    """Returns a product with all its pictures."""
-    main = pictures[0] if pictures else None
-    return Sample(product_id, text, main, [], None, further=tuple(pictures[1:]))
 
 
 def is_left_out(product_id: str, share: float, seed: int = 0) -> bool:

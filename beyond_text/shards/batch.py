@@ -8,6 +8,7 @@ there: a zero vector never means missing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -87,6 +88,12 @@ class Sample(NamedTuple):
 
 # Fills the row of a sample that could not be read.
 EMPTY_SAMPLE = Sample("", "", None, [], None)
+
+
+def product_sample(product_id: str, text: str, pictures: Sequence[Tensor]) -> Sample:
+    """Returns a product without judgments, with all its pictures or what stands in their places."""
+    main = pictures[0] if pictures else None
+    return Sample(product_id, text, main, [], None, further=tuple(pictures[1:]))
 
 
 class Tokens(NamedTuple):

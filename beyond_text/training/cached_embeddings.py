@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from beyond_text.files import atomic_write
 from beyond_text.models.towers import Tower
 from beyond_text.retrieval.catalogue import ShardProducts
-from beyond_text.shards.batch import Sample
+from beyond_text.shards.batch import Sample, product_sample
 from beyond_text.shards.manifest import ShardError
 
 # Pictures of one product are fewer.
@@ -191,6 +191,4 @@ class CachedProducts(Dataset[Sample]):
         if len(known) < len(vectors):
             # A picture that could not be read is an error, as without a cache.
             return self.products[number]
-        main = known[0] if known else None
-        text = shards.text_of(fields)
-        return Sample(fields["product_id"], text, main, [], None, further=tuple(known[1:]))
+        return product_sample(fields["product_id"], shards.text_of(fields), known)

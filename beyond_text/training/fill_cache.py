@@ -22,7 +22,7 @@ from beyond_text.retrieval.encode import (
     to_device,
 )
 from beyond_text.shards.archive import SampleError
-from beyond_text.shards.batch import EMPTY_SAMPLE, Batch, Judgment, Sample
+from beyond_text.shards.batch import EMPTY_SAMPLE, Batch, Judgment, Sample, product_sample
 from beyond_text.shards.split import Split
 from beyond_text.training.cached_embeddings import Block, picture_keys, text_keys
 
@@ -180,9 +180,7 @@ def _product(kept: Kept, number: int, task: Task) -> Sample:
         fields, pictures = split.read_pictures(number, kept.picture)
     else:
         fields, _ = split.read(number, None)
-    main = pictures[0] if pictures else None
-    further = tuple(pictures[1:])
-    return Sample(f"{number}", split.text_of(fields), main, [], None, further=further)
+    return product_sample(f"{number}", split.text_of(fields), pictures)
 
 
 def _query(kept: Kept, number: int, task: Task) -> Sample:
