@@ -100,6 +100,11 @@ def one_line(error: BaseException) -> str:
     return plain(PASSWORD.sub("://", text))
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or the name of one that says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def check_writable(path: Path) -> None:
     """Checks that a file or folder can be written at a path; its parents need not exist yet.
 

@@ -39,6 +39,7 @@ from beyond_text.config.settings import (
 from beyond_text.config.steps import check_steps
 from beyond_text.config.urls import is_url, shown, shown_word, without_credentials
 from beyond_text.config.views import OBJECTIVE_VIEWS, PAIRS
+from beyond_text.terminal import first_line, one_line
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss": get_args(LossName),
@@ -142,11 +143,6 @@ def _check_keys(settings: Mapping[str, Any], origin: str, prefix: str = "") -> N
             _check_keys(value, origin, f"{name}.")
 
 
-def _line(error: Exception) -> str:
-    """Returns the message of an error on one line."""
-    return " ".join(str(error).split())
-
-
 def _is_text(key: str) -> bool:
     """Says whether a setting is a text, such as a path, which is taken as it is written."""
     if re.fullmatch(r"data\.sources\.[^.]+\.(path|mined)", key):
@@ -169,7 +165,7 @@ def _parse(override: str) -> DictConfig:
         # An empty value is the empty string, as a shell means it, and not null.
         return OmegaConf.from_dotlist([f"{key}={value or repr('')}"])
     except yaml.YAMLError as error:
-        raise ConfigError(f"{override}: not a YAML value: {_line(error)}") from None
+        raise ConfigError(f"{override}: not a YAML value: {one_line(error)}") from None
 
 
 def _read(path: Path) -> DictConfig:
@@ -179,7 +175,7 @@ def _read(path: Path) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {_line(error)}") from None
+        raise ConfigError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path}: expected settings as `key: value`, got a list")
     return loaded
@@ -204,8 +200,8 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
             config = cast("Config", OmegaConf.to_object(merged))
         except (OmegaConfBaseException, TypeError) as error:
             key = getattr(error, "full_key", None)
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{origin}: {f'{key}: ' if key else ''}{reason}") from None
+            place = f"{origin}: {key}" if key else origin
+            raise ConfigError(f"{place}: {first_line(error)}") from None
     check(config)
     return config
 

@@ -27,6 +27,7 @@ from beyond_text.exporting.sentence import write_query_folder
 from beyond_text.exporting.vectors import write_vectors
 from beyond_text.files import atomic_folder
 from beyond_text.shards.store import Folder, Store
+from beyond_text.terminal import one_line
 
 EXAMPLE = Path(__file__).with_name("example.py")
 
@@ -78,4 +79,4 @@ def _quality(run: RunModel, folder: Path) -> Quality | str:
             return "the run was measured on no products"
         return quality_of_int8(run, folder, Store.of(data.dev, data), data.dev_split)
     except (ValueError, OSError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from beyond_text.terminal import first_line
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -36,6 +38,5 @@ def push(folder: Path, name: str) -> str:
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of Beyond Text")
     # The library's errors, and those of the HTTP client below it, have no class in common.
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OSError(f"--push {name}: not uploaded: {first}") from error
+        raise OSError(f"--push {name}: not uploaded: {first_line(error)}") from error
     return str(url)

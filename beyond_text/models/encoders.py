@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils import logging
 
 from beyond_text.config.settings import ConfigError
+from beyond_text.terminal import first_line
 
 SUPPORTED = (
     "BERT, DistilBERT, RoBERTa, XLM-R, MPNet, Qwen3, CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, ViT, "
@@ -69,7 +70,7 @@ def load_encoder(
     except OSError as error:
         raise FileNotFoundError(
             f"{path}: no encoder there: expected a folder with config.json and weights, or a "
-            f"Hugging Face hub name ({str(error).splitlines()[0]})"
+            f"Hugging Face hub name ({first_line(error)})"
         ) from error
     except TypeError as error:
         # timm checks its arguments only when it builds the model.
@@ -83,8 +84,8 @@ def load_encoder(
 
 
 def _unsupported(path: str, error: Exception) -> ConfigError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ConfigError(f"{path}: cannot be loaded ({first}); supported are {SUPPORTED}")
+    reason = first_line(error)
+    return ConfigError(f"{path}: cannot be loaded ({reason}); supported are {SUPPORTED}")
 
 
 def _load_weights(path: str, settings: PretrainedConfig, unused: set[str]) -> nn.Module:

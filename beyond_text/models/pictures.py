@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from beyond_text.config.settings import ConfigError
 from beyond_text.models.sentence import find_file
+from beyond_text.terminal import first_line
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -104,8 +105,8 @@ def _processor(path: str) -> Any:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         file = find_file(path, FILES[0])
         if file is not None:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"{file}: no image processor that can be read ({first})") from error
+            line = f"{file}: no image processor that can be read ({first_line(error)})"
+            raise ConfigError(line) from error
         return None
 
 

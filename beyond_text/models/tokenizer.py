@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from beyond_text.config.settings import ConfigError
+from beyond_text.terminal import first_line
 
 # Read by any tokenizer of a shop's language as at least two inputs.
 PROBES = ("red", "rug", "a blue vase", "the home", "12", "z")
@@ -44,7 +45,7 @@ def load_tokenizer(path: str, lower_case: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ConfigError(
-            f"{path}: no tokenizer there that transformers loads by itself ({_first_line(error)})"
+            f"{path}: no tokenizer there that transformers loads by itself ({first_line(error)})"
         ) from error
     names = {"tokenizer.json", *getattr(tokenizer, "vocab_files_names", {}).values()}
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in names):
@@ -74,7 +75,3 @@ def reads_alike(one: Any, other: Any) -> bool:
         return False
     inner = [t.tokenizer if isinstance(t, LowerCased) else t for t in (one, other)]
     return inner[0].get_vocab() == inner[1].get_vocab()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,6 +15,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from beyond_text.shards.manifest import ShardError
+from beyond_text.terminal import one_line
 
 # The most rows that are written as one part.
 ROWS = 2**17
@@ -136,5 +137,4 @@ def _errors_name(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, OverflowError) as error:
-        line = " ".join(str(error).split())
-        raise ShardError(f"{path}: not readable columns: {line:.300}") from error
+        raise ShardError(f"{path}: not readable columns: {one_line(error):.300}") from error

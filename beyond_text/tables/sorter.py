@@ -8,6 +8,8 @@ from pathlib import Path
 
 import duckdb
 
+from beyond_text.terminal import first_line
+
 # Memory of a sort or a join; what takes more goes to disk.
 MEMORY = "512MB"
 
@@ -24,4 +26,4 @@ def sorter(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(config=settings) as connection:  # type: ignore[arg-type]
             yield connection
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        raise OSError(f"{folder}: {str(error).splitlines()[0]}") from error
+        raise OSError(f"{folder}: {first_line(error)}") from error

@@ -11,6 +11,7 @@ import regex
 import yaml
 
 from beyond_text.retrieval.words import folded
+from beyond_text.terminal import one_line
 
 WORDS = Path(__file__).with_name("words.yaml")
 PRODUCT_TYPE = "product_type"
@@ -85,7 +86,7 @@ def read_fields(path: Path | None = None) -> list[Field]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path}: expected a field such as `colour:`, got {_shown(content)}")
     return [_field(path, name, field) for name, field in content.items()]

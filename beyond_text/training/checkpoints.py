@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from beyond_text.models.checkpoint import CheckpointError
-from beyond_text.terminal import say
+from beyond_text.terminal import first_line, say
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
@@ -78,8 +78,7 @@ def read_origin(path: Path) -> Origin:
         content = {} if damaged else torch.load(path, weights_only=True, mmap=True)
     # Zip, pickle and torch raise all kinds of errors on damaged bytes.
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: not whole ({reason})") from error
+        raise CheckpointError(f"{path}: not whole ({first_line(error)})") from error
     if damaged:
         raise CheckpointError(f"{path}: not whole ({damaged} is damaged)")
     if "origin" not in content:

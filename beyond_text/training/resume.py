@@ -24,7 +24,7 @@ from beyond_text.config.urls import shown, without_credentials
 from beyond_text.files import write_text
 from beyond_text.metrics.results import METRICS
 from beyond_text.models.checkpoint import CheckpointError
-from beyond_text.terminal import check_writable, say
+from beyond_text.terminal import check_writable, first_line, say
 from beyond_text.training.checkpoints import CHECKPOINTS, LAST, Checkpoint, newest_checkpoint
 from beyond_text.training.inputs import RUNS, check_inputs, digests_of
 from beyond_text.training.launch import check_processes
@@ -206,8 +206,8 @@ def _settings_of(checkpoint: Checkpoint) -> Config:
     try:
         return _as_config(checkpoint.origin.settings)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{checkpoint.path}: of other settings: {reason}") from error
+        line = f"{checkpoint.path}: of other settings: {first_line(error)}"
+        raise CheckpointError(line) from error
 
 
 def _delete(*files: Path) -> None:

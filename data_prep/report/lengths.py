@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from transformers import AutoTokenizer
 
+from beyond_text.terminal import first_line
+
 BINS = 16
 # Texts that any tokenizer tells apart.
 PROBES = ["a red cushion", "the blue vase"]
@@ -51,8 +53,7 @@ def length_counter(encoder: str) -> tuple[str, Callable[[list[str]], list[int]]]
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EncoderError(f"{encoder}: no tokenizer there: {reason}") from error
+        raise EncoderError(f"{encoder}: no tokenizer there: {first_line(error)}") from error
 
     def count(texts: list[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]] if texts else []
