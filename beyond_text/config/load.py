@@ -206,6 +206,16 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     return config
 
 
+def config_of(run: Path) -> Config | None:
+    """Returns the settings that a run was trained with; None where it does not hold them.
+
+    Raises:
+        ConfigError: as for `load_config`.
+    """
+    file = run / "config.yaml"
+    return load_config([file]) if file.is_file() else None
+
+
 def check(config: Config) -> None:
     """Checks every value against its choices or range, and values against each other.
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from huggingface_hub import ModelCard, ModelCardData
 
-from beyond_text.config.load import load_config
+from beyond_text.config.load import config_of
 from beyond_text.config.names import SOUP
 from beyond_text.config.settings import Config
 from beyond_text.exporting.check import Quality
@@ -52,7 +52,7 @@ def as_data(text: object) -> str:
 
 def write_card(run: Path, model: TwoTower, facts: Facts, out: Path) -> None:
     """Writes OUT/README.md."""
-    config = _config(run)
+    config = config_of(run)
     library = "sentence-transformers" if facts.no_query_folder is None else "onnx"
     data = ModelCardData(
         library_name=library,
@@ -80,11 +80,6 @@ def write_card(run: Path, model: TwoTower, facts: Facts, out: Path) -> None:
         _limits(model, facts),
     ]
     ModelCard("\n\n".join(parts) + "\n").save(out / CARD)
-
-
-def _config(run: Path) -> Config | None:
-    file = run / "config.yaml"
-    return load_config([file]) if file.is_file() else None
 
 
 def _opening(model: TwoTower, facts: Facts) -> str:

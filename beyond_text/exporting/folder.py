@@ -68,13 +68,12 @@ def export_run(run: Path, out: Path, products: Folder | None = None) -> Facts:
 
 def _quality(run: RunModel, folder: Path) -> Quality | str:
     """Measures int8 on the split that the run was measured on; says why where that cannot be."""
-    from beyond_text.config.load import load_config
+    from beyond_text.config.load import config_of
 
-    file = run.run / "config.yaml"
-    if not file.is_file():
-        return "the run has no config.yaml"
     try:
-        data = load_config([file]).data
+        if (config := config_of(run.run)) is None:
+            return "the run has no config.yaml"
+        data = config.data
         if not data.dev:
             return "the run was measured on no products"
         return quality_of_int8(run, folder, Store.of(data.dev, data), data.dev_split)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from beyond_text.config.load import load_config
+from beyond_text.config.load import config_of
 from beyond_text.config.names import Pool
 from beyond_text.models.checkpoint import load_model
 from beyond_text.models.precision import uses_bf16
@@ -29,10 +29,9 @@ def load_run(run: Path) -> Encoder:
     """
     model, tokenizer = load_model(run)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    config_file = run / "config.yaml"
-    setting = load_config([config_file]).precision if config_file.is_file() else "auto"
+    config = config_of(run)
     workers = max(1, cores() - 1)
-    return Encoder(model, tokenizer, uses_bf16(setting), workers)
+    return Encoder(model, tokenizer, uses_bf16(config.precision if config else "auto"), workers)
 
 
 def split_for(
