@@ -26,7 +26,13 @@ from typing import TYPE_CHECKING
 from beyond_text.config.names import MEASURE_NAMES, POOLS, Pool, check_finished
 from beyond_text.config.urls import path_of, place_of
 from beyond_text.config.views import View
-from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
+from beyond_text.terminal import (
+    check_writable,
+    command_parser,
+    errors_in_one_line,
+    plain,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from beyond_text.metrics.results import Metrics
@@ -89,8 +95,7 @@ def evaluate(
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; `comparison` is one of `COMPARISONS`, "others" or None."""
-    parser = argparse.ArgumentParser(prog="python -m beyond_text.evaluate", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_parser("beyond_text.evaluate", __doc__)
     parser.add_argument("runs", type=path_of, nargs="+", metavar="RUN", help="finished run folder")
     parser.add_argument(
         "--tables", type=place_of, required=True, help="folder of tables or shards, or shards' URL"

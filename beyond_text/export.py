@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from beyond_text.config.names import check_finished
 from beyond_text.config.urls import path_of, place_of
-from beyond_text.terminal import check_writable, errors_in_one_line, plain
+from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, plain
 
 if TYPE_CHECKING:
     from beyond_text.exporting.card import Facts
@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m beyond_text.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("beyond_text.export", __doc__)
     parser.add_argument("run", type=path_of, metavar="RUN", help="finished run folder")
     parser.add_argument("out", type=path_of, metavar="OUT", help="new folder, or an earlier export")
     parser.add_argument(

@@ -20,7 +20,7 @@ from pathlib import Path
 from beyond_text.config.names import INDEX_KINDS
 from beyond_text.config.urls import path_of, place_of
 from beyond_text.tasks.options import add_run_options, run_options
-from beyond_text.terminal import check_writable, errors_in_one_line, plain
+from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, plain
 
 WAITS = (
     "this share is done: the job that finds all shares done makes the index, or the same command "
@@ -30,11 +30,7 @@ WAITS = (
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m beyond_text.index",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("beyond_text.index", __doc__)
     parser.add_argument(
         "products", type=place_of, help="tables, or shards or their URL, with queries or without"
     )

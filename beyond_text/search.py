@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING
 
 from beyond_text.config.names import INDEX_FILE, INDEX_KINDS, check_finished
 from beyond_text.config.urls import is_url, path_of, place_of
-from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
+from beyond_text.terminal import (
+    at_least,
+    check_writable,
+    command_parser,
+    errors_in_one_line,
+    plain,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from beyond_text.indexing.index import Hit, Index
@@ -46,11 +53,7 @@ def show(texts: Sequence[str], index: Index, found: Sequence[Sequence[Hit]]) -> 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; the default products are those that the run was measured on."""
-    parser = argparse.ArgumentParser(
-        prog="python -m beyond_text.search",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("beyond_text.search", __doc__)
     parser.add_argument("run", type=path_of, metavar="RUN", help="finished run folder, or an index")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="queries")
     parser.add_argument("--picture", type=Path, help="of what is looked for, beside the text")
@@ -62,7 +65,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="tables, or shards or their URL, with queries or without; default: the run's data.dev",
     )
     parser.add_argument("--split", help="only the products of one split; default: of all")
-    parser.add_argument("--top", type=_positive, default=10, help="products for each query")
+    parser.add_argument("--top", type=at_least(1), default=10, help="products for each query")
     parser.add_argument("--index", choices=INDEX_KINDS, help="default: exact, or the index's own")
     parser.add_argument(
         "--where",
@@ -81,15 +84,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not arguments.picture and not all(text.strip() for text in arguments.texts):
         parser.error("a blank TEXT finds nothing: expected words, or --picture")
     return arguments
-
-
-def _positive(word: str) -> int:
-    if (number := int(word)) < 1:
-        raise ValueError(word)
-    return number
-
-
-_positive.__name__ = "number from 1"
 
 
 def _panel_path(path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from beyond_text.config.names import INDEX_KINDS
 from beyond_text.tasks.cores import cores
-from beyond_text.terminal import errors_in_one_line, plain
+from beyond_text.terminal import at_least, command_parser, errors_in_one_line, plain
 
 if TYPE_CHECKING:
     import socket
@@ -30,27 +30,19 @@ OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m beyond_text.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("beyond_text.serve", __doc__)
     parser.add_argument("indexes", nargs="+", metavar="INDEX", help="index folders, or NAME=FOLDER")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
     parser.add_argument("--index", choices=INDEX_KINDS, help="default: the index's own")
     parser.add_argument("--precision", choices=("float32", "int8"), default="float32")
-    parser.add_argument("--threads", type=_positive, default=cores(), help="that search at a time")
-    parser.add_argument("--max-body", type=_positive, default=8_000_000, metavar="BYTES")
-    parser.add_argument("--max-pixels", type=_positive, default=25_000_000, metavar="N")
+    parser.add_argument(
+        "--threads", type=at_least(1), default=cores(), help="that search at a time"
+    )
+    parser.add_argument("--max-body", type=at_least(1), default=8_000_000, metavar="BYTES")
+    parser.add_argument("--max-pixels", type=at_least(1), default=25_000_000, metavar="N")
     parser.add_argument("--timeout", type=_seconds, default=10.0, metavar="SECONDS")
     return parser.parse_args(argv)
-
-
-def _positive(word: str) -> int:
-    if (number := int(word)) < 1:
-        raise ValueError(word)
-    return number
 
 
 def _port(word: str) -> int:
@@ -65,7 +57,6 @@ def _seconds(word: str) -> float:
     return number
 
 
-_positive.__name__ = "number from 1"
 _port.__name__ = "port from 0 to 65535"
 _seconds.__name__ = "number of seconds"
 

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING
 
 from beyond_text.config.names import check_finished
 from beyond_text.config.urls import path_of, place_of
-from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
+from beyond_text.terminal import (
+    check_writable,
+    command_parser,
+    errors_in_one_line,
+    plain,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from beyond_text.shards.store import Folder
@@ -33,8 +39,7 @@ ATTRIBUTES = "attributes.csv"
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="python -m beyond_text.tag", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_parser("beyond_text.tag", __doc__)
     parser.add_argument("run", type=path_of, metavar="RUN", help="finished run folder")
     parser.add_argument(
         "tables", type=place_of, metavar="TABLES", help="folder of tables or shards, or shards' URL"

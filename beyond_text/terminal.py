@@ -6,11 +6,12 @@ that a terminal would obey rather than show is shown as its code, such as `\x1b`
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -103,6 +104,26 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Returns the first line of what an error says, or the name of one that says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser of the words after `python -m module`; --help shows the text as it is."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Returns a reader of a count on the command line, which is `least` or more."""
+
+    def count(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, got {text!r}")
+        return int(text)
+
+    return count
 
 
 def check_writable(path: Path) -> None:

@@ -11,7 +11,6 @@ bit on a CPU.
 
 from __future__ import annotations
 
-import argparse
 import gc
 from collections.abc import Sequence
 from functools import cache, partial
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from beyond_text.config.load import load_config
 from beyond_text.files import errors_name
-from beyond_text.terminal import check_writable, errors_in_one_line, split_settings
+from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, split_settings
 from beyond_text.training.started import is_started
 
 if TYPE_CHECKING:
@@ -128,8 +127,7 @@ def _read(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(prog="python -m beyond_text.train", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_parser("beyond_text.train", __doc__)
     parser.add_argument("recipe", nargs="+", help="recipe files, then key=value overrides")
     files, overrides = split_settings(parser.parse_args(argv).recipe)
     # A stopped training is a RuntimeError.

@@ -9,9 +9,7 @@ says, as on a hub, under which licence its package puts the weights, as far as t
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import metadata
@@ -22,6 +20,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoModel, AutoTokenizer, TimmWrapperConfig, TimmWrapperModel
 
 from beyond_text.files import atomic_folder
+from beyond_text.terminal import command_parser, errors_in_one_line
 
 
 def minilm(out: Path) -> None:
@@ -115,9 +114,7 @@ def prepare(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m data_prep.encoders", description=__doc__)
+    parser = command_parser("data_prep.encoders", __doc__)
     parser.add_argument("out", type=Path)
-    try:
+    with errors_in_one_line():
         prepare(parser.parse_args().out)
-    except (ModuleNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")

@@ -9,7 +9,6 @@ paths are relative to TABLES. The file is complete or absent; the same tables gi
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -25,7 +24,8 @@ from beyond_text.files import atomic_write
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, TableError
 from beyond_text.tables.pictures import PictureError, digest_of
 from beyond_text.tables.read import read_tables
-from data_prep.adapters import ADAPTERS
+from beyond_text.terminal import at_least, command_parser
+from data_prep.adapters import ADAPTERS, layout_of
 
 
 class Item(NamedTuple):
@@ -147,30 +147,21 @@ def _line(one: Item, two: Item, split: str) -> dict[str, str]:
     return {**fields, "tag": one.category, "split": split}
 
 
-def _at_least_two(text: str) -> int:
-    """Parses the option --max-per-design."""
-    number = int(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError(f"expected at least 2, got {number}")
-    return number
-
-
 def main(argv: list[str] | None = None) -> int:
     """Builds from the command line; prints the counts, or prints the error and returns 1."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep.mbeer", description=__doc__)
+    parser = command_parser("data_prep.mbeer", __doc__)
     parser.add_argument("tables", type=path_of, help="folder of tables with group_id")
     parser.add_argument("out", type=path_of, help="JSONL file to make")
     parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
     parser.add_argument(
-        "--max-per-design", type=_at_least_two, default=8, help="most pairs a product starts"
+        "--max-per-design", type=at_least(2), default=8, help="most pairs a product starts"
     )
     parser.add_argument("--dev-share", type=float, default=0.1, help="as of the shards")
     parser.add_argument("--test-share", type=float, default=0.0, help="as of the shards")
     arguments = parser.parse_args(argv)
     try:
-        layout = ADAPTERS[arguments.layout] if arguments.layout else DEFAULT_LAYOUT
         shares = arguments.dev_share, arguments.test_share
-        designs, left_out = read_designs(arguments.tables, layout, *shares)
+        designs, left_out = read_designs(arguments.tables, layout_of(arguments.layout), *shares)
         counts = write_pairs(designs, arguments.out, arguments.max_per_design)
     except (TableError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ from beyond_text.tasks.lock import Lock, locked
 from beyond_text.tasks.options import add_run_options
 from beyond_text.tasks.plan import PlanError
 from beyond_text.tasks.run import is_done, run_plan
-from beyond_text.terminal import one_line
+from beyond_text.terminal import command_parser, one_line
 from data_prep.adapters import add_layout_options, layout_of
 from data_prep.fetch.earlier import LOCK, STATUS, counted, outcomes_before
 from data_prep.fetch.fetcher import FetchSettings, fetch_all
@@ -263,11 +263,7 @@ def _print(fetched: Fetched) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     """Makes the parser; every setting of the requests is an option."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.pictures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("data_prep.pictures", __doc__)
     parser.add_argument("tables", type=Path, help="folder of tables, or an export's file")
     parser.add_argument("out", type=Path, help="folder to make, or to go on with")
     add_layout_options(parser)

@@ -23,6 +23,7 @@ from beyond_text.tables.rejects import MAX_REJECTED, RejectError
 from beyond_text.tasks.options import add_run_options, run_options
 from beyond_text.tasks.plan import PlanError
 from beyond_text.tasks.run import is_done, run_plan
+from beyond_text.terminal import command_parser
 from data_prep.adapters import ADAPTERS, add_layout_options, layout_of
 from data_prep.finish import finish
 from data_prep.frozen import Facts, read_facts, read_rejects
@@ -173,7 +174,7 @@ def _is_build(folder: Path) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep.shards", description=__doc__)
+    parser = command_parser("data_prep.shards", __doc__)
     parser.add_argument("tables", type=path_of, help="folder of tables, an export, a log or pairs")
     parser.add_argument("out", type=path_of, help="folder to make")
     add_layout_options(parser)

@@ -170,7 +170,7 @@ def test_the_command_prints_and_draws_what_it_finds(
         (["rug", "--split", "autumn"], "no split 'autumn'"),
         ([""], "a blank TEXT finds nothing"),
         (["rug", " \t"], "a blank TEXT finds nothing"),
-        (["rug", "--top", "0"], "invalid number from 1 value: '0'"),
+        (["rug", "--top", "0"], "expected at least 1, got '0'"),
         (["rug", "--products", "no[/red]where"], "no[/red]where: no such file or folder"),
         (["rug", "--panel", "no/where/found.png"], "expected a file in a folder that exists"),
         (["rug", "--panel", "found.xyz"], "expected the name of a PNG"),

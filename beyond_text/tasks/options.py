@@ -7,6 +7,8 @@ import os
 import re
 from typing import Any
 
+from beyond_text.terminal import at_least
+
 # What SLURM tells each job of an array.
 SLURM = "SLURM_ARRAY_TASK_"
 
@@ -20,7 +22,7 @@ def add_run_options(
     """
     parser.add_argument(
         "--workers",
-        type=at_least_one,
+        type=at_least(1),
         help=f"processes, or actors with --ray; default: {workers}",
     )
     parser.add_argument(
@@ -42,13 +44,6 @@ def run_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the values of those options that were added, as keyword arguments of `run_plan`."""
     given = vars(arguments)
     return {name: given[name] for name in ("workers", "ray", "array", "gpus") if name in given}
-
-
-def at_least_one(text: str) -> int:
-    """Parses a count."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text!r}")
-    return int(text)
 
 
 def array_share(text: str) -> tuple[int, int]:

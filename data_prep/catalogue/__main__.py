@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from beyond_text.terminal import command_parser, one_line
 from data_prep.catalogue.build import build_catalogue, contact_sheet
 
 
 def main() -> None:
     """Parses the command line and builds; a bad argument ends with a message and status 2."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep.catalogue", description=__doc__)
+    parser = command_parser("data_prep.catalogue", __doc__)
     parser.add_argument("out", type=Path, help="folder to write; replaced if it is a catalogue")
     parser.add_argument("--products", type=int, default=2400, help="how many (default: 2400)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
@@ -32,8 +32,8 @@ def main() -> None:
         )
         if arguments.sheet:
             contact_sheet(arguments.sheet, arguments.products, arguments.seed)
-    except (ValueError, FileExistsError) as error:
-        parser.error(str(error))
+    except (ValueError, OSError) as error:
+        parser.error(one_line(error))
     print(", ".join(f"{name} {value}" for name, value in facts.items()), "->", arguments.out)
 
 

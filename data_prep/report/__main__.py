@@ -7,7 +7,6 @@ The page is one file that loads nothing. What it lists as rejected is what data_
 
 from __future__ import annotations
 
-import argparse
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,6 +20,7 @@ from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED
 from beyond_text.tables.tables import Tables
+from beyond_text.terminal import command_parser
 from data_prep.adapters import add_layout_options, layout_of
 from data_prep.report.lengths import EncoderError, length_counter, measure
 from data_prep.report.page import render_page
@@ -78,11 +78,7 @@ def write_report(
 
 def main(argv: list[str] | None = None) -> int:
     """Writes the page from the command line, or prints the error and returns 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("data_prep.report", __doc__)
     parser.add_argument("tables", type=path_of, help="folder of tables, a log or pairs")
     parser.add_argument("out", type=path_of, help="HTML file to write")
     add_layout_options(parser)
