@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_text.config.names import MEASURE_NAMES, POOLS, Pool, check_finished
-from beyond_text.config.urls import path_of, place_of
+from beyond_text.config.urls import check_place, path_of, place_of
 from beyond_text.config.views import View
 from beyond_text.terminal import (
     check_writable,
@@ -171,8 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for each in arguments.runs:
             check_finished(each)
         for each in (tables, *arguments.others):
-            if isinstance(each, Path) and not each.exists():
-                raise FileNotFoundError(f"{each}: no such file or folder")
+            check_place(each)
         check_writable(out)
         from beyond_text.shards.store import folder_of
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_text.config.names import check_finished
-from beyond_text.config.urls import path_of, place_of
+from beyond_text.config.urls import check_place, path_of, place_of
 from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, plain
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_finished(arguments.run)
         check_writable(arguments.out)
         products = arguments.products
-        if isinstance(products, Path) and not products.exists():
-            raise FileNotFoundError(f"{products}: no such file or folder of products")
+        check_place(products)
         if arguments.push:
             from beyond_text.exporting.push import check_name
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beyond_text.config.names import INDEX_KINDS
-from beyond_text.config.urls import path_of, place_of
+from beyond_text.config.urls import check_place, path_of, place_of
 from beyond_text.tasks.options import add_run_options, run_options
 from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, plain
 
@@ -63,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         model = model_facts(arguments.model)
         products = arguments.products
-        if isinstance(products, Path) and not products.exists():
-            raise FileNotFoundError(f"{products}: no such file or folder of products")
+        check_place(products)
         check_writable(arguments.index)
         from beyond_text.indexing.build import Options, build_index
         from beyond_text.shards.store import folder_of

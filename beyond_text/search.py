@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_text.config.names import INDEX_FILE, INDEX_KINDS, check_finished
-from beyond_text.config.urls import is_url, path_of, place_of
+from beyond_text.config.urls import check_place, is_url, path_of, place_of
 from beyond_text.terminal import (
     at_least,
     check_writable,
@@ -109,8 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.panel:
             _panel_path(arguments.panel)
         folder = None if is_index else _products_of(arguments)
-        if isinstance(folder, Path) and not folder.exists():
-            raise FileNotFoundError(f"{folder}: no such file or folder of products")
+        check_place(folder)
         if arguments.picture:
             from beyond_text.tables.pictures import read_picture
 

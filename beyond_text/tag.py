@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_text.config.names import check_finished
-from beyond_text.config.urls import path_of, place_of
+from beyond_text.config.urls import check_place, path_of, place_of
 from beyond_text.terminal import (
     check_writable,
     command_parser,
@@ -132,8 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, tables, out = arguments.run, arguments.tables, arguments.out
     with errors_in_one_line(RuntimeError):
         check_finished(run)
-        if isinstance(tables, Path) and not tables.exists():
-            raise FileNotFoundError(f"{tables}: no such file or folder")
+        check_place(tables)
         check_writable(out)
         if isinstance(tables, Path) and out.resolve() == tables.resolve():
             raise ValueError(f"{out}: the shop's own folder: expected another one to write to")

@@ -186,7 +186,7 @@ def test_a_folder_that_is_not_an_export_is_kept_and_an_export_is_replaced(
     ("words", "message"),
     [
         (["no/run", "OUT"], "no/run: no finished model there"),
-        (["RUN", "OUT", "--products", "no/shop"], "no/shop: no such file or folder of products"),
+        (["RUN", "OUT", "--products", "no/shop"], "no/shop: no such file or folder"),
         (["RUN", "OUT", "--push", "../x"], "--push: expected OWNER/NAME, got '../x'"),
     ],
 )

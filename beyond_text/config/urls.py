@@ -40,6 +40,12 @@ def place_of(text: str) -> Path | str:
     return text if is_url(text) else Path(text)
 
 
+def check_place(place: object) -> None:
+    """Raises FileNotFoundError where a path leads nowhere; what is at a URL, its reader says."""
+    if isinstance(place, Path) and not place.exists():
+        raise FileNotFoundError(f"{place}: no such file or folder")
+
+
 def path_of(text: str) -> Path:
     """Returns the path of what lies on this machine, for argparse.
 
