@@ -77,33 +77,31 @@ def gather(
     own = _once(embeddings, queries_per_product)
     first_rows = slice(None, None, queries_per_product)
     own_keys = Keys(batch.query_keys, batch.product_key[first_rows], batch.text_key[first_rows])
+    keys, present, losses = own_keys, own.present, batch.losses
     judged = _of_first_rows(batch.qrels, queries_per_product)
     seen, skipped, anchors = (batch.counts or counts_of(batch))[:3]
-    bits = sum(1 << i for i, name in enumerate(OBJECTIVE_VIEWS) if name in batch.losses)
-    if processes.world == 1:
-        alone = Pools(pools_of(own.vectors, processes), own.present)
-        return Gathered(
-            own, alone, own_keys, own_keys, judged, 0, batch.losses, seen, skipped, anchors, taught
+    if processes.world > 1:
+        bits = sum(1 << i for i, name in enumerate(OBJECTIVE_VIEWS) if name in losses)
+        keys, present, tallies = _gather_columns(
+            own_keys, present, [seen, skipped, anchors, bits], processes
         )
-    keys, present, tallies = _gather_columns(
-        own_keys, own.present, [seen, skipped, anchors, bits], processes
-    )
-    judged, (seen, skipped, anchors, bits) = _gather_judged(
-        judged, keys, tallies, processes, all_judgments
-    )
+        judged, (seen, skipped, anchors, bits) = _gather_judged(
+            judged, keys, tallies, processes, all_judgments
+        )
+        losses = tuple(name for i, name in enumerate(OBJECTIVE_VIEWS) if bits >> i & 1)
     pools = pools_of(own.vectors, processes, taught)
     return Gathered(
-        own,
-        Pools(pools, present),
-        own_keys,
-        keys,
-        judged,
-        processes.rank * len(own_keys.product),
-        tuple(name for i, name in enumerate(OBJECTIVE_VIEWS) if bits >> i & 1),
-        seen,
-        skipped,
-        anchors,
-        None if taught is None else pools["product"].everyone.guests[0],
+        own=own,
+        everyone=Pools(pools, present),
+        own_keys=own_keys,
+        keys=keys,
+        judged=judged,
+        first=processes.rank * len(own_keys.product),
+        losses=losses,
+        seen=seen,
+        skipped=skipped,
+        anchors=anchors,
+        taught=None if taught is None else pools["product"].everyone.guests[0],
     )
 
 
