@@ -12,19 +12,19 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from beyond_text.evaluation.judged import kinds_and_needs, needs_of, parts_of
 from beyond_text.metrics.ranking import (
     Ranking,
     checked_grades,
     grade_columns,
-    needs,
     per_query,
     query_kinds,
 )
-from beyond_text.metrics.significance import compare_paired, in_words, interval
+from beyond_text.metrics.significance import compare_paired, in_words, interval, with_interval
 from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder, encode_products, encode_queries
 from beyond_text.retrieval.hybrid import (
@@ -136,12 +136,9 @@ def measure(
         scores: Any = [part.astype(np.float32) for part, _ in rows]
         whole = Ranking(query_ids, names, scores)
         values[method] = per_query(whole, query_set.queries, query_set.qrels, MEASURE)
-    kinds = query_kinds(query_set.queries)
-    judged = values["vector"].index
-    need = needs(judged, query_set.qrels).tolist()
-    described = {query: (kinds[query], n) for query, n in zip(judged, need, strict=True)}
+    judged = kinds_and_needs(query_set, values["vector"].index)
     by_method = {method: each.to_dict() for method, each in values.items()}
-    return {"weight": weight, "tuned": tuned, "queries": described, MEASURE: by_method}
+    return {"weight": weight, "tuned": tuned, "queries": judged, MEASURE: by_method}
 
 
 def _rankings(found: _Found, weight: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -202,46 +199,32 @@ def _image(query_set: QuerySet, places: list[int], number: int) -> Tensor | None
     return query_set.query_image(places[number])
 
 
-def _parts(scores: Scores) -> dict[str, Bool[np.ndarray, " queries"]]:
-    """Returns which queries are of each kind; "all" comes first."""
-    kind = np.array([kind for kind, _ in scores["queries"].values()])
-    return {"all": np.ones(len(kind), bool)} | {str(name): kind == name for name in np.unique(kind)}
-
-
 def _values(scores: Scores, method: str) -> Float[np.ndarray, " queries"]:
     """Returns the values of a ranking in the order of the queries."""
     return np.array([scores[MEASURE][method][query] for query in scores["queries"]])
 
 
-def _needs(scores: Scores) -> np.ndarray:
-    return np.array([need for _, need in scores["queries"].values()])
-
-
 def _interval(scores: Scores, method: str, part: np.ndarray) -> tuple[float, float, float]:
-    return interval(_values(scores, method)[part], _needs(scores)[part])
+    return interval(_values(scores, method)[part], needs_of(scores["queries"])[part])
 
 
 def markdown(results: Mapping[str, Scores]) -> str:
     """Returns a table for each run (by name): means by kind of query, then paired differences."""
     lines = []
     for run, scores in results.items():
-        parts = _parts(scores)
+        parts = parts_of(scores["queries"])
         heads = [run, *(f"{kind} ({part.sum()})" for kind, part in parts.items())]
         lines += [f"| {' | '.join(heads)} |", "|---" + "|---" * len(parts) + "|"]
         for method, words in METHODS.items():
-            cells = [_cell(_interval(scores, method, part)) for part in parts.values()]
+            cells = [with_interval(*_interval(scores, method, part)) for part in parts.values()]
             lines.append(f"| {words} | {' | '.join(cells)} |")
         for ours, theirs in COMPARED:
             a, b = _values(scores, ours), _values(scores, theirs)
-            need = _needs(scores)
+            need = needs_of(scores["queries"])
             cells = [in_words(compare_paired(a[p], b[p], need[p])) for p in parts.values()]
             lines.append(f"| {METHODS[ours]} less {METHODS[theirs]} | {' | '.join(cells)} |")
         lines += ["", _tuning(run, scores), ""]
     return "\n".join([*lines, NOTE, ""])
-
-
-def _cell(values: tuple[float, float, float]) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
 
 
 def _tuning(run: str, scores: Scores) -> str:
@@ -257,12 +240,12 @@ def _tuning(run: str, scores: Scores) -> str:
 
 def chart(results: Mapping[str, Scores]) -> Figure:
     """Draws a panel for each run: the four rankings of each kind of query, with intervals."""
-    most = max(len(_parts(scores)) for scores in results.values())
+    most = max(len(parts_of(scores["queries"])) for scores in results.values())
     size = (1.5 + 1.5 * most, 0.6 + 2.8 * len(results))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(results), 1, squeeze=False)[:, 0]
     for panel, (run, scores) in zip(panels, results.items(), strict=True):
-        parts = _parts(scores)
+        parts = parts_of(scores["queries"])
         for number, (method, words) in enumerate(METHODS.items()):
             found = np.array([_interval(scores, method, part) for part in parts.values()])
             mean, low, high = found.T

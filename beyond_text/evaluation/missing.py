@@ -12,10 +12,11 @@ from itertools import compress
 from typing import TypedDict
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from beyond_text.metrics.ranking import needs, per_query, query_kinds
+from beyond_text.evaluation.judged import Judged, kinds_and_needs, needs_of, parts_of
+from beyond_text.metrics.ranking import per_query
 from beyond_text.metrics.significance import compare_paired, in_words, interval
 from beyond_text.retrieval.catalogue import MODALITIES, Catalogue, Modality, is_left_out
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_queries
@@ -41,7 +42,7 @@ class Scores(TypedDict):
     `removed` holds nDCG@10 by removed modality, then share (such as "25%"), then query_id.
     """
 
-    queries: dict[str, tuple[str, int]]
+    queries: Judged
     removed: dict[Modality, dict[str, dict[str, float]]]
 
 
@@ -58,7 +59,6 @@ def measure(encoder: Encoder, catalogue: Catalogue, query_set: QuerySet) -> Scor
     queries = encode_queries(encoder, query_set)
     own = own_products(catalogue, query_set)
     complete = encode(*MODALITIES)
-    kinds, judged = query_kinds(query_set.queries), []
     scores: dict[Modality, dict[str, dict[str, float]]] = {}
     for removed in REMOVED:
         reduced = encode(*(modality for modality in MODALITIES if modality != removed))
@@ -67,10 +67,9 @@ def measure(encoder: Encoder, catalogue: Catalogue, query_set: QuerySet) -> Scor
             losing = {name for name in catalogue.product_ids if is_left_out(name, share, SEED)}
             ranking = search(queries, _mixed(complete, reduced, losing), own)
             values = per_query(ranking, query_set.queries, query_set.qrels, MEASURE)
-            scores[removed][label], judged = values.to_dict(), values.index
-    need = needs(judged, query_set.qrels).tolist()
-    described = {query: (kinds[query], n) for query, n in zip(judged, need, strict=True)}
-    return {"queries": described, "removed": scores}
+            scores[removed][label] = values.to_dict()
+    judged = [*scores["image"][LABELS[0]]]
+    return {"queries": kinds_and_needs(query_set, judged), "removed": scores}
 
 
 def _mixed(complete: Vectors, reduced: Vectors, losing: set[str]) -> Vectors:
@@ -81,16 +80,6 @@ def _mixed(complete: Vectors, reduced: Vectors, losing: set[str]) -> Vectors:
         [*compress(complete.ids, keeps), *compress(reduced.ids, loses)],
         np.concatenate([complete.vectors[keeps], reduced.vectors[loses]]),
     )
-
-
-def _kinds(scores: Scores) -> dict[str, Bool[np.ndarray, " queries"]]:
-    """Returns which queries are of each kind; "all" comes first."""
-    kind = np.array([kind for kind, _ in scores["queries"].values()])
-    return {"all": np.ones(len(kind), bool)} | {str(name): kind == name for name in np.unique(kind)}
-
-
-def _needs(scores: Scores) -> np.ndarray:
-    return np.array([need for _, need in scores["queries"].values()])
 
 
 def _values(scores: Scores, removed: Modality, label: str) -> Float[np.ndarray, " queries"]:
@@ -110,7 +99,7 @@ def markdown(results: Mapping[str, Scores]) -> str:
         lines += [f"| {noun} removed | queries | {' | '.join(LABELS)} |"]
         lines += ["|---|---" + "|--:" * len(LABELS) + "|"]
         for run, scores in results.items():
-            for kind, part in _kinds(scores).items():
+            for kind, part in parts_of(scores["queries"]).items():
                 means = [f"{_values(scores, removed, label)[part].mean():.3f}" for label in LABELS]
                 lines.append(f"| {run} | {kind} | {' | '.join(means)} |")
         for run in others:
@@ -124,11 +113,11 @@ def _differences(ours: Scores, theirs: Scores, removed: Modality) -> dict[str, l
     """Returns a difference per share for each kind of query; empty where the queries differ."""
     if ours["queries"] != theirs["queries"]:
         return {}
-    need = _needs(ours)
-    differences: dict[str, list[str]] = {kind: [] for kind in _kinds(ours)}
+    need = needs_of(ours["queries"])
+    differences: dict[str, list[str]] = {kind: [] for kind in parts_of(ours["queries"])}
     for label in LABELS:
         a, b = (_values(scores, removed, label) for scores in (ours, theirs))
-        for kind, part in _kinds(ours).items():
+        for kind, part in parts_of(ours["queries"]).items():
             differences[kind].append(in_words(compare_paired(a[part], b[part], need[part])))
     return differences
 
@@ -144,7 +133,8 @@ def chart(results: Mapping[str, Scores]) -> Figure:
     for panel, (removed, noun) in zip(panels, REMOVED.items(), strict=True):
         for run, scores in results.items():
             intervals = [
-                interval(_values(scores, removed, label), _needs(scores)) for label in LABELS
+                interval(_values(scores, removed, label), needs_of(scores["queries"]))
+                for label in LABELS
             ]
             means, lows, highs = zip(*intervals, strict=True)
             panel.plot(percent, means, marker="o", label=run)

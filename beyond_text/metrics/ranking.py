@@ -12,7 +12,7 @@ other grades, by the same definitions. This file decides what is averaged. Notab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ir_measures
@@ -117,7 +117,7 @@ def per_query(
     return _values(ranking, query_kinds(queries).index, grades, MEASURES)[measure]
 
 
-def needs(query_ids: pd.Index, qrels: pd.DataFrame) -> np.ndarray:
+def needs(query_ids: Iterable[str], qrels: pd.DataFrame) -> np.ndarray:
     """Numbers the queries; those with equal positive judgments (first grade) share a number.
 
     Such queries express one need in other words. A query without a positive judgment has a number
