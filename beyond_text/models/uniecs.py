@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from beyond_text.models.attention import fast_attention
 from beyond_text.models.layers import identity_linear, zero_linear
+from beyond_text.models.pooling import mean
 
 States = Float[Tensor, "rows tokens dim"]
 Mask = Bool[Tensor, "rows tokens"]
@@ -179,8 +180,7 @@ class PooledBlocks(nn.Module):
         """Returns one vector per row; zero in rows without any token."""
         for block in self.blocks:
             x = block(x, mask)
-        weight = mask.unsqueeze(2).to(x.dtype)
-        return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+        return mean(x, mask)
 
 
 class Block(nn.Module):

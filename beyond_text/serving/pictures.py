@@ -11,7 +11,6 @@ from PIL import Image
 from beyond_text.tables.pictures import (
     FORMATS,
     MAX_PIXELS,
-    PictureError,
     decode_picture,
     reduce_picture,
 )
@@ -28,25 +27,6 @@ class Sent(NamedTuple):
     content: bytes
     media_type: str
     etag: str
-
-
-def check_size(data: bytes, pixels: int) -> None:
-    """Checks that a query's picture is of a known format and not too large, by its header.
-
-    Raises:
-        PictureError: it is not.
-    """
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise PictureError("picture too large", str(error)) from error
-    except Exception as error:
-        expected = f"expected {', '.join(FORMATS)}, got none of these"
-        raise PictureError("picture unreadable", expected) from error
-    if width * height > pixels:
-        detail = f"{width}x{height} is {width * height} pixels, expected <= {pixels}"
-        raise PictureError("picture too large", detail)
 
 
 def checked(data: bytes) -> Sent:

@@ -31,9 +31,9 @@ from beyond_text.serving.indexes import Indexes
 from beyond_text.serving.limits import Limits
 from beyond_text.serving.measures import Measures
 from beyond_text.serving.page_files import page_files
-from beyond_text.serving.pictures import Sent, check_size, checked
+from beyond_text.serving.pictures import Sent, checked
 from beyond_text.serving.requests import FORM, JSON, Filters, SearchRequest, read_search
-from beyond_text.tables.pictures import PictureError
+from beyond_text.tables.pictures import PictureError, check_size
 
 Result = TypeVar("Result")
 

@@ -94,6 +94,16 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise PictureError("picture unreadable", f"{type(error).__name__}: {error}") from error
 
 
+def check_size(data: bytes, max_pixels: int) -> None:
+    """Checks by its header that a picture is of a known format and not too large.
+
+    Raises:
+        PictureError: "picture too large" or "picture unreadable".
+    """
+    with _opened(data, max_pixels):
+        pass
+
+
 def decode_picture(
     data: bytes, max_pixels: int = MAX_PIXELS, reduce_to: int | None = None
 ) -> Image.Image:
@@ -209,13 +219,6 @@ def _traits_of_reduced() -> tuple[Any, ...]:
     Image.new("RGB", (16, 16)).save(encoded, "JPEG", quality=JPEG_QUALITY)
     with Image.open(encoded) as image:
         return _traits(image)
-
-
-def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """Returns the pixels of an RGB image, channels last in memory."""
-    import torch
-
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _upright(image: Image.Image) -> Image.Image:

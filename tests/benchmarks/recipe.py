@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config
@@ -36,7 +36,6 @@ from beyond_text.models.precision import uses_bf16
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.encode import to_device
 from beyond_text.shards.batch import Batch, Sample, rows_of
-from beyond_text.tables.pictures import to_pixels
 from beyond_text.training.build import build
 from beyond_text.training.callbacks import Throughput
 from beyond_text.training.datamodule import ShardData
@@ -320,7 +319,7 @@ def by_pillow(picture: bytes, size: int) -> Tensor:
     """Returns the pixels [3, size, size] of a JPEG, by the fastest way in Pillow."""
     with Image.open(BytesIO(picture), formats=("JPEG",)) as image:
         image.draft("RGB", (size, size))
-        return to_pixels(image.resize((size, size), Image.Resampling.BILINEAR))
+        return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def by_simplejpeg(picture: bytes, size: int) -> Tensor:

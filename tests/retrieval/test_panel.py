@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from beyond_text.retrieval.panel import AMBER, GAP, GREEN, GREY, PAPER, PanelRow, draw_panel
-from beyond_text.tables.pictures import to_pixels
 
 SIZE = 60
 BLUE = (0, 0, 255)
 
 
 def picture(width: int = 50, height: int = 50, colour: tuple[int, ...] = BLUE) -> Tensor:
-    return to_pixels(Image.new("RGB", (width, height), colour))
+    return pil_to_tensor(Image.new("RGB", (width, height), colour))
 
 
 def tile(panel: Image.Image, row: int, column: int) -> Image.Image:
