@@ -145,6 +145,12 @@ def check_replaceable(out: Path, is_ours: Callable[[Path], bool]) -> None:
         )
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file of bytes completely or not at all."""
+    with atomic_write(path, binary=True) as file:
+        file.write(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file completely or not at all."""
     with atomic_write(path) as file:

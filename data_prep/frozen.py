@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from msgspec import Struct
 
-from beyond_text.files import atomic_write
+from beyond_text.files import write_bytes
 from beyond_text.shards.columns import write_columns
 from beyond_text.tables.compact import by_code, parts, places
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject, TableFile
@@ -108,8 +108,7 @@ def freeze(
     counts = [_write_queries(tables, split, folder, samples_per_shard) for split in splits]
     judged = _write_qrels(tables, splits, folder)
     highest = tables.qrels[tables.grades].max() if len(tables.qrels) else {}
-    with atomic_write(folder / REJECTS, binary=True) as file:
-        file.write(msgspec.json.encode(tables.rejects))
+    write_bytes(folder / REJECTS, msgspec.json.encode(tables.rejects))
     facts = Facts(
         key=key,
         source=source,
@@ -120,8 +119,7 @@ def freeze(
         files=tables.files,
         judged=judged,
     )
-    with atomic_write(folder / FACTS, binary=True) as file:
-        file.write(msgspec.json.encode(facts))
+    write_bytes(folder / FACTS, msgspec.json.encode(facts))
     return facts
 
 

@@ -22,6 +22,7 @@ from beyond_text.tables.layouts import Layout, find_parts, find_tables
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import Rejects
 from beyond_text.tasks.plan import PLAN, Plan, encode
+from beyond_text.tasks.runner import is_alive
 from beyond_text.tasks.sidecar import path_of, read_sidecars
 from data_prep.frozen import FACTS, Facts, freeze, open_rows, read_facts, rows_path
 from data_prep.shard import Shard, records_of, state_of_pictures
@@ -194,10 +195,6 @@ def _leftovers(out: Path) -> Iterator[Path]:
     start, end = f".{out.name}.{socket.gethostname()}.", ".aside"
     for path in out.parent.iterdir() if out.parent.is_dir() else []:
         process = path.name.removeprefix(start).removesuffix(end)
-        if path.name == f"{start}{process}{end}" and process.isdecimal():
-            try:
-                os.kill(int(process), 0)
-            except ProcessLookupError:
-                yield path
-            except OSError:
-                continue
+        is_ours = path.name == f"{start}{process}{end}" and process.isdecimal()
+        if is_ours and not is_alive(int(process)):
+            yield path

@@ -6,7 +6,6 @@ python -m data_prep.shards TABLES OUT
 from __future__ import annotations
 
 import argparse
-import fcntl
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from beyond_text.shards.manifest import EarlierError, ShardError, read_manifest
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, MissingError, TableError
 from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.rejects import MAX_REJECTED, RejectError
+from beyond_text.tasks.lock import locked
 from beyond_text.tasks.options import add_run_options, run_options
 from beyond_text.tasks.plan import PlanError
 from beyond_text.tasks.run import is_done, run_plan
@@ -118,8 +118,7 @@ def _finish(work: Path, facts: Facts, out: Path, options: Options) -> dict[str, 
     Raises:
         BlockingIOError: another process does.
     """
-    with (work / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked(work / "lock", f"{out}: another process is finishing it"):
         if read_facts(work) is None:
             return {}
         rejects = rejects_of(read_rejects(work), facts.files.values(), out, options)
@@ -144,10 +143,8 @@ def _as_build_error(out: Path) -> Iterator[None]:
         if isinstance(error, RejectError):
             raise BuildError(str(error)) from error
         raise
-    except (FileExistsError, PlanError, ModuleNotFoundError) as error:
+    except (FileExistsError, BlockingIOError, PlanError, ModuleNotFoundError) as error:
         raise BuildError(str(error)) from error
-    except BlockingIOError as error:
-        raise BuildError(f"{out}: another process is finishing it") from error
     except OSError as error:
         kept = f"; {KEPT}" if work_folders(out) else ""
         raise BuildError(f"{out}: not written: {error}{kept}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from beyond_text.files import atomic_write
+from beyond_text.files import write_bytes
 from beyond_text.indexing.source import Content
 from beyond_text.retrieval.described import Place
 
@@ -43,8 +43,7 @@ def copy_pictures(index: Path, content: Content, rows: np.ndarray, workers: int)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         data = pictures[0].read(content.root)
-        with atomic_write(path, binary=True) as file:
-            file.write(data)
+        write_bytes(path, data)
 
     # Each picture once: two threads would write to one file.
     _, firsts = np.unique(content.pictures[rows], axis=0, return_index=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 import msgspec
 from msgspec import Raw, Struct
 
-from beyond_text.files import MALFORMED, atomic_write
+from beyond_text.files import MALFORMED, write_bytes
 
 PLAN = "plan.json"
 VERSION = 1
@@ -84,8 +84,7 @@ def freeze(plan: Plan) -> Frozen:
     if not path.exists():
         plan.folder.mkdir(parents=True, exist_ok=True)
         content = _File(VERSION, frozen.digest, plan.function, [Raw(t) for t in frozen.tasks])
-        with atomic_write(path, binary=True) as file:
-            file.write(msgspec.json.encode(content))
+        write_bytes(path, msgspec.json.encode(content))
     # Of two processes that write at the same time, the last is right.
     found = read_plan(plan.folder)
     if found.digest != frozen.digest:

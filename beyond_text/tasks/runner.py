@@ -139,7 +139,7 @@ def sweep(folder: Path, every: bool = False) -> None:
         host, _, process = rest.rpartition(".")
         if not (number.isdecimal() and process.isdecimal()):
             continue
-        if not every and (host != socket.gethostname() or _is_alive(int(process))):
+        if not every and (host != socket.gethostname() or is_alive(int(process))):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -147,7 +147,8 @@ def sweep(folder: Path, every: bool = False) -> None:
             path.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Says whether this machine has a process of a number, whosever it is."""
     try:
         os.kill(process, 0)
     except OSError as error:

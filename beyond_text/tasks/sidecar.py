@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from beyond_text.files import MALFORMED, atomic_write, sha256_of
+from beyond_text.files import MALFORMED, sha256_of, write_bytes
 from beyond_text.tasks.cores import cores
 from beyond_text.tasks.plan import PLAN, Frozen, PlanError
 
@@ -55,8 +55,7 @@ def describe(path: Path) -> Written:
 
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
     """Writes a sidecar: from now on the task is done."""
-    with atomic_write(path_of(folder, sidecar.task), binary=True) as file:
-        file.write(msgspec.json.encode(sidecar, order="deterministic"))
+    write_bytes(path_of(folder, sidecar.task), msgspec.json.encode(sidecar, order="deterministic"))
 
 
 def read_sidecar(folder: Path, number: int, digest: str) -> Sidecar | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from beyond_text.files import atomic_write
+from beyond_text.files import write_bytes
 from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tasks.cores import cores
 from data_prep.fetch.addresses import CheckedTransport, is_public
@@ -202,6 +202,5 @@ class _Fetcher:
         """Checks a picture and writes it whole; returns its file's path within `out`."""
         file = file_stem(url) + check_picture(data, self.settings.max_pixels)
         (self.out / file).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.out / file, binary=True) as stream:
-            stream.write(data)
+        write_bytes(self.out / file, data)
         return file
