@@ -39,10 +39,16 @@ from beyond_text.tables.layouts import (
     find_parts,
     find_table,
     find_tables,
+    stem_and_ending,
 )
 from beyond_text.tables.single import read_pair_file, read_title_log
-from beyond_text.tables.splits import check_shares, product_splits, seen_in_train
-from beyond_text.tables.tables import Shares, Tables, split_by_judgments, split_tables
+from beyond_text.tables.splits import (
+    check_shares,
+    product_splits,
+    seen_in_train,
+    spread_over_splits,
+)
+from beyond_text.tables.tables import Shares, Tables, split_tables
 from beyond_text.terminal import say
 
 
@@ -113,9 +119,9 @@ def _read_file(path: Path, layout: Layout, shares: Shares, pictures: Path) -> Ta
         return _read_folder(path.parent, path, layout, shares, pictures)
     if any(_is_named(path, source) for source in (layout.queries, layout.qrels)):
         raise TableError(f"{path}: expected the folder of this table: give {path.parent}")
-    if path.suffix.lower() not in layout.log.endings:
+    if stem_and_ending(path)[1] not in layout.log.endings:
         raise TableError(
-            f"{path}: expected a folder of tables, a .csv or .parquet log or .jsonl pairs"
+            f"{path}: expected a folder of tables, a .csv, .tsv or .parquet log or .jsonl pairs"
         )
     return read_title_log(path, layout.log, shares, pictures)
 
@@ -235,7 +241,8 @@ def _read_judgments(tables: Tables, layout: Layout, path: Path, shares: Shares) 
     part_names = [part.name for part in part_paths]
     for part in part_paths:
         qrels, file = read_compact(part, layout.qrels, rejects)
-        files["qrels" if part.stem == layout.qrels.file else f"qrels {file.name}"] = file
+        is_whole = stem_and_ending(part)[0] == layout.qrels.file
+        files["qrels" if is_whole else f"qrels {file.name}"] = file
         row_filter = RowFilter(file.name, rejects, "query_id", "product_id")
         grades = [name for name in layout.qrels.grades if name in qrels]
         qrels = row_filter.grades(qrels, grades)
@@ -250,7 +257,8 @@ def _read_judgments(tables: Tables, layout: Layout, path: Path, shares: Shares) 
         parts.append((qrels.assign(file=names), row_filter))
     if "split" in parts[0][0]:
         qrels = pd.concat([part for part, _ in parts], ignore_index=True)
-        products, queries, qrels = split_by_judgments(products, queries, qrels)
+        products = spread_over_splits(products, "product_id", qrels)
+        queries = spread_over_splits(queries, "query_id", qrels)
     else:
         products, queries, qrels = split_tables(products, queries, parts, shares)
     queries = queries.assign(seen=seen_in_train(queries))

@@ -90,14 +90,3 @@ def split_tables(
     if "split" not in queries:
         return products, spread_over_splits(queries, "query_id", whole), whole
     return products, queries, whole
-
-
-def split_by_judgments(
-    products: pd.DataFrame, queries: pd.DataFrame, qrels: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Gives queries and products every split that judgments, which name theirs, have them in."""
-    return (
-        spread_over_splits(products, "product_id", qrels),
-        spread_over_splits(queries, "query_id", qrels),
-        qrels,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pandas as pd
@@ -245,6 +246,16 @@ def test_a_hash_splits_by_design_and_alike_in_any_row_order(tmp_path: Path) -> N
     # 1,000 draws at 0.1: three standard deviations are 0.028.
     assert abs((one["split"] == "dev").mean() - 0.1) < 0.028
     assert set(read_tables(tmp_path, dev_share=1.0).products["split"]) == {"dev"}
+
+
+def test_compressed_tables_are_found_and_named_as_others_are(tmp_path: Path) -> None:
+    shop, log = tmp_path / "shop", tmp_path / "query_title.csv.gz"
+    shop.mkdir()
+    folder(shop, products=PRODUCTS, queries=QUERIES)
+    (shop / "qrels.csv.gz").write_bytes(gzip.compress(QRELS.encode()))
+    assert list(read_tables(shop).files) == ["products", "queries", "qrels"]
+    log.write_bytes(gzip.compress(b"query,title,relevance\nvase,red vase,3\nvase,lamp,1\n"))
+    assert len(read_tables(tmp_path).qrels) == len(read_tables(log).qrels) == 2
 
 
 def test_a_log_has_a_product_per_title_and_grades_from_zero(tmp_path: Path) -> None:
