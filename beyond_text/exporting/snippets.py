@@ -14,6 +14,7 @@ vectors = model.encode(["a red striped cushion"])
 BEYOND_TEXT = """Queries and products, by onnxruntime (torch is not needed):
 
 ```python
+from pathlib import Path
 import beyond_text
 model = beyond_text.load(".")  # this folder; precision="int8" for faster queries of words
 queries = model.encode_queries(["a red striped cushion"])

@@ -2,7 +2,7 @@
 
 INDEX/index.json                    written last, whole
 INDEX/models/DIGEST/                what encodes queries
-INDEX/generations/NUMBER/           vectors.npy, products.arrow, columns.arrow, lexical/
+INDEX/generations/NUMBER/           vectors.npy, asked.npy, products.arrow, columns.arrow, lexical/
 INDEX/pictures/                     pictures that were copied, by the digests of their bytes
 INDEX/building/                     vectors of a build that goes on after a kill
 """

@@ -4,8 +4,8 @@ Notable: equal scores come in trec_eval's order (product_id descending). That ho
 k-th product shares its score with products further down, which FAISS would cut by position.
 Products with the same picture and text do share scores.
 
-No FAISS file is ever read but one that this user's own search wrote (`store.py`): an exact index is
-the vectors themselves.
+No FAISS file is ever read but one that this user's own search wrote (`indexing/faiss_cache.py`): an
+exact index is the vectors themselves.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def align_pictures(encoder: Encoder, splits: Sequence[Split], config: Config) ->
     """Gives a new model's image projection the map that fits its pictures to their texts.
 
     In the fused vector a picture counts as much as the share of the texts' variance that the map
-    explains, where a text counts 1.
-    A projection between equal widths stays the identity: such encoders were trained together.
+    explains, where a text counts 1. A projection between equal widths stays the identity: such
+    encoders were trained together.
     """
     model = encoder.model
     projection = model.image_projection

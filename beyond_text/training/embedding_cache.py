@@ -2,9 +2,9 @@
 
 A folder holds the outputs of one tower for one split, in blocks of inputs: vectors, or where the
 fusion reads them tokens. Its name is a digest of all that decides them, so every later run of the
-same towers and shards finds it. Blocks are written
-by all processes of a run, and those that are whole stay when it is stopped. Pictures that are kept
-are not decoded again. A text that is not kept is encoded when it is needed.
+same towers and shards finds it. Blocks are written by all processes of a run, and those that are
+whole stay when it is stopped. Pictures that are kept are not decoded again. A text that is not kept
+is encoded when it is needed.
 """
 
 from __future__ import annotations
