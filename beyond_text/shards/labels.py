@@ -7,7 +7,6 @@ are part of the draws of more, and neither seed nor the order or ids of rows mak
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxtyping import Bool, UInt64
 
 from beyond_text.shards.archive import Shards
 from beyond_text.shards.judged import Asked, Judged
+from beyond_text.shards.keys import key_of_bytes
 from beyond_text.tables.text import normal_text
 
 
@@ -57,6 +57,5 @@ def keys_of_queries(asked: Asked, pictures: Shards) -> UInt64[np.ndarray, " quer
         content = f"label {normal_text(text)}\n".encode()
         if 0 <= number < len(pictures):
             content += pictures.read(number, ("jpg",)).get("jpg", b"")
-        digest = hashlib.blake2b(content, digest_size=8).digest()
-        keys[row] = int.from_bytes(digest, "big")
+        keys[row] = key_of_bytes(content) % 2**64
     return keys

@@ -19,7 +19,7 @@ from beyond_text.metrics.results import Metrics, with_pool
 from beyond_text.models.settings import ModelSettings
 from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_queries
-from beyond_text.retrieval.query_set import QuerySet
+from beyond_text.retrieval.query_set import COLUMNS, QuerySet
 from beyond_text.retrieval.ranking import own_products, picture_digest, rank_encoded, search
 from beyond_text.retrieval.read_split import read_products, read_split
 from beyond_text.retrieval.shares import Share
@@ -135,7 +135,7 @@ class PairRetrieval:
                 queries.append((query_id, query, kind, ""))
                 qrels += [(query_id, ids[twin], 1.0) for twin in sorted(twins)]
         return QuerySet(
-            pd.DataFrame(queries, columns=["query_id", "query", "kind", "product_id"]),
+            pd.DataFrame(queries, columns=COLUMNS),
             pd.DataFrame(qrels, columns=["query_id", "product_id", "relevance"]),
             partial(_picture_of_query, self.catalogue.products, self.drawn),
         )
