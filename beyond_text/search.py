@@ -95,6 +95,18 @@ def _panel_path(path: Path) -> None:
     check_writable(path)
 
 
+def _picture(path: Path) -> bytes:
+    """Reads the picture of what is looked for, and checks it before the products are encoded."""
+    from beyond_text.tables.pictures import MAX_PIXELS, PictureError, check_size, read_picture
+
+    try:
+        content = read_picture(path)
+        check_size(content, MAX_PIXELS)
+    except PictureError as error:
+        raise PictureError(error.reason, f"{path}: {error.detail}") from error
+    return content
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     arguments = parse(argv)
@@ -111,9 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = None if is_index else _products_of(arguments)
         check_place(folder)
         if arguments.picture:
-            from beyond_text.tables.pictures import read_picture
-
-            picture = read_picture(arguments.picture)
+            picture = _picture(arguments.picture)
         texts = arguments.texts or [""]
         index, found = _search(arguments, folder, texts, picture)
         show(texts, index, found)

@@ -166,7 +166,8 @@ def test_the_command_prints_and_draws_what_it_finds(
     ("words", "said"),
     [
         ([], "expected a TEXT or --picture"),
-        (["rug", "--picture", "none.jpg"], "picture missing"),
+        (["rug", "--picture", "none.jpg"], "picture missing: none.jpg: expected a file"),
+        (["rug", "--picture", str(ROOT / "Makefile")], "Makefile: expected JPEG"),
         (["rug", "--split", "autumn"], "no split 'autumn'"),
         ([""], "a blank TEXT finds nothing"),
         (["rug", " \t"], "a blank TEXT finds nothing"),
