@@ -26,7 +26,6 @@ from beyond_text.tables.pictures import PictureError, decode_pixels, is_reduced,
 if TYPE_CHECKING:
     from beyond_text.retrieval.encode import Encoder
 
-# What imports transformers and timm is imported for the whole model: text queries need neither.
 QUERIES_AT_ONCE, PRODUCTS_AT_ONCE = 256, 128
 
 
@@ -79,6 +78,7 @@ class RunModel:
     def _encode(
         self, rows: Sequence[Row], view: View, batch_size: int
     ) -> Float32[np.ndarray, "rows dim"]:
+        # It imports transformers and timm, without which the query's side encodes texts.
         from beyond_text.retrieval.encode import encode_samples
 
         samples = _Samples(rows, view, *self._sizes)
