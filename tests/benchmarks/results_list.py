@@ -35,6 +35,7 @@ MIXED = (
     "mix", "mix-sum", "mix-concat", "mix-gated", "mix-moe", "mix-attended",
     "mix-modality-dropout", "mix-replay", "mix-near-the-start",
 )  # fmt: skip
+FEW = ("mix", "few-none", "few-37", "few-100")
 LEFT_OUT = ("mix", *(f"{what}-{shop}" for what in ("without", "only") for shop in OF_SHOPS))
 
 
@@ -359,6 +360,7 @@ RESULTS: dict[str, Result] = {
     ),
     "shops_mixed": _others("shops_mixed", MIXED),
     "shops_left_out": _others("shops_left_out", LEFT_OUT),
+    "shops_few": _others("shops_few", FEW),
     "shops_soup": _soup(
         "shops_soup",
         "{runs}/shops_mix/mix-seed0 untouched --alpha 0 0.25 0.5 0.75 1",
