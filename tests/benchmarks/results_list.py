@@ -35,7 +35,7 @@ MIXED = (
     "mix", "mix-sum", "mix-concat", "mix-gated", "mix-moe", "mix-attended",
     "mix-modality-dropout", "mix-replay", "mix-near-the-start",
 )  # fmt: skip
-FEW = ("mix", "few-none", "few-37", "few-100")
+FEW = tuple(f"few-{labels}" for labels in ("none", 37, 100))
 LEFT_OUT = ("mix", *(f"{what}-{shop}" for what in ("without", "only") for shop in OF_SHOPS))
 
 
@@ -180,9 +180,9 @@ def _soup(name: str, words: str, others: tuple[str, ...], after: tuple[str, ...]
     return Result((command,), *made, after=after)
 
 
-def _others(name: str, rows: tuple[str, ...]) -> Result:
-    """Returns rows of the ladder of shops, measured on each of the shops."""
-    runs = " ".join(f"{{runs}}/shops_mix/{row}-seed0" for row in rows)
+def _others(name: str, rows: tuple[str, ...], stage: str = "") -> Result:
+    """Returns rows of the ladder of shops, or a stage of each, measured on each of the shops."""
+    runs = " ".join(f"{{runs}}/shops_mix/{row}-seed0{stage}" for row in rows)
     hm, *others = OF_SHOPS.values()
     command = f"{EVALUATE} {runs} --tables {hm} --others {' '.join(others)} --out {{out}}/{name}"
     return Result((command,), (f"{{out}}/{name}/shops.md",), after=("shops_mix",))
@@ -360,7 +360,7 @@ RESULTS: dict[str, Result] = {
     ),
     "shops_mixed": _others("shops_mixed", MIXED),
     "shops_left_out": _others("shops_left_out", LEFT_OUT),
-    "shops_few": _others("shops_few", FEW),
+    "shops_few": _others("shops_few", FEW, "/2-stage3"),
     "shops_soup": _soup(
         "shops_soup",
         "{runs}/shops_mix/mix-seed0 untouched --alpha 0 0.25 0.5 0.75 1",

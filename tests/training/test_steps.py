@@ -30,9 +30,9 @@ def config(stage: int, *overrides: str) -> Config:
 @pytest.mark.parametrize(
     ("products", "overrides", "steps"),
     [
-        (12_800, [], 150),
-        (12_800, ["accumulate=2"], 75),
-        (12_800, ["batch_size=64"], 300),
+        (12_800, [], 50),
+        (12_800, ["accumulate=2"], 25),
+        (12_800, ["batch_size=64"], 100),
         (12_800, ["auto_steps.passes=1"], 100),
         (100, [], 20),
         (100, ["auto_steps.least=7"], 7),
