@@ -37,7 +37,12 @@ from beyond_text.config.names import (
     MEASURE_NAMES,
     STAGE3,
 )
-from beyond_text.terminal import check_writable, errors_in_one_line, split_settings
+from beyond_text.terminal import (
+    check_writable,
+    command_parser,
+    errors_in_one_line,
+    split_settings,
+)
 
 if TYPE_CHECKING:
     from beyond_text.config.settings import Config
@@ -77,9 +82,8 @@ def _train(config: Config) -> None:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; `key=value` words may stand anywhere."""
-    parser = argparse.ArgumentParser(
-        prog="python -m beyond_text.ablate",
-        description="Train the rows of one or several ladders; report their differences.",
+    parser = command_parser(
+        "beyond_text.ablate", "Train the rows of one or several ladders; report their differences."
     )
     add = parser.add_argument
     # fmt: off

@@ -19,7 +19,13 @@ from beyond_text.config.load import load_config
 from beyond_text.config.names import AGAINST, check_finished
 from beyond_text.config.settings import Config, ConfigError, Data, Source
 from beyond_text.config.urls import path_of, place_of
-from beyond_text.terminal import check_writable, errors_in_one_line, plain, print_table
+from beyond_text.terminal import (
+    check_writable,
+    command_parser,
+    errors_in_one_line,
+    plain,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from beyond_text.retrieval.mining import Rule
@@ -31,8 +37,7 @@ if TYPE_CHECKING:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="python -m beyond_text.mine", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_parser("beyond_text.mine", __doc__)
     parser.add_argument("run", type=path_of, metavar="RUN", help="finished run folder")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from beyond_text.config.names import UNTOUCHED, check_finished
 from beyond_text.config.urls import path_of, place_of
-from beyond_text.terminal import check_writable, errors_in_one_line, plain
+from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, plain
 
 # What imports torch is imported in `main`, so that --help and a mistake cost no wait.
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -30,8 +30,7 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="python -m beyond_text.soup", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_parser("beyond_text.soup", __doc__)
     # fmt: off
     add = parser.add_argument
     add("run", type=path_of, metavar="RUN", help="finished run folder")

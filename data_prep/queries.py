@@ -20,7 +20,7 @@ from typing import Any
 from beyond_text.config.urls import path_of
 from beyond_text.files import atomic_folder, check_replaceable
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout
-from beyond_text.terminal import errors_in_one_line, plain
+from beyond_text.terminal import command_parser, errors_in_one_line, plain, say
 from data_prep.adapters import ADAPTERS, layout_of
 from data_prep.asking.mapped import Mapped, Mapper, read_mapped
 from data_prep.asking.rules import read_rules
@@ -103,10 +103,9 @@ def _fitting(rules: Rules, shop: Shop) -> Rules:
     """Returns rules without English forms where a shop's fields are in another script."""
     if not shop.is_foreign:
         return rules
-    print(
+    say(
         "fields are in another script than English: no form of English words is drawn; --rules "
-        "FILE lays forms of yours over them",
-        file=sys.stderr,
+        "FILE lays forms of yours over them"
     )
     return rules.without_words()
 
@@ -153,11 +152,7 @@ def _is_made(folder: Path) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.queries",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("data_prep.queries", __doc__)
     parser.add_argument("tables", type=path_of, help="folder of tables, or file of products")
     parser.add_argument("out", type=path_of, help="folder of tables to make")
     parser.add_argument(
@@ -213,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{split}: {entry['products_without_a_query']} products without a query")
         print(f"{split}: judgments: {grades}; {entry['at_limit']} queries at the limit of a grade")
     for reason, number in made["rejects"].items():
-        print(f"{reason}: {number} rejected, listed in {out / REJECTS}", file=sys.stderr)
+        say(f"{reason}: {number} rejected, listed in {out / REJECTS}")
     if made["unmapped"]:
         print(f"{made['unmapped']} queries of {arguments['map_path']} name no such field: "
               f"{out / UNMAPPED}")  # fmt: skip

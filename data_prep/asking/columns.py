@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +16,7 @@ from beyond_text.tables.delimited import fold
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject, Source, TableError
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.tables import Tables
-from beyond_text.terminal import plain
+from beyond_text.terminal import plain, say
 
 # Columns that a message names.
 MOST_NAMED = 20
@@ -50,7 +49,7 @@ def own_cells(
             cells[name] = columns[chosen]
             used.add(chosen)
             if fold(chosen) != fold(candidates[0]):
-                print(plain(f"{file}: field {name} is of column {chosen}"), file=sys.stderr)
+                say(f"{file}: field {name} is of column {chosen}")
         elif name not in optional:
             raise _missing(file, name, candidates[0], list(known))
     return cells, used
@@ -146,14 +145,13 @@ def _check_ids(path: Path, frame: pd.DataFrame) -> None:
 def _say_unmet(path: Path, frame: pd.DataFrame, place: Int[np.ndarray, " products"]) -> None:
     """Prints how many products a file of fields lacks, and how many of its ids are of none."""
     if absent := int((place < 0).sum()):
-        print(f"{path.name}: {absent} of {len(place)} products not in it", file=sys.stderr)
+        say(f"{path.name}: {absent} of {len(place)} products not in it")
     unknown = np.ones(len(frame), dtype=bool)
     unknown[place[place >= 0]] = False
     if unknown.any():
         row = frame[unknown].iloc[0]
         first = f"{plain(row['product_id'])!r} in row {row['row']}"
-        print(
+        say(
             f"{path.name}: {unknown.sum()} of {len(frame)} ids are of no product, the first is "
-            f"{first}",
-            file=sys.stderr,
+            f"{first}"
         )

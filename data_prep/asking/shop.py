@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import sys
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.tables import Tables
 from beyond_text.tables.text import normal_text, shown_text
+from beyond_text.terminal import say
 from data_prep.asking.columns import cells_of_file, own_cells
 from data_prep.asking.details import Details
 from data_prep.asking.phrases import Cutter, Texts
@@ -218,7 +218,7 @@ def write_products(shop: Shop, out: Path, folder: Path) -> None:
     further = _further_columns(products, shop.hidden)
     left_out = [name for name in TEXT_COLUMNS if fold(name) in shop.hidden]
     if left_out:
-        print(f"{file}: {', '.join(left_out)} left out as a field", file=sys.stderr)
+        say(f"{file}: {', '.join(left_out)} left out as a field")
     has_picture = False
     with (folder / "products.csv").open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
