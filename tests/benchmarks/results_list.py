@@ -30,6 +30,13 @@ SYSTEMS = ("stage3-pairs", "uniecs")
 # The three shops of recipes/data/shops.yaml, where the results' own shards lie.
 OF_SHOPS = {shop: f"{{runs}}/{shop}-0/shards" for shop in ("hm", "ikea")}
 OF_SHOPS["myntra"] = "{runs}/myntra"
+# Stage 3 on them, as a command that names its run after it.
+MIX = " ".join(
+    (
+        f"{STAGE3} recipes/data/shops.yaml data.dev={OF_SHOPS['hm']}",
+        *(f"data.sources.{shop}.path={path}" for shop, path in OF_SHOPS.items()),
+    )
+)
 # Rows of recipes/ladder/shops.yaml.
 MIXED = (
     "mix", "mix-sum", "mix-concat", "mix-gated", "mix-moe", "mix-attended",
@@ -151,7 +158,7 @@ def _asked(name: str, fields: str, attributes: str) -> tuple[str, str]:
     )
 
 
-def _free(name: str, *before: str, after: tuple[str, ...] = ("hm",)) -> Result:
+def _free(name: str, *before: str) -> Result:
     """Returns what free labels are worth beside judged ones."""
     settings = (
         f"data.sources.free.path={{runs}}/{name}-shards data.sources.free.namespace=tables "
@@ -159,7 +166,7 @@ def _free(name: str, *before: str, after: tuple[str, ...] = ("hm",)) -> Result:
     )
     return _ladder(
         name, "--curriculum recipes/ladder/free.yaml", "0 1", settings,
-        start="{runs}/hm-0/stage2", after=after, before=before,
+        start="{runs}/hm-0/stage2", after=("hm",), before=before,
     )  # fmt: skip
 
 
@@ -223,11 +230,7 @@ RESULTS: dict[str, Result] = {
         page=False,
     ),
     "mix": Result(
-        (
-            f"{STAGE3} recipes/data/shops.yaml run={{runs}}/shops_stage3 "
-            + " ".join(f"data.sources.{shop}.path={path}" for shop, path in OF_SHOPS.items())
-            + f" data.dev={OF_SHOPS['hm']}",
-        ),
+        (f"{MIX} run={{runs}}/shops_stage3",),
         after=("hm", "ikea", "myntra"),
         page=False,
     ),
@@ -277,23 +280,25 @@ RESULTS: dict[str, Result] = {
     # How much do judged queries bring? Then each row by its own best settings.
     **{f"{shop}_labels": _labels(shop) for shop in ("catalogue", "hm", "ikea")},
     **{f"{shop}_labels_grid": _labels(shop, grid=True) for shop in ("catalogue", "hm", "ikea")},
-    # Labels for free, of a shop's fields; and of tags, by a stage 1 that Myntra's titles taught.
+    # Labels for free, of a shop's fields; and of tags, by a model of other shops' queries.
     "hm_fields": replace(
         _free("hm_fields", *_asked("hm_fields", "{tables}/hm/attributes.csv", ASKED)),
         needs=("hm/attributes.csv",),
     ),
-    "hm_tags": replace(
-        _free(
-            "hm_tags",
-            f"{TRAIN}stage1.yaml "
-            "run={runs}/hm-0/stage1-myntra steps=50 data.sources.myntra.path={runs}/myntra "
-            f"data.sources.myntra.weight=2 data.sources.tables.path={OF_SHOPS['hm']} "
-            f"data.dev={OF_SHOPS['hm']}",
-            "{python} -m beyond_text.tag {runs}/hm-0/stage1-myntra {tables}/hm {runs}/hm-tags",
+    "hm_tags": _ladder(
+        "hm_tags",
+        "--curriculum recipes/ladder/tags.yaml",
+        "0",
+        "data.sources.tagged.path={runs}/hm_tags-shards data.sources.tagged.namespace=hm "
+        "evaluate_every=0",
+        start="{runs}/shops_others",
+        after=("hm", "ikea", "myntra"),
+        before=(
+            f"{MIX} run={{runs}}/shops_others steps=240 data.sources.hm.weight=0 "
+            "data.sources.ikea.weight=0.5",
+            "{python} -m beyond_text.tag {runs}/shops_others {tables}/hm {runs}/hm-tags",
             *_asked("hm_tags", "{runs}/hm-tags/attributes.csv", "colour,product_type"),
-            after=("hm", "myntra"),
         ),
-        seeds="0, 1; the tags' 0",
     ),
     # Hard negatives against categories and memory; weights mixed with the start, and over seeds.
     "hm_negatives": _ladder(
