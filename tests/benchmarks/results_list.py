@@ -30,13 +30,15 @@ SYSTEMS = ("stage3-pairs", "uniecs")
 # The three shops of recipes/data/shops.yaml, where the results' own shards lie.
 OF_SHOPS = {shop: f"{{runs}}/{shop}-0/shards" for shop in ("hm", "ikea")}
 OF_SHOPS["myntra"] = "{runs}/myntra"
-# Stage 3 on them, as a command that names its run after it.
-MIX = " ".join(
+# A stage's settings for one model of them.
+ON_SHOPS = " ".join(
     (
-        f"{STAGE3} recipes/data/shops.yaml data.dev={OF_SHOPS['hm']}",
+        f"recipes/data/shops.yaml data.dev={OF_SHOPS['hm']}",
         *(f"data.sources.{shop}.path={path}" for shop, path in OF_SHOPS.items()),
     )
 )
+# Fusions that one model of them was compared by, on frozen encoders.
+OF_FROZEN = ("sum", "bilinear", "concat", "gated", "moe")
 # Rows of recipes/ladder/shops.yaml.
 MIXED = (
     "mix", "mix-sum", "mix-concat", "mix-gated", "mix-moe", "mix-attended",
@@ -187,12 +189,12 @@ def _soup(name: str, words: str, others: tuple[str, ...], after: tuple[str, ...]
     return Result((command,), *made, after=after)
 
 
-def _others(name: str, rows: tuple[str, ...], stage: str = "") -> Result:
-    """Returns rows of the ladder of shops, or a stage of each, measured on each of the shops."""
-    runs = " ".join(f"{{runs}}/shops_mix/{row}-seed0{stage}" for row in rows)
+def _others(name: str, rows: tuple[str, ...], stage: str = "", ladder: str = "shops_mix") -> Result:
+    """Returns rows of a ladder of shops, or a stage of each, measured on each of the shops."""
+    runs = " ".join(f"{{runs}}/{ladder}/{row}-seed0{stage}" for row in rows)
     hm, *others = OF_SHOPS.values()
     command = f"{EVALUATE} {runs} --tables {hm} --others {' '.join(others)} --out {{out}}/{name}"
-    return Result((command,), (f"{{out}}/{name}/shops.md",), after=("shops_mix",))
+    return Result((command,), (f"{{out}}/{name}/shops.md",), after=(ladder,))
 
 
 def _pays(
@@ -230,7 +232,7 @@ RESULTS: dict[str, Result] = {
         page=False,
     ),
     "mix": Result(
-        (f"{MIX} run={{runs}}/shops_stage3",),
+        (f"{STAGE3} {ON_SHOPS} run={{runs}}/shops_stage3",),
         after=("hm", "ikea", "myntra"),
         page=False,
     ),
@@ -294,7 +296,7 @@ RESULTS: dict[str, Result] = {
         start="{runs}/shops_others",
         after=("hm", "ikea", "myntra"),
         before=(
-            f"{MIX} run={{runs}}/shops_others steps=240 data.sources.hm.weight=0 "
+            f"{STAGE3} {ON_SHOPS} run={{runs}}/shops_others steps=240 data.sources.hm.weight=0 "
             "data.sources.ikea.weight=0.5",
             "{python} -m beyond_text.tag {runs}/shops_others {tables}/hm {runs}/hm-tags",
             *_asked("hm_tags", "{runs}/hm-tags/attributes.csv", "colour,product_type"),
@@ -366,6 +368,18 @@ RESULTS: dict[str, Result] = {
     "shops_mixed": _others("shops_mixed", MIXED),
     "shops_left_out": _others("shops_left_out", LEFT_OUT),
     "shops_few": _others("shops_few", FEW, "/2-stage3"),
+    "shops_fusion_frozen": _ladder(
+        "shops_fusion_frozen",
+        f"--fusion {' '.join(OF_FROZEN)}",
+        "0",
+        f"steps=1000 {FROZEN}",
+        start="{runs}/shops_untouched",
+        after=("hm", "ikea", "myntra"),
+        before=(f"{TRAIN}untouched.yaml {ON_SHOPS} run={{runs}}/shops_untouched",),
+    ),
+    "shops_fusion_frozen_others": _others(
+        "shops_fusion_frozen_others", OF_FROZEN, ladder="shops_fusion_frozen"
+    ),
     "shops_soup": _soup(
         "shops_soup",
         "{runs}/shops_mix/mix-seed0 untouched --alpha 0 0.25 0.5 0.75 1",
