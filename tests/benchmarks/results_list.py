@@ -136,10 +136,12 @@ def _ladder(
     return Result((*before, command), *made, after=after, seeds=seeds.replace(" ", ", "))
 
 
-def _of_stage2(shop: str, name: str, options: str, seeds: str, settings: str) -> Result:
+def _of_stage2(
+    shop: str, name: str, options: str, seeds: str, settings: str, before: tuple[str, ...] = ()
+) -> Result:
     """Returns a ladder with the settings, or weights, of a shop's stage 2."""
     start = f"{{runs}}/{shop}-0/stage2"
-    return _ladder(name, options, seeds, settings, start=start, after=(shop,))
+    return _ladder(name, options, seeds, settings, start=start, after=(shop,), before=before)
 
 
 def _labels(shop: str, grid: bool = False) -> Result:
@@ -158,18 +160,6 @@ def _asked(name: str, fields: str, attributes: str) -> tuple[str, str]:
         f"--attributes {attributes}",
         f"{SHARDS} {{runs}}/{name}-tables {{runs}}/{name}-shards",
     )
-
-
-def _free(name: str, *before: str) -> Result:
-    """Returns what free labels are worth beside judged ones."""
-    settings = (
-        f"data.sources.free.path={{runs}}/{name}-shards data.sources.free.namespace=tables "
-        "evaluate_every=0"
-    )
-    return _ladder(
-        name, "--curriculum recipes/ladder/free.yaml", "0 1", settings,
-        start="{runs}/hm-0/stage2", after=("hm",), before=before,
-    )  # fmt: skip
 
 
 def _frozen(name: str, start: str, *before: str) -> Result:
@@ -233,7 +223,7 @@ RESULTS: dict[str, Result] = {
     ),
     "mix": Result(
         (f"{STAGE3} {ON_SHOPS} run={{runs}}/shops_stage3",),
-        after=("hm", "ikea", "myntra"),
+        after=tuple(OF_SHOPS),
         page=False,
     ),
     # The three stages.
@@ -284,7 +274,15 @@ RESULTS: dict[str, Result] = {
     **{f"{shop}_labels_grid": _labels(shop, grid=True) for shop in ("catalogue", "hm", "ikea")},
     # Labels for free, of a shop's fields; and of tags, by a model of other shops' queries.
     "hm_fields": replace(
-        _free("hm_fields", *_asked("hm_fields", "{tables}/hm/attributes.csv", ASKED)),
+        _of_stage2(
+            "hm",
+            "hm_fields",
+            "--curriculum recipes/ladder/free.yaml",
+            "0 1",
+            "data.sources.free.path={runs}/hm_fields-shards data.sources.free.namespace=tables "
+            "evaluate_every=0",
+            before=_asked("hm_fields", "{tables}/hm/attributes.csv", ASKED),
+        ),
         needs=("hm/attributes.csv",),
     ),
     "hm_tags": _ladder(
@@ -294,7 +292,7 @@ RESULTS: dict[str, Result] = {
         "data.sources.tagged.path={runs}/hm_tags-shards data.sources.tagged.namespace=hm "
         "evaluate_every=0",
         start="{runs}/shops_others",
-        after=("hm", "ikea", "myntra"),
+        after=tuple(OF_SHOPS),
         before=(
             f"{STAGE3} {ON_SHOPS} run={{runs}}/shops_others steps=240 data.sources.hm.weight=0 "
             "data.sources.ikea.weight=0.5",
@@ -374,7 +372,7 @@ RESULTS: dict[str, Result] = {
         "0",
         f"steps=1000 {FROZEN}",
         start="{runs}/shops_untouched",
-        after=("hm", "ikea", "myntra"),
+        after=tuple(OF_SHOPS),
         before=(f"{TRAIN}untouched.yaml {ON_SHOPS} run={{runs}}/shops_untouched",),
     ),
     "shops_fusion_frozen_others": _others(
