@@ -10,6 +10,8 @@ stage 3 with each fusion, from START's weights (`all-learned` names all but the 
 file, from START's weights; with `--labels`, chains at each number of judged queries, from the
 untouched encoders. Settings are START's, then the recipe's, then the words of the command.
 
+With `--only`, some rows of the ladder are trained, as they would be in the whole of it.
+
 With `--grid`, every row first tries the same few settings with the first seed, and takes those that
 are best on dev.
 
@@ -96,6 +98,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="rows at each of these numbers of judged queries; 0 and all among them")
     add("--rows", type=Path, default=LABELS, metavar="FILE",
         help=f"chains that --labels trains; default: {LABELS.name}")
+    add("--only", nargs="+", default=[], metavar="ROW",
+        help="rows to train and report; they see as many products as in the whole ladder")
     add("--grid", nargs="?", type=Path, const=OWN_GRID, metavar="FILE",
         help="settings, with the values that each row tries on dev before its seeds are trained; "
              "with --labels, without FILE: the grid of its rows")
@@ -130,7 +134,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _check_asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Refuses a command line that names no ladder, or options of another one."""
-    arguments.labels = _split(arguments.labels)
+    arguments.labels, arguments.only = _split(arguments.labels), _split(arguments.only)
     others = arguments.fusion or arguments.curriculum or arguments.ladder
     if not (others or arguments.labels):
         parser.error("nothing to compare: give --fusion, --curriculum, --ladder or --labels")
@@ -140,6 +144,8 @@ def _check_asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
         parser.error("--rows: expected with --labels")
     if arguments.grid is not None and (arguments.grid == OWN_GRID) != bool(arguments.labels):
         parser.error("--grid: expected a FILE, or with --labels none, whose rows have their own")
+    if arguments.only and arguments.grid is not None and not arguments.labels:
+        parser.error("--only: expected without --grid FILE, which all rows try")
 
 
 def _split(words: Sequence[str]) -> list[str]:
@@ -213,12 +219,17 @@ def compare_labels(arguments: argparse.Namespace, settings: Path) -> None:
     """
     from beyond_text.evaluation.labels import Setup, numbers_of, plan_labels, read_labels
     from beyond_text.evaluation.labels_report import report_labels
-    from beyond_text.evaluation.ladder import check_chains
+    from beyond_text.evaluation.ladder import check_chains, check_named
 
     rows, grid = read_labels(arguments.rows)
+    check_named(arguments.only, rows)
     setup = Setup(rows, arguments.seeds, settings, arguments.overrides, arguments.out)
     numbers = numbers_of(arguments.labels, setup)
     points = plan_labels(setup, numbers, grid if arguments.grid is not None else [{}])
+    if arguments.only:
+        points = {p: chain for p, chain in points.items() if p.cell.name in arguments.only}
+    if not points:
+        raise ValueError("--labels: nothing to train: no row begins with a stage without judgments")
     chains = list(points.values())
     check_chains(chains)
     run_chains(chains)
@@ -236,14 +247,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.labels:
             compare_labels(arguments, settings)
             return
-        from beyond_text.evaluation.ladder import check_chains, plan
+        from beyond_text.evaluation.ladder import check_chains, check_named, plan
         from beyond_text.evaluation.report import summarise, write_report, write_runs
 
         ladders = ladders_of(arguments)
+        check_named(arguments.only, [row for ladder in ladders for row in ladder.rows])
         known: list[Config] = []
         if arguments.grid:
             ladders, known = choose(ladders, arguments, settings)
         cells = plan(ladders, settings, arguments.overrides, out, known)
+        if arguments.only:
+            cells = {cell: chain for cell, chain in cells.items() if cell.name in arguments.only}
         chains = list(cells.values())
         check_chains(chains)
         run_chains(chains)

@@ -98,6 +98,33 @@ def test_chains_are_trained_from_the_encoders_share_stages_and_go_on_where_they_
         main([*argv, "dim=8"])
 
 
+def test_some_rows_are_trained_as_in_the_whole_ladder_which_takes_them_over(
+    tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
+    start.mkdir()
+    (start / "config.yaml").write_text(to_yaml(load_config([], tiny_overrides)))
+    (tmp_path / "fuse.yaml").write_text("losses: {query_product: 1.0}\nsteps: 3\n")
+    rows.write_text("long: [fuse.yaml]\nhalf: [fuse.yaml steps=1 loss=sigmoid]\n")
+    argv = ["--curriculum", str(rows), "--start", str(start), "--out", str(out)]
+    main([*argv, "--only", "half"])
+    printed = capsys.readouterr().out
+    assert f"[1/1] {out}/half-seed0, stage 1 of 1, 3 steps: training" in printed
+    assert pd.read_csv(out / "table.csv")["name"].unique().tolist() == ["half"]
+    main(argv)
+    assert f"{out}/half-seed0, stage 1 of 1, 3 steps: reused" in capsys.readouterr().out
+    assert pd.read_csv(out / "table.csv")["name"].unique().tolist() == ["long", "half"]
+    labels = ["--labels", "5", "all", "--rows", *argv[1:-1], f"{out}-labels"]
+    main([*labels, "--only", "half"])
+    names = pd.read_csv(f"{out}-labels/table.csv")["name"]
+    assert names.unique().tolist() == ["half"]
+    for words in ([*argv, "--only", "halve"], [*labels, "--only", "half", "halve"]):
+        with pytest.raises(SystemExit, match="error: --only: no row 'halve': expected some of lo"):
+            main(words)
+    with pytest.raises(SystemExit, match="error: --labels: nothing to train: no row begins"):
+        main(["--labels", "0", *labels[3:], "--only", "half"])
+
+
 def test_each_row_takes_the_settings_of_a_grid_that_are_best_for_it(
     tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

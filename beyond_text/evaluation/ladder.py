@@ -287,6 +287,13 @@ def check_distinct(names: Iterable[object]) -> None:
         raise ValueError(f"named twice: {', '.join(repeated)}")
 
 
+def check_named(names: Iterable[str], rows: Sequence[Row]) -> None:
+    """Raises a ValueError where no row has one of the names."""
+    known = [row.name for row in rows]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"--only: no row {unknown[0]!r}: expected some of {', '.join(known)}")
+
+
 def check_chains(chains: Iterable[Sequence[Config]]) -> None:
     """Refuses run folders of other settings or inputs, before anything is trained.
 
