@@ -45,6 +45,7 @@ from beyond_text.terminal import (
     errors_in_one_line,
     split_settings,
 )
+from beyond_text.training.started import is_first
 
 if TYPE_CHECKING:
     from beyond_text.config.settings import Config
@@ -56,7 +57,7 @@ OWN_GRID = Path()
 
 
 def run_chains(chains: Sequence[Sequence[Config]]) -> None:
-    """Trains the runs that are not finished, chain by chain.
+    """Trains the runs that are not finished, chain by chain, in as many processes as they ask for.
 
     Raises:
         ValueError: a run cannot be trained, or its training had to stop; names the run.
@@ -66,7 +67,8 @@ def run_chains(chains: Sequence[Sequence[Config]]) -> None:
             finished = (Path(config.run) / "metrics.json").exists()
             stage = f"stage {position} of {len(chain)}, {config.total_steps} steps"
             action = "reused" if finished else "training"
-            print(f"[{number}/{len(chains)}] {config.run}, {stage}: {action}", flush=True)
+            if is_first():
+                print(f"[{number}/{len(chains)}] {config.run}, {stage}: {action}", flush=True)
             if not finished:
                 _train(config)
 
@@ -142,6 +144,10 @@ def _check_asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
         parser.error("--labels makes a table of its own: give it without the other ladders")
     if not arguments.labels and arguments.rows != LABELS:
         parser.error("--rows: expected with --labels")
+    if not arguments.fusion and arguments.recipe != [STAGE3]:
+        parser.error("--recipe: expected with --fusion")
+    if not arguments.curriculum and arguments.curriculum_seeds:
+        parser.error("--curriculum-seeds: expected with --curriculum")
     if arguments.grid is not None and (arguments.grid == OWN_GRID) != bool(arguments.labels):
         parser.error("--grid: expected a FILE, or with --labels none, whose rows have their own")
     if arguments.only and arguments.grid is not None and not arguments.labels:
@@ -207,7 +213,8 @@ def choose(
         found = grid.values_of(list(cells), of_name, arguments.measure)
         tried += found
         chosen.append(grid.with_best(ladder, grid.best_of(found)))
-    print(grid.write_grid(tried, arguments.measure, ladders[0].seeds[0], out))
+    if is_first():
+        print(grid.write_grid(tried, arguments.measure, ladders[0].seeds[0], out))
     return chosen, known
 
 
@@ -233,7 +240,8 @@ def compare_labels(arguments: argparse.Namespace, settings: Path) -> None:
     chains = list(points.values())
     check_chains(chains)
     run_chains(chains)
-    print(report_labels(list(points), arguments.measure, arguments.out))
+    if is_first():
+        print(report_labels(list(points), arguments.measure, arguments.out))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -261,8 +269,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         chains = list(cells.values())
         check_chains(chains)
         run_chains(chains)
-        write_runs(list(cells), out)
-        print(write_report(summarise(list(cells), arguments.measure), out))
+        if is_first():
+            write_runs(list(cells), out)
+            print(write_report(summarise(list(cells), arguments.measure), out))
 
 
 if __name__ == "__main__":

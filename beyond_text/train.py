@@ -101,7 +101,8 @@ def _train(config: Config) -> dict[str, Any]:
         seconds = module.seconds
         if trainer.global_step < config.total_steps:
             raise TrainingError(f"stopped at step {trainer.global_step} of {config.total_steps}")
-        return finish(trainer, module, retrieval, seconds)
+        # No process goes on, to another run perhaps, before the first has written the results.
+        return share.together(partial(finish, trainer, module, retrieval, seconds))
 
 
 def _read(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +16,7 @@ from beyond_text.ablate import main
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.metrics.history import read_history
 from beyond_text.train import train
+from tests import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +127,31 @@ def test_some_rows_are_trained_as_in_the_whole_ladder_which_takes_them_over(
             main(words)
     with pytest.raises(SystemExit, match="error: --labels: nothing to train: no row begins"):
         main(["--labels", "0", *labels[3:], "--only", "half"])
+
+
+def test_rows_are_trained_by_several_processes_and_reported_by_the_first(
+    tiny_settings: list[str], tmp_path: Path
+) -> None:
+    start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
+    start.mkdir()
+    two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "resume=never"]
+    (start / "config.yaml").write_text(to_yaml(load_config([], [*tiny_settings, *two])))
+    (tmp_path / "align.yaml").write_text("losses: {query_text: 1.0}\nsteps: 2\n")
+    rows.write_text("one: [align.yaml, align.yaml lr.fusion=0]\ntwo: [align.yaml, align.yaml]\n")
+    words = ["--curriculum", str(rows), "--start", str(start), "--out", str(out)]
+    (tmp_path / "grid.yaml").write_text("lr.projections: [1e-3]\n")
+    words += ["--grid", str(tmp_path / "grid.yaml")]
+    command = [sys.executable, "-m", "beyond_text.ablate", *words, "evaluate_every=0"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout.count(": training"), done.stdout.count(": reused")) == (3, 5)
+    assert done.stdout.count("| ladder | row |") == 1
+    assert pd.read_csv(out / "table.csv")["name"].unique().tolist() == ["one", "two"]
+    configs = [load_config([path]) for path in sorted(out.rglob("config.yaml"))]
+    assert [(c.resume, c.trainer["devices"]) for c in configs] == [("auto", 2)] * 3
 
 
 def test_each_row_takes_the_settings_of_a_grid_that_are_best_for_it(

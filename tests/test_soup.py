@@ -163,6 +163,27 @@ def test_untouched_is_what_the_first_stage_began_with(
     assert not found["image_projection.weight"].equal(weights(run)["image_projection.weight"])
 
 
+def test_the_block_of_the_untouched_is_that_which_a_later_stage_drew(
+    start: Path, tiny_settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[dict[str, torch.Tensor]] = []
+
+    def remember(module: ContrastiveModule) -> None:
+        state = module.model.fusion.state_dict()
+        began.append({name: value.clone() for name, value in state.items()})
+
+    monkeypatch.setattr(ContrastiveModule, "on_train_start", remember)
+    stage, last = start.with_name("block"), start.with_name("block-on")
+    words = ["losses.query_product=1", "steps=1", "fusion=concat"]
+    for run, before, seed in ((stage, start, 5), (last, stage, 8)):
+        own = [f"run={run}", f"start={before}", f"seed={seed}"]
+        train(load_config([], [*tiny_settings, *words, *own]))
+    for run in (stage, last):
+        found = untouched(run).model.fusion.state_dict()
+        assert all(found[name].equal(value) for name, value in began[0].items())
+    assert not began[1]["out.weight"].equal(began[0]["out.weight"])
+
+
 def test_untouched_without_the_folders_before_it_is_that_of_the_run(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

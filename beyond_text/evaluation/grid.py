@@ -81,7 +81,9 @@ def tried_rows(
             name = "-".join(filter(None, (row.name, label)))
             rows.append(Row(name, with_point(row, point).stages))
             of_name[name] = row.name, point
-    return ladder._replace(rows=rows, seeds=ladder.seeds[:1]), of_name
+    # All points, and the chosen ones after them, see as many samples as the first row as it stands.
+    tried = ladder._replace(rows=rows, seeds=ladder.seeds[:1], reference=ladder.rows[0])
+    return tried, of_name
 
 
 def with_point(row: Row, point: Point) -> Row:
@@ -129,7 +131,8 @@ def best_of(tried: Sequence[Tried]) -> dict[str, Point]:
 
 def with_best(ladder: Ladder, best: Mapping[str, Point]) -> Ladder:
     """Returns a ladder whose rows have the settings that were best for each."""
-    return ladder._replace(rows=[with_point(row, best[row.name]) for row in ladder.rows])
+    rows = [with_point(row, best[row.name]) for row in ladder.rows]
+    return ladder._replace(rows=rows, reference=ladder.rows[0])
 
 
 def write_grid(tried: Sequence[Tried], measure: str, seed: int, out: Path) -> str:

@@ -35,6 +35,8 @@ from beyond_text.evaluation.report import Cell, values_of
 from beyond_text.shards.sources import train_split
 
 GRID = "grid"
+# A factor on steps: of all stages, or as STAGE.budget of one.
+BUDGET = "budget"
 AS_IT_STANDS = "as it stands"
 Entry = Mapping[str, Any]
 
@@ -70,12 +72,12 @@ def read_labels(path: Path) -> tuple[list[Row], list[Entry]]:
             f"{path}: {GRID}: expected a list of settings, such as [{{}}, {{budget: 2}}]"
         )
     for entry in grid:
-        budget = entry.get("budget", 1)
-        is_number = isinstance(budget, int | float) and not isinstance(budget, bool)
-        if not (is_number and 0 < budget < math.inf):
-            raise ValueError(f"{path}: {GRID}: expected a budget above 0, got {budget!r}")
         if wrong := [key for key in entry if not isinstance(key, str)]:
             raise ValueError(f"{path}: {GRID}: expected names of settings, got {wrong[0]!r}")
+        for budget in (value for key, value in entry.items() if key.split(".")[-1] == BUDGET):
+            is_number = isinstance(budget, int | float) and not isinstance(budget, bool)
+            if not (is_number and 0 < budget < math.inf):
+                raise ValueError(f"{path}: {GRID}: expected a budget above 0, got {budget!r}")
     check_distinct(map(name_of, grid))
     return rows_of(path, content), grid
 
@@ -181,11 +183,13 @@ def _stage(
     """Returns the settings of a stage with an entry of the grid; labels, where it needs them."""
     stage = row.stages[number]
     stems = {each.recipes[0].stem for every in setup.rows for each in every.stages}
-    words = list(stage.words)
+    words, budget = list(stage.words), 1.0
     for key, value in entry.items():
         head, _, rest = key.partition(".")
-        name = key if head not in stems else rest if head == stage.recipes[0].stem else "budget"
-        if name != "budget":
+        name = rest if head == stage.recipes[0].stem else key
+        if name == BUDGET:
+            budget *= value
+        elif name == rest or head not in stems:
             words.append(f"{name}={word_of(value)}")
     if "data.labels" in keys_of([*words, *setup.overrides]):
         raise ValueError("data.labels: set by --labels")
@@ -196,7 +200,7 @@ def _stage(
         word = f"data.labels={'null' if labels is None else labels}"
         own = own._replace(words=(*words, word))
         config = configure(own, seed, setup.settings, setup.overrides)
-    return replace(config, budget=config.budget * entry.get("budget", 1))
+    return replace(config, budget=config.budget * budget)
 
 
 def _standing(chain: Sequence[Config], number: int) -> list[Config]:

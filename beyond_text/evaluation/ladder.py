@@ -57,12 +57,16 @@ class Row(NamedTuple):
 
 
 class Ladder(NamedTuple):
-    """Rows to compare with the first of them, all from the weights of `start` or, if None, none."""
+    """Rows to compare with the first of them, all from the weights of `start` or, if None, none.
+
+    All see as many samples as the reference does, which is the first row unless another is named.
+    """
 
     name: str
     rows: Sequence[Row]
     seeds: Sequence[int]
     start: Path | None
+    reference: Row | None = None
 
 
 def fusion_rows(fusions: Sequence[str], recipes: Sequence[Path]) -> list[Row]:
@@ -151,7 +155,7 @@ def plan(
 ) -> dict[Cell, list[Config]]:
     """Returns the cells, by row and then by seed, with the settings of each stage in order.
 
-    The stages of every row see as many samples together as those of the ladder's first row. A
+    The stages of every row see as many samples together as those of the ladder's reference. A
     stage that trains the same as one planned before it, or as one of the runs that are `known`,
     from the same weights, is that run.
 
@@ -169,11 +173,11 @@ def plan(
             raise ValueError(
                 f"{ladder.start} is not a finished run (no metrics.json): train it first"
             )
-        first: list[Config] = []
+        reference = ladder.reference or ladder.rows[0]
+        first = _configured(reference, ladder.seeds[0], settings, overrides)
         for row, seed in product(ladder.rows, ladder.seeds):
+            chain = _configured(row, seed, settings, overrides)
             try:
-                chain = [configure(stage, seed, settings, overrides) for stage in row.stages]
-                first = first or chain
                 chain = matched(chain, row, first)
             except ValueError as error:
                 raise ValueError(f"{row.name}: {error}") from None
@@ -185,6 +189,14 @@ def plan(
     return cells
 
 
+def _configured(row: Row, seed: int, settings: Path, overrides: Sequence[str]) -> list[Config]:
+    """Returns the settings of a row's stages; errors name the row."""
+    try:
+        return [configure(stage, seed, settings, overrides) for stage in row.stages]
+    except ValueError as error:
+        raise ValueError(f"{row.name}: {error}") from None
+
+
 def configure(stage: Stage, seed: int, settings: Path, overrides: Sequence[str]) -> Config:
     """Returns the settings of a stage: the file `settings`, its recipes, the overrides, its words.
 
@@ -194,7 +206,8 @@ def configure(stage: Stage, seed: int, settings: Path, overrides: Sequence[str])
     set_by_stage, overridden = keys_of(stage.words), keys_of(overrides)
     if taken := (set_by_stage & overridden) | ((set_by_stage | overridden) & SET_BY_PLAN):
         raise ValueError(f"{', '.join(sorted(taken))}: set by the ablation, cannot be overridden")
-    words = [*overrides, *stage.words, f"seed={seed}"]
+    # A stopped ladder goes on, whatever START was told to do.
+    words = ["resume=auto", *overrides, *stage.words, f"seed={seed}"]
     return with_steps(load_config([settings, *stage.recipes], words), is_lent=True)
 
 

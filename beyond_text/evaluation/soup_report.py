@@ -110,10 +110,11 @@ def _sorted(head: list[str], lines: list[str]) -> list[str]:
 
 def _note(table: pd.DataFrame, axis: str, best: str, home: str) -> str:
     return (
-        f"nDCG@10. {axis} {best} is the best for {home}, by fused vectors (without queries: by "
-        "texts and pictures that find each other), and was written; the other shops chose "
-        "nothing. Brackets: 95 % bootstrap intervals over queries, those that are judged alike "
-        "taken as one. Differences are paired by query; p is a sign-flip permutation test."
+        f"nDCG@10. Of the mixtures asked for, {axis} {best} is the best for {home}, by fused "
+        "vectors (without queries: by texts and pictures that find each other), and was written; "
+        "the other shops chose nothing. Brackets: 95 % bootstrap intervals over queries, those "
+        "that are judged alike taken as one. Differences are paired by query; p is a sign-flip "
+        "permutation test."
     )
 
 

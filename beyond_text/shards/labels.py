@@ -7,15 +7,19 @@ are part of the draws of more, and neither seed nor the order or ids of rows mak
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt64
+from jaxtyping import Bool, Float, UInt64
 
 from beyond_text.shards.archive import Shards
 from beyond_text.shards.judged import Asked, Judged
 from beyond_text.shards.keys import key_of_bytes
 from beyond_text.tables.text import normal_text
+
+# From grades [columns, judgments] to a gain of each judgment.
+Gains = Callable[[Float[np.ndarray, "columns judgments"]], Float[np.ndarray, " judgments"]]
 
 
 class Kept(NamedTuple):
@@ -29,15 +33,19 @@ class Kept(NamedTuple):
     available: int
 
 
-def keep_queries(asked: Asked, judged: Judged, pictures: Shards, labels: int | None) -> Kept:
-    """Draws `labels` of the queries that are judged above 0 for some product; None takes all.
+def keep_queries(
+    asked: Asked, judged: Judged, pictures: Shards, labels: int | None, gains: Gains
+) -> Kept:
+    """Draws `labels` of the queries that some product has a gain for; None takes all.
+
+    `gains` are of the grades that training takes, which may be some of the columns alone.
 
     Raises:
         ShardError: the queries, their judgments or a picture's shard are damaged.
     """
     wanted = np.zeros(len(asked), dtype=bool)
     for pairs in judged:
-        wanted[pairs.query[(pairs.grades > 0).any(axis=0) & ~pairs.own]] = True
+        wanted[pairs.query[(gains(pairs.grades) > 0) & ~pairs.own]] = True
     keys = keys_of_queries(asked, pictures)
     distinct = np.unique(keys[wanted])
     chosen = distinct[:labels]

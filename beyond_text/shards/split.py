@@ -144,10 +144,7 @@ class Split:
             path = self.store.local(self.counts["judged"])
             judged = Judged(path, self.highest, len(self), len(asked))
             if self.labels is not None:
-                self._kept = self._kept or keep_queries(
-                    asked, judged, self.query_pictures, self.labels
-                )
-                judged.kept = self._kept.rows
+                judged.kept = self._keep(asked, judged).rows
             self._tables = asked, judged
         return self._tables
 
@@ -162,8 +159,12 @@ class Split:
         Raises:
             ShardError: the file of queries or of judgments is damaged.
         """
-        asked, judged = self._mapped
-        self._kept = self._kept or keep_queries(asked, judged, self.query_pictures, self.labels)
+        return self._keep(*self._mapped)
+
+    def _keep(self, asked: Asked, judged: Judged) -> Kept:
+        self._kept = self._kept or keep_queries(
+            asked, judged, self.query_pictures, self.labels, self.gains
+        )
         return self._kept
 
     def read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -22,24 +23,27 @@ def untouched(run: Path) -> Encoder:
 
     A run with a `start` began with what its start began with, and so on; the first run of that
     chain says on which products the image projection was fitted (`alignment.py`). The fusion block
-    is the run's own, as new.
+    is the run's own, as the stage drew it that began with a new one.
 
     Raises:
         ConfigError, ShardError, FileNotFoundError: no settings there, or the encoders or shards
             that they name are gone.
     """
     config = load_config([run / "config.yaml"])
-    first = first_of(config)
+    chain = chain_of(config)
+    *_, began = takewhile(lambda run: _block(run) == _block(config), chain)
     first = replace(
-        first,
+        chain[-1],
         start="",
         compile=False,
         fusion=config.fusion,
         fusion_rank=config.fusion_rank,
-        text_encoder=replace(first.text_encoder, lora=Lora()),
-        image_encoder=replace(first.image_encoder, lora=Lora()),
+        text_encoder=replace(chain[-1].text_encoder, lora=Lora()),
+        image_encoder=replace(chain[-1].image_encoder, lora=Lora()),
     )
     model, tokenizer = build(first)
+    if began.seed != first.seed:
+        model.fusion.load_state_dict(build(replace(first, seed=began.seed))[0].fusion.state_dict())
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     encoder = Encoder(model, tokenizer, uses_bf16(first.precision), 1)
     align_pictures(encoder, [source.split for source in supplies_of(first).values()], first)
@@ -47,12 +51,17 @@ def untouched(run: Path) -> Encoder:
     return encoder
 
 
-def first_of(config: Config) -> Config:
-    """Returns the settings of the first run of a chain of starts, as far as its folders are there.
+def _block(config: Config) -> tuple[str, int]:
+    """Returns what decides the shape of a fusion block."""
+    return config.fusion, config.fusion_rank
 
-    Where one is gone, the run that started from it stands for the first, and a line says so.
+
+def chain_of(config: Config) -> list[Config]:
+    """Returns the settings of a run, of its start, of that one's start, and so on to the first.
+
+    Where the folder of one is gone, the run that started from it is the last, and a line says so.
     """
-    met = {config.run}
+    chain, met = [config], {config.run}
     while config.start:
         settings = Path(config.start) / "config.yaml"
         if not settings.is_file():
@@ -63,4 +72,5 @@ def first_of(config: Config) -> Config:
         if config.run in met:
             break
         met.add(config.run)
-    return config
+        chain.append(config)
+    return chain

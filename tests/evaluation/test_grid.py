@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from beyond_text.ablate import parse
+from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.names import CONTROLS, FUSION_NAMES, RECIPES
 from beyond_text.evaluation.grid import (
     Tried,
@@ -14,12 +15,14 @@ from beyond_text.evaluation.grid import (
     check_points,
     points_of,
     read_grid,
+    runs_of,
+    tried_rows,
     unused_settings,
     values_of,
     with_best,
     write_grid,
 )
-from beyond_text.evaluation.ladder import Ladder, Row, Stage
+from beyond_text.evaluation.ladder import Ladder, Row, Stage, plan
 from beyond_text.evaluation.report import Cell
 from beyond_text.metrics.results import METRICS
 from beyond_text.models.fusion import FUSIONS
@@ -110,3 +113,23 @@ def test_a_shop_without_queries_has_values_too(tmp_path: Path) -> None:
     (tmp_path / "run" / METRICS).write_text("{}")
     (tried,) = values_of([Cell("l", "a", 0, (tmp_path / "run",))], {"a": ("a", ("x=1",))}, "mrr")
     assert tried == Tried("a", ("x=1",), pytest.approx((1 / RANKS["image"]).mean()))
+
+
+def test_a_chosen_point_is_the_run_that_was_tried_for_as_many_samples(
+    tiny_settings: list[str], tmp_path: Path
+) -> None:
+    settings, recipe = tmp_path / "config.yaml", tmp_path / "fuse.yaml"
+    settings.write_text(to_yaml(load_config([], tiny_settings)))
+    recipe.write_text("losses: {query_product: 1.0}\nsteps: 12\nbatch_size: 8\n")
+    rows = [Row("a", (Stage((recipe,), ()),)), Row("b", (Stage((recipe,), ("loss=sigmoid",)),))]
+    ladder = Ladder("curriculum", rows, [0, 1], None)
+    grid = {"batch_size": ["4", "16"], "accumulate": ["1", "2"]}
+    every, of_name = tried_rows(ladder, grid, settings, [])
+    cells = plan([every], settings, [], tmp_path / "grid")
+    assert {c.total_steps * c.batch_size * c.accumulate for c in runs_of(cells)} == {96}
+    best = {"a": ("batch_size=16", "accumulate=2"), "b": ("batch_size=4", "accumulate=1")}
+    chosen = plan([with_best(ladder, best)], settings, [], tmp_path / "out", runs_of(cells))
+    assert {c.total_steps * c.batch_size * c.accumulate for c in runs_of(chosen)} == {96}
+    tried = {of_name[cell.name]: cell.runs for cell in cells}
+    for cell in chosen:
+        assert (cell.runs == tried[cell.name, best[cell.name]]) == (cell.seed == 0)

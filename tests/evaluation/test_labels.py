@@ -126,6 +126,16 @@ def test_an_entry_of_the_grid_sets_all_stages_or_one_and_scales_all_rows_alike(
             planned(settings, asked, "data.labels=4")
 
 
+def test_an_entry_gives_one_stage_a_budget_of_its_own(settings: Path) -> None:
+    rows, _ = read_labels(LABELS)
+    setup = Setup(rows, (0,), settings, (), settings.parent.parent / "out")
+    points = plan_labels(setup, numbers_of(["3"], setup), [{"stage1.budget": 0.25, "budget": 2}])
+    steps = {p.cell.name: [c.total_steps for c in chain] for p, chain in points.items()}
+    assert steps["stage3-only"] == [320]
+    # 40 + 10 + 150 steps, scaled to the 320 of the others.
+    assert steps["full"] == [64, 16, 240]
+
+
 def test_all_is_all_and_few_are_few_whatever_the_settings_that_are_lent_say(settings: Path) -> None:
     lent = load_config([settings], ["data.labels=2"])
     settings.write_text(to_yaml(lent))

@@ -179,3 +179,22 @@ def test_queries_of_pictures_are_drawn_by_their_pictures_and_know_themselves(
         assert sum(each.gain < 0 for found in judged for each in found) == 12
         assert sum(each.gain > 0 for found in judged for each in found) == 4
     assert anchors[0] == anchors[1]
+
+
+def test_a_query_that_the_grades_of_training_do_not_want_is_no_label(tmp_path: Path) -> None:
+    rows = [{"query_id": f"q{n}", "query": f"need {n}", "split": "train"} for n in range(6)]
+    judged = [
+        {"query_id": f"q{n}", "product_id": f"p{n}", "relevance": n % 2, "liked": 1}
+        for n in range(6)
+    ]
+    products = [{"product_id": f"p{n}", "title": f"thing {n}", "split": "train"} for n in range(6)]
+    for name, table in (("products", products), ("queries", rows), ("qrels", judged)):
+        pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
+    build_shards(tmp_path, tmp_path / "shards", workers=1, grades=("relevance", "liked"))
+    for number in (2, 3):
+        few = Split(tmp_path / "shards", "train", FIELDS, labels=number)
+        assert (few.kept().number, few.kept().available) == (number, 3)
+        assert len(seen(few)) == number
+        assert seen(few) <= {"need 1", "need 3", "need 5"}
+    liked = Split(tmp_path / "shards", "train", FIELDS, {"liked": 1.0}, labels=5)
+    assert (liked.kept().number, liked.kept().available) == (5, 6)
