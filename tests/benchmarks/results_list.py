@@ -38,7 +38,7 @@ ON_SHOPS = " ".join(
     )
 )
 # Fusions that one model of them was compared by, on frozen encoders.
-OF_FROZEN = ("sum", "bilinear", "concat", "gated", "moe")
+OF_FROZEN = ("sum", "bilinear", "concat", "gated", "moe", "attended")
 # Rows of recipes/ladder/shops.yaml.
 MIXED = (
     "mix", "mix-sum", "mix-concat", "mix-gated", "mix-moe", "mix-attended",
