@@ -20,7 +20,8 @@ STEP = re.compile(r"\s*(?:>|\u00bb|\u203a|\u2192)+\s*")
 QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 # How much of a material: `60% cotton`, `cotton (60 %)`.
 SHARE = re.compile(r"\(?\d+(?:[.,]\d+)?\s*%\)?")
-WHOLE = re.compile(r"(\d+)[.,]0+")
+# `42.0` is 42, and `5,000` five thousand.
+WHOLE = re.compile(r"(\d+)[.,]0{1,2}")
 
 
 def cell_text(cell: str) -> str:

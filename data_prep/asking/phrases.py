@@ -47,7 +47,8 @@ class Cutter:
         self.links = frozenset(rules.links)
         self.passed = frozenset(rules.passed)
         self.denied = frozenset(rules.denied)
-        self.breaks = self.denied | set(rules.breaks)
+        self.denied_on = frozenset(rules.denied_on)
+        self.breaks = self.denied | self.denied_on | set(rules.breaks)
         self.names = {tuple(TOKEN.findall(name)) for name in names} - {()}
         self.longest: dict[str, int] = {}
         for name in self.names:
@@ -70,7 +71,8 @@ class Cutter:
                     if end and link not in self.denied:
                         yield Phrase(link, part[begin:end])
                     begin = end = 0
-                    if length or not is_passed:
+                    goes_on = link in self.denied and not length and word in self.denied_on
+                    if (length or not is_passed) and not goes_on:
                         leads = not length and (is_link or word in self.denied)
                         link = word if leads else ""
                     at += max(length, 1)

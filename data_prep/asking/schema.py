@@ -137,6 +137,7 @@ class DetailRules(Struct, frozen=True, forbid_unknown_fields=True):
         anywhere: those of the links behind which every word counts: soft cotton is cotton.
         passed: words that may stand between a link and its detail.
         denied: words behind which stands what the product does not have.
+        denied_on: words by which a denial goes on, as in without collar or hood.
         breaks: further words that end a phrase.
         never: words that no detail has.
         not_alone: words that are no detail alone.
@@ -154,6 +155,7 @@ class DetailRules(Struct, frozen=True, forbid_unknown_fields=True):
     anywhere: list[str] = []
     passed: list[str] = []
     denied: list[str] = []
+    denied_on: list[str] = []
     breaks: list[str] = []
     never: list[str] = []
     not_alone: list[str] = []

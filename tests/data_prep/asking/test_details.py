@@ -41,6 +41,8 @@ def phrases_of(text: str, names: tuple[str, ...] = ("dress", "t shirt")) -> list
         ("Dress in soft, organic cotton.", [("in", "soft"), ("", "organic cotton")]),
         ("An A-line dress with pull-on waist", [("", "a-line"), ("with", "pull-on waist")]),
         ("Flared T-shirt without lining, no hood", [("", "flared")]),
+        ("Flared without collar or hood. With pockets or lining",
+         [("", "flared"), ("with", "pockets"), ("", "lining")]),
         ("T Shirts DRESSES - Fine rib", [("", "fine rib")]),
         ("off-the-shoulder; in - with", [("", "off-the-shoulder")]),
         ("with the waist", [("", "waist")]),

@@ -77,6 +77,23 @@ def test_numbers_are_asked_with_the_name_of_their_field_where_the_rules_say_so()
     ]  # fmt: skip
 
 
+def test_thousands_are_no_decimals() -> None:
+    field = Field("capacity", FieldRules(numbers=True), ["5,000", "5", "10.00", "10.000"])
+    asked = {field.values[code]: field.words_of(code) for code in range(len(field.values))}
+    assert asked == {
+        "5,000": ["capacity 5,000"], "5": ["capacity 5"],
+        "10.00": ["capacity 10"], "10.000": ["capacity 10.000"],
+    }  # fmt: skip
+
+
+def test_what_is_unisex_agrees_with_either_name_of_an_audience() -> None:
+    field = Field("audience", RULES.fields["audience"], ["Unisex", "male", "Female"], RULES.missing)
+    for word, other in (("male", "Female"), ("female", "male")):
+        state = field.state(word)
+        agrees = {value for value, each in zip(field.values, state, strict=False) if each == EXACT}
+        assert agrees == {"Unisex", "male", "Female"} - {other}
+
+
 @pytest.mark.parametrize(
     "cell", ["", "-", "--", "\u2013", "...", "?", "N/A", "n/a / N/A", "NaN", "#N/A", "TBD",
              "Not available", "k.A.", "\u65e0", " None ",
