@@ -10,7 +10,7 @@ from beyond_text.tables.cells import LIST
 from beyond_text.tables.text import normal_text, shown_text
 
 # Between values, the first kind before the second; a comma or slash of a number parts nothing.
-LISTED = re.compile(r"\s*[;|]\s*")
+LISTED = re.compile(r"\s*[;|\uff1b\uff5c\u3001\uff0c]\s*")
 COMMA = re.compile(r"\s*(?:(?<!\d),|,(?!\d))\s*")
 LONE_SLASH = re.compile(r"\s+/\s+")
 SLASH = re.compile(r"\s*(?:(?<!\d)/|/(?!\d))\s*")

@@ -230,7 +230,9 @@ class Field:
         listed: dict[str, set[str]] = {}
         for number, group in enumerate(self.rules.neighbours):
             for name in group:
-                listed.setdefault(key_of(name), set()).add(f"group {number}")
+                # By the name that the table has for it, too: cream is an off white there.
+                for key in {key_of(name), key_of(self.names.entry.get(key_of(name), name))}:
+                    listed.setdefault(key, set()).add(f"group {number}")
         return listed
 
 

@@ -7,7 +7,7 @@ import pytest
 from data_prep.asking.parts import cell_text, parts_of
 from data_prep.asking.rules import read_rules
 from data_prep.asking.schema import FieldRules
-from data_prep.asking.values import EXACT, UNKNOWN, Field
+from data_prep.asking.values import EXACT, NEAR, UNKNOWN, Field
 
 RULES = read_rules()
 
@@ -84,6 +84,37 @@ def test_thousands_are_no_decimals() -> None:
         "5,000": ["capacity 5,000"], "5": ["capacity 5"],
         "10.00": ["capacity 10"], "10.000": ["capacity 10.000"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("product_type", "Hat", "beanie"),
+        ("product_type", "Tights", "leggings"),
+        ("pattern", "Patterned", "floral"),
+        ("audience", "Kids", "baby"),
+        ("colour", "Bronze", "copper"),
+    ],
+)
+def test_the_parts_of_a_compound_value_are_values_of_their_own(
+    name: str, one: str, other: str
+) -> None:
+    field = Field(name, RULES.fields[name], [one, other], RULES.missing)
+    for word, value in ((one.lower(), one), (other, other)):
+        state = field.state(word)
+        assert [v for v, each in zip(field.values, state, strict=False) if each == EXACT] == [value]
+
+
+def test_neighbours_are_found_by_the_name_that_the_rules_list() -> None:
+    field = Field("colour", RULES.fields["colour"], ["Cream", "Beige", "Charcoal", "Black"])
+    for word, near in (("beige", "Cream"), ("black", "Charcoal")):
+        state = dict(zip(field.values, field.state(word).tolist(), strict=False))
+        assert state[near] == NEAR
+
+
+def test_marks_of_chinese_and_japanese_lists_part_values() -> None:
+    field = Field("colour", RULES.fields["colour"], ["\u9ed1\u8272\u3001\u767d\u8272"])
+    assert field.words_of(0) == ["\u9ed1\u8272", "\u767d\u8272"]
 
 
 def test_what_is_unisex_agrees_with_either_name_of_an_audience() -> None:
