@@ -85,15 +85,21 @@ def known_attributes(attributes: Mapping[str, str], rules: Rules) -> dict[str, s
     name_of = {
         fold(each): name for name in rules.fields for each in (*_other_names(rules, name), name)
     }
+    given = {name_of.get(fold(name)) for name in attributes}
     found: dict[str, str] = {}
     for name, column in attributes.items():
         ours = name_of.get(fold(name)) or re.sub(r"\W+", "_", normal_text(name)).strip("_")
         near = [] if fold(name) in name_of else get_close_matches(fold(name), name_of, 1, 0.8)
+        # Beside a gender, an age_group is no misspelt target_group.
+        near = [each for each in near if name_of[each] not in given]
         if ours in found:
             raise ValueError(f"--attributes: expected each field once, got {ours!r} twice")
         if near or not ours or ours in DETAILS:
             better = name_of[near[0]] if near else "NAME"
-            raise ValueError(f"--attributes: expected {better}={column}, got {name}={column}")
+            another = f", or another field as NAME={column}" if near else ""
+            raise ValueError(
+                f"--attributes: expected {better}={column}{another}, got {name}={column}"
+            )
         # Whoever calls it as the rules do has left the column to them.
         found[ours] = ours if fold(column) == fold(ours) else column
     return found

@@ -14,6 +14,7 @@ from PIL import Image
 from beyond_text.tables.read import read_tables
 from data_prep.asking.compose import with_article
 from data_prep.asking.rules import read_rules
+from data_prep.asking.shop import known_attributes
 from data_prep.queries import main
 from tests.data_prep.asking.shops import (
     WAYS,
@@ -223,7 +224,10 @@ def test_a_title_that_is_a_field_leaves_pictures_or_is_refused(
 @pytest.mark.parametrize(
     ("attributes", "expected"),
     [
-        ("colr=Shade,product_type", "expected colour=Shade, got colr=Shade"),
+        (
+            "colr=Shade,product_type",
+            "expected colour=Shade, or another field as NAME=Shade, got colr=Shade",
+        ),
         ("Color,colour,product_type", "expected each field once, got 'colour' twice"),
         (
             "colour=Shad,product_type",
@@ -248,6 +252,13 @@ def test_attributes_that_do_not_fit_are_refused(
     message = error_of(capsys, tmp_path, tmp_path / "out", "--attributes", attributes)
     assert expected in message
     assert not (tmp_path / "out").exists()
+
+
+def test_an_age_group_beside_a_gender_is_a_field_of_its_own() -> None:
+    attributes = {"product_type": "product_type", "gender": "gender", "age_group": "age_group"}
+    assert known_attributes(attributes, read_rules()) == {
+        "product_type": "product_type", "audience": "gender", "age_group": "age_group",
+    }  # fmt: skip
 
 
 def test_forms_of_fields_without_rules_are_checked(tmp_path: Path) -> None:
