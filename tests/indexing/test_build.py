@@ -238,8 +238,9 @@ def test_a_killed_build_goes_on_with_the_parts_that_are_done(
     rows[0]["title"] = "blue lamp"
     write_rows(shop, rows)
     built = build(shop, index, tiny_run)
-    # Two products have the content of others, one has changed.
-    assert 46 <= built.encoded + 7 * parts <= 49
+    # Two products have the content of others, one has changed. A worker may have ended its part
+    # after the parts were counted.
+    assert any(46 <= built.encoded + 7 * (parts + more) <= 49 for more in range(workers))
     check(index, shop, tiny_run)
     assert not (index / "building").exists()
 
