@@ -231,16 +231,16 @@ def test_a_killed_build_goes_on_with_the_parts_that_are_done(
     assert done.returncode == -signal.SIGKILL, done.stderr
     with pytest.raises(ValueError, match="not an index"):
         Index.open(index)
-    parts = len(list((index / "building").rglob("*.done.json")))
+    # Also one whose worker was ended before it could say that it was done.
+    parts = len(list((index / "building").rglob("*.safetensors")))
     assert parts >= after
     # In between the catalogue changes too.
     rows = rows_of(shop)
     rows[0]["title"] = "blue lamp"
     write_rows(shop, rows)
     built = build(shop, index, tiny_run)
-    # Two products have the content of others, one has changed. A worker may have ended its part
-    # after the parts were counted.
-    assert any(46 <= built.encoded + 7 * (parts + more) <= 49 for more in range(workers))
+    # Two products have the content of others, one has changed.
+    assert 46 <= built.encoded + 7 * parts <= 49
     check(index, shop, tiny_run)
     assert not (index / "building").exists()
 
