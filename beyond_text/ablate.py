@@ -49,7 +49,7 @@ from beyond_text.training.started import is_first
 
 if TYPE_CHECKING:
     from beyond_text.config.settings import Config
-    from beyond_text.evaluation.ladder import Ladder
+    from beyond_text.evaluation.ladder import Ladder, Row
 
 
 # What `--grid` without a file stands for.
@@ -159,6 +159,13 @@ def _split(words: Sequence[str]) -> list[str]:
     return [part for word in words for part in word.split(",") if part]
 
 
+def _check_named(names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Raises a ValueError where no row has one of the names."""
+    known = [row.name for row in rows]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"--only: no row {unknown[0]!r}: expected some of {', '.join(known)}")
+
+
 def ladders_of(arguments: argparse.Namespace) -> list[Ladder]:
     """Returns the ladders of a command line.
 
@@ -226,10 +233,10 @@ def compare_labels(arguments: argparse.Namespace, settings: Path) -> None:
     """
     from beyond_text.evaluation.labels import Setup, numbers_of, plan_labels, read_labels
     from beyond_text.evaluation.labels_report import report_labels
-    from beyond_text.evaluation.ladder import check_chains, check_named
+    from beyond_text.evaluation.ladder import check_chains
 
     rows, grid = read_labels(arguments.rows)
-    check_named(arguments.only, rows)
+    _check_named(arguments.only, rows)
     setup = Setup(rows, arguments.seeds, settings, arguments.overrides, arguments.out)
     numbers = numbers_of(arguments.labels, setup)
     points = plan_labels(setup, numbers, grid if arguments.grid is not None else [{}])
@@ -255,11 +262,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.labels:
             compare_labels(arguments, settings)
             return
-        from beyond_text.evaluation.ladder import check_chains, check_named, plan
+        from beyond_text.evaluation.ladder import check_chains, plan
         from beyond_text.evaluation.report import summarise, write_report, write_runs
 
         ladders = ladders_of(arguments)
-        check_named(arguments.only, [row for ladder in ladders for row in ladder.rows])
+        _check_named(arguments.only, [row for ladder in ladders for row in ladder.rows])
         known: list[Config] = []
         if arguments.grid:
             ladders, known = choose(ladders, arguments, settings)

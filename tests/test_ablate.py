@@ -21,6 +21,14 @@ from tests import ROOT
 pytestmark = pytest.mark.slow
 
 
+def folders(tmp_path: Path, settings: list[str]) -> tuple[Path, Path, Path]:
+    """Returns a START of settings without weights, a folder of results, and a file of rows."""
+    start = tmp_path / "run"
+    start.mkdir()
+    (start / "config.yaml").write_text(to_yaml(load_config([], settings)))
+    return start, tmp_path / "ladder", tmp_path / "rows.yaml"
+
+
 def test_a_ladder_is_trained_once_and_reported(
     tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -61,10 +69,7 @@ def test_a_ladder_is_trained_once_and_reported(
 def test_chains_are_trained_from_the_encoders_share_stages_and_go_on_where_they_were(
     tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
-    start.mkdir()
-    # Only settings are taken from START: it has no weights.
-    (start / "config.yaml").write_text(to_yaml(load_config([], tiny_overrides)))
+    start, out, rows = folders(tmp_path, tiny_overrides)
     (tmp_path / "align.yaml").write_text("losses: {query_text: 1.0}\nsteps: 2\n")
     (tmp_path / "fuse.yaml").write_text(
         "losses: {query_text: 0.0, query_image: 0.3, query_product: 1.0}\nsteps: 1\n"
@@ -105,9 +110,7 @@ def test_chains_are_trained_from_the_encoders_share_stages_and_go_on_where_they_
 def test_some_rows_are_trained_as_in_the_whole_ladder_which_takes_them_over(
     tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
-    start.mkdir()
-    (start / "config.yaml").write_text(to_yaml(load_config([], tiny_overrides)))
+    start, out, rows = folders(tmp_path, tiny_overrides)
     (tmp_path / "fuse.yaml").write_text("losses: {query_product: 1.0}\nsteps: 3\n")
     rows.write_text("long: [fuse.yaml]\nhalf: [fuse.yaml steps=1 loss=sigmoid]\n")
     argv = ["--curriculum", str(rows), "--start", str(start), "--out", str(out)]
@@ -132,10 +135,8 @@ def test_some_rows_are_trained_as_in_the_whole_ladder_which_takes_them_over(
 def test_rows_are_trained_by_several_processes_and_reported_by_the_first(
     tiny_settings: list[str], tmp_path: Path
 ) -> None:
-    start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
-    start.mkdir()
     two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "resume=never"]
-    (start / "config.yaml").write_text(to_yaml(load_config([], [*tiny_settings, *two])))
+    start, out, rows = folders(tmp_path, [*tiny_settings, *two])
     (tmp_path / "align.yaml").write_text("losses: {query_text: 1.0}\nsteps: 2\n")
     rows.write_text("one: [align.yaml, align.yaml lr.fusion=0]\ntwo: [align.yaml, align.yaml]\n")
     words = ["--curriculum", str(rows), "--start", str(start), "--out", str(out)]
@@ -196,9 +197,7 @@ def test_each_row_takes_the_settings_of_a_grid_that_are_best_for_it(
 def test_labels_are_counted_stages_without_them_trained_once_and_the_ladder_goes_on(
     tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    start, out, rows = tmp_path / "run", tmp_path / "ladder", tmp_path / "rows.yaml"
-    start.mkdir()
-    (start / "config.yaml").write_text(to_yaml(load_config([], tiny_overrides)))
+    start, out, rows = folders(tmp_path, tiny_overrides)
     (tmp_path / "see.yaml").write_text("losses: {text_image: 1.0}\nsteps: 1\n")
     (tmp_path / "fuse.yaml").write_text("losses: {text_image: 0.0, query_product: 1.0}\nsteps: 2\n")
     rows.write_text(

@@ -24,6 +24,7 @@ from beyond_text.evaluation.ladder import (
     Row,
     check_distinct,
     configure,
+    errors_named,
     keys_of,
     linked,
     matched,
@@ -165,16 +166,12 @@ def _chains(
     """Returns the whole chain of each row with an entry of the grid, with equally many samples."""
     found = []
     for row in setup.rows:
-        try:
+        with errors_named(row.name):
             found.append((row, [_stage(setup, row, n, seed, labels, entry)
                                 for n in range(len(row.stages))]))  # fmt: skip
-        except ValueError as error:
-            raise ValueError(f"{row.name}: {error}") from None
     first = next(chain for _, chain in found if any(map(needs_labels, chain)))
-    try:
+    with errors_named(name_of(entry)):
         return [(row, matched(chain, row, first)) for row, chain in found]
-    except ValueError as error:
-        raise ValueError(f"{name_of(entry)}: {error}") from None
 
 
 def _stage(
@@ -186,11 +183,14 @@ def _stage(
     words, budget = list(stage.words), 1.0
     for key, value in entry.items():
         head, _, rest = key.partition(".")
-        name = rest if head == stage.recipes[0].stem else key
-        if name == BUDGET:
+        if head in stems:
+            if head != stage.recipes[0].stem:
+                continue
+            key = rest
+        if key == BUDGET:
             budget *= value
-        elif name == rest or head not in stems:
-            words.append(f"{name}={word_of(value)}")
+        else:
+            words.append(f"{key}={word_of(value)}")
     if "data.labels" in keys_of([*words, *setup.overrides]):
         raise ValueError("data.labels: set by --labels")
     own = stage._replace(words=tuple(words))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -174,13 +175,12 @@ def plan(
                 f"{ladder.start} is not a finished run (no metrics.json): train it first"
             )
         reference = ladder.reference or ladder.rows[0]
-        first = _configured(reference, ladder.seeds[0], settings, overrides)
+        with errors_named(reference.name):
+            first = [configure(s, ladder.seeds[0], settings, overrides) for s in reference.stages]
         for row, seed in product(ladder.rows, ladder.seeds):
-            chain = _configured(row, seed, settings, overrides)
-            try:
+            with errors_named(row.name):
+                chain = [configure(stage, seed, settings, overrides) for stage in row.stages]
                 chain = matched(chain, row, first)
-            except ValueError as error:
-                raise ValueError(f"{row.name}: {error}") from None
             folders = _folders(row, out / f"{row.name}-seed{seed}")
             chain = linked(chain, folders, str(ladder.start or ""), planned)
             planned += chain
@@ -189,12 +189,13 @@ def plan(
     return cells
 
 
-def _configured(row: Row, seed: int, settings: Path, overrides: Sequence[str]) -> list[Config]:
-    """Returns the settings of a row's stages; errors name the row."""
+@contextmanager
+def errors_named(name: str) -> Iterator[None]:
+    """Puts the name of a row, or of an entry of a grid, before a ValueError."""
     try:
-        return [configure(stage, seed, settings, overrides) for stage in row.stages]
+        yield
     except ValueError as error:
-        raise ValueError(f"{row.name}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
 
 
 def configure(stage: Stage, seed: int, settings: Path, overrides: Sequence[str]) -> Config:
@@ -298,13 +299,6 @@ def check_distinct(names: Iterable[object]) -> None:
     """Raises a ValueError where a name comes twice."""
     if repeated := [str(name) for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"named twice: {', '.join(repeated)}")
-
-
-def check_named(names: Iterable[str], rows: Sequence[Row]) -> None:
-    """Raises a ValueError where no row has one of the names."""
-    known = [row.name for row in rows]
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"--only: no row {unknown[0]!r}: expected some of {', '.join(known)}")
 
 
 def check_chains(chains: Iterable[Sequence[Config]]) -> None:

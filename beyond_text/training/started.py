@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-# What SLURM, torchrun and Lightning tell a process that they start.
-STARTED = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+# What torchrun, SLURM and Lightning tell a process that they start: its number among all processes,
+# or on its machine.
+OF_ALL = ("RANK", "SLURM_PROCID")
+STARTED = (*OF_ALL, "LOCAL_RANK")
 
 
 def is_started() -> bool:
@@ -15,7 +17,7 @@ def is_started() -> bool:
 
 def is_first() -> bool:
     """Returns whether this process is the only one, or the first, by what it was told."""
-    of_all = next((os.environ[name] for name in STARTED[:2] if name in os.environ), None)
-    if of_all is not None:
-        return of_all == "0"
+    for name in OF_ALL:
+        if name in os.environ:
+            return os.environ[name] == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))

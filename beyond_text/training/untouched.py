@@ -31,15 +31,16 @@ def untouched(run: Path) -> Encoder:
     """
     config = load_config([run / "config.yaml"])
     chain = chain_of(config)
-    *_, began = takewhile(lambda run: _block(run) == _block(config), chain)
+    *_, began = takewhile(lambda each: _block(each) == _block(config), chain)
+    first = chain[-1]
     first = replace(
-        chain[-1],
+        first,
         start="",
         compile=False,
         fusion=config.fusion,
         fusion_rank=config.fusion_rank,
-        text_encoder=replace(chain[-1].text_encoder, lora=Lora()),
-        image_encoder=replace(chain[-1].image_encoder, lora=Lora()),
+        text_encoder=replace(first.text_encoder, lora=Lora()),
+        image_encoder=replace(first.image_encoder, lora=Lora()),
     )
     model, tokenizer = build(first)
     if began.seed != first.seed:

@@ -65,14 +65,14 @@ class Cutter:
                 length = self._named(spans, at)
                 # The a of a-line, and the on of pull-on, connect nothing.
                 is_joined = "-" in (part[start - 1 : start], part[stop : stop + 1])
-                is_passed = not is_joined and word in self.passed
+                goes_on = link in self.denied and word in self.denied_on
+                is_passed = not is_joined and (word in self.passed or goes_on)
                 is_link = not is_joined and word in self.links
                 if length or is_passed or is_link or (not is_joined and word in self.breaks):
                     if end and link not in self.denied:
                         yield Phrase(link, part[begin:end])
                     begin = end = 0
-                    goes_on = link in self.denied and not length and word in self.denied_on
-                    if (length or not is_passed) and not goes_on:
+                    if length or not is_passed:
                         leads = not length and (is_link or word in self.denied)
                         link = word if leads else ""
                     at += max(length, 1)
