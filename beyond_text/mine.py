@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from beyond_text.shards.split import Split
 
 # What imports torch is imported in the functions, so that --help and a mistake cost no wait.
+NO_URL = "nothing is written to a URL; expected --out FOLDER"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -75,13 +76,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def sources_of(config: Config, shards: Path | str | None, name: str | None) -> dict[str, Source]:
+def sources_of(
+    config: Config, shards: Path | str | None, name: str | None, is_out_given: bool = False
+) -> dict[str, Source]:
     """Returns the sources whose train queries are mined: those of a run, one of them, or a folder.
 
     Raises:
-        ConfigError: the run has no such source, or none at all.
+        ConfigError: the run has no such source, or none at all; nothing is written to a URL.
     """
     if shards is not None:
+        if isinstance(shards, str) and not is_out_given:
+            raise ConfigError(f"{shards}: {NO_URL}")
         return {"--shards": Source(path=str(shards))}
     sources = {key: one for key, one in config.data.sources.items() if one.weight > 0}
     if name is not None:
@@ -154,14 +159,14 @@ def splits_of(sources: dict[str, Source], data: Data, out: Path | None) -> dict[
     splits: dict[Path, Split] = {}
     stores: dict[Path, str] = {}
     for name, source in sources.items():
-        store = Store.of(source.path, data)
-        folder = folder_of_mined(store, str(out) if out else source.mined)
-        if folder is None:
-            raise ConfigError(f"{store}: nothing is written to a URL; expected --out FOLDER")
         split = train_split(source, data)
         if not split.has_judgments:
             print(plain(f"source {name}: no judged queries in what training sees of it"))
             continue
+        store = Store.of(source.path, data)
+        folder = folder_of_mined(store, str(out) if out else source.mined)
+        if folder is None:
+            raise ConfigError(f"{store}: {NO_URL}")
         if stores.setdefault(folder, str(store)) != str(store):
             raise ConfigError(
                 f"{folder}: expected one source, got {stores[folder]} and {store}; "
@@ -184,7 +189,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_finished(arguments.run)
         file = arguments.run / "config.yaml"
         config = load_config([file]) if file.is_file() else Config()
-        sources = sources_of(config, arguments.shards, arguments.source)
+        sources = sources_of(
+            config, arguments.shards, arguments.source, is_out_given=arguments.out is not None
+        )
         from beyond_text.retrieval.mining import Rule
 
         rule = Rule(arguments.top, arguments.below, arguments.against)

@@ -26,6 +26,7 @@ from beyond_text.train import train
 from beyond_text.training.datamodule import ShardData
 from data_prep.shards import build_shards
 from tests.conftest import COLOURS, KINDS, tiny_tokenizer
+from tests.shards.web import serving
 
 pytestmark = pytest.mark.slow
 
@@ -356,6 +357,21 @@ def test_shards_of_two_sources_are_mined_for_the_one_that_sees_more(
         config = settings("run", f"data.sources.tables.labels={labels}", *words)
         (split,) = splits_of(config.data.sources, config.data, tmp_path).values()
         assert split.labels == seen
+
+
+def test_a_source_at_a_url_without_queries_is_left_out(
+    settings: Callable[..., Any], shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(shop.shards) as web:
+        for labels in ("0", "3"):
+            words = [f"data.sources.b.path={web.url}", f"data.sources.b.labels={labels}"]
+            config = settings("run", *words)
+            if labels == "0":
+                assert list(splits_of(config.data.sources, config.data, None)) == [shop.shards]
+                assert "source b: no judged queries" in capsys.readouterr().out
+            else:
+                with pytest.raises(ConfigError, match="nothing is written to a URL"):
+                    splits_of(config.data.sources, config.data, None)
 
 
 def test_only_queries_that_training_keeps_are_mined_and_used(

@@ -15,7 +15,7 @@ import pandas as pd
 from beyond_text.tables.text import normal_text
 from data_prep.asking.details import Details
 from data_prep.asking.schema import BESIDE, DETAILS, PLACE, Ask, Rules
-from data_prep.asking.values import Field, key_of, number_of, singular
+from data_prep.asking.values import ENDS, Field, key_of, number_of, singular
 
 # Nouns without a plural.
 UNCOUNTED = re.compile(
@@ -271,6 +271,8 @@ def plural(word: str) -> str:
     """Returns the plural of an English noun; one that ends in s stays, or in no letter of ours."""
     if not re.search(r"[A-Za-z]$", word) or UNCOUNTED.search(word):
         return word
+    if end := next((one for one in ENDS if word.endswith(ENDS[one])), ""):
+        return f"{word.removesuffix(ENDS[end])}{end}"
     if word.endswith(("ss", "sh", "ch", "x")):
         return f"{word}es"
     if re.search(r"[^aeiou]y$", word):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 
@@ -25,6 +26,14 @@ class Products:
     """The products of a split, grouped by the values of their fields.
 
     Products of equal values have equal grades, so a query is compared with each group once.
+
+    Args:
+        rules: say which grades there are.
+        fields: of all products, by name.
+        rows: numbers of the split's products.
+        product_ids: of all products.
+        details: of the products' texts; None where none are asked for.
+        common: a type of more products is no reason for a grade alone.
     """
 
     def __init__(
@@ -34,8 +43,10 @@ class Products:
         rows: Sequence[int],
         product_ids: Sequence[str],
         details: Details | None = None,
+        common: int = sys.maxsize,
     ) -> None:
         self.rules = rules
+        self.common = common
         self.details = details
         self.product_ids = product_ids
         # By row, so that a sample of many products is drawn without their ids.
@@ -65,9 +76,11 @@ class Products:
     def grades(self, query: Query) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
         """Returns groups whose required fields agree, and the grade of each by its fields.
 
-        That of one without a value that is asked is UNJUDGED.
+        That of one without a value that is asked is UNJUDGED. One that agrees in a type of too many
+        products alone has 0.
         """
         broad = self.rules.mapped.broad if query.is_broad else ()
+        is_common = self._asks_of_common(query)
         noun = dict(query.asked).get(self.required or "")
         groups = self.groups_of(noun)
         faults = np.zeros(len(groups), dtype=np.int64)
@@ -86,10 +99,21 @@ class Products:
             unknown |= state == UNKNOWN
             faults += state != EXACT
             grade = np.where(state == NEAR, field.near, grade)
-            grade = np.where(state == OFF, field.other, grade)
+            grade = np.where(state == OFF, 0.0 if is_common else field.other, grade)
         grade[faults > 1] = 0.0
         grade[unknown] = UNJUDGED
         return groups[keep], grade[keep]
+
+    def _asks_of_common(self, query: Query) -> bool:
+        """Says whether a query asks for one thing alone of a type of more than `common` products.
+
+        Else a shop of one type would have each product judged for each query.
+        """
+        fields = self.rules.fields
+        if sum(name in DETAILS or not fields[name].required for name, _ in query.asked) != 1:
+            return False
+        groups = self.groups_of(dict(query.asked).get(self.required or ""))
+        return int((self.starts[groups + 1] - self.starts[groups]).sum()) > self.common
 
     def _groups_of(self, noun: str | None) -> Int[np.ndarray, " some"]:
         """Returns the groups that agree with a word in the first required field, if it is asked."""
@@ -127,7 +151,8 @@ class Products:
                     for value in sorted(set(grade.tolist()) - {UNJUDGED}, reverse=True)
                     if value > 0 or negatives}  # fmt: skip
         if words:
-            by_grade = self._by_details(words, by_grade, bool(negatives))
+            other = 0.0 if self._asks_of_common(query) else self.rules.details.other
+            by_grade = self._by_details(words, by_grade, other, bool(negatives))
         for value, rows in by_grade.items():
             wanted = most if value > 0 else negatives
             if len(rows) > wanted:
@@ -138,11 +163,12 @@ class Products:
                 yield self.product_ids[row], value
 
     def _by_details(
-        self, words: Sequence[str], by_grade: Mapping[float, Rows], with_zero: bool
+        self, words: Sequence[str], by_grade: Mapping[float, Rows], other: float, with_zero: bool
     ) -> dict[float, Rows]:
         """Returns the products of each grade by the details of their texts too.
 
-        One that lacks a detail differs in one thing more, and one without a text is not judged.
+        One that lacks a detail differs in one thing more, and has the grade `other` where that is
+        all. One without a text is not judged.
         """
         assert self.details is not None
         rows = np.concatenate([*by_grade.values(), self.rows[:0]])
@@ -152,7 +178,7 @@ class Products:
         lacks = np.zeros(len(rows), dtype=np.int64)
         for word in words:
             lacks += ~self.details.has(word, rows)
-        one_off = np.where(grade == self.rules.exact, self.rules.details.other, 0.0)
+        one_off = np.where(grade == self.rules.exact, other, 0.0)
         grade = np.where(lacks == 0, grade, np.where(lacks == 1, one_off, 0.0))
         values = sorted(set(grade.tolist()), reverse=True)
         return {value: rows[grade == value] for value in values if value > 0 or with_zero}

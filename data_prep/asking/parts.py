@@ -40,6 +40,7 @@ def parts_of(
     missing: Collection[str] = (),
     parted_by: Sequence[str] = (),
     has_shares: bool = False,
+    of_people: bool = False,
 ) -> list[str]:
     """Lists the values of a cell, each once; none where it says nothing.
 
@@ -50,13 +51,15 @@ def parts_of(
         missing: values that say nothing, in their normal form.
         parted_by: words and signs that part values beside `/ , ; |`.
         has_shares: `60% cotton` is cotton.
+        of_people: a comma or a slash is a part of a name.
     """
 
     def says(text: str) -> bool:
         return re.search(r"\w", text) is not None and normal_text(text) not in missing
 
     found = [each for text in LISTED.split(value) for each in _last_steps(text)]
-    for separator in (COMMA, LONE_SLASH, SLASH, *map(_separator, parted_by)):
+    signs = () if of_people else (COMMA, LONE_SLASH, SLASH)
+    for separator in (*signs, *map(_separator, parted_by)):
         # `n/a` is nothing before it is parted.
         found = [each for text in found if says(text) for each in separator.split(text)]
     if has_shares:

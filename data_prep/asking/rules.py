@@ -67,7 +67,7 @@ def _check(path: Path, rules: Rules) -> None:
     _check_details(path, rules)
     for name, beside in rules.besides.items():
         _check_words(f"{path}: besides", {name: beside.words})
-        if unknown := {*beside.needs, *beside.unless} - set(rules.fields):
+        if unknown := {*beside.needs, *beside.unless, *beside.decided} - set(rules.fields):
             known = ", ".join(rules.fields)
             raise ValueError(f"{path}: besides.{name}: expected {known}, got {min(unknown)!r}")
     _check_mapped(path, rules)

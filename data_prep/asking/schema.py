@@ -38,6 +38,11 @@ class FieldRules(Struct, frozen=True, forbid_unknown_fields=True):
         not_asked: patterns, such as `other*`, of values that nobody asks for.
         numbers: a value without letters is asked with the field's name, as in size 42; else nobody
             asks for it.
+        holds: values that say that a product is what the field's name says, and it is asked for by
+            that name, as organic.
+        fails: values that say that it is not, which nobody asks for. Both count in a field that has
+            no other values.
+        people: values are names of people: `Tolkien, J. R. R.` is one.
         shares: `60% cotton` is cotton.
         parted_by: words and signs that part values beside `/ , ; |`, as in black & white.
         other_names: what shops call the column, the first that is there counts.
@@ -54,6 +59,9 @@ class FieldRules(Struct, frozen=True, forbid_unknown_fields=True):
     covers: dict[str, list[str]] = {}
     not_asked: list[str] = []
     numbers: bool = False
+    holds: list[str] = []
+    fails: list[str] = []
+    people: bool = False
     shares: bool = False
     parted_by: list[str] = []
     other_names: list[str] = []
@@ -98,18 +106,22 @@ class BesideRules(Struct, frozen=True, forbid_unknown_fields=True):
         needs: said only in a shop that has these fields, as an audience in one of clothes.
         unless: not said in a shop that has one of these fields, which would decide it.
         otherwise: the words of a shop that lacks a field of `needs`.
+        decided: field -> words that are not said in a shop that has it, which decides them.
     """
 
     words: list[str]
     needs: list[str] = []
     unless: list[str] = []
     otherwise: list[str] = []
+    decided: dict[str, list[str]] = {}
 
     def said(self, attributes: Collection[str]) -> list[str]:
         """Lists the words that are said in a shop with these fields."""
         if set(self.unless) & set(attributes):
             return []
-        return self.words if set(self.needs) <= set(attributes) else self.otherwise
+        words = self.words if set(self.needs) <= set(attributes) else self.otherwise
+        decided = {each for name in attributes for each in self.decided.get(name, ())}
+        return [word for word in words if word not in decided]
 
 
 class OtherRules(Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,6 +150,7 @@ class DetailRules(Struct, frozen=True, forbid_unknown_fields=True):
         passed: words that may stand between a link and its detail.
         denied: words behind which stands what the product does not have.
         denied_on: words by which a denial goes on, as in without collar or hood.
+        denied_behind: words before which stands what the product does not have, as not included.
         breaks: further words that end a phrase.
         never: words that no detail has.
         not_alone: words that are no detail alone.
@@ -156,6 +169,7 @@ class DetailRules(Struct, frozen=True, forbid_unknown_fields=True):
     passed: list[str] = []
     denied: list[str] = []
     denied_on: list[str] = []
+    denied_behind: list[str] = []
     breaks: list[str] = []
     never: list[str] = []
     not_alone: list[str] = []
@@ -223,14 +237,15 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
     def with_fields(self, attributes: Collection[str]) -> Rules:
-        """Returns the rules with fields and forms for each attribute that they do not name."""
-        new = [name for name in attributes if name not in self.fields]
+        """Returns the rules with fields and forms for each attribute that no form asks for."""
+        known = {name for ask in self.asks for name in ask.fields}
+        new = [name for name in attributes if name not in known]
         asks = [
             replace(ask, forms=[form.replace(OTHER, f"{{{name}}}") for form in ask.forms])
             for name in new
             for ask in self.others.asks
         ]
-        fields = self.fields | dict.fromkeys(new, self.others.field)
+        fields = dict.fromkeys(new, self.others.field) | self.fields
         return replace(self, fields=fields, asks=[*self.asks, *asks])
 
     def without_words(self) -> Rules:

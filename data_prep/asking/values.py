@@ -26,19 +26,39 @@ MOST_SHOWN = 40
 # Share of a value's products that makes a family one of the value's.
 FAMILY_SHARE = 0.25
 OFF, NEAR, EXACT, UNKNOWN = 0, 1, 2, -1
+# A blank between a number and its unit: 250 g.
+UNIT = re.compile(r"(\d)\s+(k?g|mg|[cmk]?m|[cm]?l|oz|lbs?|fl|in|ft|gb|tb|mah|k?w|v|pcs|pc|ct)\b")
+# How English nouns end that have another plural than by -s: bookshelves.
+ENDS = {
+    "elves": "elf", "knives": "knife", "housewives": "housewife", "scarves": "scarf",
+    "leaves": "leaf", "loaves": "loaf", "halves": "half", "wolves": "wolf", "hooves": "hoof",
+    "women": "woman", "children": "child", "teeth": "tooth", "feet": "foot",
+    "series": "series", "species": "species",
+}  # fmt: skip
+END = re.compile(f"(?:{'|'.join(ENDS)})$")
+# Words in -ies whose singular is in -ie.
+IE = re.compile(
+    r"(?:hood|bean|boot|ones|cook|mov|brown|smooth|neckt|bowt|zomb|gen|pix|self|bird|budg|vegg|"
+    r"rook|cut|sweet|night|hipp|calor|coll|prair|magp)ies$"
+)
 
 
 @lru_cache(maxsize=2**16)
 def key_of(text: str) -> str:
-    """Returns the form by which values and words are found: case, hyphens and plural aside."""
-    words = normal_text(text).replace("-", " ").split()
+    """Returns the form by which values and words are found.
+
+    Case, hyphens, the plural, and a blank between a number and its unit are aside.
+    """
+    words = UNIT.sub(r"\1\2", normal_text(text).replace("-", " ")).split()
     return " ".join([*words[:-1], singular(words[-1])]) if words else ""
 
 
 def singular(word: str) -> str:
     """Takes the plural's ending off an English noun; a few others lose an s, which does no harm."""
+    if match := END.search(word):
+        return word[: match.start()] + ENDS[match[0]]
     if len(word) > 4 and word.endswith("ies"):
-        return f"{word[:-3]}y"
+        return word[:-1] if IE.match(word) else f"{word[:-3]}y"
     if re.search(r"(?:sh|ch|ss|x)es$", word):
         return word[:-2]
     return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] not in "su" else word
@@ -56,6 +76,8 @@ class Names:
     def __init__(self, name: str, rules: FieldRules, missing: Iterable[str] = ()) -> None:
         self.spoken = name.replace("_", " ")
         self.rules = rules
+        self.holds: set[str] = set()
+        self.fails: set[str] = set()
         self.missing = {normal_text(each) for each in missing}
         self.entry: dict[str, str] = {}
         self._keys: dict[str, set[str]] = {}
@@ -67,6 +89,16 @@ class Names:
                 for word in words:
                     self.entry.setdefault(key_of(word), name)
 
+    def find_truths(self, cells: Iterable[str]) -> None:
+        """Takes `holds` and `fails` of the rules where no cell says anything else.
+
+        Numbers that are all 0, or all 1, count something.
+        """
+        values = {normal_text(cell_text(cell)) for cell in set(cells)} - self.missing - {""}
+        holds, fails = set(self.rules.holds), set(self.rules.fails)
+        if values <= holds | fails and (len(values) > 1 or not values <= {"0", "1"}):
+            self.holds, self.fails = holds, fails
+
     def entries(self, value: str) -> list[str]:
         """Lists what a cell is called in the table: its entries, or its own names.
 
@@ -76,7 +108,9 @@ class Names:
             return []
         if known := self.entry.get(key_of(value)):
             return [known]
-        parts = parts_of(value, self.missing, self.rules.parted_by, self.rules.shares)
+        parts = parts_of(
+            value, self.missing, self.rules.parted_by, self.rules.shares, self.rules.people
+        )
         return list(dict.fromkeys(self.entry.get(key_of(part), part) for part in parts))
 
     def words(self, entry: str, is_first: bool = False) -> list[str]:
@@ -94,7 +128,15 @@ class Names:
         return self._keys[entry]
 
     def _own_words(self, entry: str) -> list[str]:
-        """Lists how an entry is called that has no words in the table: a number with its field."""
+        """Lists how an entry is called that has no words in the table.
+
+        A number is called by its field too, and what holds by its field alone.
+        """
+        if (folded := normal_text(entry)) in self.holds | self.fails:
+            return [] if folded in self.fails else [re.sub(r"^(?:is|has) ", "", self.spoken)]
+        if self.rules.people:
+            family, comma, given = (each.strip().lower() for each in entry.partition(","))
+            return [f"{given} {family}", family] if comma else [family]
         if any(map(str.isalpha, entry)):
             return [entry.lower()]
         return [f"{self.spoken} {entry}"] if self.rules.numbers else []
@@ -113,8 +155,9 @@ class Field:
     ) -> None:
         self.name = name
         self.rules = rules
-        names = Names(name, rules, missing)
-        self.names = names
+        self.names = names = Names(name, rules, missing)
+        cells = list(cells)
+        names.find_truths(cells)
         self.values, self.codes = coded(cells, names)
         self.entries = [names.entries(value) for value in self.values]
         covers = {key_of(name): others for name, others in rules.covers.items()}

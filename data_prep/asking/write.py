@@ -33,7 +33,8 @@ class Draw(NamedTuple):
         per_product: how often a query is drawn for a product; equal ones are one.
         queries: most queries of a split, drawn by their words; None for all.
         judgments: most judgments of a query of train for each grade above 0, drawn by content; the
-            other splits have all, because there a missing one would be measured as wrong.
+            other splits have all, because there a missing one would be measured as wrong. Where a
+            type has more products in a split, one that agrees in the type alone has grade 0.
         negatives: judgments of grade 0 of a query of train, whose required fields agree.
         fine_kinds: the kind of a query names the fields it asks for.
         seed: of the draws.
@@ -86,7 +87,9 @@ def write_queries(
         qrels_out.writerow(["query_id", "product_id", "relevance"])
         for split in sorted(set(splits.tolist())):
             rows = np.flatnonzero(splits == split).tolist()
-            products = Products(rules, shop.fields, rows, product_ids, shop.details)
+            products = Products(
+                rules, shop.fields, rows, product_ids, shop.details, common=draw.judgments
+            )
             most, negatives = draw.judgments, draw.negatives
             if split != "train":
                 most, negatives = len(product_ids), 0

@@ -72,6 +72,18 @@ def test_fields_without_rules_are_asked_for_too(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_type_of_most_products_is_no_reason_for_a_grade_alone(tmp_path: Path) -> None:
+    rows = [(f"p{at}", f"{at}", f"Author{at % 4}", "Book", "with a map" if at % 2 else "bound")
+            for at in range(24)]  # fmt: skip
+    header = ("product_id", "title", "author", "product_type", "description")
+    for judgments, others in (("24", 1), ("23", None)):
+        options = ("author,product_type", "--judgments", judgments)
+        _, grades = asked_of(tmp_path / judgments, header, rows, *options)
+        author, detail = grades["author1 book"], grades["book with map"]
+        assert {each: author.get(f"p{each}") for each in (1, 2, 5)} == {1: 2, 2: others, 5: 2}
+        assert {each: detail.get(f"p{each}") for each in (1, 2, 3)} == {1: 2, 2: others, 3: 2}
+
+
 def test_a_shop_without_colours_is_asked_for_what_it_has(tmp_path: Path) -> None:
     rows = [("p1", "a", "Thriller", "Women", "60% oak, 40% steel"),
             ("p2", "b", "Thriller", "Men", "Oak")]  # fmt: skip

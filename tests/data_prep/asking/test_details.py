@@ -43,6 +43,14 @@ def phrases_of(text: str, names: tuple[str, ...] = ("dress", "t shirt")) -> list
         ("Flared T-shirt without lining, no hood", [("", "flared")]),
         ("Flared without collar or hood. With pockets or lining",
          [("", "flared"), ("with", "pockets"), ("", "lining")]),
+        ("No zip, buttons or pockets. Long sleeves", [("", "long sleeves")]),
+        ("Without lining, hood, or belt, with long sleeves", [("with", "long sleeves")]),
+        ("No hood, long sleeves and zip or ties",
+         [("", "long sleeves"), ("", "zip"), ("", "ties")]),
+        ("Soft cotton. Hood (not included)", [("", "soft cotton")]),
+        ("With long sleeves, the belt is not included", [("with", "long sleeves")]),
+        ("Belt sold separately with pockets", [("with", "pockets")]),
+        ("Not included", []),
         ("T Shirts DRESSES - Fine rib", [("", "fine rib")]),
         ("off-the-shoulder; in - with", [("", "off-the-shoulder")]),
         ("with the waist", [("", "waist")]),
@@ -201,6 +209,7 @@ def test_what_a_field_decides_is_not_only_said(tmp_path: Path) -> None:
         texts[names] = " ".join(each["query"] for each in queries_of(out)).lower()
     assert ["office" in text for text in texts.values()] == [False, True, False]
     assert ["winter" in text for text in texts.values()] == [False, True, True]
+    assert ["casual" in text for text in texts.values()] == [False, True, False]
     assert all("stylish" in text for text in texts.values())
 
 

@@ -77,6 +77,46 @@ def test_numbers_are_asked_with_the_name_of_their_field_where_the_rules_say_so()
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "cells", "words"),
+    [
+        ("is_organic", ["yes", "No", "YES"], {"No": [], "YES": ["organic"]}),
+        ("vegan", ["1", "0", "n/a"], {"1": ["vegan"], "0": []}),
+        ("gluten_free", ["true"], {"true": ["gluten free"]}),
+        # Numbers, and letters beside others.
+        ("rooms", ["1", "1"], {"1": ["rooms 1"]}),
+        ("rooms", ["0", "1", "2"], {"0": ["rooms 0"], "1": ["rooms 1"], "2": ["rooms 2"]}),
+        ("grade", ["n", "m"], {"m": ["m"], "n": ["n"]}),
+    ],
+)
+def test_truths_are_asked_for_by_the_name_of_their_field(
+    name: str, cells: list[str], words: dict[str, list[str]]
+) -> None:
+    field = Field(name, RULES.others.field, cells, RULES.missing)
+    found = {value: field.words_of(code) for code, value in enumerate(field.values)}
+    assert found == words
+
+
+def test_a_blank_before_a_unit_says_nothing() -> None:
+    field = Field("weight", RULES.others.field, ["250 g", "250g", "250 kg"], RULES.missing)
+    agrees = field.state("250g") == EXACT
+    assert [value for value, each in zip(field.values, agrees, strict=False) if each] == [
+        "250 g", "250g",
+    ]  # fmt: skip
+
+
+def test_a_comma_is_a_part_of_the_name_of_a_person() -> None:
+    cells = ["Tolkien, J. R. R.", "Gaiman, Neil; Pratchett, Terry", "Homer"]
+    field = Field("author", RULES.fields["author"], cells, RULES.missing)
+    assert {value: field.words_of(code) for code, value in enumerate(field.values)} == {
+        "Tolkien, J. R. R.": ["j. r. r. tolkien", "tolkien"],
+        "Gaiman, Neil; Pratchett, Terry": [
+            "neil gaiman", "gaiman", "terry pratchett", "pratchett",
+        ],
+        "Homer": ["homer"],
+    }  # fmt: skip
+
+
 def test_thousands_are_no_decimals() -> None:
     field = Field("capacity", FieldRules(numbers=True), ["5,000", "5", "10.00", "10.000"])
     asked = {field.values[code]: field.words_of(code) for code in range(len(field.values))}
