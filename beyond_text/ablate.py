@@ -270,9 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         known: list[Config] = []
         if arguments.grid:
             ladders, known = choose(ladders, arguments, settings)
-        cells = plan(ladders, settings, arguments.overrides, out, known)
-        if arguments.only:
-            cells = {cell: chain for cell, chain in cells.items() if cell.name in arguments.only}
+        cells = plan(ladders, settings, arguments.overrides, out, known, arguments.only)
         chains = list(cells.values())
         check_chains(chains)
         run_chains(chains)

@@ -121,6 +121,10 @@ def test_some_rows_are_trained_as_in_the_whole_ladder_which_takes_them_over(
     main(argv)
     assert f"{out}/half-seed0, stage 1 of 1, 3 steps: reused" in capsys.readouterr().out
     assert pd.read_csv(out / "table.csv")["name"].unique().tolist() == ["long", "half"]
+    main([*argv[:-1], str(tmp_path / "other"), "loss=sigmoid", "--only", "long"])
+    assert pd.read_csv(tmp_path / "other" / "table.csv")["name"].unique().tolist() == ["long"]
+    with pytest.raises(SystemExit, match="error: half: loss: set by the ablation"):
+        main([*argv, "loss=sigmoid", "--only", "half"])
     labels = ["--labels", "5", "all", "--rows", *argv[1:-1], f"{out}-labels"]
     main([*labels, "--only", "half"])
     names = pd.read_csv(f"{out}-labels/table.csv")["name"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
@@ -153,12 +153,13 @@ def plan(
     overrides: Sequence[str],
     out: Path,
     known: Sequence[Config] = (),
+    only: Collection[str] = (),
 ) -> dict[Cell, list[Config]]:
     """Returns the cells, by row and then by seed, with the settings of each stage in order.
 
     The stages of every row see as many samples together as those of the ladder's reference. A
-    stage that trains the same as one planned before it, or as one of the runs that are `known`,
-    from the same weights, is that run.
+    stage that trains the same as one planned before it, or as one of `known`, from the same
+    weights, is that run. Where rows are named in `only`, no others are returned.
 
     Raises:
         ValueError: a ladder, row or seed named twice, an unfinished start, or what `configure`
@@ -171,21 +172,26 @@ def plan(
     for ladder in ladders:
         check_distinct(ladder.seeds)
         if ladder.start and not (ladder.start / METRICS).exists():
-            raise ValueError(
-                f"{ladder.start} is not a finished run (no metrics.json): train it first"
-            )
+            raise ValueError(f"{ladder.start} is not a finished run (no {METRICS}): train it first")
         reference = ladder.reference or ladder.rows[0]
         with errors_named(reference.name):
             first = [configure(s, ladder.seeds[0], settings, overrides) for s in reference.stages]
         for row, seed in product(ladder.rows, ladder.seeds):
-            with errors_named(row.name):
-                chain = [configure(stage, seed, settings, overrides) for stage in row.stages]
-                chain = matched(chain, row, first)
+            try:
+                with errors_named(row.name):
+                    chain = [configure(stage, seed, settings, overrides) for stage in row.stages]
+                    chain = matched(chain, row, first)
+            except ValueError:
+                # A row that is not asked for may set what an override sets.
+                if not only or row.name in only:
+                    raise
+                continue
             folders = _folders(row, out / f"{row.name}-seed{seed}")
             chain = linked(chain, folders, str(ladder.start or ""), planned)
             planned += chain
-            runs = tuple(Path(config.run) for config in chain)
-            cells[Cell(ladder.name, row.name, seed, runs)] = chain
+            if not only or row.name in only:
+                runs = tuple(Path(config.run) for config in chain)
+                cells[Cell(ladder.name, row.name, seed, runs)] = chain
     return cells
 
 
