@@ -19,8 +19,9 @@ from data_prep.asking.values import ENDS, Field, key_of, number_of, singular
 
 # Nouns without a plural.
 UNCOUNTED = re.compile(
-    r"(?:furniture|equipment|clothing|bedding|lighting|jewell?ery|luggage|storage|wear|ware|tea|"
-    r"coffee|milk|water|juice|wine|bread|rice|food|hair|paper)$",
+    r"(?:wear|ware|\b(?:furniture|equipment|clothing|bedding|lighting|jewell?ery|luggage|storage|tea|"
+    r"coffee|milk|water|juice|wine|bread|rice|food|hair|paper|pasta|flour|honey|butter|cheese|oil|"
+    r"sugar|salt|fiction|poetry|fantasy|music|soap|shampoo))$",
     re.IGNORECASE,
 )
 # Words that begin with the sound of a vowel; those of `unit` and `one` do not.
@@ -231,10 +232,11 @@ class Drawer:
 
 
 def with_article(text: str) -> str:
-    """Gives the first `a` of an English text its form: an oak bed, and none before headphones."""
+    """Gives the first `a` of an English text its form: an oak bed, but headphones, tea."""
     head, _, tail = text.partition(" a ")
     noun = re.split(r",| (?:for|in|with)\b", tail)[0].split()[-1:]
-    if noun and singular(noun[0].lower()) != noun[0].lower():
+    word = noun[0].lower() if noun else ""
+    if word and (singular(word) != word or UNCOUNTED.search(word)):
         return f"{head} {tail}"
     return f"{head} an {tail}" if VOWEL.match(tail) else text
 

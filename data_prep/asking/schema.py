@@ -43,6 +43,7 @@ class FieldRules(Struct, frozen=True, forbid_unknown_fields=True):
         fails: values that say that it is not, which nobody asks for. Both count in a field that has
             no other values.
         people: values are names of people: `Tolkien, J. R. R.` is one.
+        short: word -> what it is short for, as dk for dark; a full stop behind it says nothing.
         shares: `60% cotton` is cotton.
         parted_by: words and signs that part values beside `/ , ; |`, as in black & white.
         other_names: what shops call the column, the first that is there counts.
@@ -62,6 +63,7 @@ class FieldRules(Struct, frozen=True, forbid_unknown_fields=True):
     holds: list[str] = []
     fails: list[str] = []
     people: bool = False
+    short: dict[str, str] = {}
     shares: bool = False
     parted_by: list[str] = []
     other_names: list[str] = []

@@ -28,6 +28,8 @@ FAMILY_SHARE = 0.25
 OFF, NEAR, EXACT, UNKNOWN = 0, 1, 2, -1
 # A blank between a number and its unit: 250 g.
 UNIT = re.compile(r"(\d)\s+(k?g|mg|[cmk]?m|[cm]?l|oz|lbs?|fl|in|ft|gb|tb|mah|k?w|v|pcs|pc|ct)\b")
+# A word that may be short for another, with its full stop.
+SHORT = re.compile(r"\b([^\W\d_]+)\b\.?")
 # How English nouns end that have another plural than by -s: bookshelves.
 ENDS = {
     "elves": "elf", "knives": "knife", "housewives": "housewife", "scarves": "scarf",
@@ -108,10 +110,18 @@ class Names:
             return []
         if known := self.entry.get(key_of(value)):
             return [known]
+        value = self._in_full(value)
         parts = parts_of(
             value, self.missing, self.rules.parted_by, self.rules.shares, self.rules.people
         )
         return list(dict.fromkeys(self.entry.get(key_of(part), part) for part in parts))
+
+    def _in_full(self, value: str) -> str:
+        """Replaces the words of a value that are short for others."""
+        short = self.rules.short
+        return (
+            SHORT.sub(lambda word: short.get(word[1].lower(), word[0]), value) if short else value
+        )
 
     def words(self, entry: str, is_first: bool = False) -> list[str]:
         """Lists how shoppers call an entry; nothing where nobody asks for it."""

@@ -49,6 +49,10 @@ def test_a_cell_is_parted_as_the_shop_means_it(cell: str, values: list[str]) -> 
         ("colour", "Black & White", ["black", "white"]),
         ("colour", "Black and White + Red", ["black", "white", "red"]),
         ("product_type", "Salt & pepper mill", ["salt & pepper mill"]),
+        ("colour", "Dk. Grey", ["dark grey", "charcoal"]),
+        ("colour", "lt blue/Wht", ["light blue", "sky blue", "white"]),
+        ("audience", "F", ["women", "ladies", "female"]),
+        ("audience", "u", []),
         # Codes and the shop's rest are no words of shoppers.
         ("colour", "12", []),
         ("colour", "3.0", []),
