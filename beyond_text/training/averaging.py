@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
@@ -17,16 +18,25 @@ class Averaging(WeightAveraging):
     After step n, average <- average + (weights - average) / (1 + span (n - 1)): polynomial-decay
     averaging (Shamir and Zhang 2013, arXiv 1212.1824) with span = 1 / (1 + eta). It reaches back
     over about the last `span` of the steps, however many these are; 1 is the plain mean. Lightning
-    keeps both in checkpoints.
+    keeps both in checkpoints. Frozen weights are their own average, and no step reads them.
     """
 
     def __init__(self, span: float) -> None:
-        super().__init__(use_buffers=True, multi_avg_fn=partial(_update, span))
+        self._frozen: set[int] = set()
+        super().__init__(use_buffers=True, multi_avg_fn=partial(_update, span, self._frozen))
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         """Places the average on the run's device, to which Lightning moves the model only later."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, module, stage)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, *others: Any
+    ) -> None:
+        """Notes where the frozen weights lie, and adds the others to the average."""
+        self._frozen.clear()
+        self._frozen.update(p.data_ptr() for p in module.parameters() if not p.requires_grad)
+        super().on_train_batch_end(trainer, module, *others)
 
     @contextmanager
     def in_use(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
@@ -43,11 +53,20 @@ class Averaging(WeightAveraging):
 
 
 def _update(
-    span: float, averages: Iterable[Tensor], currents: Iterable[Tensor], steps: Tensor | int
+    span: float,
+    frozen: Container[int],
+    averages: Iterable[Tensor],
+    currents: Iterable[Tensor],
+    steps: Tensor | int,
 ) -> None:
-    """Adds the current weights to averages of `steps` steps; integer tensors are copied."""
+    """Adds the current weights to averages of `steps` steps; integer tensors are copied.
+
+    Those whose data begin at an address in `frozen` stay.
+    """
     share = 1 / (1 + span * int(steps))
     for average, current in zip(averages, currents, strict=True):
+        if current.data_ptr() in frozen:
+            continue
         if average.is_floating_point():
             average.lerp_(current, share)
         else:

@@ -24,7 +24,7 @@ from beyond_text.retrieval.panel import AMBER, GREEN, GREY, panel_of
 from beyond_text.retrieval.read_split import read_split
 from beyond_text.train import train
 from beyond_text.training import trainer as trainers
-from beyond_text.training.averaging import Averaging, averaged
+from beyond_text.training.averaging import Averaging, _update, averaged
 from beyond_text.training.callbacks import Retrieval
 from data_prep.shards import build_shards
 
@@ -131,6 +131,7 @@ class Walk(pl.LightningModule):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
         self.norm = nn.BatchNorm1d(1, affine=False)
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
         self.register_buffer("places", torch.arange(1000), persistent=False)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -183,8 +184,16 @@ def test_a_run_ends_with_the_moving_average_of_weights_and_statistics(tmp_path: 
         torch.testing.assert_close(record.average[steps], expected)
     torch.testing.assert_close(dict(module.state_dict()), expected)
     assert not torch.equal(record.own[-1]["weight"], expected["weight"])
+    assert averaging._frozen == {module.frozen.data_ptr()}
     # Integers are copied: an average of them, rounded down, could be off by one.
     assert torch.equal(module.places, torch.arange(1000))
+
+
+def test_the_average_of_frozen_weights_is_not_computed() -> None:
+    frozen, learned = torch.tensor([1.0]), torch.tensor([1.0])
+    averages = [torch.tensor([5.0]), torch.tensor([5.0])]
+    _update(1, {frozen.data_ptr()}, averages, [frozen, learned], 1)
+    assert [average.item() for average in averages] == [5.0, 3.0]
 
 
 def test_a_run_saves_its_average(
