@@ -63,15 +63,21 @@ class Cutter:
         """Lists the phrases of a text in their order."""
         pieces = PAUSE.split(normal_text(text))
         parts = [list(TOKEN.finditer(part)) for part in pieces[::2]]
+        # What stands before each part.
+        pauses = ["", *(pause.strip() for pause in pieces[1::2])]
         found: list[Phrase] = []
+        earlier: list[Phrase] = []
         link, denied_to = "", 0
         for place, part in enumerate(parts):
+            if pauses[place] not in (",", "("):
+                earlier += found
+                found = []
             link = self._add(found, pieces[2 * place], part, link if place < denied_to else "")
             if link in self.denied and place >= denied_to:
-                listed = (pause.strip() == "," for pause in pieces[2 * place + 1 :: 2])
-                end = place + 1 + sum(1 for _ in takewhile(bool, listed))
+                listed = takewhile(",".__eq__, pauses[place + 1 :])
+                end = place + 1 + sum(1 for _ in listed)
                 denied_to = place + 1 + self._denied_parts(parts[place + 1 : end])
-        return found
+        return earlier + found
 
     def _add(
         self, found: list[Phrase], part: str, spans: Sequence[re.Match[str]], link: str
@@ -79,7 +85,7 @@ class Cutter:
         """Adds the phrases of a part to those that are found; returns the link of its end.
 
         Args:
-            found: the phrases before.
+            found: the phrases before, of the same sentence.
             part: text without a pause.
             spans: its words.
             link: the word that led to the part, or ''.

@@ -51,6 +51,7 @@ def phrases_of(text: str, names: tuple[str, ...] = ("dress", "t shirt")) -> list
         ("With long sleeves, the belt is not included", [("with", "long sleeves")]),
         ("Belt sold separately with pockets", [("with", "pockets")]),
         ("Not included", []),
+        ("Soft cotton. Not available in stores", [("", "soft cotton"), ("in", "stores")]),
         ("T Shirts DRESSES - Fine rib", [("", "fine rib")]),
         ("off-the-shoulder; in - with", [("", "off-the-shoulder")]),
         ("with the waist", [("", "waist")]),

@@ -32,6 +32,7 @@ from tests.data_prep.asking.shops import (
         ("asks: [{forms: ['{colour}'], weight: 0}]", "a weight above 0"),
         ("written: {shouting: 0.1}", "expected shares"),
         ("written: {typo: 0.9, plural: 0.2}", "expected shares"),
+        ("besides: {taste: {decided: {size: [big]}}}", "besides.taste: expected"),
         ("mapped: {needed: [audience]}", "mapped.needed: expected"),
         ("a: {b", "expected rules in YAML"),
         ("!!python/object/apply:os.system [ls]", "expected rules in YAML"),
