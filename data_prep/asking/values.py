@@ -96,8 +96,10 @@ class Names:
 
         Numbers that are all 0, or all 1, count something.
         """
-        values = {normal_text(cell_text(cell)) for cell in set(cells)} - self.missing - {""}
         holds, fails = set(self.rules.holds), set(self.rules.fails)
+        if not holds | fails:
+            return
+        values = {normal_text(cell_text(cell)) for cell in set(cells)} - self.missing - {""}
         if values <= holds | fails and (len(values) > 1 or not values <= {"0", "1"}):
             self.holds, self.fails = holds, fails
 
