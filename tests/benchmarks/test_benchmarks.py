@@ -337,7 +337,8 @@ def test_the_gpu_table_has_a_line_of_each_case_and_says_why_one_is_missing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = ["stage 1, 1,024", "stage 3, 1,024, four queries each"]
-    monkeypatch.setitem(gpu.CASES, names[1], gpu.CASES[names[1]]._replace(limit=1))
+    for name, limit in zip(names, (600, 1), strict=True):
+        monkeypatch.setitem(gpu.CASES, name, gpu.CASES[name]._replace(limit=limit))
     words = [str(tiny_shards), "--tokenizer", str(tiny_text_encoder), "--layers", "1"]
     counts = ["--batch", "8", "--steps", "2", "--warmup", "1", "--workers", "1"]
     found = gpu.main([*words, *counts, "--out", str(tmp_path / "gpu.json"), "--cases", *names])
