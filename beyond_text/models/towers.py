@@ -27,6 +27,7 @@ from beyond_text.models.attention import (
 )
 from beyond_text.models.cpu.dropout import FastDropout
 from beyond_text.models.cpu.packed import PackedAttention, Packing
+from beyond_text.models.digests import digest_of
 from beyond_text.models.layout import Gives, Layout
 from beyond_text.models.pooling import first_on_the_left, pool
 
@@ -71,6 +72,10 @@ class Tower(nn.Module):
 
             name = str(self.settings.name_or_path)
             self.encoder = with_adapters(self, self.encoder, lora, self._probe, name)
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the encoder's settings and weights."""
+        return digest_of(self.state_dict(), self.settings.to_json_string())
 
     def _probe(self) -> Tensor:
         """Returns what the model reads of this tower, for a small input."""

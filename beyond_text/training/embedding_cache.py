@@ -15,12 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from torch.utils.data import Dataset
 
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.models.precision import precision_of
-from beyond_text.models.towers import Tower
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.retrieval.catalogue import ShardProducts
 from beyond_text.shards.batch import Sample
@@ -96,7 +94,8 @@ class EmbeddingCache(pl.Callback):
         frozen: Sequence[str],
     ) -> list[Kept]:
         """Lists the splits that the run trains on, then those that it searches on dev."""
-        digests = {name: _digest(model.towers[name]) for name in frozen}
+        towers = {name: model.towers[name] for name in frozen}
+        digests = {name: tower.digest() for name, tower in towers.items()}
         kept = []
         training = [source.split for source in data.sources.values()]
         for split, augmented in (
@@ -180,15 +179,6 @@ def _with_vectors(
 ) -> Dataset[Sample]:
     """Returns products with vectors for their pictures, where they are the known ones."""
     return CachedProducts(known, cached) if products is known else products
-
-
-def _digest(tower: Tower) -> str:
-    """Returns a digest of the tower's weights and settings."""
-    digest = hashlib.sha256(tower.settings.to_json_string().encode())
-    for name, tensor in tower.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _query_texts(split: Split) -> list[str]:

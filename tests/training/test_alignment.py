@@ -13,6 +13,7 @@ from beyond_text.config.settings import Config
 from beyond_text.retrieval.catalogue import Catalogue, ShardProducts
 from beyond_text.retrieval.encode import Encoder, encode_products
 from beyond_text.shards.split import Split
+from beyond_text.training import alignment
 from beyond_text.training.alignment import align_pictures, explained, fit_image_projection, ridge
 from beyond_text.training.build import build
 
@@ -67,6 +68,40 @@ def test_a_run_begins_with_the_fit_and_pictures_weigh_what_they_explain(
     assert f"fitted to {fit.pairs} pairs of text and picture" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_a_run_that_begins_like_an_earlier_one_of_the_process_takes_its_fit(
+    tiny_settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alignment, "FEWEST", 8)
+    monkeypatch.setattr(alignment, "_FITS", {})
+    fitted: list[int] = []
+
+    def counting(encoder: Encoder, splits: list[Split], most: int, seed: int) -> alignment.Fit:
+        fitted.append(most)
+        fit = fit_image_projection(encoder, splits, most, seed)
+        assert fit is not None
+        return fit
+
+    monkeypatch.setattr(alignment, "fit_image_projection", counting)
+
+    def aligned(*overrides: str, shift: float = 0.0) -> torch.Tensor:
+        encoder, splits, config = begin(tiny_settings, "losses.text_image=1", *overrides)
+        next(encoder.model.image_tower.parameters()).data.add_(shift)
+        align_pictures(encoder, splits, config)
+        return encoder.model.image_projection.weight.detach()
+
+    first = aligned()
+    assert aligned("fusion=gated", "loss=sigmoid", "temperature=0.2").equal(first)
+    assert len(fitted) == 1
+    for overrides in (["seed=1"], ["align_pairs=23"], ["data.text_fields=[title,category]"]):
+        before = len(fitted)
+        aligned(*overrides)
+        assert len(fitted) == before + 1, overrides
+    assert not aligned(shift=0.1).equal(first)
+    assert len(fitted) == 5
+    assert aligned().equal(first)
+    assert len(fitted) == 5
 
 
 def test_nothing_is_fitted_where_it_is_not_wanted_or_pairs_are_few(
