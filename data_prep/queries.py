@@ -100,7 +100,11 @@ def make_queries(
 
 
 def _fitting(rules: Rules, shop: Shop) -> Rules:
-    """Returns rules without English forms where a shop's fields are in another script."""
+    """Returns rules without English forms where a shop's fields are in another script.
+
+    Of a shop that sells no clothes, they are without what is said of clothes.
+    """
+    rules = rules if shop.has_clothes else rules.without_clothes()
     if not shop.is_foreign:
         return rules
     say(

@@ -203,13 +203,12 @@ def _read_folder(
         return _read_clicks(tables, clicks_paths, layout.clicks, shares)
     if layout.clicks and not layout.queries:
         raise TableError(f"{folder}: expected {layout.clicks.names} beside {path.name}, got none")
-    if "split" not in products:
+    if is_drawn := "split" not in products:
         products["split"] = product_splits(products, *shares)
     queries = pd.DataFrame(columns=["row", *QUERY_COLUMNS, "seen"])
     qrels = pd.DataFrame(columns=["row", *JUDGMENT_COLUMNS, "split", "file"])
-    return tables._replace(
-        queries=queries, qrels=qrels, grades=["relevance"], products_have_split=True
-    )
+    tables = tables._replace(products_have_split=True, splits_are_drawn=is_drawn)
+    return tables._replace(queries=queries, qrels=qrels, grades=["relevance"])
 
 
 def _with_images(

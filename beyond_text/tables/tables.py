@@ -31,6 +31,7 @@ class Tables(NamedTuple):
         pictures: the folder in which pictures lie.
         products_have_split: whether each product has a split of its own; if not, products are in
             the splits of the queries that they answer, and unjudged ones in train.
+        splits_are_drawn: whether the products' splits are drawn by their content.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Tables(NamedTuple):
     files: dict[str, TableFile]
     pictures: Path
     products_have_split: bool = True
+    splits_are_drawn: bool = False
 
 
 class Shares(NamedTuple):

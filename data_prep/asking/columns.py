@@ -32,7 +32,30 @@ def own_cells(
     Raises:
         TableError: a column is missing or without any value, or there are two of a name.
     """
-    products, file = tables.products, tables.files["products"].name
+    file = tables.files["products"].name
+    columns, known = _own_columns(tables, wanted)
+    cells, used = {}, set()
+    for name, candidates in wanted.items():
+        if chosen := _first(file, candidates, columns):
+            cells[name] = columns[chosen]
+            used.add(chosen)
+            if fold(chosen) != fold(candidates[0]):
+                say(f"{file}: field {name} is of column {chosen}")
+        elif name not in optional:
+            raise _missing(file, name, candidates[0], known)
+    return cells, used
+
+
+def own_names(tables: Tables, wanted: Wanted) -> set[str]:
+    """Returns our names of the fields that the products' own columns have."""
+    columns, _ = _own_columns(tables, wanted)
+    file = tables.files["products"].name
+    return {name for name, candidates in wanted.items() if _first(file, candidates, columns)}
+
+
+def _own_columns(tables: Tables, wanted: Wanted) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns the cells of the products' columns that are wanted and not empty; names all."""
+    products = tables.products
     names = {fold(each) for columns in wanted.values() for each in columns}
     known = dict.fromkeys(TEXT_COLUMNS, False)
     columns = {each: products[each].tolist() for each in TEXT_COLUMNS if fold(each) in names}
@@ -43,16 +66,7 @@ def own_cells(
                 known[column] = fold(column) in names
             if known[column]:
                 columns.setdefault(column, [""] * len(products))[row] = value
-    cells, used = {}, set()
-    for name, candidates in wanted.items():
-        if chosen := _first(file, candidates, columns):
-            cells[name] = columns[chosen]
-            used.add(chosen)
-            if fold(chosen) != fold(candidates[0]):
-                say(f"{file}: field {name} is of column {chosen}")
-        elif name not in optional:
-            raise _missing(file, name, candidates[0], list(known))
-    return cells, used
+    return columns, list(known)
 
 
 def _first(file: str, candidates: Sequence[str], columns: Collection[str]) -> str | None:

@@ -14,8 +14,9 @@ import pandas as pd
 
 from beyond_text.tables.text import normal_text
 from data_prep.asking.details import Details
+from data_prep.asking.keys import ENDS, key_of, singular
 from data_prep.asking.schema import BESIDE, DETAILS, PLACE, Ask, Rules
-from data_prep.asking.values import ENDS, Field, key_of, number_of, singular
+from data_prep.asking.values import Field, number_of
 
 # Nouns without a plural.
 UNCOUNTED = re.compile(
@@ -24,6 +25,10 @@ UNCOUNTED = re.compile(
     r"sugar|salt|fiction|poetry|fantasy|music|soap|shampoo))$",
     re.IGNORECASE,
 )
+# Not of a range: 3-6 years.
+INNER_HYPHEN = re.compile(r"(?<!\d)-(?!\d)")
+# But no unit of a number: 12 inch.
+LONG_WORD = re.compile(r"(?<!\d)(?<!\d )\b[^\W\d_]{4,}")
 # Words that begin with the sound of a vowel; those of `unit` and `one` do not.
 VOWEL = re.compile(r"(?!uni|us[aeiu]|usb|eu|one\b|once)[aeiou]", re.IGNORECASE)
 
@@ -107,7 +112,11 @@ def _possible(
         for (name, field), code in zip(fields.items(), values, strict=True)
         if code >= 0 and field.words_of(code)
     }
-    return (ask for ask in asks if set(ask.fields) <= known and ask.details <= details)
+    return (
+        ask
+        for ask in asks
+        if known.issuperset(ask.fields) and known.isdisjoint(ask.unless) and ask.details <= details
+    )
 
 
 class Drawer:
@@ -178,29 +187,52 @@ class Drawer:
         places = list(PLACE.finditer(form))
         noun = next((at.start() for at in places if at[1] in self.required), len(form))
         words, asked = {}, {}
+        told: set[int] = set()
         for place in places:
             name, at = place[1], place.start()
             if name in DETAILS:
                 said = self._detail(draw, of_text, form[:at], at > noun)
-                if said is None:
+                if said is None or said[2] in told:
                     return None
-                words[name], asked[name] = said
+                words[name], asked[name], number = said
+                told.add(number)
             else:
                 words[name] = draw.choice(self.words_of(name, code[name], not at))
                 asked[name] = key_of(words[name])
-        if _says_twice(PLACE.sub(" ", form), asked.values()):
+        nouns = [words[place[1]] for place in places if place[1] in self.required]
+        said_as = asked | self._without_repeated(words, nouns)
+        if _says_twice(PLACE.sub(" ", form), said_as.values()):
             return None
         query = tuple((name, asked[name]) for name in ask.places)
         if ask.broad and (found := self._phrase(draw, code, asked)):
             words |= found
+        nouns = [words[place[1]] for place in places if place[1] in self.required]
         way = draw.random()
         for name, share in self.written:
             if 0 <= way < share:
                 words, form = _written(draw, name, words, form, self.required)
+                nouns = [*map(plural, nouns)] if name == "plural" else nouns
             way -= share
         text = " ".join(PLACE.sub(lambda place: words[place[1]], form).split())
         has_article = any(said.endswith(" a") for said in besides)
-        return Query(with_article(text) if has_article else text, query, ask.broad)
+        called = next(filter(None, nouns), "")
+        return Query(with_article(text, called) if has_article else text, query, ask.broad)
+
+    def _without_repeated(self, words: dict[str, str], nouns: Sequence[str]) -> dict[str, str]:
+        """Takes from a field's own name, as it is said, what the noun says: wheel, size 21.
+
+        Changes `words`; returns `key_of` those that changed.
+        """
+        named = {singular(each) for noun in nouns for each in noun.split()}
+        changed = {}
+        for name in words.keys() - DETAILS:
+            spoken = self.fields[name].names.spoken.split()
+            kept = [each for each in spoken if singular(each) not in named]
+            own, *rest = words[name].split(" ".join(spoken) + " ", 1)
+            if rest and not own and len(kept) < len(spoken):
+                words[name] = " ".join([*kept, *rest])
+                changed[name] = key_of(words[name])
+        return changed
 
     def _detail(
         self,
@@ -208,15 +240,16 @@ class Drawer:
         of_text: tuple[Sequence[int], Sequence[float]],
         before: str,
         is_behind: bool,
-    ) -> tuple[str, str] | None:
-        """Draws a detail: how it is said behind `before`, and by which word it is asked for."""
+    ) -> tuple[str, str, int] | None:
+        """Draws a detail: how it is said behind `before`, the word that asks for it, its number."""
         assert self.details is not None
-        detail = self.details.known[draw.choices(of_text[0], cum_weights=of_text[1])[0]]
+        number = draw.choices(of_text[0], cum_weights=of_text[1])[0]
+        detail = self.details.known[number]
         if words := detail.behind if is_behind else detail.before:
             word = draw.choice(words)
             # "jacket with hood", but "jacket, black, hood".
             link = detail.link if is_behind and not before.endswith(", ") else ""
-            return f"{link} {word}".strip(), key_of(word)
+            return f"{link} {word}".strip(), key_of(word), number
         return None
 
     def _phrase(
@@ -231,11 +264,14 @@ class Drawer:
         return {}
 
 
-def with_article(text: str) -> str:
-    """Gives the first `a` of an English text its form: an oak bed, but headphones, tea."""
+def with_article(text: str, noun: str = "") -> str:
+    """Gives the first `a` of an English text its form: an oak bed, but headphones, tea.
+
+    Without `noun`, the last word before a comma, for, in or with is taken for it.
+    """
     head, _, tail = text.partition(" a ")
-    noun = re.split(r",| (?:for|in|with)\b", tail)[0].split()[-1:]
-    word = noun[0].lower() if noun else ""
+    words = (noun or re.split(r",| (?:for|in|with)\b", tail)[0]).split()
+    word = words[-1].lower() if words else ""
     if word and (singular(word) != word or UNCOUNTED.search(word)):
         return f"{head} {tail}"
     return f"{head} an {tail}" if VOWEL.match(tail) else text
@@ -262,7 +298,7 @@ def _written(
         }, form
     if way == "no_hyphen":
         joint = draw.choice(["", " "])
-        return {name: word.replace("-", joint) for name, word in words.items()}, form
+        return {name: INNER_HYPHEN.sub(joint, word) for name, word in words.items()}, form
     if way == "capitals":
         return {name: word.capitalize() for name, word in words.items()}, form
     name = draw.choice(sorted(words))
@@ -283,8 +319,12 @@ def plural(word: str) -> str:
 
 
 def mistyped(draw: random.Random, text: str) -> str:
-    """Swaps two letters of a text, or leaves one out, behind its first; short texts stay."""
-    places = [at for at in range(1, len(text) - 1) if text[at : at + 2].isalpha()]
+    """Swaps two letters of a text, or leaves one out, behind its first; short texts stay.
+
+    Words of three letters and units stay too.
+    """
+    words = LONG_WORD.finditer(text)
+    places = [at for word in words for at in range(max(word.start(), 1), word.end() - 1)]
     if len(text) < 5 or not places:
         return text
     at = draw.choice(places)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from data_prep.asking.keys import key_of, singular
 from data_prep.asking.phrases import Phrase, Texts
 from data_prep.asking.schema import DetailRules
-from data_prep.asking.values import key_of, singular
 
 # The most words of a part of a phrase that is looked for.
 LONGEST = 6

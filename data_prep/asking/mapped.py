@@ -15,8 +15,9 @@ from beyond_text.tables.splits import content_id
 from beyond_text.tables.text import normal_text
 from beyond_text.terminal import plain
 from data_prep.asking.compose import Query, plural
+from data_prep.asking.keys import key_of, singular
 from data_prep.asking.schema import Rules
-from data_prep.asking.values import Field, key_of, number_of, singular
+from data_prep.asking.values import Field, number_of
 
 SOURCE = Source(
     "queries",

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int
 
 from beyond_text.tables.text import normal_text
+from data_prep.asking.keys import singular
 from data_prep.asking.schema import DetailRules
-from data_prep.asking.values import singular
 
 # Ends a phrase: a blank or a hyphen between letters does not.
 PAUSE = re.compile(r"([^\w\s'\u2019-]+|(?<!\w)-|-(?!\w))")
@@ -50,10 +50,12 @@ class Cutter:
         self.links = frozenset(rules.links)
         self.passed = frozenset(rules.passed)
         self.denied = frozenset(rules.denied)
+        self.denied_whole = frozenset(rules.denied_whole)
+        self.denied_until = frozenset(rules.denied_until)
         self.denied_on = frozenset(rules.denied_on)
         self.denied_behind = [tuple(each.split()) for each in rules.denied_behind]
         self.leading = self.links | self.passed | self.denied
-        self.breaks = self.denied | self.denied_on | set(rules.breaks)
+        self.breaks = self.denied | self.denied_on | self.denied_until | set(rules.breaks)
         self.names = {tuple(TOKEN.findall(name)) for name in names} - {()}
         self.longest: dict[str, int] = {}
         for name in self.names:
@@ -110,7 +112,8 @@ class Cutter:
                 if end and link not in self.denied:
                     found.append(Phrase(link, part[begin:end]))
                 begin = end = 0
-                if length or not is_passed:
+                goes_on = link in self.denied_whole and word not in self.denied_until
+                if not goes_on and (length or not is_passed):
                     leads = not length and (is_link or word in self.denied)
                     link = word if leads else ""
                 at += max(length, 1)

@@ -76,7 +76,7 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
         forms: texts with places.
         weight: how often they are drawn.
         broad: graded as people's queries are: neighbours in the fields `mapped.broad` agree.
-        unless: drawn only in a shop that has none of these fields.
+        unless: drawn only for products that have none of these fields.
     """
 
     forms: list[str]
@@ -109,6 +109,7 @@ class BesideRules(Struct, frozen=True, forbid_unknown_fields=True):
         unless: not said in a shop that has one of these fields, which would decide it.
         otherwise: the words of a shop that lacks a field of `needs`.
         decided: field -> words that are not said in a shop that has it, which decides them.
+        clothes: whether a shop that sells no clothes, too, says `otherwise`.
     """
 
     words: list[str]
@@ -116,6 +117,7 @@ class BesideRules(Struct, frozen=True, forbid_unknown_fields=True):
     unless: list[str] = []
     otherwise: list[str] = []
     decided: dict[str, list[str]] = {}
+    clothes: bool = False
 
     def said(self, attributes: Collection[str]) -> list[str]:
         """Lists the words that are said in a shop with these fields."""
@@ -151,6 +153,9 @@ class DetailRules(Struct, frozen=True, forbid_unknown_fields=True):
         anywhere: those of the links behind which every word counts: soft cotton is cotton.
         passed: words that may stand between a link and its detail.
         denied: words behind which stands what the product does not have.
+        denied_whole: those of them that deny all up to a pause, or to a word of `denied_until`: not
+            for outdoor use.
+        denied_until: words that end such a denial.
         denied_on: words by which a denial goes on, as in without collar or hood.
         denied_behind: words before which stands what the product does not have, as not included.
         breaks: further words that end a phrase.
@@ -170,6 +175,8 @@ class DetailRules(Struct, frozen=True, forbid_unknown_fields=True):
     anywhere: list[str] = []
     passed: list[str] = []
     denied: list[str] = []
+    denied_whole: list[str] = []
+    denied_until: list[str] = []
     denied_on: list[str] = []
     denied_behind: list[str] = []
     breaks: list[str] = []
@@ -233,8 +240,7 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
         found = []
         for ask in self.asks:
             forms = [form for form in ask.forms if set(BESIDE.findall(form)) <= said]
-            is_drawn = set(ask.fields) <= set(attributes) and not set(ask.unless) & set(attributes)
-            if forms and is_drawn:
+            if forms and set(ask.fields) <= set(attributes):
                 found.append(replace(ask, forms=forms))
         return found
 
@@ -249,6 +255,14 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
         ]
         fields = dict.fromkeys(new, self.others.field) | self.fields
         return replace(self, fields=fields, asks=[*self.asks, *asks])
+
+    def without_clothes(self) -> Rules:
+        """Returns the rules without what is said of clothes alone."""
+        besides = {
+            name: replace(beside, words=beside.otherwise) if beside.clothes else beside
+            for name, beside in self.besides.items()
+        }
+        return replace(self, besides=besides)
 
     def without_words(self) -> Rules:
         """Returns the rules with the forms alone that have no words of their own, if there are."""

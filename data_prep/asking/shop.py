@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -26,10 +27,11 @@ from beyond_text.tables.layouts import (
 )
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
+from beyond_text.tables.splits import check_shares, product_splits
 from beyond_text.tables.tables import Tables
 from beyond_text.tables.text import normal_text, shown_text
 from beyond_text.terminal import say
-from data_prep.asking.columns import cells_of_file, own_cells
+from data_prep.asking.columns import cells_of_file, own_cells, own_names
 from data_prep.asking.details import Details
 from data_prep.asking.phrases import Cutter, Texts
 from data_prep.asking.schema import DETAILS, Rules
@@ -38,6 +40,8 @@ from data_prep.asking.values import Field, number_of
 PICTURES = "pictures"
 # Where details are looked for.
 TEXT = ("title", "description")
+# Share of a shop's products that are of types which the rules name, where it sells clothes.
+CLOTHES = 0.2
 WRITTEN = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 
 
@@ -47,7 +51,8 @@ class Shop(NamedTuple):
     `rejects` are rows of the products and of a file of fields that are not used.
 
     `details` are those of title and description, None where the rules ask for none. `is_foreign`
-    says that fields are in another script than the forms' words.
+    says that fields are in another script than the forms' words, `has_clothes` that it may sell
+    clothes.
     """
 
     tables: Tables
@@ -56,6 +61,7 @@ class Shop(NamedTuple):
     rejects: list[Reject]
     details: Details | None = None
     is_foreign: bool = False
+    has_clothes: bool = True
 
 
 def attributes_of(text: str) -> dict[str, str]:
@@ -131,7 +137,9 @@ def read_shop(
     rules: Rules,
     attributes: Mapping[str, str],
     fields_path: Path | None,
-    **options: object,
+    dev_share: float = 0.1,
+    test_share: float = 0.0,
+    pictures: Path | None = None,
 ) -> Shop:
     """Reads the products, with their splits, and the fields.
 
@@ -139,8 +147,10 @@ def read_shop(
         TableError: a file or column is missing or cannot be read.
         RejectError: too many rows are rejected.
     """
+    check_shares(path, dev_share, test_share)
     alone = replace(layout, queries=None, qrels=None, clicks=None, log=None, pairs="")
-    tables = read_tables(path, alone, compact=True, **options)  # type: ignore[arg-type]
+    # Splits are drawn below, by what stays of the texts.
+    tables = read_tables(path, alone, 0.0, pictures, compact=True)
     Rejects(tables.rejects, tables.files.values(), MAX_REJECTED, layout=layout.name).check()
     rejects = [*tables.rejects]
     asked = {name for ask in rules.asks_of(attributes) for name in ask.fields}
@@ -150,11 +160,14 @@ def read_shop(
         for name, column in {**attributes, **dict.fromkeys(near)}.items()
         for column in [column or name]
     }
-    if fields_path is None:
-        cells, used = own_cells(tables, wanted, near)
-    else:
-        cells = cells_of_file(tables, fields_path, wanted, near, rejects)
-        used = set()
+    cells: dict[str, list[str]] = {}
+    if fields_path is not None:
+        known = near | own_names(tables, wanted)
+        cells = cells_of_file(tables, fields_path, wanted, known, rejects)
+    # What the file lacks is of the products.
+    lacking = {name: columns for name, columns in wanted.items() if name not in cells}
+    own, used = own_cells(tables, lacking, near)
+    cells |= own
     fields = {}
     for name in sorted(asked):
         fields[name] = Field(name, rules.fields[name], cells[name], rules.missing)
@@ -162,13 +175,34 @@ def read_shop(
             if column in cells:
                 fields[name].set_families(cells[column], rules.missing)
                 break
+    number = Counter(key for field in fields.values() for key in field.codes_of)
+    shared = {key for key, count in number.items() if count > 1}
+    for field in fields.values():
+        field.name_shared(shared)
     hidden = {fold(each) for name, columns in wanted.items() for each in (name, *columns)}
     # A text stays one where the field is of another file.
     hidden -= {fold(each) for each in TEXT_COLUMNS} - {fold(each) for each in used}
+    if tables.splits_are_drawn:
+        kept = tables.products.assign(**dict.fromkeys(_left_out(hidden), ""))
+        tables.products["split"] = product_splits(kept, dev_share, test_share)
     details = None
     if any(ask.details for ask in rules.asks_of(attributes)):
         details = _details_of(tables.products, rules, fields, hidden)
-    return Shop(tables, fields, hidden, rejects, details, is_foreign(fields))
+    script = is_foreign(fields)
+    return Shop(tables, fields, hidden, rejects, details, script, has_clothes(fields))
+
+
+def has_clothes(fields: Mapping[str, Field]) -> bool:
+    """Says whether a share of the products are of types that the rules have words for.
+
+    A shop without types may sell anything.
+    """
+    for field in fields.values():
+        if field.rules.required:
+            is_known = [not field.rules.words.keys().isdisjoint(each) for each in field.entries]
+            codes = field.codes[field.codes >= 0]
+            return not len(codes) or bool(np.mean(np.asarray(is_known)[codes]) >= CLOTHES)
+    return True
 
 
 def is_foreign(fields: Mapping[str, Field]) -> bool:
@@ -222,7 +256,7 @@ def write_products(shop: Shop, out: Path, folder: Path) -> None:
     file = shop.tables.files["products"].name
     root = shop.tables.pictures.resolve()
     further = _further_columns(products, shop.hidden)
-    left_out = [name for name in TEXT_COLUMNS if fold(name) in shop.hidden]
+    left_out = _left_out(shop.hidden)
     if left_out:
         say(f"{file}: {', '.join(left_out)} left out as a field")
     has_picture = False
@@ -244,6 +278,11 @@ def write_products(shop: Shop, out: Path, folder: Path) -> None:
                 writer.writerow([*cells, *(values.get(name, "") for name in further)])
     if has_picture:
         (folder / PICTURES).symlink_to(os.path.relpath(root, out.resolve()), True)
+
+
+def _left_out(hidden: Collection[str]) -> list[str]:
+    """Lists the columns of text that are fields."""
+    return [name for name in TEXT_COLUMNS if fold(name) in hidden]
 
 
 def _further_columns(products: pd.DataFrame, hidden: set[str]) -> list[str]:

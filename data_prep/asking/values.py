@@ -7,17 +7,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int8
 
 from beyond_text.tables.text import normal_text
-from data_prep.asking.parts import cell_text, parts_of
+from data_prep.asking.keys import key_of
+from data_prep.asking.parts import LISTED, cell_text, parts_of
 from data_prep.asking.schema import FieldRules
 
-# A longer value is a sentence, unless all that it lists is short; nobody asks in its words.
+# A longer value is a sentence, unless it is a list; nobody asks in its words, nor in long ones of
+# what it lists.
 MOST_CHARACTERS = 60
 MOST_OF_A_PART = 25
 # Values that are named among those that nobody asks for, and their characters.
@@ -26,44 +28,8 @@ MOST_SHOWN = 40
 # Share of a value's products that makes a family one of the value's.
 FAMILY_SHARE = 0.25
 OFF, NEAR, EXACT, UNKNOWN = 0, 1, 2, -1
-# A blank between a number and its unit: 250 g.
-UNIT = re.compile(r"(\d)\s+(k?g|mg|[cmk]?m|[cm]?l|oz|lbs?|fl|in|ft|gb|tb|mah|k?w|v|pcs|pc|ct)\b")
 # A word that may be short for another, with its full stop.
 SHORT = re.compile(r"\b([^\W\d_]+)\b\.?")
-# How English nouns end that have another plural than by -s: bookshelves.
-ENDS = {
-    "elves": "elf", "knives": "knife", "housewives": "housewife", "scarves": "scarf",
-    "leaves": "leaf", "loaves": "loaf", "halves": "half", "wolves": "wolf", "hooves": "hoof",
-    "women": "woman", "children": "child", "teeth": "tooth", "feet": "foot",
-    "series": "series", "species": "species",
-}  # fmt: skip
-END = re.compile(f"(?:{'|'.join(ENDS)})$")
-# Words in -ies whose singular is in -ie.
-IE = re.compile(
-    r"(?:hood|bean|boot|ones|cook|mov|brown|smooth|neckt|bowt|zomb|gen|pix|self|bird|budg|vegg|"
-    r"rook|cut|sweet|night|hipp|calor|coll|prair|magp)ies$"
-)
-
-
-@lru_cache(maxsize=2**16)
-def key_of(text: str) -> str:
-    """Returns the form by which values and words are found.
-
-    Case, hyphens, the plural, and a blank between a number and its unit are aside.
-    """
-    words = UNIT.sub(r"\1\2", normal_text(text).replace("-", " ")).split()
-    return " ".join([*words[:-1], singular(words[-1])]) if words else ""
-
-
-def singular(word: str) -> str:
-    """Takes the plural's ending off an English noun; a few others lose an s, which does no harm."""
-    if match := END.search(word):
-        return word[: match.start()] + ENDS[match[0]]
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-1] if IE.match(word) else f"{word[:-3]}y"
-    if re.search(r"(?:sh|ch|ss|x)es$", word):
-        return word[:-2]
-    return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] not in "su" else word
 
 
 class Names:
@@ -81,6 +47,8 @@ class Names:
         self.holds: set[str] = set()
         self.fails: set[str] = set()
         self.missing = {normal_text(each) for each in missing}
+        # Words that another field has for its values, too.
+        self.shared: set[str] = set()
         self.entry: dict[str, str] = {}
         self._keys: dict[str, set[str]] = {}
         for table in (rules.words, rules.first_words):
@@ -92,15 +60,22 @@ class Names:
                     self.entry.setdefault(key_of(word), name)
 
     def find_truths(self, cells: Iterable[str]) -> None:
-        """Takes `holds` and `fails` of the rules where no cell says anything else.
+        """Takes `holds` and `fails` of the rules where half of the values, or more, are of them.
 
-        Numbers that are all 0, or all 1, count something.
+        Numbers that are all 0, or all 1, count something. Beside other values only words count,
+        and only where some hold and some fail: `no` may be a language, and `x` a size.
         """
         holds, fails = set(self.rules.holds), set(self.rules.fails)
         if not holds | fails:
             return
-        values = {normal_text(cell_text(cell)) for cell in set(cells)} - self.missing - {""}
-        if values <= holds | fails and (len(values) > 1 or not values <= {"0", "1"}):
+        values = {key_of(cell_text(cell)) for cell in set(cells)} - self.missing - {""}
+        if not values <= holds | fails:
+            holds, fails = ({each for each in one & values if each.isalpha() and len(each) > 1}
+                            for one in (holds, fails))  # fmt: skip
+            is_decided = holds and fails and 2 * len(holds | fails) >= len(values)
+        else:
+            is_decided = len(values) > 1 or not values <= {"0", "1"}
+        if is_decided:
             self.holds, self.fails = holds, fails
 
     def entries(self, value: str) -> list[str]:
@@ -132,6 +107,11 @@ class Names:
         words = self.rules.words.get(entry) or self._own_words(entry)
         return self.rules.first_words.get(entry, words) if is_first else words
 
+    def rename(self, shared: set[str]) -> None:
+        """Says the field's name beside words that are shared with other fields, by `key_of`."""
+        self.shared = shared
+        self._keys.clear()
+
     def keys(self, entry: str) -> set[str]:
         """Returns `key_of` each word that shoppers have for an entry."""
         if entry not in self._keys:
@@ -142,16 +122,18 @@ class Names:
     def _own_words(self, entry: str) -> list[str]:
         """Lists how an entry is called that has no words in the table.
 
-        A number is called by its field too, and what holds by its field alone.
+        A number, a letter, and what another field may mean are called by their field too, and
+        what holds by its field alone.
         """
-        if (folded := normal_text(entry)) in self.holds | self.fails:
+        if (folded := key_of(entry)) in self.holds | self.fails:
             return [] if folded in self.fails else [re.sub(r"^(?:is|has) ", "", self.spoken)]
         if self.rules.people:
             family, comma, given = (each.strip().lower() for each in entry.partition(","))
             return [f"{given} {family}", family] if comma else [family]
-        if any(map(str.isalpha, entry)):
+        is_letter = self.rules.numbers and len(entry) == 1 and entry.isascii()
+        if any(map(str.isalpha, entry)) and not is_letter and key_of(entry) not in self.shared:
             return [entry.lower()]
-        return [f"{self.spoken} {entry}"] if self.rules.numbers else []
+        return [f"{self.spoken} {entry.lower()}"] if self.rules.numbers else []
 
 
 class Field:
@@ -187,19 +169,28 @@ class Field:
 
     def _is_asked(self, value: str, entries: Sequence[str]) -> bool:
         """Says whether anybody asks for a value; nobody does in the words of code or a sentence."""
-        if len(value) > MOST_CHARACTERS:
-            is_list = len(entries) > 1 and max(map(len, entries)) <= MOST_OF_A_PART
-        else:
-            is_list = True
+        is_list = len(value) <= MOST_CHARACTERS or (
+            len(entries) > 1
+            and (LISTED.search(value) is not None or max(map(len, entries)) <= MOST_OF_A_PART)
+        )
         folded = normal_text(value)
         is_left = any(fnmatchcase(folded, pattern) for pattern in self.rules.not_asked)
         return is_list and not is_left and not folded.startswith(('{"', "{'"))
+
+    def name_shared(self, shared: set[str]) -> None:
+        """Says the field's name beside words by which other fields are asked for, too."""
+        if self.rules.numbers and not shared.isdisjoint(self.codes_of):
+            self.names.rename(shared)
+            del self.codes_of
 
     def words_of(self, code: int, is_first: bool = False) -> list[str]:
         """Lists how shoppers call a value; nothing where nobody asks for it."""
         if not self.is_asked[code]:
             return []
-        words = [word for each in self.entries[code] for word in self.names.words(each, is_first)]
+        entries = self.entries[code]
+        if len(self.values[code]) > MOST_CHARACTERS:
+            entries = [each for each in entries if len(each) <= MOST_OF_A_PART]
+        words = [word for each in entries for word in self.names.words(each, is_first)]
         return list(dict.fromkeys(words))
 
     @cached_property
@@ -276,8 +267,15 @@ class Field:
     def _groups(self, entry: str) -> set[str]:
         """Returns the groups of neighbours in which an entry is."""
         key = key_of(entry)
-        last = {f"last {key.split()[-1]}"} if key and self.rules.same_last_word else set()
-        return self._listed.get(key, set()) | last
+        last = key.split()[-1] if key and self.rules.same_last_word else ""
+        # Red gloss and white gloss have a finish in common, and nude 02 and ruby 02 a number.
+        return self._listed.get(key, set()) | ({f"last {last}"} if last in self._alone else set())
+
+    @cached_property
+    def _alone(self) -> set[str]:
+        """The words that are values by themselves, of the rules' or of the shop's."""
+        own = {key_of(each) for entries in self.entries for each in entries}
+        return {each for each in {*own, *self.names.entry, *self._listed} if " " not in each}
 
     @cached_property
     def _listed(self) -> dict[str, set[str]]:

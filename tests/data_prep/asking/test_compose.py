@@ -11,7 +11,7 @@ import pytest
 
 from beyond_text.tables.read import read_tables
 from data_prep.asking.compose import mistyped, plural
-from data_prep.asking.values import key_of
+from data_prep.asking.keys import key_of
 from tests.data_prep.asking.shops import (
     WAYS,
     grades_of,
@@ -111,7 +111,7 @@ def test_no_query_says_a_word_twice(tmp_path: Path) -> None:
 
 HOSTILE = [
     "<script>alert(1)</script>", "<b>Bordeaux</b>", "Black, White", "Gr\u00fcn/Wei\u00df",
-    "{product_type}", "{0.__class__}", "${oc.env:HOME}", "=1+1", "a\nb", '"quoted"',
+    "{product_type}s", "{0.__class__}", "${oc.env:HOME}", "=1+1", "a\nb", '"quoted"',
     "\u202egnp.exe", "\u8d64", "\U0001f9e5", "x" * 500, "'; DROP TABLE products; --",
     "/", ",", "%s%n", "\\1", "-", "No", "off",
 ]  # fmt: skip
@@ -131,7 +131,7 @@ def test_hostile_values_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert grades["train", "bordeaux coat"] == {"p1": 2}
     assert grades["train", "black coat"] == grades["train", "white coat"] == {"p2": 2}
     assert grades["train", "wei\u00df coat"] == {"p3": 2}
-    assert grades["train", "{product_type} coat"] == {"p4": 2}
+    assert grades["train", "{product_type}s coat"] == {"p4": 2}
     assert grades["train", "\u8d64 coat"] == {"p11": 2}
     assert grades["train", "no coat"] == {"p20": 2}
     with_dots = grades["train", "polka dot coat"]

@@ -34,6 +34,7 @@ WORDS = {
     "men": ("audience", "Men"),
     "women": ("audience", "Women"),
 }
+OF_FORMS = {*["for", "in", "find", "show", "me", "i", "am", "looking", "need", "want", "a", "an"]}
 NEIGHBOURS = [{"Red", "Dark Red"}, {"Blue", "Navy"}]
 
 
@@ -60,9 +61,10 @@ def test_grades_are_those_of_the_rules_for_every_product(tmp_path: Path) -> None
     products = [dict(zip(HEADER, row, strict=True)) for row in rows]
     seen: Counter[float] = Counter()
     for (split, text), grades in grades_of(out).items():
-        found = [WORDS[word] for word in text.split() if word not in ("for", "in")]
+        found = [WORDS[word] for word in text.split() if word not in OF_FORMS]
         asked = dict(found)
-        assert len(asked) == len(found) >= 2
+        # By the type alone only those are asked for that have no colour.
+        assert len(asked) == len(found) >= 1
         expected = {
             product["product_id"]: grade
             for product in products

@@ -120,7 +120,7 @@ def test_attributes_that_cannot_be_asked_are_refused(
         ([("p001", "Red", "Coat"), ("", "Blue", "Coat")],
          "row 3: expected an id of a product, each once, got ''"),
         ([("other", "Red", "Coat")], "expected ids of products.csv, such as 'p000', got 'other'"),
-        ([("p001", "", "Coat")], "expected products with values of colour, product_type"),
+        ([("p001", "", "")], "expected products with values of colour, product_type"),
         ([], "got 'no row'"),
     ],
     ids=["twice", "no id", "other ids", "no value", "empty"],

@@ -19,7 +19,21 @@ RULES = read_rules()
         ("Red / White, Red", ["Red", "White"]),
         ('["red", "blue"]', ["red", "blue"]),
         ("['red', \"navy blue\"]", ["red", "navy blue"]),
-        ("[red]", ["[red]"]),
+        ("[red]", ["red"]),
+        ("[Pro, Heavy Duty]", ["Pro", "Heavy Duty"]),
+        ("[38, 39.0, null]", ["38", "39"]),
+        ("['a', 5, None]", ["a", "5"]),
+        ("('Pro', 'DIY')", ["Pro", "DIY"]),
+        ('{Pro,"Heavy Duty, XL"}', ["Pro", "Heavy Duty", "XL"]),
+        ('{"a": "b"}', ['{"a": "b"}']),
+        ("(washable)", ["(washable)"]),
+        ("Audi A3<br>VW Golf", ["Audi A3", "VW Golf"]),
+        ("<ul><li>Audi A3</li><li>VW Golf</li></ul>", ["Audi A3", "VW Golf"]),
+        ("38,39,40", ["38", "39", "40"]),
+        ("1,000,000", ["1,000,000"]),
+        ("25 km/h", ["25 km/h"]),
+        ("80 g/m\u00b2 / 12V/24V", ["80 g/m\u00b2", "12V", "24V"]),
+        ("w/o lid", ["w/o lid"]),
         ("red\nblue\r\n", ["red", "blue"]),
         ("Home > Furniture > Sofas & beds", ["Sofas & beds"]),
         ("A > Hats, B > Caps", ["Hats", "Caps"]),
@@ -90,7 +104,19 @@ def test_numbers_are_asked_with_the_name_of_their_field_where_the_rules_say_so()
         # Numbers, and letters beside others.
         ("rooms", ["1", "1"], {"1": ["rooms 1"]}),
         ("rooms", ["0", "1", "2"], {"0": ["rooms 0"], "1": ["rooms 1"], "2": ["rooms 2"]}),
-        ("grade", ["n", "m"], {"m": ["m"], "n": ["n"]}),
+        ("grade", ["n", "m"], {"m": ["grade m"], "n": ["grade n"]}),
+        # As numbers, and beside a few others.
+        ("grain_free", ["1.0", "0.0", ""], {"1.0": ["grain free"], "0.0": []}),
+        (
+            "cordless",
+            ["Yes", "No", "Optional"],
+            {"Yes": ["cordless"], "No": [], "Optional": ["optional"]},
+        ),
+        (
+            "language",
+            ["no", "ja", "en", "de", "fr"],
+            {each: [each] for each in ("de", "en", "fr", "ja", "no")},
+        ),
     ],
 )
 def test_truths_are_asked_for_by_the_name_of_their_field(
