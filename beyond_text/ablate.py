@@ -243,7 +243,10 @@ def compare_labels(arguments: argparse.Namespace, settings: Path) -> None:
     if arguments.only:
         points = {p: chain for p, chain in points.items() if p.cell.name in arguments.only}
     if not points:
-        raise ValueError("--labels: nothing to train: no row begins with a stage without judgments")
+        raise ValueError(
+            "--labels: nothing to train: at 0 a row stands for its stages that need no judgments, "
+            "and one that needs none stands there alone"
+        )
     chains = list(points.values())
     check_chains(chains)
     run_chains(chains)

@@ -134,7 +134,7 @@ def mine(
             "manifest": digest,
             "sha256": "",
             "run": str(run),
-            "top": rule.top,
+            "top": found.rows.shape[1],
             "below": rule.below,
             "against": rule.against,
             "queries": int(is_there.any(axis=1).sum()),

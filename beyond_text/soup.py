@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_in_one_line(RuntimeError):
         for each in (run, *(() if from_untouched else further)):
             check_finished(each)
+            if each.resolve() == out.resolve():
+                raise ValueError(f"--out: expected another folder than those mixed, got {out}")
         for place in arguments.others:
             if isinstance(place, Path) and not place.exists():
                 raise FileNotFoundError(f"{place}: no such folder of shards or tables")

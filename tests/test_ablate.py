@@ -132,7 +132,7 @@ def test_some_rows_are_trained_as_in_the_whole_ladder_which_takes_them_over(
     for words in ([*argv, "--only", "halve"], [*labels, "--only", "half", "halve"]):
         with pytest.raises(SystemExit, match="error: --only: no row 'halve': expected some of lo"):
             main(words)
-    with pytest.raises(SystemExit, match="error: --labels: nothing to train: no row begins"):
+    with pytest.raises(SystemExit, match="error: --labels: nothing to train: at 0 a row"):
         main(["--labels", "0", *labels[3:], "--only", "half"])
 
 

@@ -20,6 +20,7 @@ from beyond_text.retrieval import mining
 from beyond_text.retrieval.encode import encode_products, encode_queries
 from beyond_text.retrieval.run import load_run, train_for
 from beyond_text.shards.hard_negatives import hard_negatives_of
+from beyond_text.shards.mined import read_mined
 from beyond_text.shards.sources import supplies_of
 from beyond_text.shards.split import Split
 from beyond_text.train import train
@@ -204,6 +205,13 @@ def test_what_is_mined_is_what_counting_by_hand_gives(
     assert record["judged_zero"] == refused > 0
     assert found["q01"][0] in set(zeros[zeros["query_id"] == "q01"]["product_id"])
     assert f"{record['products']:,}" in capsys.readouterr().out
+
+
+def test_no_more_are_mined_than_there_are(shop: Shop, tiny_run: Path, tmp_path: Path) -> None:
+    main([str(tiny_run), "--shards", str(shop.shards), "--out", str(tmp_path), "--top", "1000000"])
+    most = len(Split(shop.shards, "train", ["title"]))
+    assert json.loads((tmp_path / "mined.json").read_text())["top"] == most
+    assert read_mined(tmp_path, Split(shop.shards, "train", ["title"])).shape[1] == most
 
 
 @pytest.fixture

@@ -119,6 +119,11 @@ def test_the_ends_are_run_and_start_and_the_best_on_dev_is_a_finished_run(
     assert metrics["all"]["ndcg@10"] == pytest.approx(again["all"]["ndcg@10"])
     assert metrics["all"]["ndcg@10"] == pytest.approx(record["dev"][best])
     assert list(read_history(out)) == ["step 0", "first", "second", "mix"]
+    # A folder of the run's name in another place is another run.
+    named = tmp_path / "second"
+    main([str(run), str(start), "--alpha", "0.5", "--out", str(named)])
+    assert list(read_history(named)) == ["step 0", "first", "second", str(named)]
+    assert read_history(named)["second"] == read_history(run)["second"]
     assert load_config([out / "config.yaml"]).run == str(out)
 
 
@@ -128,10 +133,22 @@ def test_a_soup_is_a_start_and_what_is_no_soup_is_not_replaced(
     out = tmp_path / "mix"
     main([str(run), str(start), "--alpha", "0.5", "--out", str(out)])
     main([str(run), str(start), "--alpha", "0.5", "--out", str(out)])
+    # Nor is one replaced by a mixture with it.
+    before = weights(out)
+    others = [[str(run), str(out)], [str(out), str(start)], [str(run), str(out), "--average"]]
+    for words in others:
+        with pytest.raises(SystemExit, match="error: --out: expected another folder than those"):
+            main([*words, "--out", str(tmp_path / "." / "mix")])
+    assert all(value.equal(before[name]) for name, value in weights(out).items())
     after = tmp_path / "after"
     words = [f"start={out}", "losses.query_product=1", "steps=1", "fusion=gated", f"run={after}"]
     train(load_config([], [*tiny_settings, *words]))
     assert (after / "metrics.json").is_file()
+    # Another mixture is another start, whatever its metrics.
+    main([str(run), str(start), "--alpha", "0.50001", "--out", str(out)])
+    with pytest.raises(ConfigError, match="what start held when the run began is not what is"):
+        train(load_config([], [*tiny_settings, f"start={out}", "losses.query_product=1",
+                               "steps=1", "fusion=gated", f"run={after}"]))  # fmt: skip
     for resume in ("auto", "never"):
         own = load_config([out / "config.yaml"], [f"resume={resume}"])
         with pytest.raises(ConfigError, match="mix is a mixture of other runs"):
@@ -294,8 +311,9 @@ def test_the_command_line_is_checked_before_anything_is_loaded(
         main([str(run), str(start), "--others", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=r"error: .*second: is RUN itself"):
         main([str(run), str(run.parent / "first" / ".." / "second")])
-    with pytest.raises(SystemExit, match="error: a run is given twice"):
-        main([str(run), str(run), "--average"])
+    for again in (run, run.parent / "first" / ".." / "second"):
+        with pytest.raises(SystemExit, match="error: a run is given twice"):
+            main([str(run), str(again), "--average"])
     shop = load_config([run / "config.yaml"]).data.dev
     with pytest.raises(SystemExit, match="error: --others: a shop is given twice"):
         main([str(run), str(start), "--others", shop])

@@ -158,6 +158,9 @@ def _parse(override: str) -> DictConfig:
         layer = OmegaConf.create({})
         OmegaConf.update(layer, key, value, force_add=True)
         return layer
+    if re.fullmatch(r"[-+]?0\d+", value):
+        # YAML would read it as octal.
+        raise ConfigError(f"{override}: expected a number without a leading 0")
     try:
         # An empty value is the empty string, as a shell means it, and not null.
         return OmegaConf.from_dotlist([f"{key}={value or repr('')}"])

@@ -45,7 +45,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
     Raises:
         ValueError: a run is given twice.
     """
-    if len(set(runs)) < len(runs):
+    if len({run.resolve() for run in runs}) < len(runs):
         raise ValueError(f"a run is given twice: {', '.join(map(str, runs))}")
     return short_names([str(run) for run in runs])
 

@@ -35,6 +35,7 @@ SET_BY_PLAN = {"start", "run", "seed"}
 ROWS = "rows as `name: [stage, ...]`"
 # The words in a stage's text that set fields of `Stage` by their names.
 MARKS = ("merged", "fixed")
+AGAIN = "remove it or choose another --out"
 
 
 class Stage(NamedTuple):
@@ -316,7 +317,7 @@ def check_chains(chains: Iterable[Sequence[Config]]) -> None:
     for chain in chains:
         for config in chain:
             _check_settings(config)
-            check_inputs(config)
+            check_inputs(config, AGAIN)
 
 
 def _check_settings(config: Config) -> None:
@@ -328,8 +329,7 @@ def _check_settings(config: Config) -> None:
     begun = replace(load_config([path]), start=config.start)
     if differing := differences(begun, config):
         raise ValueError(
-            f"{config.run} was trained with other settings: {', '.join(differing)}; "
-            "remove it or choose another --out"
+            f"{config.run} was trained with other settings: {', '.join(differing)}; {AGAIN}"
         )
 
 

@@ -276,7 +276,10 @@ def _write_run(tasting: Tasting, best: Mix, run: Path, out: Path, partial: Path)
     save_model(model, tasting.encoder.tokenizer, partial)
     config = load_config([run / "config.yaml"])
     write_text(partial / "config.yaml", to_yaml(replace(config, run=str(out))))
-    save_history(partial, {**read_history(run), out.name: measured.by_view})
+    history = read_history(run)
+    # Folders of one name in two places are two runs.
+    name = str(out) if out.name in history else out.name
+    save_history(partial, {**history, name: measured.by_view})
     metrics = json.loads((run / METRICS).read_text(encoding="utf-8"))
     training = metrics.get("training", {})
     if measured.by_width:

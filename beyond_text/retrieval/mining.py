@@ -82,6 +82,7 @@ def mine(encoder: Encoder, split: Split, rule: Rule) -> Found:
     Raises:
         ShardError: a product or the picture of a query cannot be read.
     """
+    rule = rule._replace(top=min(rule.top, len(split)))
     needs = needs_of(split)
     products = _products(encoder, split)
     spreads = [twins_by(keys) for keys in keys_of_products(split)]

@@ -56,7 +56,8 @@ def surest(
 ) -> Bool[np.ndarray, " pictures"]:
     """Returns which pictures are sure enough: at least so sure, and in that share of the surest."""
     kept = confidence >= least
-    most = int(np.floor(top_share * len(confidence)))
+    # 0.29 of 100 are 29, which is a little more than their product.
+    most = int(np.floor(round(top_share * len(confidence), 6)))
     order = np.argsort(-confidence, kind="stable")
     first = np.zeros(len(confidence), dtype=bool)
     first[order[:most]] = True

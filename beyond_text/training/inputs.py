@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from beyond_text.config.names import MODEL, WEIGHTS
+from beyond_text.config.names import MODEL, SOUP, WEIGHTS
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.files import MALFORMED, sha256_of, write_json
 from beyond_text.metrics.results import METRICS
@@ -27,6 +27,8 @@ from beyond_text.shards.store import Store
 INPUTS = "inputs.json"
 # Settings that name other runs.
 RUNS = ("start", "teacher")
+# What to do where a run's inputs have changed.
+AGAIN = "take another run folder, delete this one, or say resume=never to begin again"
 
 
 def write_inputs(config: Config) -> None:
@@ -34,10 +36,11 @@ def write_inputs(config: Config) -> None:
     write_json(Path(config.run) / INPUTS, digests_of(config))
 
 
-def check_inputs(config: Config) -> None:
+def check_inputs(config: Config, again: str = AGAIN) -> None:
     """Refuses a run that was begun with other data or weights than are there now.
 
-    Data that is missing is left to whoever reads it: a finished run needs none.
+    Data that is missing is left to whoever reads it: a finished run needs none. `again` says what
+    to do instead.
 
     Raises:
         ConfigError: names the settings whose folders hold something else, or a damaged record.
@@ -54,8 +57,7 @@ def check_inputs(config: Config) -> None:
     if changed:
         raise ConfigError(
             f"{config.run}: what {', '.join(sorted(changed))} held when the run began is "
-            "not what is there now; take another run folder, delete this one, or say resume=never "
-            "to begin again"
+            f"not what is there now; {again}"
         )
 
 
@@ -75,6 +77,9 @@ def digests_of(config: Config) -> dict[str, str]:
     metrics = Path(config.start) / METRICS
     if config.start and metrics.is_file():
         digests["start"] = sha256_of(metrics)
+        # Mixtures of the same runs may have the same metrics.
+        if (mixture := Path(config.start) / SOUP).is_file():
+            digests["start"] += sha256_of(mixture)
     weights = Path(config.teacher) / MODEL / WEIGHTS
     if config.teacher and weights.is_file():
         digests["teacher"] = sha256_of(weights)

@@ -136,6 +136,7 @@ def test_a_source_has_path_weight_losses_and_nothing_else() -> None:
         ("data.text_fields=[titel]", r"^data\.text_fields: expected .*title.*got \['titel'\]$"),
         ("data.text_fields=[]", r"^data\.text_fields: expected some of"),
         ("run=${nowhere}", r"^run=\$\{nowhere\}: run: .*nowhere"),
+        ("steps=010", r"^steps=010: expected a number without a leading 0$"),
         ("steps=[", r"^steps=\[: not a YAML value"),
         ("steps", r"^steps: expected key=value$"),
     ],

@@ -48,3 +48,10 @@ def test_the_picture_chooses_among_the_words_of_the_text() -> None:
 def test_what_is_sure_enough_is_kept(least: float, share: float, kept: list[int]) -> None:
     sure = np.array([0.8, 0.2, 0.9, 0.5])
     assert np.flatnonzero(surest(sure, least, share)).tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("number", "share", "kept"), [(100, 0.29, 29), (100, 0.57, 57), (50, 0.58, 29), (10, 0.19, 1)]
+)
+def test_a_share_is_of_whole_pictures(number: int, share: float, kept: int) -> None:
+    assert surest(np.linspace(0, 1, number), 0.0, share).sum() == kept
