@@ -63,7 +63,7 @@ class Cutter:
 
     def phrases(self, text: str) -> list[Phrase]:
         """Lists the phrases of a text in their order."""
-        pieces = PAUSE.split(normal_text(text))
+        pieces = PAUSE.split(normal_text(text).replace("\u2019", "'"))
         parts = [list(TOKEN.finditer(part)) for part in pieces[::2]]
         # What stands before each part.
         pauses = ["", *(pause.strip() for pause in pieces[1::2])]
@@ -112,8 +112,8 @@ class Cutter:
                 if end and link not in self.denied:
                     found.append(Phrase(link, part[begin:end]))
                 begin = end = 0
-                goes_on = link in self.denied_whole and word not in self.denied_until
-                if not goes_on and (length or not is_passed):
+                is_denied = link in self.denied_whole and word not in self.denied_until
+                if not is_denied and (length or not is_passed):
                     leads = not length and (is_link or word in self.denied)
                     link = word if leads else ""
                 at += max(length, 1)
