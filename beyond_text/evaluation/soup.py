@@ -22,7 +22,7 @@ from beyond_text.config.views import View
 from beyond_text.evaluation.compare import names_of
 from beyond_text.evaluation.soup_report import chart, markdown, table_of
 from beyond_text.files import atomic_folder, sha256_of, write_json, write_text
-from beyond_text.metrics.history import read_history, save_history
+from beyond_text.metrics.history import name_in, read_history, save_history
 from beyond_text.metrics.ranking import per_query
 from beyond_text.metrics.results import METRICS, write_results
 from beyond_text.models.checkpoint import MODEL, WEIGHTS, merged_state, save_model
@@ -277,9 +277,7 @@ def _write_run(tasting: Tasting, best: Mix, run: Path, out: Path, partial: Path)
     config = load_config([run / "config.yaml"])
     write_text(partial / "config.yaml", to_yaml(replace(config, run=str(out))))
     history = read_history(run)
-    # Folders of one name in two places are two runs.
-    name = str(out) if out.name in history else out.name
-    save_history(partial, {**history, name: measured.by_view})
+    save_history(partial, {**history, name_in(history, out): measured.by_view})
     metrics = json.loads((run / METRICS).read_text(encoding="utf-8"))
     training = metrics.get("training", {})
     if measured.by_width:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,14 @@ def read_history(run: Path) -> dict[str, dict[View, Any]]:
     """Reads the metrics of every view, by stage in order: step 0 first, this run last."""
     path = run / "history.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def name_in(history: Mapping[str, Any], run: Path) -> str:
+    """Returns the name of a further run: its folder's, or its path where that name is taken.
+
+    Folders of one name in two places are two runs.
+    """
+    return str(run) if run.name in history else run.name
 
 
 def save_history(run: Path, history: dict[str, dict[View, Any]]) -> None:

@@ -207,8 +207,13 @@ def _read_folder(
         products["split"] = product_splits(products, *shares)
     queries = pd.DataFrame(columns=["row", *QUERY_COLUMNS, "seen"])
     qrels = pd.DataFrame(columns=["row", *JUDGMENT_COLUMNS, "split", "file"])
-    tables = tables._replace(products_have_split=True, splits_are_drawn=is_drawn)
-    return tables._replace(queries=queries, qrels=qrels, grades=["relevance"])
+    return tables._replace(
+        queries=queries,
+        qrels=qrels,
+        grades=["relevance"],
+        products_have_split=True,
+        splits_are_drawn=is_drawn,
+    )
 
 
 def _with_images(

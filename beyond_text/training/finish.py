@@ -14,7 +14,7 @@ from beyond_text.config.compare import flatten
 from beyond_text.config.settings import Config
 from beyond_text.config.urls import without_credentials
 from beyond_text.config.views import View
-from beyond_text.metrics.history import read_history, save_history
+from beyond_text.metrics.history import name_in, read_history, save_history
 from beyond_text.metrics.results import Metrics, write_results
 from beyond_text.models.checkpoint import save_model
 from beyond_text.models.precision import precision_of
@@ -56,8 +56,7 @@ def finish(
 def _add_to_history(run: Path, start: str, by_view: dict[View, Any]) -> None:
     """Appends the run's metrics to the history of the runs before it."""
     history = read_history(Path(start)) if start else read_history(run)
-    # Folders of one name in two places are two runs.
-    name = str(run) if start and run.name in history else run.name
+    name = name_in(history, run) if start else run.name
     # A run killed between writing history.json and metrics.json finishes twice and is listed once.
     save_history(run, {**history, name: by_view})
 

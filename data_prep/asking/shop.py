@@ -166,7 +166,7 @@ def read_shop(
         cells = cells_of_file(tables, fields_path, wanted, known, rejects)
     # What the file lacks is of the products.
     lacking = {name: columns for name, columns in wanted.items() if name not in cells}
-    own, used = own_cells(tables, lacking, near)
+    own, used = own_cells(tables, lacking, near) if lacking else ({}, set())
     cells |= own
     fields = {}
     for name in sorted(asked):
