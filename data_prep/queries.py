@@ -66,7 +66,8 @@ def make_queries(
         tables_path: what `read_tables` takes; only its products are read.
         out: folder to make; replaced if it is empty or an earlier one of this verb.
         attributes: our field -> the shop's column.
-        fields: a file of fields with a column product_id; None for the products' own columns.
+        fields: a file of fields with a column product_id; None for the products' own columns, and
+            for a table `attributes` beside them where they lack one.
         rules: None for the default ones.
         layout: whose files the tables are.
         draw: how many queries and judgments.
@@ -166,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
         help="fields to ask for; colour=COLUMN where the shop's column has another name",
     )
     parser.add_argument(
-        "--fields", type=Path, help="file of product_id and fields, default: TABLES'"
+        "--fields",
+        type=Path,
+        help="file of product_id and fields, default: the products, or TABLES/attributes.csv",
     )
     parser.add_argument("--rules", type=Path, help="YAML that is laid over the default rules")
     parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")

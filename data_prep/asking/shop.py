@@ -23,7 +23,10 @@ from beyond_text.tables.layouts import (
     TEXT_COLUMNS,
     Layout,
     Reject,
+    Source,
     TableError,
+    find_table,
+    same_names,
 )
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
@@ -38,6 +41,8 @@ from data_prep.asking.schema import DETAILS, Rules
 from data_prep.asking.values import Field, number_of
 
 PICTURES = "pictures"
+# The table of fields that may lie beside the products.
+ATTRIBUTES = Source("attributes", same_names(("product_id",)))
 # Where details are looked for.
 TEXT = ("title", "description")
 # Share of a shop's products that are of types which the rules name, where it sells clothes.
@@ -143,6 +148,9 @@ def read_shop(
 ) -> Shop:
     """Reads the products, with their splits, and the fields.
 
+    Without `fields_path`, what the products lack is of a table `attributes` beside them, if there
+    is one.
+
     Raises:
         TableError: a file or column is missing or cannot be read.
         RejectError: too many rows are rejected.
@@ -161,8 +169,11 @@ def read_shop(
         for column in [column or name]
     }
     cells: dict[str, list[str]] = {}
+    known = near | own_names(tables, wanted)
+    if fields_path is None and path.is_dir() and not known.issuperset(wanted):
+        fields_path = find_table(path, ATTRIBUTES)
     if fields_path is not None:
-        known = near | own_names(tables, wanted)
+        say(f"fields are of {fields_path}")
         cells = cells_of_file(tables, fields_path, wanted, known, rejects)
     # What the file lacks is of the products.
     lacking = {name: columns for name, columns in wanted.items() if name not in cells}

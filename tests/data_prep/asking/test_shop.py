@@ -144,3 +144,36 @@ def test_fields_may_have_other_names_and_ids_of_an_article(tmp_path: Path) -> No
     out = made(tmp_path, shop_rows(8), "--attributes", attributes, "--fields", str(fields))
     assert ("train", "red trousers") in grades_of(out)
     assert attributes_of(attributes) == {"colour": "colour_group_name", "product_type": "kind"}
+
+
+def test_a_table_of_attributes_beside_the_products_has_the_fields_that_these_lack(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shop, out = tmp_path / "shop", tmp_path / "out"
+    ids = [row[0] for row in shop_rows(8)]
+    rows = [(each, f"Thing {each}", "Blue") for each in ids]
+    write_csv(shop / "products.csv", ("product_id", "title", "colour"), rows)
+    beside = write_csv(
+        shop / "attributes.csv", ("product_id", "product_type"), [(e, "Trousers") for e in ids]
+    )
+    arguments = [str(shop), str(out), "--attributes", "colour,product_type"]
+    assert main(arguments) == 0
+    assert ("train", "blue trousers") in grades_of(out)
+    assert f"fields are of {beside}" in capsys.readouterr().err
+    # A file that is named is the one, and what the products have alone needs none.
+    other = write_csv(
+        tmp_path / "f.csv", ("product_id", "product_type"), [(e, "Vest") for e in ids]
+    )
+    assert main([*arguments, "--fields", str(other)]) == 0
+    assert ("train", "blue vest") in grades_of(out)
+    write_csv(
+        shop / "products.csv", ("product_id", "title", "colour", "product_type"),
+        [(*row, "Robe") for row in rows],
+    )  # fmt: skip
+    assert main(arguments) == 0
+    assert ("train", "blue robe") in grades_of(out)
+    (shop / "attributes.tsv").write_text("product_id\tproduct_type\n")
+    write_csv(shop / "products.csv", ("product_id", "title", "colour"), rows)
+    assert "expected one of attributes.csv, attributes.tsv, got both" in error_of(
+        capsys, *arguments
+    )
