@@ -62,13 +62,15 @@ def atomic_folder(out: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     at the latest; an `out` that it had just renamed comes back.
 
     Args:
-        out: replaced if it is empty or an earlier build; its parents are made.
+        out: replaced if it is empty or an earlier build; its parents are made. A link stays one,
+            to the new folder.
         is_ours: says whether a folder, which may not exist, is such a build.
 
     Raises:
         FileExistsError: `out` is something else.
     """
     check_replaceable(out, is_ours)
+    out = _where(out)
     fresh, old = (out.with_name(f".{out.name}.{name}") for name in ("partial", "old"))
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -135,6 +137,7 @@ def check_replaceable(out: Path, is_ours: Callable[[Path], bool]) -> None:
     Raises:
         FileExistsError: `out` is neither empty nor an earlier build.
     """
+    out = _where(out)
     old = out.with_name(f".{out.name}.old")
     if is_ours(old) and not out.exists():
         # An earlier build was killed between the two renames of `atomic_folder`.
@@ -143,6 +146,11 @@ def check_replaceable(out: Path, is_ours: Callable[[Path], bool]) -> None:
         raise FileExistsError(
             f"{out}: expected a new or empty folder or an earlier build, got neither"
         )
+
+
+def _where(folder: Path) -> Path:
+    """Returns the place of a folder: that which a link names, and for `.` and `..` one by name."""
+    return folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
 
 
 def write_bytes(path: Path, content: bytes) -> None:

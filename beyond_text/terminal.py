@@ -79,7 +79,8 @@ def print_table(
 def errors_in_one_line(*further: type[BaseException]) -> Iterator[None]:
     """Ends the program with `error: ...` on one line where its input or the machine is at fault.
 
-    `further` are errors beside ValueError and OSError, such as those of a stopped training.
+    `further` are errors beside ValueError and OSError, such as those of a stopped training. Of a
+    program that was interrupted (Ctrl-C) the line says so, and the exit status is 130.
 
     Raises:
         SystemExit: instead of the error.
@@ -89,6 +90,9 @@ def errors_in_one_line(*further: type[BaseException]) -> Iterator[None]:
         yield
     except EXPECTED + further as error:
         sys.exit(f"error: {one_line(error)}")
+    except KeyboardInterrupt:
+        say("error: interrupted")
+        sys.exit(130)
 
 
 def one_line(error: BaseException) -> str:

@@ -176,7 +176,7 @@ LAYOUTS = (
                     " > ", ("{index_name}", "{garment_group_name}", "{product_type_name}")
                 ),
                 "image": "images/{product_id:.3}/{product_id}.jpg",
-                "group_id": "{product_code}",
+                "group_id": "{product_code:0>7}",
             },
         ),
     ),

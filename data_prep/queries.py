@@ -20,7 +20,7 @@ from typing import Any
 from beyond_text.config.urls import path_of
 from beyond_text.files import atomic_folder, check_replaceable
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout
-from beyond_text.terminal import command_parser, errors_in_one_line, plain, say
+from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, plain, say
 from data_prep.adapters import ADAPTERS, layout_of
 from data_prep.asking.mapped import Mapped, Mapper, read_mapped
 from data_prep.asking.rules import read_rules
@@ -85,9 +85,10 @@ def make_queries(
     rules = rules.with_fields(attributes := known_attributes(attributes, rules))
     check_attributes(attributes, rules)
     check_replaceable(out, _is_made)
+    check_writable(out)
     shop = read_shop(tables_path, layout, rules, attributes, fields, **options)
     rules = _fitting(rules, shop)
-    mapped = [] if map_path is None else _mapped(map_path, rules, shop, draw.seed)
+    mapped = [] if map_path is None else _mapped(map_path, rules, shop)
     made: dict[str, Any] = {"made_by": MADE_BY, "rules": digest, **draw._asdict()}
     made |= {"attributes": dict(attributes), "unmapped": sum(each.query is None for each in mapped)}
     made["fields"] = {name: field.counts() for name, field in shop.fields.items()}
@@ -115,10 +116,10 @@ def _fitting(rules: Rules, shop: Shop) -> Rules:
     return rules.without_words()
 
 
-def _mapped(path: Path, rules: Rules, shop: Shop, seed: int) -> list[Mapped]:
+def _mapped(path: Path, rules: Rules, shop: Shop) -> list[Mapped]:
     """Reads people's queries; each split gets its share of them."""
     of_split = shop.tables.products["split"].value_counts().to_dict()
-    return read_mapped(path, Mapper(rules, shop.fields), of_split, seed, shop.rejects)
+    return read_mapped(path, Mapper(rules, shop.fields), of_split, shop.rejects)
 
 
 def _check_asked(splits: Mapping[str, Mapping[str, Any]], shop: Shop, file: Path) -> None:
@@ -139,6 +140,8 @@ def _said_of_field(name: str, entry: Mapping[str, Any]) -> str:
     if left := entry["not_asked"]:
         text += f"; not asked for: {', '.join(f'{each} ({n})' for each, n in left.items())}"
         text += f" and {more} more values" if (more := entry["more_not_asked"]) else ""
+    if entry["neighbours_by"]:
+        text += f"; neighbours by {entry['neighbours_by']}"
     if entry["values"] == 1:
         return f"{text}; with one value it tells no products apart"
     if entry["products"] >= 20 and entry["values"] > 0.9 * entry["products"]:
@@ -174,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rules", type=Path, help="YAML that is laid over the default rules")
     parser.add_argument("--layout", choices=sorted(ADAPTERS), help="default: this project's own")
     parser.add_argument("--per-product", type=int, default=4, help="queries drawn for a product")
-    parser.add_argument("--queries", type=int, help="most queries of a split, default: all")
+    parser.add_argument("--queries", type=int, help="most composed ones of a split, default: all")
     parser.add_argument(
         "--judgments", type=int, default=MOST_JUDGMENTS, help="most of a train query and grade"
     )

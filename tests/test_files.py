@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from beyond_text.files import errors_name, write_json, write_text
+from beyond_text.files import atomic_folder, errors_name, write_json, write_text
 from tests.test_faults import room_for
 
 
@@ -32,3 +32,24 @@ def test_an_error_that_names_a_file_keeps_its_name(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught, errors_name(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path)
+
+
+def test_a_folder_that_is_a_link_stays_one_and_its_target_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, link = tmp_path / "disk" / "out", tmp_path / "out"
+    disk.parent.mkdir()
+    link.symlink_to(disk)
+
+    def is_made(folder: Path) -> bool:
+        return (folder / "made").is_file()
+
+    # Of nothing yet, of an earlier build, and by the name `.`.
+    for turn in range(3):
+        monkeypatch.chdir(disk if turn == 2 else tmp_path)
+        with atomic_folder(Path("." if turn == 2 else "out"), is_made) as folder:
+            (folder / "made").write_text(str(turn))
+        assert link.is_symlink()
+        assert (disk / "made").read_text() == str(turn)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
+    assert [path.name for path in disk.parent.iterdir()] == ["out"]

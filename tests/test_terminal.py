@@ -53,6 +53,13 @@ def test_an_error_of_the_input_is_one_line(error: BaseException) -> None:
     assert caught.value.code == "error: a b [/x]"
 
 
+def test_an_interrupt_is_one_line_too(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught, errors_in_one_line():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
 def test_the_last_line_of_a_workers_traceback_is_the_error() -> None:
     text = "Caught\nTraceback (most recent call last):\n  File x\nShardError: x.tar: damaged"
     with (

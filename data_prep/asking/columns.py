@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from beyond_text.tables.delimited import fold
 from beyond_text.tables.layouts import TEXT_COLUMNS, Reject, Source, TableError
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.tables import Tables
+from beyond_text.tables.templates import Template
 from beyond_text.terminal import plain, say
 
 # Columns that a message names.
@@ -100,10 +102,12 @@ def cells_of_file(
     wanted: Wanted,
     optional: Collection[str],
     rejects: list[Reject],
+    id_template: Template = "{product_id}",
 ) -> dict[str, list[str]]:
     """Returns the cells of a file of fields, in the order of the products.
 
-    `rejects` receives rows that are no rows; who is missing on either side is printed.
+    `rejects` receives rows that are no rows, and that repeat one; who is missing on either side is
+    printed. Ids are filled up as `id_template` of the products' layout fills theirs.
 
     Raises:
         TableError: the file cannot be read, lacks a column, or has other ids, or one twice.
@@ -114,7 +118,7 @@ def cells_of_file(
     columns = {name: f"{{{candidates[0]}}}" for name, candidates in wanted.items()}
     source = Source(
         path.stem,
-        {"product_id": "{product_id}", **columns},
+        {"product_id": _filled_up(id_template), **columns},
         optional=frozenset(optional),
         other_names={
             "product_id": ("article_id", "id", "sku"),
@@ -123,8 +127,13 @@ def cells_of_file(
     )
     faults: list[Reject] = []
     frame, file = read_compact(path, source, faults)
+    is_repeat = frame.drop(columns="row").duplicated()
+    for row, identity in frame.loc[is_repeat, ["row", "product_id"]].itertuples(index=False):
+        detail = "repeats an earlier row in every column"
+        faults.append(Reject(file.name, int(row), identity, "duplicate id", detail))
     Rejects(faults, [file], MAX_REJECTED).check()
     rejects += faults
+    frame = frame[~is_repeat]
     ids = frame["product_id"]
     _check_ids(path, frame)
     place = places(tables.products["product_id"], ids)
@@ -150,10 +159,19 @@ def _check_ids(path: Path, frame: pd.DataFrame) -> None:
     unfit = frame[ids.duplicated() | (ids == "")]
     if len(unfit):
         row = unfit.iloc[0]
+        first = frame[ids == row["product_id"]].iloc[0]["row"]
+        again = f", as in row {first}" if first != row["row"] else ""
         raise TableError(
             f"{path} row {row['row']}: expected an id of a product, each once, got "
-            f"{plain(row['product_id'])!r}"
+            f"{plain(row['product_id'])!r}{again}"
         )
+
+
+def _filled_up(template: Template) -> str:
+    """Returns a template of ids that fills them up as another does, as with leading zeros."""
+    parsed = Formatter().parse(template) if isinstance(template, str) else []
+    spec = next((spec for _, name, spec, _ in parsed if name and spec), "")
+    return f"{{product_id:{spec}}}" if spec else "{product_id}"
 
 
 def _say_unmet(path: Path, frame: pd.DataFrame, place: Int[np.ndarray, " products"]) -> None:

@@ -9,7 +9,18 @@ from typing import Any
 import msgspec
 import yaml
 
-from data_prep.asking.schema import BESIDE, DETAILS, OTHER, PLACE, WAYS, Ask, Rules
+from beyond_text.tables.layouts import HIGHEST_GRADE
+from data_prep.asking.keys import key_of
+from data_prep.asking.schema import (
+    BESIDE,
+    DETAILS,
+    OTHER,
+    PLACE,
+    WAYS,
+    Ask,
+    FieldRules,
+    Rules,
+)
 
 DEFAULT_RULES = Path(__file__).with_name("rules.yaml")
 
@@ -27,15 +38,44 @@ def read_rules(path: Path | None = None) -> Rules:
     try:
         rules = msgspec.convert(content, Rules)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {_fault(content, error)}") from error
     _check(name, rules)
     return rules
+
+
+def _fault(content: Mapping[str, Any], error: msgspec.ValidationError) -> str:
+    """Says what is wrong with rules; the error of a field names it, and what it may have."""
+    fields = content["fields"] if isinstance(content.get("fields"), dict) else {}
+    for name, field in fields.items():
+        try:
+            msgspec.convert(field, FieldRules)
+        except msgspec.ValidationError as found:
+            known = ", ".join(each.name for each in msgspec.structs.fields(FieldRules))
+            return f"fields.{name}: {found}; a field may have {known}"
+    return str(error)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML in which no key stands twice: of two, PyYAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Reads a mapping.
+
+        Raises:
+            ConstructorError: a key stands twice.
+        """
+        found = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [at for at, key in enumerate(found) if key in found[:at]]
+        if twice:
+            problem, mark = f"{found[twice[0]]!r} stands twice", node.value[twice[0]][0].start_mark
+            raise yaml.constructor.ConstructorError(None, None, problem, mark)
+        return super().construct_mapping(node, deep)
 
 
 def _load(path: Path) -> dict[str, Any]:
     """Reads a mapping of YAML."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: expected rules in YAML: {error}") from error
     if not isinstance(content, dict):
@@ -44,18 +84,24 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lays one mapping over another."""
-    both = {
-        name: _merged(below[name], value)
-        if isinstance(value, dict) and isinstance(below.get(name), dict)
-        else value
-        for name, value in above.items()
-    }
+    """Lays one mapping over another; keys are one that differ as a shop's values may."""
+    known = {key_of(name): name for name in below if isinstance(name, str)}
+    both = {}
+    for key, value in above.items():
+        name = known.get(key_of(key), key) if isinstance(key, str) else key
+        has_both = isinstance(value, dict) and isinstance(below.get(name), dict)
+        both[name] = _merged(below[name], value) if has_both else value
     return {**below, **both}
 
 
 def _check(path: Path, rules: Rules) -> None:
     """Raises ValueError where rules contradict each other."""
+    # Shards take grades up to this.
+    if not 0 < rules.exact <= HIGHEST_GRADE:
+        raise ValueError(
+            f"{path}: exact: expected a grade above 0, at most {HIGHEST_GRADE:g}, "
+            f"got {rules.exact:g}"
+        )
     whole = rules.with_fields([OTHER.strip("{}")])
     for ask in whole.asks:
         _check_ask(path, whole, ask)
@@ -85,6 +131,8 @@ def _check_ask(path: Path, rules: Rules, ask: Ask) -> None:
         raise ValueError(f"{path}: asks: expected forms and a weight above 0, got {ask}")
     for form in ask.forms:
         names = PLACE.findall(form)
+        if set("{}") & set(PLACE.sub("", form)):
+            raise ValueError(f"{path}: asks: expected places such as {{colour}}, got {form!r}")
         if not ask.fields or tuple(sorted(names)) != ask.places:
             wanted = " ".join(f"{{{name}}}" for name in ask.places) or "{field}"
             raise ValueError(f"{path}: asks: expected {wanted}, each once, got {form!r}")
@@ -109,7 +157,7 @@ def _check_grade(place: str, rules: Rules, grade: float) -> None:
 
 def _check_words(place: str, table: Mapping[str, list[str]]) -> None:
     """Raises ValueError where a table has no word for something."""
-    if empty := [key for key, words in table.items() if not all(words) or not words]:
+    if empty := [n for n, words in table.items() if not all(map(str.strip, words)) or not words]:
         raise ValueError(f"{place}: expected words for {empty[0]!r}, got ''")
 
 

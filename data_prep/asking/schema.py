@@ -248,11 +248,14 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
         """Returns the rules with fields and forms for each attribute that no form asks for."""
         known = {name for ask in self.asks for name in ask.fields}
         new = [name for name in attributes if name not in known]
-        asks = [
-            replace(ask, forms=[form.replace(OTHER, f"{{{name}}}") for form in ask.forms])
-            for name in new
-            for ask in self.others.asks
-        ]
+        asks = []
+        for name in new:
+            place = f"{{{name}}}"
+            for ask in self.others.asks:
+                # A field of the rules that your forms leave out may stand in these already.
+                found = [each.replace(OTHER, place) for each in ask.forms]
+                forms = [each for each in found if each.count(place) == 1]
+                asks += [replace(ask, forms=forms)] if forms else []
         fields = dict.fromkeys(new, self.others.field) | self.fields
         return replace(self, fields=fields, asks=[*self.asks, *asks])
 

@@ -174,7 +174,8 @@ def read_shop(
         fields_path = find_table(path, ATTRIBUTES)
     if fields_path is not None:
         say(f"fields are of {fields_path}")
-        cells = cells_of_file(tables, fields_path, wanted, known, rejects)
+        template = layout.products.columns["product_id"] if layout.products else "{product_id}"
+        cells = cells_of_file(tables, fields_path, wanted, known, rejects, template)
     # What the file lacks is of the products.
     lacking = {name: columns for name, columns in wanted.items() if name not in cells}
     own, used = own_cells(tables, lacking, near) if lacking else ({}, set())
@@ -184,7 +185,7 @@ def read_shop(
         fields[name] = Field(name, rules.fields[name], cells[name], rules.missing)
         for column in rules.fields[name].near_by:
             if column in cells:
-                fields[name].set_families(cells[column], rules.missing)
+                fields[name].set_families(column, cells[column], rules.missing)
                 break
     number = Counter(key for field in fields.values() for key in field.codes_of)
     shared = {key for key, count in number.items() if count > 1}

@@ -102,7 +102,7 @@ class Names:
 
     def words(self, entry: str, is_first: bool = False) -> list[str]:
         """Lists how shoppers call an entry; nothing where nobody asks for it."""
-        if any(fnmatchcase(normal_text(entry), pattern) for pattern in self.rules.not_asked):
+        if any(fnmatchcase(normal_text(entry), normal_text(each)) for each in self.rules.not_asked):
             return []
         words = self.rules.words.get(entry) or self._own_words(entry)
         return self.rules.first_words.get(entry, words) if is_first else words
@@ -113,11 +113,16 @@ class Names:
         self._keys.clear()
 
     def keys(self, entry: str) -> set[str]:
-        """Returns `key_of` each word that shoppers have for an entry."""
+        """Returns `key_of` each way in which people may call an entry."""
         if entry not in self._keys:
-            ways = (self.words(entry), self.words(entry, is_first=True))
-            self._keys[entry] = {key_of(word) for words in ways for word in words}
+            self._keys[entry] = {key_of(word) for word in self.called(entry)}
         return self._keys[entry]
+
+    def called(self, entry: str) -> list[str]:
+        """Lists how people may call an entry: in shoppers' words, or as the table names it."""
+        words = [*self.words(entry), *self.words(entry, is_first=True)]
+        is_named = words and (entry in self.rules.words or entry in self.rules.first_words)
+        return [*words, entry] if is_named else words
 
     def _own_words(self, entry: str) -> list[str]:
         """Lists how an entry is called that has no words in the table.
@@ -142,6 +147,8 @@ class Field:
     Attributes:
         values: the distinct values, as the shop writes them.
         codes: of each product, -1 where it has no value.
+        neighbours_by: the column that says which values are neighbours, or "the rules"; "" where
+            none are.
     """
 
     def __init__(
@@ -166,6 +173,7 @@ class Field:
         ]
         self.families: list[set[int]] = [set() for _ in self.values]
         self.family_codes: Int[np.ndarray, " products"] | None = None
+        self.neighbours_by = "the rules" if rules.neighbours or rules.same_last_word else ""
 
     def _is_asked(self, value: str, entries: Sequence[str]) -> bool:
         """Says whether anybody asks for a value; nobody does in the words of code or a sentence."""
@@ -174,7 +182,7 @@ class Field:
             and (LISTED.search(value) is not None or max(map(len, entries)) <= MOST_OF_A_PART)
         )
         folded = normal_text(value)
-        is_left = any(fnmatchcase(folded, pattern) for pattern in self.rules.not_asked)
+        is_left = any(fnmatchcase(folded, normal_text(each)) for each in self.rules.not_asked)
         return is_list and not is_left and not folded.startswith(('{"', "{'"))
 
     def name_shared(self, shared: set[str]) -> None:
@@ -192,6 +200,14 @@ class Field:
             entries = [each for each in entries if len(each) <= MOST_OF_A_PART]
         words = [word for each in entries for word in self.names.words(each, is_first)]
         return list(dict.fromkeys(words))
+
+    def called(self, code: int) -> list[str]:
+        """Lists how people may call a value; nothing where nobody asks for it."""
+        if not self.words_of(code):
+            return []
+        return list(
+            dict.fromkeys(way for one in self.entries[code] for way in self.names.called(one))
+        )
 
     @cached_property
     def codes_of(self) -> dict[str, list[int]]:
@@ -212,14 +228,16 @@ class Field:
             "values": len(set().union(*self.entries)),
             "products": len(known),
             "without": len(self.codes) - len(known),
+            "neighbours_by": self.neighbours_by,
             "not_asked": {
                 self.values[code][:MOST_SHOWN]: number[code] for code in left[:MOST_SAID]
             },
             "more_not_asked": len(left[MOST_SAID:]),
         }
 
-    def set_families(self, cells: Iterable[str], missing: Sequence[str]) -> None:
-        """Takes the column `near_by`: its values are families of this field's."""
+    def set_families(self, column: str, cells: Iterable[str], missing: Sequence[str]) -> None:
+        """Takes a column of `near_by`: its values are families of this field's."""
+        self.neighbours_by = column
         _, families = coded(cells, Names(self.name, FieldRules(), missing))
         self.family_codes = families
         both = Counter(zip(self.codes.tolist(), families.tolist(), strict=True))

@@ -143,7 +143,11 @@ def _write_unmapped(mapped: Sequence[Mapped], folder: Path) -> None:
 
 
 def write_rejects(rejects: Sequence[Reject], folder: Path) -> dict[str, int]:
-    """Lists the rows that are not used, where there are any; returns how many of each reason."""
+    """Lists the rows that are not used, where there are any; returns how many of each reason.
+
+    A file that is read for products and for fields rejects a row twice, and it counts once.
+    """
+    rejects = list(dict.fromkeys(rejects))
     if rejects:
         with (folder / REJECTS).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([Reject._fields, *rejects])

@@ -35,7 +35,7 @@ def test_hm_articles_get_their_leading_zero_and_picture_path_back(tmp_path: Path
     assert first["image"] == str(images / "010" / "0108775015.jpg")
     assert second["image"] == str(images / "010" / "0108775044.jpg")
     assert second["category"] == "Ladieswear > Vest top"
-    assert first["group_id"] == second["group_id"] == "108775"
+    assert first["group_id"] == second["group_id"] == "0108775"
     assert first["split"] == second["split"]
 
 

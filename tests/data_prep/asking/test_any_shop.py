@@ -188,7 +188,7 @@ def test_counts_say_who_is_left_out_and_why(tmp_path: Path, capsys: pytest.Captu
     counts = json.loads((out / "made.json").read_text())
     assert counts["fields"]["colour"] == {
         "values": 3, "products": 18, "without": 6, "not_asked": {"12": 6, "multi": 6},
-        "more_not_asked": 0,
+        "more_not_asked": 0, "neighbours_by": "the rules",
     }  # fmt: skip
     assert sum(each["products_without_a_query"] for each in counts["splits"].values()) == 2
     said = capsys.readouterr().out

@@ -114,6 +114,11 @@ def test_queries_of_people_that_do_not_fit_are_refused(
         ("tight short black dress", ("black", "dress")),
         ("dress, long, navy-blue", ("navy blue", "dress")),
         ("tank-top white women", ("white", "tank top")),
+        # Another product's colour is not this one's, and a part's may be.
+        ("jacket for a black dress, red", ("red", "jacket")),
+        ("jacket with belt red", ("red", "jacket")),
+        ("jacket, cotton, black, shirt", ("black", "jacket")),
+        ("suitable for work red jacket", ("red", "jacket")),
     ],
 )
 def test_words_of_fields_are_found_in_texts(text: str, asked: tuple[str, str]) -> None:
@@ -129,3 +134,56 @@ def test_words_of_fields_are_found_in_texts(text: str, asked: tuple[str, str]) -
     found = dict(query.asked)
     assert (found["colour"], found["product_type"]) == asked
     assert ("pattern" in found) == ("JEANS" in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        # A word that two fields have asks for the one that nothing else asks for.
+        ("transparent black shirt", {"colour": "black", "pattern": "transparent"}),
+        ("transparent shirt", {"colour": "transparent"}),
+        # The table's own name of a value is a word for it.
+        ("white shirt with stripes", {"colour": "white", "pattern": "stripe"}),
+        # What is of another product, before its name; and a noun before a noun.
+        ("white shirt with red jeans", {"colour": "white"}),
+        ("white shirt, blue jeans", {"colour": "white"}),
+        ("red jean shirt", {"colour": "red", "pattern": "denim"}),
+        ("red, with striped shirt, casual shirt", {"colour": "red", "pattern": "striped"}),
+    ],
+)
+def test_what_a_query_asks_for_beside_its_noun(text: str, asked: dict[str, str]) -> None:
+    rules = read_rules()
+    cells = {
+        "product_type": ["Shirt", "Trousers", "Shirt", "Shirt"],
+        "colour": ["Black", "White", "Transparent", "Red"],
+        "pattern": ["Stripe", "Denim", "Transparent", "Solid"],
+    }
+    fields = {name: Field(name, rules.fields[name], each) for name, each in cells.items()}
+    query = Mapper(rules, fields).query_of(text)
+    assert query is not None
+    assert dict(query.asked) == asked | {"product_type": "shirt"}
+    # What is asked is what products are found by.
+    assert all(fields[name].codes_of[word] for name, word in query.asked)
+
+
+def test_rows_of_people_that_are_no_new_query_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shop, _ = people_shop(tmp_path)
+    rows = [("Red dress",), ("red  dress",), ("",), *((f"red dress {n}",) for n in range(30))]
+    queries = write_csv(tmp_path / "q.csv", ("query",), rows)
+    out = tmp_path / "out"
+    arguments = ["--attributes", ATTRIBUTES, "--map", str(queries), "--per-product", "0"]
+    assert main([str(shop), str(out), *arguments]) == 0
+    left = [(row["row"], row["reason"], row["detail"]) for row in read_csv(out / "rejects.csv")]
+    assert left == [
+        ("4", "empty query", "expected a text"),
+        ("3", "repeats a query", "as in row 2: red dress"),
+    ]
+    assert "q.csv: repeats a query: 1 rejected" in capsys.readouterr().err
+    # The seed is of draws: it moves nothing between splits.
+    splits = {each["query"]: each["split"] for each in queries_of(out)}
+    assert main([str(shop), str(out), *arguments, "--seed", "1"]) == 0
+    assert {each["query"]: each["split"] for each in queries_of(out)} == splits
+    write_csv(queries, ("query",), [])
+    assert "expected queries, got no row" in error_of(capsys, shop, out, *arguments)

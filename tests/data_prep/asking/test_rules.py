@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.asking.rules import DEFAULT_RULES, read_rules
+from data_prep.asking.values import Field
 from tests.data_prep.asking.shops import (
     ATTRIBUTES,
     HEADER,
@@ -34,6 +35,11 @@ from tests.data_prep.asking.shops import (
         ("written: {typo: 0.9, plural: 0.2}", "expected shares"),
         ("besides: {taste: {decided: {size: [big]}}}", "besides.taste: expected"),
         ("mapped: {needed: [audience]}", "mapped.needed: expected"),
+        ("fields: {shade: {naer: 1}}", "fields.shade: Object contains unknown field `naer`"),
+        ("fields: {colour: {words: {red: ['  ']}}}", "expected words for 'red'"),
+        ("exact: .inf", "exact: expected a grade above 0, at most 100, got inf"),
+        ("asks: [{forms: ['{colour {product_type}']}]", "expected places such as {colour}"),
+        ("exact: 2\nexact: 3", "'exact' stands twice"),
         ("a: {b", "expected rules in YAML"),
         ("!!python/object/apply:os.system [ls]", "expected rules in YAML"),
     ],
@@ -58,3 +64,19 @@ def test_rules_of_a_file_lie_over_the_default_ones(tmp_path: Path) -> None:
     assert rules.fields["pattern"].words == default.fields["pattern"].words
     assert rules.asks == default.asks
     assert rules.digest != default.digest == read_rules(DEFAULT_RULES).digest
+
+
+def test_values_are_spelled_as_the_shop_does(tmp_path: Path) -> None:
+    content = {"fields": {"colour": {"words": {"Dark Blue": ["marine"]}, "not_asked": ["Black"]}}}
+    rules = read_rules(write_rules(tmp_path / "r.yaml", content))
+    field = Field("colour", rules.fields["colour"], ["dark blue", "BLACK", "Red"])
+    assert [field.words_of(code) for code in range(3)] == [[], ["marine"], ["red"]]
+
+
+def test_a_field_that_forms_leave_out_is_asked_for_once(tmp_path: Path) -> None:
+    forms = ["{product_type} for {audience}"]
+    rules = read_rules(write_rules(tmp_path / "r.yaml", {"asks": [{"forms": forms}]}))
+    with_colour = rules.with_fields(["colour", "product_type", "audience"])
+    found = [form for ask in with_colour.asks_of(["colour", "product_type"]) for form in ask.forms]
+    assert "{colour} {product_type}" in found
+    assert all(form.count("{colour}") == form.count("{product_type}") == 1 for form in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -177,3 +178,39 @@ def test_a_table_of_attributes_beside_the_products_has_the_fields_that_these_lac
     assert "expected one of attributes.csv, attributes.tsv, got both" in error_of(
         capsys, *arguments
     )
+
+
+def test_a_file_of_fields_that_is_the_products_own_is_read_alike(tmp_path: Path) -> None:
+    """Ids that lost a leading zero get it back, and a row that stands twice counts once."""
+    rows = [(f"{1000 + at}", "7", f"Name {at}", "Women", "Jersey", "Red", "Coat", "")
+            for at in range(40)]  # fmt: skip
+    header = ("article_id", "product_code", "prod_name", "index_name", "garment_group_name",
+              "colour_group_name", "product_type_name", "detail_desc")  # fmt: skip
+    shop, out = tmp_path / "shop", tmp_path / "out"
+    file = write_csv(shop / "articles.csv", header, [*rows, rows[3]])
+    assert main(
+        [str(shop), str(out), "--layout", "hm_articles", "--fields", str(file), "--attributes",
+         "colour=colour_group_name,product_type=product_type_name", "--absent-pictures"]
+    ) == 0  # fmt: skip
+    assert "classic red simple coat" in {text for _, text in grades_of(out)}
+    products = read_csv(out / "products.csv")
+    assert products[0]["product_id"] == "0000001000"
+    assert {row["group_id"] for row in products} == {"0000007"}
+    rejects = [(row["row"], row["reason"]) for row in read_csv(out / "rejects.csv")]
+    assert rejects == [("42", "duplicate id")] * len(rejects)
+    assert rejects
+
+
+def test_what_says_which_shades_are_neighbours_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [(f"p{at}", f"Thing {at}", "Red", "Vest", "Warm") for at in range(8)]
+    header = ("product_id", "title", "colour", "product_type", "colour_family")
+    for columns, source in ((5, "colour_family"), (4, "the rules")):
+        write_csv(tmp_path / "products.csv", header[:columns], [row[:columns] for row in rows])
+        out = tmp_path / f"out{columns}"
+        assert main([str(tmp_path), str(out), "--attributes", "colour,product_type"]) == 0
+        assert f"neighbours by {source};" in capsys.readouterr().out
+        made = json.loads((out / "made.json").read_text())
+        assert made["fields"]["colour"]["neighbours_by"] == source
+        assert made["fields"]["product_type"]["neighbours_by"] == ""

@@ -217,7 +217,7 @@ def test_products_of_a_list_agree_in_each_of_its_values() -> None:
 
 def test_families_of_a_list_are_none_of_its_single_values() -> None:
     field = Field("colour", RULES.fields["colour"], ["red|blue", "blue", "red", "navy|x"])
-    field.set_families(["Reds", "Blues", "Reds", "Blues"], [])
+    field.set_families("family", ["Reds", "Blues", "Reds", "Blues"], [])
     assert field.near_families("blue") == [0]
     assert field.near_families("red") == [1]
     assert field.near_families("navy") == [0]
