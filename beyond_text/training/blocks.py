@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from beyond_text.training.everyone import Pool
@@ -31,6 +32,7 @@ class Direction(NamedTuple):
 
     `relevance` and `negative_weight` (None: all count 1) are made for a block of anchors. A
     candidate counts `copies` times. Vectors are shortened to `width` numbers; 0: not at all.
+    `most_positives` tells how many candidates an anchor is relevant to at most (None: to all).
     """
 
     anchors: Float[Tensor, "anchors dim"]
@@ -41,6 +43,7 @@ class Direction(NamedTuple):
     negative_weight: Blocks | None = None
     copies: int = 1
     width: int = 0
+    most_positives: Callable[[], int] | None = None
 
     @property
     def columns(self) -> int:
@@ -96,7 +99,7 @@ def sums_over_blocks(sums: Callable[..., Sums], columns: int, *rows: Tensor) -> 
     `rows` are tensors with a row per anchor. `sums` takes the slice of a block and its part of
     each. The backward pass computes each block again, but for a small one that is alone.
     """
-    size = max(1, min(BLOCK, NUMBERS // max(1, columns)))
+    size = block_size(columns)
     starts = range(0, max(1, len(rows[0])), size)
     blocks = list(zip(*(row.split(size) for row in rows), strict=True))
     if len(blocks) == 1 and len(rows[0]) * columns <= KEPT:
@@ -107,6 +110,20 @@ def sums_over_blocks(sums: Callable[..., Sums], columns: int, *rows: Tensor) -> 
     ]
     totals, weights = (torch.stack(parts).sum(dim=0) for parts in zip(*found, strict=True))
     return totals, weights
+
+
+def block_size(columns: int) -> int:
+    """Returns how many anchors are in a block."""
+    return max(1, min(BLOCK, NUMBERS // max(1, columns)))
+
+
+def most_positives(relevance: Blocks, anchors: int, columns: int) -> Int[Tensor, ""]:
+    """Returns how many of the columns an anchor is relevant to at most; waits for no device."""
+    size = block_size(columns)
+    starts = range(0, max(1, anchors), size)
+    blocks = (relevance(slice(start, min(start + size, anchors))) for start in starts)
+    found = [(block > 0).sum(dim=1) for block in blocks]
+    return F.pad(torch.cat(found), (0, 1)).amax()
 
 
 def weighted_sums(values: Tensor, weight: Tensor) -> Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from beyond_text.config.views import PAIRS, QUERY, View
 from beyond_text.shards.batch import Qrels
-from beyond_text.training.blocks import Contrast, Direction
+from beyond_text.training.blocks import Contrast, Direction, most_positives
 from beyond_text.training.cross_batch import Candidates, joined
 from beyond_text.training.gathered import Gathered
 from beyond_text.training.relevance import (
@@ -23,12 +24,18 @@ from beyond_text.training.relevance import (
 from beyond_text.training.uniecs_losses import Scene
 
 
+def _matched_by(pair: str) -> str:
+    """Returns what decides the relevance of a pair of views."""
+    return {"text_image": "equal", "query_text": "text"}.get(pair, "judged")
+
+
 class Contrasts:
     """Makes what each objective contrasts; relevance is made in blocks, when it is needed.
 
     Anchors are queries or products of this process. Candidates are the products of all processes,
     followed by the remembered ones, or the queries of all processes. A product has a row for each
     of its queries, but is a candidate once. A query's judged zeros count `negative_weight` times.
+    `pairs` are those that will be asked for.
     """
 
     def __init__(
@@ -36,9 +43,11 @@ class Contrasts:
         gathered: Gathered,
         remembered: tuple[Candidates, Qrels] | None = None,
         negative_weight: float = 1.0,
+        pairs: Collection[str] = tuple(PAIRS),
     ) -> None:
         self.gathered = gathered
         self.negative_weight = negative_weight
+        self.pairs = pairs
         self.judged = gathered.judged
         self.product_key, self.text_key = gathered.keys.product, gathered.keys.text
         self.pools = dict(gathered.everyone.pools)
@@ -53,19 +62,10 @@ class Contrasts:
                 self.pools[view] = self.pools[view]._replace(older=rows)
                 self.present[view] = torch.cat([self.present[view], older.present[view]])
 
-    @cached_property
-    def grades(self) -> Tensor:
-        """The gains above 0 that products may have for queries, and 1."""
-        gain = self.judged.gain
-        return gain.where(gain > 0, 1.0).unique()
-
     def of_pair(self, pair: str) -> Contrast:
         """Contrasts two views: queries with products, or for text_image products with products."""
         anchor, candidate = PAIRS[pair]
-        if pair == "text_image":
-            relevance = self._equal_products
-        else:
-            relevance = self._shared if pair == "query_text" else self._relevance
+        relevance = self._relevance_of(pair)
         weights = (None, None) if pair == "text_image" else self._negative_weights
         own, everyone = self.gathered.own, self.gathered.everyone
         return Contrast(
@@ -76,6 +76,7 @@ class Contrasts:
                 self.present[candidate],
                 relevance.first,
                 weights[0],
+                most_positives=lambda: self._most_positives[_matched_by(pair)][0],
             ),
             Direction(
                 own.vectors[candidate],
@@ -84,6 +85,7 @@ class Contrasts:
                 everyone.present[anchor],
                 relevance.second,
                 weights[1],
+                most_positives=lambda: self._most_positives[_matched_by(pair)][1],
             ),
         )
 
@@ -106,6 +108,33 @@ class Contrasts:
             gathered.copies,
         )
 
+    def _relevance_of(self, pair: str) -> Relevance:
+        match _matched_by(pair):
+            case "equal":
+                return self._equal_products
+            case "text":
+                return self._shared
+        return self._relevance
+
+    @cached_property
+    def _most_positives(self) -> dict[str, tuple[int, int]]:
+        """The most positives of an anchor in each direction, by what decides a pair's relevance.
+
+        A device is waited for once.
+        """
+        keys, own = self.gathered.keys, self.gathered.own_keys
+        pairs = {_matched_by(pair): pair for pair in self.pairs}
+        found = []
+        for pair in pairs.values():
+            anchors, candidates = own.query.query, keys.query.query
+            if pair == "text_image":
+                anchors, candidates = own.product, keys.product
+            one, other = self._relevance_of(pair)
+            found.append(most_positives(one, len(anchors), len(self.product_key)))
+            found.append(most_positives(other, len(own.product), len(candidates)))
+        numbers = torch.stack(found).tolist()
+        return dict(zip(pairs, zip(numbers[::2], numbers[1::2], strict=True), strict=True))
+
     @cached_property
     def _relevance(self) -> Relevance:
         return self._judged(self.judged, self.product_key)
@@ -125,7 +154,7 @@ class Contrasts:
     def _weights(self, zeros: Blocks) -> Blocks:
         return lambda rows: 1 + (self.negative_weight - 1) * zeros(rows)
 
-    @property
+    @cached_property
     def _equal_products(self) -> Relevance:
         """Products of one text are each other's positives: the text fits either picture."""
         own, keys = self.gathered.own_keys, self.gathered.keys

@@ -11,8 +11,9 @@ from beyond_text.training.blocks import BLOCK, NUMBERS
 from beyond_text.training.relevance import KEPT
 
 # Matrices of a block that are alive at once, in its backward pass, where the candidates are queries
-# and where they are products: of a loss with three grades, and of UniECS's objectives.
-MATRICES = {"info_nce": (8, 8), "ranked_nce": (14, 14), "sigmoid": (9, 9), "uniecs": (9, 15)}
+# and where they are products: of a loss whose positives are few beside the candidates, and of
+# UniECS's objectives.
+MATRICES = {"info_nce": (8, 8), "ranked_nce": (9, 9), "sigmoid": (9, 9), "uniecs": (9, 15)}
 # Those of a teacher's objective, whose candidates are products.
 TAUGHT_MATRICES = 11
 # Directions of all objectives whose matrices are held at once, where these are small.

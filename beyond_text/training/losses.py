@@ -25,34 +25,40 @@ from beyond_text.training.relevance import Mask, Matrix
 
 # The logit of a masked candidate. An infinite one gives NaN gradients where no candidate is left.
 MASKED = -1e9
-# Takes logits, relevance, the pairs that take part, and the grades above 0 that relevance may have;
-# returns the cross-entropy of each candidate.
-CrossEntropy = Callable[[Matrix, Matrix, Mask, Tensor], Matrix]
+# Takes logits, relevance, the pairs that take part, the share of each in its anchor's loss, and the
+# direction that these are of; returns the cross-entropy of each anchor.
+CrossEntropy = Callable[[Matrix, Matrix, Mask, Matrix, Direction], Float[Tensor, " anchors"]]
 # Takes cosines, relevance and the pairs that take part; returns changed cosines and pairs.
 Adjustment = Callable[[Matrix, Matrix, Mask], tuple[Matrix, Mask]]
 Loss = Callable[..., list[Term]]
 
 
 def _cross_entropy_over_all(
-    logits: Matrix, relevance: Matrix, contrasted: Mask, grades: Tensor
-) -> Matrix:
-    """Returns -log softmax_ij over all candidates j that take part."""
-    return -logits.masked_fill(~contrasted, MASKED).log_softmax(dim=1)
+    logits: Matrix, relevance: Matrix, contrasted: Mask, share: Matrix, direction: Direction
+) -> Float[Tensor, " anchors"]:
+    """Returns the shares of -log softmax_ij over all candidates j that take part, added up."""
+    return -(share * logits.masked_fill(~contrasted, MASKED).log_softmax(dim=1)).sum(dim=1)
 
 
 def _cross_entropy_over_lower_grades(
-    logits: Matrix, relevance: Matrix, contrasted: Mask, grades: Tensor
-) -> Matrix:
-    """Returns -log(exp s_ij / (exp s_ij + sum_{k: relevance_ik < relevance_ij} exp s_ik)).
+    logits: Matrix, relevance: Matrix, contrasted: Mask, share: Matrix, direction: Direction
+) -> Float[Tensor, " anchors"]:
+    """Returns the shares of -log(exp s_ij / (exp s_ij + sum_{k: lower} exp s_ik)), added up.
 
-    It means nothing where j is no positive. Positives of one grade do not compete (in-batch
-    positives are masked, as is usual), but an exact match still ranks above a partial one. With one
-    positive a row it equals `_cross_entropy_over_all`.
+    Lower is relevance_ik < relevance_ij. Positives of one grade do not compete (in-batch positives
+    are masked, as is usual), but an exact match still ranks above a partial one. With one positive
+    a row it equals `_cross_entropy_over_all`. Positives are few beside the candidates: they alone
+    are put in the order of their grades, of which there may be as many as positives.
     """
-    masked = logits.masked_fill(~contrasted, MASKED)
-    lower = [_log_sum_exp(masked.masked_fill(relevance >= grade, MASKED)) for grade in grades]
-    grade_number = torch.searchsorted(grades, relevance.contiguous())
-    return F.softplus(torch.stack(lower, dim=1).gather(1, grade_number) - logits)
+    negatives = _log_sum_exp(logits.masked_fill((relevance > 0) | ~contrasted, MASKED))
+    most = direction.most_positives() if direction.most_positives else relevance.shape[1]
+    gain, place = (part.flip(1).contiguous() for part in relevance.topk(most, dim=1))
+    positive = logits.gather(1, place)
+    # The negatives first, then each positive; rows with fewer positives begin with none.
+    parts = [negatives[:, None], positive.masked_fill(gain <= 0, MASKED)]
+    sums = torch.cat(parts, dim=1).logcumsumexp(dim=1)
+    lower = sums.gather(1, torch.searchsorted(gain, gain))
+    return (share.gather(1, place) * F.softplus(lower - positive)).sum(dim=1)
 
 
 def _log_sum_exp(logits: Matrix) -> Float[Tensor, " anchors"]:
@@ -69,7 +75,6 @@ def unchanged(similarity: Matrix, relevance: Matrix, contrasted: Mask) -> tuple[
 def _one_direction(
     direction: Direction,
     temperature: Float[Tensor, ""],
-    grades: Float[Tensor, " grades"],
     cross_entropy: CrossEntropy,
     adjust: Adjustment,
 ) -> Sums:
@@ -83,7 +88,7 @@ def _one_direction(
         if direction.negative_weight is not None:
             logits = logits + direction.negative_weight(rows).log() * (relevance == 0)
         share = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        loss = (share * cross_entropy(logits, relevance, kept, grades)).sum(dim=1)
+        loss = cross_entropy(logits, relevance, kept, share, direction)
         best = relevance.amax(dim=1)
         return (best * loss).sum(), best.sum()
 
@@ -95,7 +100,6 @@ def info_nce(
     contrast: Contrast,
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""] | None = None,
-    grades: Float[Tensor, " grades"] | None = None,
     cross_entropy: CrossEntropy = _cross_entropy_over_all,
     adjust: Adjustment = unchanged,
 ) -> list[Term]:
@@ -105,17 +109,15 @@ def info_nce(
     -sum_j p_ij log(exp s_ij / sum_k exp s_ik), weighted by its best gain; the result is the mean of
     both directions. One positive a row gives van den Oord et al. 2018 (arXiv 1807.03748) as used by
     CLIP; several give the outer sum of Khosla et al. 2020 (arXiv 2004.11362). Zero, with zero
-    gradient, where there is no positive. The bias has no effect: softmax cancels it. `grades` has
-    the values above 0 of relevance (None: 1 alone), which only `ranked_nce` reads.
+    gradient, where there is no positive. The bias has no effect: softmax cancels it.
 
     With negative weights u_ik > 0, a negative k counts u_ik times: u_ik exp s_ik stands in the sum.
     """
-    grades = temperature.new_ones(1) if grades is None else grades
     return [
         Term(
             0.5,
             direction.candidates,
-            partial(_one_direction, direction, temperature, grades, cross_entropy, adjust),
+            partial(_one_direction, direction, temperature, cross_entropy, adjust),
         )
         for direction in contrast
     ]
@@ -129,7 +131,6 @@ def sigmoid(
     contrast: Contrast,
     temperature: Float[Tensor, ""],
     bias: Float[Tensor, ""],
-    grades: Float[Tensor, " grades"] | None = None,
 ) -> list[Term]:
     """Returns SigLIP's pairwise loss with graded positives, in nats.
 

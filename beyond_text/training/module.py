@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.config.settings import Config, active_losses, views_of, widths_of
-from beyond_text.config.views import TEACHER
+from beyond_text.config.views import PAIRS, TEACHER
 from beyond_text.models.moe import MoeFusion
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.two_tower import TwoTower
@@ -184,7 +184,8 @@ class ContrastiveModule(pl.LightningModule):
         if lesson is not None:
             assert gathered.taught is not None
             lesson = lesson._replace(products=gathered.taught)
-        contrasts = Contrasts(gathered, self.memory.all(), self.config.negative_weight)
+        pairs = [name for name in self.weights.fixed if name in PAIRS]
+        contrasts = Contrasts(gathered, self.memory.all(), self.config.negative_weight, pairs)
         terms = {name: self._terms(name, contrasts, lesson) for name in self.weights.fixed}
         balance = self._balance()
         found = losses_of(terms | balance, self.processes.sum, self.processes.world)
@@ -202,12 +203,10 @@ class ContrastiveModule(pl.LightningModule):
             elif name in OBJECTIVES:
                 found = OBJECTIVES[name](contrasts.scene.at(width), temperature.value)
             else:
-                grades = contrasts.grades if self.config.loss == "ranked_nce" else None
                 found = LOSSES[self.config.loss](
                     contrasts.of_pair(name).at(width),
                     temperature.value,
                     temperature.bias,
-                    None if name == "text_image" else grades,
                 )
             terms += [term._replace(share=weight * term.share) for term in found]
         return terms

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -106,12 +107,11 @@ class _Reads(TorchFunctionMode):
 
 
 class Answers(TorchDispatchMode):
-    """Answers for tensors that have a shape and no values: numbers that are read, and grades."""
+    """Answers for tensors that have a shape and no values: numbers that are read, then `later`."""
 
-    def __init__(self, numbers: Iterable[int], grades: Sequence[float]) -> None:
+    def __init__(self, numbers: Iterable[int], later: int) -> None:
         super().__init__()
-        self.numbers = iter(numbers)
-        self.grades = list(grades)
+        self.numbers = chain(numbers, repeat(later))
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -119,8 +119,6 @@ class Answers(TorchDispatchMode):
         name = function.overloadpacket.__name__
         if name == "_local_scalar_dense":
             return next(self.numbers)
-        if name == "_unique2":
-            return (torch.tensor(self.grades),) * 3
         return function(*args, **(kwargs or {}))
 
 

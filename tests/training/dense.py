@@ -43,12 +43,18 @@ def loss_of_pair(
     older = None if fresh is None else candidates[fresh:].detach()
     products = Everyone({"product": own}, alone, queries).pool("product")._replace(older=older)
     contrast = Contrast(
-        Direction(anchors, has_anchor, products, has_candidate, rows),
+        Direction(
+            anchors,
+            has_anchor,
+            products,
+            has_candidate,
+            rows,
+            # The other direction does not say it.
+            most_positives=lambda: int((relevance > 0).sum(dim=1).max()),
+        ),
         Direction(own, has_candidate[:fresh], queries.pool("query"), has_anchor, columns),
     )
-    grades = relevance[relevance > 0].unique()
-    grades = grades if len(grades) else torch.ones(1)
-    return losses_of({"loss": loss(contrast, temperature, bias, grades)})["loss"]
+    return losses_of({"loss": loss(contrast, temperature, bias)})["loss"]
 
 
 def scene_of(

@@ -31,7 +31,8 @@ from tests.tiny import UNTAUGHT
 from tests.training.counting import Answers, LiveBytes
 from tests.training.step_worker import counted
 
-GRADES = [0.25, 0.5, 1.0]
+# As many positives as an anchor has at most.
+POSITIVES = 64
 GIGABYTE = 10**9
 LARGE = Step(processes=16, products=4096, queries=4, dim=512, judgments=4 * 4096 * 4)
 
@@ -87,20 +88,18 @@ def measured(
     batch, embeddings = batch_of(step, objectives)
     temperature, bias = (torch.tensor(value, requires_grad=True) for value in (0.05, -10.0))
     numbers = [step.judgments, step.all_products, 0, step.all_products, 127]
-    with counted() as calls, Answers(numbers, GRADES), LiveBytes() as live:
+    with counted() as calls, Answers(numbers, POSITIVES), LiveBytes() as live:
         memory = CrossBatchMemory(step.remembered)
         if step.remembered:
             memory.load(remembered_of(step, embeddings))
         lesson = lesson_of(step)
         taught = lesson.products if step.taught else None
         gathered = gather(batch, embeddings, step.queries, processes, step.remembered > 0, taught)
-        contrasts = Contrasts(gathered, memory.all())
+        contrasts = Contrasts(gathered, memory.all(), pairs=[n for n in objectives if n in PAIRS])
         terms = {
             name: OBJECTIVES[name](contrasts.scene.at(width), temperature)
             if name in OBJECTIVES
-            else LOSSES[loss](
-                contrasts.of_pair(name).at(width), temperature, bias, contrasts.grades
-            )
+            else LOSSES[loss](contrasts.of_pair(name).at(width), temperature, bias)
             for name in objectives
         }
         if gathered.taught is not None:

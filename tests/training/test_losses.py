@@ -282,6 +282,26 @@ def test_ranked_nce_sets_a_positive_against_what_is_less_relevant_alone() -> Non
         assert found.item() == pytest.approx(sum(values), abs=1e-6)
 
 
+def test_ranked_nce_of_many_grades_keeps_no_more_for_the_backward_pass_than_of_few() -> None:
+    """Clicks grade by fractions: every positive of a batch may have a grade of its own."""
+    kept = []
+    for number in (1, 400):
+        case = graded_case(rows=20)
+        order = torch.arange(400).view(20, 20) % number + 1
+        relevance = (order / number).where(case.relevance > 0, 0.0)
+
+        def keep(tensor: Tensor, sizes: list[int]) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(partial(keep, sizes=sizes), lambda t: t):
+            case.anchors.requires_grad_()
+            ranked_nce(*case._replace(relevance=relevance))
+        kept.append(sum(sizes))
+    assert 0 < kept[1] == kept[0]
+
+
 def test_an_anchor_counts_by_its_best_grade() -> None:
     case = graded_case(rows=2, missing=False)
     single = [
