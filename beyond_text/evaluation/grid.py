@@ -22,6 +22,7 @@ from beyond_text.evaluation.report import Cell
 from beyond_text.evaluation.report import values_of as values_of_cell
 from beyond_text.files import write_text
 from beyond_text.models.fusion import FUSIONS
+from beyond_text.models.moe import MoeFusion
 
 FORM = "a grid as `lr.fusion: [1e-3, 3e-3]`"
 # Settings and one value of each, as `key=value` words.
@@ -56,14 +57,15 @@ def points_of(grid: Mapping[str, Sequence[str]], fusion: str) -> list[Point]:
 
 
 def unused_settings(fusion: str) -> set[str]:
-    """Returns which settings of fusions one does not use: without parameters, or of any rank."""
+    """Returns which settings of fusions one does not use, as one without parameters or experts."""
     with torch.device("meta"):
         sizes = [
             sum(p.numel() for p in FUSIONS[fusion](64, rank).parameters()) for rank in (64, 128)
         ]
+    unused = set() if issubclass(FUSIONS[fusion], MoeFusion) else {"fusion_balance"}
     if not sizes[0]:
-        return {"lr.fusion", "lr_scale.fusion", "fusion_rank"}
-    return {"fusion_rank"} if sizes[0] == sizes[1] else set()
+        return unused | {"lr.fusion", "lr_scale.fusion", "fusion_rank"}
+    return unused | ({"fusion_rank"} if sizes[0] == sizes[1] else set())
 
 
 def tried_rows(

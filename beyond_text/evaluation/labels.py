@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from beyond_text.config.load import load_config
 from beyond_text.config.settings import Config, active_losses
+from beyond_text.config.steps import AUTO
 from beyond_text.config.views import uses_queries
 from beyond_text.evaluation.ladder import (
     ROWS,
@@ -131,6 +133,7 @@ def plan_labels(
     check_distinct(row.name for row in setup.rows)
     check_distinct(setup.seeds)
     points: dict[Point, list[Config]] = {}
+    auto = has_auto(setup)
     # Only runs of one seed, and of one number or none, can be the same.
     planned: dict[tuple[int, int | None], list[Config]] = {}
     for (number, labels), seed in product(numbers.items(), setup.seeds):
@@ -143,7 +146,8 @@ def plan_labels(
             chain = _standing(chains[row.name, entry], number)
             if not chain:
                 continue
-            folders = _folders(row, chain, setup.out, f"labels-{labels or 'all'}", entry, seed)
+            labelled = f"labels-{labels or 'all'}"
+            folders = _folders(row, chain, setup.out, labelled, entry, seed, auto)
             free, own = planned.setdefault((seed, None), []), planned.setdefault((seed, number), [])
             chain = linked(chain, folders, "", [*free, *own])
             for config in chain:
@@ -214,13 +218,33 @@ def _standing(chain: Sequence[Config], number: int) -> list[Config]:
     return list(chain[: needs.index(True)] if any(needs) else chain)
 
 
+def has_auto(setup: Setup) -> bool:
+    """Says whether a stage's steps follow from the number of labels, as with steps=auto.
+
+    Then all rows see as many samples as these say, and stages without labels are longer, too.
+    """
+    stages = {stage: None for row in setup.rows for stage in row.stages}
+    words = ([*setup.overrides, *stage.words] for stage in stages)
+    configs = (load_config([setup.settings, *stage.recipes], own)
+               for stage, own in zip(stages, words, strict=True))  # fmt: skip
+    return any(config.steps == AUTO for config in configs)
+
+
 def _folders(
-    row: Row, chain: Sequence[Config], out: Path, labelled: str, entry: str, seed: int
+    row: Row,
+    chain: Sequence[Config],
+    out: Path,
+    labelled: str,
+    entry: str,
+    seed: int,
+    is_auto: bool,
 ) -> list[Path]:
-    """Returns the run folder of each stage."""
+    """Returns the run folder of each stage; where steps differ by the labels, it names them."""
     part = "" if entry == AS_IT_STANDS else re.sub(r"[^\w.=-]+", "_", entry)
     return [
-        out / (labelled if needs_labels(config) else "no-labels") / part
+        out
+        / (labelled if needs_labels(config) else f"no-labels{f'-{config.steps}-steps' * is_auto}")
+        / part
         / f"{row.name}-seed{seed}" / f"{number}-{stage.recipes[0].stem}"
         for number, (stage, config) in enumerate(zip(row.stages, chain, strict=False), start=1)
     ]  # fmt: skip

@@ -37,7 +37,7 @@ def in_chunks(
         function: maps rows to rows: to a tensor, or to a tuple of tensors of equal length.
         modules: the modules that `function` runs.
         inputs: tensors of equal first dimension.
-        size: rows per chunk; 0 makes one chunk of all rows.
+        size: most rows of a chunk; 0 makes one chunk of all rows.
     """
     if size == 0 or len(inputs[0]) <= size:
         return function(*inputs)
@@ -47,7 +47,9 @@ def in_chunks(
             give_back_freed_memory()
         return function(*rows)
 
-    chunks = zip(*(rows.split(size) for rows in inputs), strict=True)
+    # Of like sizes: a last chunk of a single row would have no statistics of its own.
+    number = -(-len(inputs[0]) // size)
+    chunks = zip(*(rows.tensor_split(number) for rows in inputs), strict=True)
     contexts = partial(_contexts, modules)
     with _uncached_autocast():
         outputs = [

@@ -159,10 +159,10 @@ class SourcePlan:
     def _free(self, order: Order, number: int, wanted: int) -> list[Draws]:
         """Returns the next samples of an order that the batch does not hold, as many as there are.
 
-        Whoever has gone through the order once has seen them all.
+        Whoever has gone to the end of an epoch, and through the next one, has seen them all.
         """
         parts = []
-        for further in range(-(-order.size // order.take) + 1):
+        for further in range(-(-2 * order.size // order.take)):
             if wanted <= 0:
                 break
             draws = order.batch(number + further)

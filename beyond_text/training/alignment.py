@@ -88,10 +88,14 @@ def _fit(encoder: Encoder, splits: Sequence[Split], config: Config) -> Fit | Non
     # What neither texts' nor pictures' vectors depend on may differ.
     others: dict[str, Any] = {"fusion": "", "fusion_rank": 0, "loss": "", "matryoshka": []}
     settings = replace(model.settings, **others, temperature=0.0, temperature_min=0.0)
+    # A fusion of tokens takes other features of a picture.
+    kind = model.fusion.tokens
     weights = [tower.digest() for tower in (model.text_tower, model.image_tower)]
     read = [(split.checksums, split.text_fields) for split in splits]
     chosen = FEWEST, config.align_pairs, config.seed, encoder.bf16
-    key = repr((chosen, settings, weights, digest_of(model.text_projection.state_dict()), read))
+    key = repr(
+        (chosen, settings, kind, weights, digest_of(model.text_projection.state_dict()), read)
+    )
     if (fit := _FITS.get(key) or work()) is not None:
         _FITS[key] = fit
     return fit

@@ -98,13 +98,15 @@ class EmbeddingCache(pl.Callback):
         digests = {name: tower.digest() for name, tower in towers.items()}
         kept = []
         training = [source.split for source in data.sources.values()]
+        has_own = model.own_query_tower is not None
+        of_queries = "own_query_tower" if has_own else "text_tower"
         for split, augmented in (
             *((split, config.data.augment) for split in training),
             *((split, False) for split in searched),
         ):
             picture = None if augmented or IMAGE not in frozen else data.collate.picture_size
             texts = any(name != IMAGE for name in frozen)
-            queries = _query_texts(split) if texts else []
+            queries = _query_texts(split) if of_queries in frozen else []
             counts = {
                 "products": len(split) if texts or picture else 0,
                 "queries": len(queries),

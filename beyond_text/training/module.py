@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from beyond_text.config.settings import Config, active_losses, views_of, widths_of
-from beyond_text.config.views import PAIRS, TEACHER
+from beyond_text.config.views import PAIRS, PRODUCT, TEACHER
 from beyond_text.models.moe import MoeFusion
 from beyond_text.models.temperature import Temperature
 from beyond_text.models.two_tower import TwoTower
@@ -214,12 +214,15 @@ class ContrastiveModule(pl.LightningModule):
     def _balance(self) -> dict[str, list[Term]]:
         """Returns how unevenly a mixture's experts were loaded in this step, by its name in logs.
 
-        Products alone count: a query with a picture goes through the same router.
+        Products alone count: a query with a picture goes through the same router, before them. So
+        the views decide whether there is a term, and not what one process has in its batch.
         """
         fusion = self.model.fusion
-        if not isinstance(fusion, MoeFusion) or fusion.routing is None:
+        if not isinstance(fusion, MoeFusion):
             return {}
         routing, fusion.routing = fusion.routing, None
+        if routing is None or PRODUCT.fused not in self.views:
+            return {}
         return {"fusion/balance": [load_balance(routing)]}
 
     def _temperature(self, objective: str) -> Temperature:

@@ -43,6 +43,7 @@ def test_what_a_fusion_uses_is_what_changes_its_size() -> None:
         without = name in CONTROLS
         assert ("lr.fusion" in unused_settings(name)) == without
         assert ("fusion_rank" in unused_settings(name)) == (without or name in ("gated", "lmf"))
+        assert ("fusion_balance" in unused_settings(name)) == (name != "moe")
 
 
 def test_all_learned_names_every_fusion_but_the_controls() -> None:

@@ -88,6 +88,25 @@ def test_stage_1_is_one_run_for_all_numbers_and_rows(settings: Path) -> None:
     assert alone[3, "full", entry][1].start == alone[3, "full", entry][0].run
 
 
+def test_runs_without_labels_that_differ_by_the_number_have_folders_of_their_own(
+    settings: Path, tmp_path: Path
+) -> None:
+    """With steps=auto the number of labels decides how many samples all rows see."""
+    stage1 = STAGE3.with_name("stage1.yaml")
+    lines = [
+        f"stage3-only: [{STAGE3} steps=auto]",
+        f"full: [{stage1} steps=auto, {STAGE3} steps=auto]",
+    ]
+    (tmp_path / "rows.yaml").write_text("\n".join(lines))
+    rows, grid = read_labels(tmp_path / "rows.yaml")
+    rule = ["auto_steps.few_steps=20", "auto_steps.few_queries=2", "auto_steps.many_queries=12"]
+    setup = Setup(rows, [0], settings, rule, tmp_path / "out")
+    points = plan_labels(setup, numbers_of(["3", "7", "all"], setup), grid)
+    steps = {(c.run, c.total_steps) for chain in points.values() for c in chain}
+    assert len({number for run, number in steps if "no-labels" in run}) > 1
+    assert len({run for run, _ in steps}) == len(steps)
+
+
 def test_numbers_beyond_the_queries_are_all_and_wrong_ones_are_refused(settings: Path) -> None:
     rows, _ = read_labels(LABELS)
     setup = Setup(rows, [0], settings, [], settings.parent)

@@ -114,7 +114,7 @@ def test_dropout_is_replayed_and_moving_statistics_count_each_row_once() -> None
     inputs = torch.randn(10, 4)
     plain, chunked = drawn_network(), drawn_network()
     torch.manual_seed(1)
-    expected = torch.cat([plain(rows) for rows in inputs.split(4)])
+    expected = torch.cat([plain(rows) for rows in inputs.tensor_split(3)])
     expected.square().sum().backward()
     after = torch.rand(1)
     torch.manual_seed(1)
@@ -158,3 +158,17 @@ def test_activations_of_one_chunk_at_a_time_are_alive() -> None:
     assert network.most == 1
     # The output is (w x)^2 w, whose gradient at w = 1 is 3 x^2.
     assert network.weight.grad == 3 * torch.arange(12.0).square().sum()
+
+
+def test_no_chunk_is_a_small_rest_of_the_rows() -> None:
+    seen: list[int] = []
+
+    def double(rows: Tensor) -> Tensor:
+        seen.append(len(rows))
+        return 2 * rows
+
+    for rows, expected in ((7, [4, 3]), (4, [4]), (9, [3, 3, 3])):
+        seen.clear()
+        given = torch.arange(rows).float()
+        assert in_chunks(double, nn.Identity(), (given,), 4).equal(2 * given)
+        assert seen == expected

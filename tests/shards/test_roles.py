@@ -200,3 +200,20 @@ def test_a_source_of_fewer_than_two_batches_has_each_sample_once_an_epoch_and_in
     assert {
         drawn.count(SampleIndex(0, sample, epoch)) for sample in range(5) for epoch in range(7)
     } == {1}
+
+
+@pytest.mark.parametrize("products", [16, 17, 20])
+def test_a_batch_is_whole_in_a_source_that_is_hardly_larger(products: int) -> None:
+    """Who fills a batch may stand anywhere in an epoch: the next one has what this one lacks."""
+    size = 16
+    for anchors in range(size - 2, products + 1):
+        random = np.random.default_rng(anchors)
+        is_anchor = np.zeros(products, bool)
+        is_anchor[random.permutation(products)[:anchors]] = True
+        has_negative = (random.random(products) < 0.3) & is_anchor
+        starts = np.concatenate([[0], np.cumsum(has_negative)]).astype(np.uint32)
+        negatives = random.integers(0, products, starts[-1]).astype(np.uint32)
+        roles = [Roles(is_anchor, starts, negatives)]
+        plan = BatchSampler([[products]], [1.0], size, 200, 0, roles=roles, negatives=0.25)
+        for batch in plan:
+            assert len({index.sample for index in batch}) == len(batch) == size

@@ -102,6 +102,9 @@ def test_a_run_that_begins_like_an_earlier_one_of_the_process_takes_its_fit(
     assert len(fitted) == 5
     assert aligned().equal(first)
     assert len(fitted) == 5
+    # A fusion of tokens takes other features of the picture, and no fit of theirs.
+    assert not aligned("fusion=uniecs").equal(first)
+    assert len(fitted) == 6
 
 
 def test_nothing_is_fitted_where_it_is_not_wanted_or_pairs_are_few(

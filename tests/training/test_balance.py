@@ -114,6 +114,23 @@ def test_a_step_adds_it_by_its_weight_and_logs_it_with_entropy_and_shares(folder
     assert block.routing is None
 
 
+@pytest.mark.parametrize("query_pictures", [True, False])
+def test_without_products_there_is_no_term_whatever_a_batch_has(
+    folder: Path, query_pictures: bool
+) -> None:
+    """Else one process would send a message that another does not: queries alone are no load."""
+    module = some_module(folder, fusion="moe", losses=Losses(query_image=1.0))
+    logged: set[str] = set()
+    module.log = lambda name, *_, **__: logged.add(name)  # type: ignore[method-assign]
+    module.train()
+    batch = some_batch(query_pictures)._replace(losses=("query_image",))
+    module.training_step(batch, 0).backward()
+    assert "loss/query_image" in logged
+    assert "fusion/balance" not in logged
+    assert isinstance(module.model.fusion, MoeFusion)
+    assert module.model.fusion.routing is None
+
+
 def test_a_weight_for_a_fusion_without_experts_is_refused() -> None:
     words = ["losses.query_product=1", "fusion_balance=0.1"]
     assert load_config([], [*words, "fusion=moe"]).fusion_balance == 0.1

@@ -265,6 +265,16 @@ def test_a_tower_that_moves_is_left_alone(
     close(held, without)
 
 
+def test_a_frozen_tower_reads_no_queries_that_are_anothers(
+    tiny_settings: list[str], tmp_path: Path, counted: dict[str, int]
+) -> None:
+    cache = tmp_path / "cache"
+    more = ["data.augment=false", "share_text_encoder=false", "lr.query_encoder=0.001"]
+    run(tiny_settings, tmp_path / "run", *more, f"cache={cache}")
+    names = {path.name.partition("-")[0] for path in cache.rglob("*.npy")}
+    assert names == {"products"}
+
+
 def test_augmented_pictures_are_others_each_time(
     tiny_settings: list[str], tmp_path: Path, counted: dict[str, int]
 ) -> None:
