@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.config.settings import ConfigError
 from beyond_text.evaluate import evaluate
-from beyond_text.evaluation.soup import digits
+from beyond_text.evaluation.soup import Mix, Shop, Tasting, digits
 from beyond_text.export import main as export
 from beyond_text.metrics.history import read_history
+from beyond_text.metrics.ranking import Ranking
 from beyond_text.models.mixing import mixed
 from beyond_text.soup import main, parse
 from beyond_text.train import train
@@ -333,3 +336,17 @@ def test_a_soup_of_this_folder_lies_beside_it(
     assert parse([".", "untouched"]).out == tmp_path / "a" / "run-soup"
     assert parse(["..", "untouched"]).out == tmp_path / "a-soup"
     assert parse(["../run", "untouched"]).out == Path("../run-soup")
+
+
+def test_a_query_that_could_not_be_encoded_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = pd.DataFrame(
+        {"query_id": ["q1", "q2"], "query": ["red", ""], "kind": "query", "asked": ""}
+    )
+    qrels = pd.DataFrame({"query_id": ["q1", "q2"], "product_id": "p", "relevance": 1.0})
+    dev = SimpleNamespace(query_set=SimpleNamespace(queries=queries, qrels=qrels))
+    ranking = Ranking(["q1"], np.array([["p"]]), np.array([[1.0]]))
+    tasting = Tasting(SimpleNamespace(), [], [])  # type: ignore[arg-type]
+    measured = SimpleNamespace(rankings={"product": ranking})
+    monkeypatch.setattr(tasting, "measure", lambda *_: measured)
+    found = tasting.values(Mix("1", (1.0,)), Shop("home", dev))  # type: ignore[arg-type]
+    assert found["product"].to_dict() == {"q1": 1.0, "q2": 0.0}

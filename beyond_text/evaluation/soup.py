@@ -23,7 +23,7 @@ from beyond_text.evaluation.compare import names_of
 from beyond_text.evaluation.soup_report import chart, markdown, table_of
 from beyond_text.files import atomic_folder, sha256_of, write_json, write_text
 from beyond_text.metrics.history import name_in, read_history, save_history
-from beyond_text.metrics.ranking import per_query
+from beyond_text.metrics.ranking import Ranking, per_query
 from beyond_text.metrics.results import METRICS, write_results
 from beyond_text.models.checkpoint import MODEL, WEIGHTS, merged_state, save_model
 from beyond_text.models.mixing import (
@@ -38,7 +38,7 @@ from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.run import load_run, split_for
 from beyond_text.shards.store import Folder, Store
 from beyond_text.terminal import plain
-from beyond_text.training.dev import DevSet, Measured, QueryRetrieval, read_dev
+from beyond_text.training.dev import DevSet, Measured, PairRetrieval, QueryRetrieval, read_dev
 from beyond_text.training.untouched import untouched
 
 # The names of averages in tables, which no run has there.
@@ -81,12 +81,19 @@ class Tasting:
         return self._measured[key]
 
     def values(self, mix: Mix, shop: Shop) -> dict[View, pd.Series]:
-        """Returns nDCG@10 of each query of a shop, by the view of the products."""
+        """Returns nDCG@10 of each query of a shop, by the view of the products.
+
+        A query that could not be encoded finds nothing, as in an evaluation.
+        """
         queries, qrels = shop.dev.query_set.queries, shop.dev.query_set.qrels
+
+        def asked(ranking: Ranking) -> pd.DataFrame:
+            # Texts search pictures alone, and pictures texts.
+            is_of_view = queries["query_id"].isin(ranking.query_ids)
+            return queries[is_of_view] if isinstance(shop.dev, PairRetrieval) else queries
+
         return {
-            view: per_query(
-                ranking, queries[queries["query_id"].isin(ranking.query_ids)], qrels, "ndcg@10"
-            )
+            view: per_query(ranking, asked(ranking), qrels, "ndcg@10")
             for view, ranking in self.measure(mix, shop).rankings.items()
         }
 
