@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +36,12 @@ from beyond_text.terminal import errors_in_one_line, plain
 from tests import ROOT
 
 FAILED, OUT_OF_TIME = 1, 3
+# Ends the name of a file of the seconds that each run of a command took.
+SPENT = ".seconds"
 # The shell's exit code of a command that is not there.
 NO_COMMAND = 127
+# Files that a message names.
+MOST_NAMED = 3
 # A command that is told to stop has so long to write its checkpoint.
 PATIENCE = 60
 # Variables of make's own, and of the Makefile, that a make hands down.
@@ -89,32 +94,37 @@ class Commit(NamedTuple):
         return f"`{self.name}`" + (", with changes that are not committed" if self.changes else "")
 
 
-def commit_of(root: Path, dirty: bool) -> Commit:
-    """Returns the commit that is checked out in a folder.
+def commit_of(root: Path, dirty: bool, apart: Sequence[Path] = ()) -> Commit:
+    """Returns the commit that is checked out in a folder; changes in folders `apart` do not count.
 
     Raises:
         ValueError: no commit there; or changes that are not committed, unless `dirty`.
     """
+    inside = [each.resolve() for each in apart if each.resolve().is_relative_to(root.resolve())]
+    places = [each.relative_to(root.resolve()) for each in inside]
+    # The paths are as they are, whatever stands in them.
+    counted = [".", *(f":(top,literal,exclude){each}" for each in places if each.parts)]
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, check=False)
         if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ValueError(f"{root}: expected a checkout with a commit: {reason[-1:]}")
+            reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise ValueError(f"{root}: expected a checkout with a commit: {reason}")
         return done.stdout.decode(errors="replace")
 
     name = git("rev-parse", "--short=12", "HEAD").strip()
     # Parted by zeros, as names of files are then as they are.
-    changes = git("status", "--porcelain", "--untracked-files=all", "-z")
+    changes = git("status", "--porcelain", "--untracked-files=all", "-z", "--", *counted)
     lines = list(filter(None, changes.split("\0")))
     if not lines:
         return Commit(name, "")
     if not dirty:
-        count = len(lines)
+        named = ", ".join(line[3:] for line in lines[:MOST_NAMED])
+        more = f" and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
         raise ValueError(
-            f"{root}: {count} files differ from commit {name}: commit them, or say --dirty"
+            f"{root}: {named}{more} differ from commit {name}: commit them, or say --dirty"
         )
-    digest = hashlib.sha256((changes + git("diff", "HEAD")).encode())
+    digest = hashlib.sha256((changes + git("diff", "HEAD", "--", *counted)).encode())
     # Of files that git does not know, their contents count too.
     for line in sorted(lines):
         if line.startswith("?? ") and (root / line[3:]).is_file():
@@ -138,6 +148,15 @@ class Making:
     def folder(self) -> Path:
         """The folder of the commit's results."""
         return self.out.absolute() / self.commit.folder
+
+    def check_commit(self) -> None:
+        """Raises ValueError where what is checked out is no more what the results are of."""
+        now = commit_of(self.root, dirty=True, apart=(self.out, self.tables))
+        if now != self.commit:
+            raise ValueError(
+                f"{self.root}: was {self.commit.in_words} and is {now.in_words} now: files changed "
+                "while results were made; the same command makes those of what stands there"
+            )
 
     def lacks(self, result: Result) -> list[str]:
         """Returns the tables that a result, or one before it, needs and that are not there."""
@@ -202,7 +221,7 @@ class Making:
             words = self._words(result.commands[number])
             log = self.folder / "logs" / f"{name}-{number + 1}"
             print(plain(f"{name} ({number + 1} of {len(result.commands)}): {shlex.join(words)}"))
-            began = time.monotonic()
+            self.check_commit()
             code = self._call(words, log)
             if code is None:
                 return False
@@ -210,10 +229,11 @@ class Making:
                 print(plain(f"{name}: failed with exit code {code}; see {log}.err"))
                 self.failed.append(name)
                 return True
-            seconds = time.monotonic() - began
+            seconds = sum(json.loads(log.with_suffix(SPENT).read_text("utf-8")))
             ended.append({"words": words, "before": before, "seconds": seconds})
             write_json(self.folder / "state" / f"{name}.json", ended)
         if result.page:
+            self.check_commit()
             try:
                 write_text(self.folder / f"{name}.md", self._page(name, result, ended))
             except FileNotFoundError as error:
@@ -228,6 +248,17 @@ class Making:
             return None
         (self.folder / "state").mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        try:
+            return self._process(words, log, left)
+        finally:
+            # A command that goes on where it was has taken the seconds before, too.
+            spent = log.with_suffix(SPENT)
+            earlier = json.loads(spent.read_text("utf-8")) if spent.is_file() else []
+            write_json(spent, [*earlier, time.monotonic() - began])
+
+    def _process(self, words: Sequence[str], log: Path, left: float) -> int | None:
+        """Runs a command for so many seconds at most, as `_call` does."""
         # A make that is started here takes nothing from one that has started this.
         environment = {k: v for k, v in os.environ.items() if k not in OF_MAKE}
         with open(f"{log}.out", "wb") as out, open(f"{log}.err", "ab") as errors:
@@ -326,14 +357,35 @@ def in_order(results: Mapping[str, Result], only: Sequence[str]) -> list[str]:
     return sorted(found, key=lambda name: results[name].test)
 
 
-def overview(making: Making, names: Sequence[str]) -> str:
-    """Returns the page that names all tables, and what is left."""
+def overview(making: Making) -> str:
+    """Returns the page that names all tables, what is left, and what lacks tables of a shop."""
     lines = [f"# Results of {making.commit.in_words}", ""]
-    for name in names:
-        if making.results[name].page and making.is_done(name):
-            lines.append(f"- [{name}]({name}.md)")
-    left = [name for name in names if not making.is_done(name)]
-    return "\n".join([*lines, "", f"Left: {', '.join(left) or 'nothing'}.", ""])
+    done = [name for name in making.results if making.is_done(name)]
+    lines += [f"- [{name}]({name}.md)" for name in done if making.results[name].page]
+    lacking = {name: making.lacks(making.results[name]) for name in making.results}
+    left = [name for name in lacking if name not in done and not lacking[name]]
+    lines += ["", f"Left: {', '.join(left) or 'nothing'}."]
+    out = [f"{name} (no {', '.join(why)})" for name, why in lacking.items() if why]
+    if out := [each for each in out if each.partition(" ")[0] not in done]:
+        lines += ["", f"Left out: {', '.join(out)}."]
+    return "\n".join([*lines, ""])
+
+
+def _minutes(text: str) -> float:
+    """Reads how long may be worked.
+
+    Raises:
+        ArgumentTypeError: it is no number above 0.
+    """
+    with suppress(ValueError):
+        if (minutes := float(text)) >= 0:
+            return minutes
+    raise argparse.ArgumentTypeError(f"expected minutes, 0 or more, got {text!r}")
+
+
+def _stopped(number: int, _: object) -> None:
+    """Ends this program as what it started is ended: `Making` stops its command on the way out."""
+    sys.exit(128 + number)
 
 
 def main(argv: Sequence[str] | None = None, results: Mapping[str, Result] | None = None) -> None:
@@ -354,7 +406,7 @@ def main(argv: Sequence[str] | None = None, results: Mapping[str, Result] | None
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
                         help="these alone, and what they come after")
     parser.add_argument("--list", action="store_true", help="say what there is, and make nothing")
-    parser.add_argument("--minutes", type=float, default=float("inf"),
+    parser.add_argument("--minutes", type=_minutes, default=float("inf"),
                         help="stop after so long; the same command goes on")
     parser.add_argument("--dirty", action="store_true",
                         help="with changes that are not committed, which every page then says")
@@ -367,7 +419,8 @@ def main(argv: Sequence[str] | None = None, results: Mapping[str, Result] | None
         results = RESULTS
     with errors_in_one_line():
         names = in_order(results, arguments.only)
-        commit = commit_of(arguments.root, arguments.dirty or arguments.list)
+        apart = arguments.out, arguments.tables
+        commit = commit_of(arguments.root, arguments.dirty or arguments.list, apart)
         ends = time.monotonic() + 60 * arguments.minutes
         making = Making(results, commit, arguments.out, arguments.tables, ends, arguments.root)
         lacking = {name: making.lacks(results[name]) for name in names}
@@ -379,11 +432,15 @@ def main(argv: Sequence[str] | None = None, results: Mapping[str, Result] | None
                 print(plain(f"{name}: {f'left out: no {why}' if why else state}"))
         if arguments.list:
             return
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _stopped)
         in_time = making.make(there)
         making.folder.mkdir(parents=True, exist_ok=True)
-        write_text(making.folder / "README.md", overview(making, there))
+        write_text(making.folder / "README.md", overview(making))
     left = [name for name in there if not making.is_done(name)]
-    print(plain(f"{making.folder}: left: {', '.join(left) or 'nothing'}"))
+    out = [name for name in names if lacking[name]]
+    print(plain(f"{making.folder}: left: {', '.join(left) or 'nothing'}"
+                f"{'; left out: ' * bool(out)}{', '.join(out)}"))  # fmt: skip
     if not in_time:
         sys.exit(OUT_OF_TIME)
     if making.failed:

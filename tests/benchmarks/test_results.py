@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from beyond_text.config.names import RECIPES
+from tests import ROOT
 from tests.benchmarks.results import FAILED, OUT_OF_TIME, Result, commit_of, in_order, main
 from tests.benchmarks.results_list import RESULTS
 
@@ -182,7 +186,7 @@ def test_the_minutes_stop_a_command_with_all_that_it_started(
 def test_what_is_not_committed_is_refused_or_marked(shops: Shops) -> None:
     results = {"table": Result((note("one"),))}
     (shops.repository / "new").write_text("a")
-    with pytest.raises(SystemExit, match=r"error: .*1 files differ from commit"):
+    with pytest.raises(SystemExit, match=r"error: .*: new differ from commit"):
         shops.make(results)
     assert shops.make(results, "--dirty") == 0
     assert "with changes that are not committed" in shops.page("table")
@@ -197,6 +201,53 @@ def test_what_is_not_committed_is_refused_or_marked(shops: Shops) -> None:
         assert shops.ran("one") == min(number, 4)
     with pytest.raises(ValueError, match="expected a checkout with a commit"):
         commit_of(shops.tables, False)
+
+
+def test_tables_results_and_links_in_the_checkout_are_no_changes(
+    repository: Path, tmp_path: Path
+) -> None:
+    shops = Shops(repository, repository)
+    (shops.tables / "hm").mkdir()
+    results = {"table": Result((note("one"),)), "more": Result((note("two"),))}
+    assert shops.make(results, "--only", "table") == 0
+    assert (shops.out.parent, shops.make(results)) == (repository, 0)
+    assert "not committed" not in shops.page("table")
+    assert shops.ran("one") == 1
+
+
+def test_a_file_that_changes_meanwhile_stops_what_would_be_of_another_commit(
+    shops: Shops,
+) -> None:
+    change = f"sh -c 'echo changed >{shops.repository}/recipe'"
+    results = {"table": Result((note("one"), change, note("two")))}
+    with pytest.raises(SystemExit, match=r"error: .*files changed while results were made"):
+        shops.make(results)
+    assert (shops.ran("one"), shops.ran("two")) == (1, 0)
+    assert not list(shops.out.glob("*/table.md"))
+
+
+def test_a_stopped_command_stops_what_it_started_and_its_time_counts(
+    shops: Shops, repository: Path
+) -> None:
+    """As by kill, timeout or a closed shell."""
+    ends = repository.parent / "child"
+    slow = f"sh -c 'echo $$ >{ends}; exec sleep 60'"
+    script = (
+        "import sys; from tests.benchmarks.results import Result, main; "
+        f"main(sys.argv[1:], {{'slow': Result(({slow!r},))}})"
+    )
+    words = ["--tables", shops.tables, "--out", shops.out, "--root", repository]
+    process = subprocess.Popen([sys.executable, "-c", script, *map(str, words)], cwd=ROOT)
+    while not (ends.exists() and ends.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    child = int(ends.read_text())
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    (spent,) = shops.out.glob("*/logs/slow-1.seconds")
+    assert json.loads(spent.read_text())[0] > 0
 
 
 def test_shops_that_are_not_there_are_said(
