@@ -11,10 +11,11 @@ from PIL import Image
 
 from beyond_text.config.load import load_config
 from beyond_text.models.checkpoint import load_model
+from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.encode import Encoder
 from beyond_text.retrieval.read_split import read_products
 from beyond_text.tag import main, tag
-from beyond_text.tagging.tag import tag_products, type_of
+from beyond_text.tagging.tag import tag_products, type_of, types_of
 from beyond_text.tagging.words import read_fields
 from beyond_text.train import train
 from data_prep.shards import build_shards
@@ -167,6 +168,13 @@ def test_the_command_prints_the_share_and_refuses_in_one_line(
     for bad in (["--confidence", "2"], ["--top-share", "-1"], ["--confidence", "nan"]):
         with pytest.raises(SystemExit, match="2"):
             main([*given, *bad])
+
+
+def test_a_product_without_a_type_has_that_which_its_title_names() -> None:
+    titles = ["Blue Vase, large", "Vases", "Wall-clock (oak)", "Clock"]
+    described = [Described(title, title, {"title": title}) for title in titles]
+    assert types_of(["", "", "", "clock"], described) == ["", "", "clock", "clock"]
+    assert types_of(["", "vase"], described[:2]) == ["vase", "vase"]
 
 
 @pytest.mark.parametrize(

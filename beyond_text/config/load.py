@@ -121,7 +121,7 @@ def _check_keys(settings: Mapping[str, Any], origin: str, prefix: str = "") -> N
     """Refuses an unknown key and names the nearest known one."""
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if prefix == "trainer.":
+        if prefix in ("trainer.", "data.grades."):
             continue
         if prefix == "data.sources.":
             for inner in value if isinstance(value, Mapping) else ():

@@ -35,7 +35,8 @@ from beyond_text.evaluation.ladder import (
     word_of,
 )
 from beyond_text.evaluation.report import Cell, values_of
-from beyond_text.shards.sources import train_split
+from beyond_text.shards.sources import supplies_by_name
+from beyond_text.shards.split import Split
 
 GRID = "grid"
 # A factor on steps: of all stages, or as STAGE.budget of one.
@@ -94,7 +95,7 @@ def numbers_of(asked: Sequence[str], setup: Setup) -> dict[int, int | None]:
     """Returns `data.labels` for each number of judged queries: None where that is all of them.
 
     `asked` are numbers and "all". Numbers that are not fewer than the queries of the source that
-    has most are all.
+    has most are all; counted are sources that feed a loss with queries.
 
     Raises:
         ValueError: one is neither, or comes twice; no row needs judgments, or no source counts.
@@ -104,15 +105,27 @@ def numbers_of(asked: Sequence[str], setup: Setup) -> dict[int, int | None]:
         raise ValueError(f"--labels: expected numbers or all, got {wrong[0]!r}")
     stages = (stage for row in setup.rows for stage in row.stages)
     configs = (configure(s, setup.seeds[0], setup.settings, setup.overrides) for s in stages)
-    config = next((config for config in configs if needs_labels(config)), None)
-    if config is None:
+    needing = [config for config in configs if needs_labels(config)]
+    if not needing:
         raise ValueError("--labels: none of the rows has a stage that learns from judgments")
-    sources = [s for s in config.data.sources.values() if s.labels is None and s.weight]
-    if not sources:
-        raise ValueError("--labels: each source has labels of its own, data.sources.NAME.labels")
-    most = max((train_split(s, config.data).kept().available for s in sources), default=0)
+    asked_splits = {name: split for config in needing for name, split in _asked(config).items()}
+    if not asked_splits:
+        raise ValueError(
+            "--labels: each source has labels of its own, data.sources.NAME.labels, or feeds no "
+            "loss with queries"
+        )
+    most = max(split.kept().available for split in asked_splits.values())
     numbers = {most if word == "all" else min(int(word), most) for word in asked}
     return {number: number if number < most else None for number in sorted(numbers)}
+
+
+def _asked(config: Config) -> dict[str, Split]:
+    """Returns the sources whose number of queries is asked: they feed a loss with queries."""
+    return {
+        name: supply.split
+        for name, supply in supplies_by_name(config).items()
+        if config.data.sources[name].labels is None and uses_queries(supply.losses)
+    }
 
 
 def needs_labels(config: Config) -> bool:

@@ -65,7 +65,8 @@ def write_trec(
                 for (query_id, product_id), value in checked_grades(kept, grade).items()
             ),
         )
-    queries[["query_id", "kind"]].to_csv(folder / "queries.csv", index=False)
+    columns = [name for name in ("query_id", "kind", "seen") if name in queries]
+    queries[columns].to_csv(folder / "queries.csv", index=False)
 
 
 def read_trec(folder: Path) -> Evaluation:

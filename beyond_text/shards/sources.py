@@ -93,24 +93,21 @@ def _supplies(config: Config) -> dict[str, SourceSupply | str]:
     }
 
 
-def usable_supplies(config: Config) -> list[SourceSupply]:
+def supplies_by_name(config: Config) -> dict[str, SourceSupply]:
     """Returns what the sources supply that feed the stage.
 
     Raises:
         ShardError: one is missing or damaged.
     """
-    return [supply for supply in _supplies(config).values() if isinstance(supply, SourceSupply)]
+    supplies = _supplies(config).items()
+    return {name: each for name, each in supplies if isinstance(each, SourceSupply)}
 
 
 def expected_batches(chain: Sequence[Config]) -> dict[str, float]:
     """Returns how many batches of each source a chain of stages takes on average."""
     batches: dict[str, float] = {}
     for stage in chain:
-        supplies = {
-            name: supply
-            for name, supply in _supplies(stage).items()
-            if isinstance(supply, SourceSupply)
-        }
+        supplies = supplies_by_name(stage)
         total = sum(supply.weight for supply in supplies.values())
         for name, supply in supplies.items():
             share = stage.total_steps * stage.accumulate * supply.weight / total
@@ -146,8 +143,11 @@ def supplies_of(config: Config) -> dict[str, SourceSupply]:
         seen = _seen_queries(supply)
         say(f"source {name}: {len(supply.split):,} products{seen}, weight {supply.weight:g}{part}")
         usable[name] = supply
-    grades = {grade for supply in usable.values() for grade in supply.split.highest}
-    if unknown := config.data.grades.keys() - grades:
+    # A source that sits this stage out may be the one that has a grade.
+    data = config.data
+    every = data.sources.values() if data.grades else ()
+    grades = {grade for source in every for grade in train_split(source, data).highest}
+    if unknown := data.grades.keys() - grades:
         had = ", ".join(sorted(grades)) or "none"
         raise ConfigError(f"data.grades: no source has {min(unknown)!r}; they have {had}")
     fed = {loss for supply in usable.values() for loss in supply.losses}

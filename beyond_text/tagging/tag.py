@@ -17,7 +17,7 @@ from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_samples
 from beyond_text.shards.batch import Sample
 from beyond_text.tagging.scores import choose, debiased, surest
-from beyond_text.tagging.words import ANY_TYPE, PRODUCT_TYPE, Field
+from beyond_text.tagging.words import ANY_TYPE, PRODUCT_TYPE, Field, parts_of
 
 # Prompts are made for as many types of products as this, the most frequent ones; others share one.
 MOST_TYPES = 60
@@ -100,10 +100,11 @@ def type_of(category: str) -> str:
 
 def types_of(types: Sequence[str], described: Sequence[Described]) -> list[str]:
     """Returns the types; a product without one has the longest that its title names, of others'."""
-    known = {f" {name} ": name for name in sorted(set(types) - {""}, key=len, reverse=True)}
+    names = sorted(set(types) - {""}, key=len, reverse=True)
+    known = {f" {parts_of(name)} ": name for name in names}
     found = []
     for name, each in zip(types, described, strict=True):
-        title = f" {' '.join(each.columns.get('title', '').lower().split())} "
+        title = f" {parts_of(each.columns.get('title', ''))} "
         found.append(name or next((known[form] for form in known if form in title), ""))
     return found
 

@@ -48,6 +48,8 @@ class Contrasts:
         self.gathered = gathered
         self.negative_weight = negative_weight
         self.pairs = pairs
+        # A remembered product may be that of another source, which has other judgments of it.
+        self.remembers = remembered is not None
         self.judged = gathered.judged
         self.product_key, self.text_key = gathered.keys.product, gathered.keys.text
         self.pools = dict(gathered.everyone.pools)
@@ -137,7 +139,7 @@ class Contrasts:
 
     @cached_property
     def _relevance(self) -> Relevance:
-        return self._judged(self.judged, self.product_key)
+        return self._judged(self.judged, self.product_key, shared=self.remembers)
 
     @cached_property
     def _shared(self) -> Relevance:
@@ -148,7 +150,7 @@ class Contrasts:
         """How often each candidate counts as a negative, by direction; None where all do once."""
         if self.negative_weight == 1:
             return None, None
-        zeros = self._judged(self.judged, self.product_key, zeros=True)
+        zeros = self._judged(self.judged, self.product_key, shared=self.remembers, zeros=True)
         return self._weights(zeros.first), self._weights(zeros.second)
 
     def _weights(self, zeros: Blocks) -> Blocks:

@@ -10,7 +10,7 @@ from beyond_text.config.settings import Config
 from beyond_text.config.steps import AUTO, auto_steps
 from beyond_text.config.views import uses_queries
 from beyond_text.shards.manifest import ShardError
-from beyond_text.shards.sources import usable_supplies
+from beyond_text.shards.sources import supplies_by_name
 from beyond_text.terminal import say
 
 
@@ -21,18 +21,22 @@ def with_steps(config: Config, is_lent: bool = False) -> Config:
     lent, whose run is another one.
 
     Raises:
-        ConfigError, ShardError: as `usable_supplies`.
+        ConfigError, ShardError: as `supplies_by_name`.
     """
     if config.steps != AUTO:
         return config
     begun = Path(config.run) / "config.yaml"
     try:
-        supplies = usable_supplies(config)
+        supplies = supplies_by_name(config).values()
     except ShardError:
         if is_lent or not begun.is_file():
             raise
         return replace(config, steps=load_config([begun]).steps)
-    products = sum(len(supply.split) for supply in supplies)
+    # Sources of one namespace are one shop: of its products, some may be in each.
+    sizes: dict[str, int] = {}
+    for supply in supplies:
+        sizes[supply.namespace] = max(sizes.get(supply.namespace, 0), len(supply.split))
+    products = sum(sizes.values())
     asked = [supply for supply in supplies if uses_queries(supply.losses)]
     queries = sum(supply.split.kept().number for supply in asked)
     steps = auto_steps(config, products, queries)

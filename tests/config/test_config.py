@@ -288,3 +288,16 @@ def test_widths_and_their_weights_are_paired() -> None:
     assert widths_of(load_config([], ["matryoshka=[64,384]"])) == [(64, 1.0), (384, 1.0)]
     words = ["matryoshka=[64,384]", "matryoshka_weights=[2,0.5]"]
     assert widths_of(load_config([], words)) == [(64, 2.0), (384, 0.5)]
+
+
+def test_grades_have_the_names_of_a_shops_columns(tmp_path: Path) -> None:
+    expected = {"relevance": 1.0, "desirability": 0.5}
+    for words in (
+        ["data.grades={relevance: 1, desirability: 0.5}"],
+        ["data.grades.relevance=1", "data.grades.desirability=0.5"],
+    ):
+        config = load_config([], words)
+        assert config.data.grades == expected
+        file = tmp_path / "config.yaml"
+        file.write_text(to_yaml(config))
+        assert load_config([file]).data.grades == expected

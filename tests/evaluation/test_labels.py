@@ -178,6 +178,18 @@ def test_labels_that_a_row_or_each_source_sets_are_refused(settings: Path) -> No
         numbers_of(["3"], given)
 
 
+def test_a_source_that_feeds_no_loss_with_queries_is_not_counted(
+    settings: Path, tiny_shards: Path
+) -> None:
+    more = [f"data.sources.others.path={tiny_shards}", "data.sources.others.losses=[text_image]"]
+    few = ["data.sources.tables.labels=4"]
+    rows, _ = read_labels(LABELS)
+    setup = Setup(rows, [0], settings, [*more, *few], settings.parent)
+    with pytest.raises(ValueError, match="or feeds no loss with queries"):
+        numbers_of(["3"], setup)
+    assert numbers_of(["all"], setup._replace(overrides=more)) == {12: None}
+
+
 @pytest.mark.parametrize(
     ("grid", "says"),
     [

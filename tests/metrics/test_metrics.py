@@ -214,6 +214,10 @@ def test_trec_files_give_back_ranking_and_metrics_to_the_last_bit(tmp_path: Path
     assert np.array_equal(back.ranking.scores, scores)
     assert back.ranking.scores.dtype == np.float32
     assert retrieval_metrics(*back) == retrieval_metrics(run, queries, qrels)
+    write_trec(tmp_path, run, qrels, seen := queries.assign(seen=["1", "", ""]))
+    metrics = retrieval_metrics(*read_trec(tmp_path))
+    assert metrics == retrieval_metrics(run, seen, qrels)
+    assert {"seen", "unseen"} <= metrics.keys()
     assert per_query(*back, measure="mrr").to_dict() == {"q 1": 0.5, "r%20": 1.0}
     assert (tmp_path / "qrels.trec").read_text().splitlines()[0] == "q%201 0 å%20c 2"
     first = (tmp_path / "run.trec").read_text().splitlines()[0]

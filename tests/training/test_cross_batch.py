@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from beyond_text.config.views import PRODUCT
-from beyond_text.shards.batch import Batch, Qrels
+from beyond_text.shards.batch import Batch, Qrels, QueryKeys
+from beyond_text.training.contrasts import Contrasts
 from beyond_text.training.cross_batch import Candidates, CrossBatchMemory, concatenate
 from beyond_text.training.gathered import Gathered, gather
 from beyond_text.training.processes import Processes
@@ -59,6 +60,20 @@ def test_the_oldest_batches_make_room_and_too_large_ones_are_not_remembered() ->
     small = CrossBatchMemory(ROWS - 1)
     small.add(gathered())
     assert small.rows == 0
+
+
+def test_a_remembered_product_is_known_by_id_whatever_its_source_judged_of_it() -> None:
+    """As where queries of fields stand beside a shop's own: one shop, two sources."""
+    batch, memory = some_batch(), CrossBatchMemory(ROWS)
+    others = QueryKeys(*(torch.zeros_like(key) for key in batch.qrels.query))
+    memory.add(gathered(batch=batch._replace(qrels=batch.qrels._replace(query=others))))
+    contrasts = Contrasts(gathered(batch=batch), memory.all(), pairs=["query_product"])
+    both = contrasts.of_pair("query_product")
+    found = both.first.relevance(slice(0, ROWS))
+    assert found[:, ROWS:].equal(found[:, :ROWS])
+    assert (found > 0).any()
+    assert both.first.most_positives is not None
+    assert both.first.most_positives() == int((found > 0).sum(dim=1).max())
 
 
 def test_a_checkpoint_brings_back_the_same_memory(tmp_path: Path) -> None:

@@ -245,3 +245,11 @@ def test_prefixes_stand_before_texts_and_queries(
         assert tokens.input_ids[0, 1:-1].tolist() == tokenizer.convert_tokens_to_ids(
             [prefix, "rug"]
         )
+
+
+def test_a_grade_may_be_of_a_source_that_sits_the_stage_out(sources: dict[str, Path]) -> None:
+    words = ["losses.text_image=1", "data.sources.shop.losses=[query_text]"]
+    config = settings(sources, "bare shop", *words, "data.grades={relevance: 1}")
+    assert list(supplies_of(config)) == ["bare"]
+    with pytest.raises(ConfigError, match=r"data\.grades: no source has 'taste'"):
+        supplies_of(settings(sources, "bare shop", *words, "data.grades={relevance: 1, taste: 1}"))

@@ -108,6 +108,20 @@ def test_queries_that_are_kept_decide_and_the_number_is_printed(
     assert with_steps(fixed) is fixed
 
 
+def test_sources_of_one_shop_count_its_products_once(
+    tiny_settings: list[str], tiny_shards: Path, capsys: pytest.CaptureFixture
+) -> None:
+    again = f"data.sources.free.path={tiny_shards}"
+    given = [*tiny_settings, "steps=auto", "auto_steps.least=1", *STAGES[1]]
+    for more, products in (
+        ([], 24),
+        ([again], 48),
+        ([again, "data.sources.free.namespace=tables"], 24),
+    ):
+        with_steps(load_config([], [*given, *more]))
+        assert f"steps auto of {products} products:" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_run_keeps_its_steps_and_is_found_finished_without_its_data(
     tiny_overrides: list[str], tiny_shards: Path, tmp_path: Path
