@@ -35,9 +35,14 @@ kind := $(call quote,$(value LAYOUT))
 layout := $(if $(value LAYOUT),--layout $(kind))
 # Only feeds, which are a layout of others, end in .txt.
 endings := csv tsv parquet jsonl xml $(if $(layout),txt)
-# True where a result is not there, was made by another layout, or a table is newer than its file.
-stale = [ ! -e $(2) ] || [ "$$(cat $(runs)/$(1).layout 2>/dev/null)" != $(kind) ] || [ -n "$$(find -L $(tables) $(tables)/qrels -maxdepth 1 -newer $(2) \
-        \( -false $(foreach ending,$(endings),-o -iname '*.$(ending)') \) 2>/dev/null)" ]
+# What a result was made of: whose files the tables are, and where they are.
+made_of = "$$(printf '%s %s' $(kind) "$$(realpath -m -- $(tables) 2>/dev/null || realpath -- $(tables))")"
+# True where a result is not there, was made of other tables, or a table is newer than its file. One
+# without a record, which a command made, is taken for one of these tables in our own layout.
+stale = [ ! -e $(2) ] || { { [ -e $(runs)/$(1).made ] || [ -n $(kind) ]; } && \
+        [ "$$(cat $(runs)/$(1).made 2>/dev/null)" != $(made_of) ]; } || \
+        [ -n "$$(find -L $(tables) $(addprefix $(tables)/,qrels clicks) -maxdepth 1 -type f -newer $(2) \
+        \( -samefile $(tables) $(foreach e,$(endings),-o -iname '*.$(e)' -o -iname '*.$(e).gz') \) 2>/dev/null)" ]
 
 OVERLAYS := $(addprefix recipes/backbone/,$(addsuffix .yaml,$(BACKBONE))) \
             $(addprefix recipes/data/,$(addsuffix .yaml,$(DATA)))
@@ -56,7 +61,7 @@ TOGETHER := -n auto --dist worksteal
 help: ## show this
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo
-	@echo 'TABLES=folder  LAYOUT=name  RUNS=folder  BACKBONE=name  DATA=name  PAIRS=1  ARGS="key=value ..."'
+	@echo 'TABLES=folder  LAYOUT=name  RUNS=folder  BACKBONE=name  DATA=name  PAIRS=1  SERVE="--port 8080"  ARGS="key=value ..."'
 
 # Any Python can run these; where one fails, its last line says why. Of pip its version comes last.
 IS_NEW := import sys; sys.version_info >= (3, 11) or sys.exit("Python %d.%d" % sys.version_info[:2])
@@ -98,12 +103,12 @@ endif
 shards: install
 	@if $(call stale,shards,$(shards)/manifest.json); then set -ex; \
 	    $(PY) -m data_prep.shards $(tables) $(shards) $(layout); \
-	    echo $(kind) >$(runs)/shards.layout; fi
+	    echo $(made_of) >$(runs)/shards.made; fi
 
 pairs: install
 	@if $(call stale,pairs,$(runs)/pairs.jsonl); then set -ex; \
 	    $(PY) -m data_prep.mbeer $(tables) $(runs)/pairs.jsonl $(layout); \
-	    echo $(kind) >$(runs)/pairs.layout; fi
+	    echo $(made_of) >$(runs)/pairs.made; fi
 	@if [ $(runs)/pairs.jsonl -nt $(runs)/pairs/manifest.json ]; then set -x; \
 	    $(PY) -m data_prep.shards $(runs)/pairs.jsonl $(runs)/pairs --pictures $(tables); fi
 

@@ -462,6 +462,32 @@ def test_an_export_is_packed_and_paired_by_its_layout_and_again_when_it_changed(
         assert clone.ran() == []
 
 
+def test_other_tables_are_packed_anew_into_the_same_runs(clone: Clone) -> None:
+    """Whatever their age: else a stage would train on another shop's shards."""
+    for name in ("one", "other"):
+        write_shop(clone, name)
+    for name in ("one", "other", "one"):
+        for ran in ([[*PACK, name, "runs/shards"]], []):
+            clone.make("shards", f"TABLES={name}")
+            assert clone.ran() == ran
+    # Shards that a command has made are left as they are.
+    (clone.folder / "runs" / "shards.made").unlink()
+    clone.make("shards", "TABLES=one")
+    assert clone.ran() == []
+
+
+@pytest.mark.parametrize("name", ["products.csv.gz", "clicks/2.csv", "clicks/3.parquet"])
+def test_packed_files_and_parts_of_tables_count_too(clone: Clone, name: str) -> None:
+    shop = write_shop(clone, "shop")
+    clone.make("shards", "TABLES=shop")
+    clone.ran()
+    (shop / name).parent.mkdir(exist_ok=True)
+    (shop / name).touch()
+    change(shop / name)
+    clone.make("shards", "TABLES=shop")
+    assert clone.ran() == [[*PACK, "shop", "runs/shards"]]
+
+
 def test_shards_outlive_their_tables(clone: Clone) -> None:
     shop = write_shop(clone, "my shop")
     clone.make("data", "TABLES=my shop")
