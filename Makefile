@@ -137,7 +137,7 @@ demo: stage3 untouched ## a page to search by: untouched encoders beside trained
 	    $(value SERVE)
 
 # ARGS are options of tests.benchmarks.results, such as --minutes 60.
-results: data/encoders/ready ## every table of the results, from one commit; TABLES is a folder of shops
+results: data/encoders/ready ## the tables of the results, from one commit; TABLES is a folder of shops
 	$(PY) -m tests.benchmarks.results --tables $(tables) --out $(runs)/results $(value ARGS)
 
 test: install ## run all tests

@@ -27,6 +27,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from beyond_text.evaluation.compare import short_names
 from beyond_text.evaluation.report import RUNS
 from beyond_text.files import write_text
 from beyond_text.metrics.ranking import Ranking, needs, per_query
@@ -36,14 +37,20 @@ from beyond_text.metrics.trec import read_trec
 from beyond_text.retrieval.catalogue import Catalogue
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.read_split import read_split
+from beyond_text.tables.delimited import fold
+from beyond_text.tables.formats import read_file
+from beyond_text.tables.layouts import Reject, TableFile
+from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.text import normal_text
 from beyond_text.terminal import errors_in_one_line, plain
+from data_prep.asking.parts import cell_text, parts_of
 
 PAGE = Environment(
     loader=PackageLoader("tests.benchmarks", "."), autoescape=True, undefined=StrictUndefined
 )
 # Pixels a side of a picture on the page, and products that are shown of a ranking.
 SIDE, TOP = 96, 6
+ID_NAMES = frozenset(map(fold, ("product_id", "article_id", "id", "sku")))
 JUDGED = ["query_id", "product_id", "relevance"]
 
 
@@ -90,28 +97,36 @@ def runs_of(run: Path) -> list[Path]:
     raise FileNotFoundError(f"{run}: no finished run, and no row of {listed}")
 
 
-def read_side(run: Path) -> Side:
+def read_side(run: Path, name: str) -> Side:
     """Reads what a run, or each seed of a row, found for the queries that it was measured on."""
     read = [read_trec(each) for each in runs_of(run)]
     values = pd.concat([per_query(*each) for each in read], axis=1)
     if values.isna().any(axis=None):
         raise ValueError(f"{run}: its seeds were measured on different queries")
     kinds = read[0].queries.set_index("query_id")["kind"]
-    return Side(run.name, values.mean(axis=1), read[0].ranking, read[0].qrels, kinds)
+    return Side(name, values.mean(axis=1), read[0].ranking, read[0].qrels, kinds)
 
 
 def words_of(fields: Path) -> dict[str, list[str]]:
-    """Returns the values of each field of a table, in one case.
+    """Returns the values of each field of a table, in one case; a cell may list several.
 
     Raises:
-        ValueError: the table has no product_id.
+        ValueError: the table cannot be read, or has no product_id.
     """
-    table = pd.read_csv(fields, dtype=str, keep_default_na=False)
-    if "product_id" not in table or len(table.columns) < 2:
-        raise ValueError(f"{fields}: expected product_id and a column a field")
+    rejects: list[Reject] = []
+    tables = list(read_file(fields, (), "", rejects, others=True))
+    rows = sum(table.rows for table in tables)
+    Rejects(rejects, [TableFile(fields.name, rows, 0)], MAX_REJECTED).check()
+    table = pd.concat([table.frame for table in tables], ignore_index=True).drop(columns="row")
+    ids = [name for name in table if fold(name) in ID_NAMES]
+    if not ids or len(table.columns) < 2:
+        got = ", ".join(map(str, table.columns)) or "none"
+        raise ValueError(f"{fields}: expected product_id and a column a field, got {got}")
     return {
-        str(name): sorted({normal_text(value) for value in table[name]} - {""})
-        for name in table.columns.drop("product_id")
+        str(name): sorted(
+            {normal_text(v) for cell in set(table[name]) for v in parts_of(cell_text(str(cell)))}
+        )
+        for name in table.columns.drop(ids)
     }
 
 
@@ -163,13 +178,18 @@ def differences(
     return sorted(rows, key=lambda row: (order[field[row.group]], row.sort))
 
 
+def cell(text: str) -> str:
+    """Returns a text as it stands in a cell of a table."""
+    return text.replace("|", "\\|")
+
+
 def markdown(a: Side, b: Side, rows: Sequence[Row]) -> str:
     """Returns the differences as a table."""
-    head = f"| queries | number | needs | {a.name} | {b.name} | {b.name} less {a.name} |"
+    one, other = (cell(side.name) for side in (a, b))
+    head = f"| queries | number | needs | {one} | {other} | {other} less {one} |"
     lines = [head, "|---|--:|--:|--:|--:|---|"]
     lines += [
-        f"| {r.group.replace('|', chr(92) + '|')} | {r.queries} | {r.needs} | {r.a:.3f} "
-        f"| {r.b:.3f} | {r.difference} |"
+        f"| {cell(r.group)} | {r.queries} | {r.needs} | {r.a:.3f} | {r.b:.3f} | {r.difference} |"
         for r in rows
     ]
     note = (
@@ -245,7 +265,7 @@ def compare(
     Raises:
         ValueError: the runs were measured on other queries than each other or than the split has.
     """
-    a, b = map(read_side, runs)
+    a, b = map(read_side, runs, short_names([str(run) for run in runs]))
     catalogue, query_set = read_split(shards, split, ["title"], 2 * SIDE)
     check(a, b, catalogue, query_set, f"{shards}, split {split}")
     b = b._replace(values=b.values[a.values.index])

@@ -1,4 +1,4 @@
-"""Makes every table of the results from one commit; what is finished is not made again.
+"""Makes the tables of the results from one commit; what is finished is not made again.
 
     python -m tests.benchmarks.results --tables SHOPS --out runs/results
     python -m tests.benchmarks.results --list

@@ -54,7 +54,7 @@ MEASURED = {
 }
 ASSUMED = {
     "peak": Figure(989e12, "FLOP/s a GPU", "an H100's dense bfloat16, by its data sheet"),
-    "share": Figure(0.3, "of that peak", "stage 1 has 0.29 of two cores' peak; no GPU was lent"),
+    "share": Figure(0.3, "of that peak", "stage 1 has 0.29 of two cores'; on no GPU yet"),
     "nvlink": Figure(450 * GB, "bytes/s a GPU, one way, in a machine", "data sheet"),
     "network": Figure(50 * GB, "bytes/s a GPU, one way, between machines", "400 Gb/s a GPU"),
     "ethernet": Figure(1.25 * GB, "bytes/s a machine, from a store", "10 Gb/s"),

@@ -14,7 +14,7 @@ from beyond_text.metrics.found import Ranking
 from beyond_text.metrics.results import METRICS
 from beyond_text.metrics.trec import write_trec
 from beyond_text.retrieval.read_split import read_split
-from tests.benchmarks.fusion_pays import main
+from tests.benchmarks.fusion_pays import main, words_of
 from tests.conftest import COLOURS, KINDS
 
 
@@ -142,6 +142,26 @@ def test_what_cannot_be_compared_is_told_in_a_line(tiny_shards: Path, tmp_path: 
     (a / METRICS).unlink()
     assert "a row of several ladders of" in error(str(a), str(b), *shards)
     (a / METRICS).write_text("{}")
-    (tmp_path / "fields.csv").write_text("sku,colour\n1,red\n")
+    (tmp_path / "fields.csv").write_text("name,colour\n1,red\n")
     given = ["--fields", str(tmp_path / "fields.csv")]
     assert "expected product_id" in error(str(a), str(a), *shards, *given)
+
+
+def test_runs_of_one_name_are_told_apart_and_fields_are_read_as_where_queries_are_made(
+    tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    runs = [str(write_run(tmp_path / each / "a|b", tiny_shards, lambda query: True))
+            for each in ("one", "other")]  # fmt: skip
+    fields = tmp_path / "fields.csv"
+    fields.write_text("Product_ID;colour\n1;red, blue\n2;\n")
+    given = [*runs, "--shards", str(tiny_shards), "--fields", str(fields), "--least", "1"]
+    main([*given, "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "| one/a\\|b | other/a\\|b | other/a\\|b less one/a\\|b |" in printed
+    assert {"colour: red", "colour: blue"} <= table_of(printed).keys()
+    assert words_of(fields) == {"colour": ["blue", "red"]}
+    pd.DataFrame({"sku": ["1"], "colour": ["Red"]}).to_parquet(tmp_path / "fields.parquet")
+    assert words_of(tmp_path / "fields.parquet") == {"colour": ["red"]}
+    fields.write_text("colour\nred\n")
+    with pytest.raises(SystemExit, match=r"fields\.csv: expected product_id .*, got colour"):
+        main([*given, "--out", str(tmp_path / "out")])
