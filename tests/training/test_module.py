@@ -99,16 +99,19 @@ def some_embeddings(seed: int = 0) -> Embeddings:
     return Embeddings(vectors, {v: torch.rand(ROWS, generator=random) < 0.8 for v in views})
 
 
-def by_hand(equal_texts: bool, queries_per_product: int = 1) -> Tensor:
-    """Returns relevance[i, j] by looking up the ids; optionally the best among equal texts.
+def by_hand(
+    equal_texts: bool, queries_per_product: int = 1, equal_products: bool = False
+) -> Tensor:
+    """Returns relevance[i, j] by looking up the ids; optionally the best among equal ones.
 
     Of a product's `queries_per_product` rows, the first one's judgments count.
     """
     found = torch.zeros(ROWS, ROWS)
+    keys = TEXT_KEY if equal_texts else PRODUCT_KEY if equal_products else list(range(ROWS))
     for i, key in enumerate(QUERY_KEY):
         for j in range(ROWS):
-            same = [k for k in range(0, ROWS, queries_per_product) if TEXT_KEY[k] == TEXT_KEY[j]]
-            twins = same if equal_texts else [j]
+            same = [k for k in range(0, ROWS, queries_per_product) if keys[k] == keys[j]]
+            twins = same if equal_texts or equal_products else [j]
             gains = [GAINS.get((key, k), 0.0) for k in twins] or [0.0]
             found[i, j] = max(gains) if max(gains) > 0 else min(gains)
     return found
@@ -164,7 +167,8 @@ def test_remembered_products_are_further_candidates_without_gradient(folder: Pat
     found = module.losses(some_batch(), Embeddings(newer, now.present))
     relevance = {"text_image": twins(), "query_text": by_hand(equal_texts=True)}
     for name, (anchor, candidate) in PAIRS.items():
-        gain = relevance.get(name, by_hand(equal_texts=False))
+        # A remembered product is known by its id, and so is one that stands in the batch twice.
+        gain = relevance.get(name, by_hand(equal_texts=False, equal_products=True))
         temperature = module.model.temperatures[name]
         expected = LOSSES["info_nce"](
             newer[anchor],
