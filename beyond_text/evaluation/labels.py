@@ -236,11 +236,11 @@ def has_auto(setup: Setup) -> bool:
 
     Then all rows see as many samples as these say, and stages without labels are longer, too.
     """
-    stages = {stage: None for row in setup.rows for stage in row.stages}
-    words = ([*setup.overrides, *stage.words] for stage in stages)
-    configs = (load_config([setup.settings, *stage.recipes], own)
-               for stage, own in zip(stages, words, strict=True))  # fmt: skip
-    return any(config.steps == AUTO for config in configs)
+    stages = dict.fromkeys(stage for row in setup.rows for stage in row.stages)
+    return any(
+        load_config([setup.settings, *s.recipes], [*setup.overrides, *s.words]).steps == AUTO
+        for s in stages
+    )
 
 
 def _folders(

@@ -17,7 +17,7 @@ from beyond_text.retrieval.described import Described
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_samples
 from beyond_text.shards.batch import Sample
 from beyond_text.tagging.scores import choose, debiased, surest
-from beyond_text.tagging.words import ANY_TYPE, PRODUCT_TYPE, Field, parts_of
+from beyond_text.tagging.words import ANY_TYPE, PRODUCT_TYPE, Field, folded_words
 
 # Prompts are made for as many types of products as this, the most frequent ones; others share one.
 MOST_TYPES = 60
@@ -101,10 +101,10 @@ def type_of(category: str) -> str:
 def types_of(types: Sequence[str], described: Sequence[Described]) -> list[str]:
     """Returns the types; a product without one has the longest that its title names, of others'."""
     names = sorted(set(types) - {""}, key=len, reverse=True)
-    known = {f" {parts_of(name)} ": name for name in names}
+    known = {f" {folded_words(name)} ": name for name in names}
     found = []
     for name, each in zip(types, described, strict=True):
-        title = f" {parts_of(each.columns.get('title', ''))} "
+        title = f" {folded_words(each.columns.get('title', ''))} "
         found.append(name or next((known[form] for form in known if form in title), ""))
     return found
 

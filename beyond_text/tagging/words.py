@@ -39,7 +39,7 @@ class Field:
     @cached_property
     def _by_form(self) -> dict[str, int]:
         return {
-            parts_of(form): number
+            folded_words(form): number
             for number, forms in enumerate(self.words.values())
             for form in forms
         }
@@ -57,7 +57,7 @@ class Field:
 
         Those of a script that is written without blanks are found anywhere.
         """
-        found = self._form.findall(f" {parts_of(text)} ")
+        found = self._form.findall(f" {folded_words(text)} ")
         return sorted({self._by_form[form] for form in found})
 
     def prompts_of(self, word: str, category: str) -> list[str]:
@@ -134,18 +134,18 @@ def _words(where: str, content: object) -> dict[str, tuple[str, ...]]:
     for word, further in content.items():
         forms = [word, *([] if further is None else further if isinstance(further, list) else [0])]
         for form in forms:
-            if not isinstance(form, str) or not parts_of(form):
+            if not isinstance(form, str) or not folded_words(form):
                 raise ValueError(
                     f"{where}: words: {_shown(word)}: expected words and lists of their forms, in "
                     f'quotes where YAML reads them as something else ("no"), got {_shown(further)}'
                 )
-            if (other := owner.setdefault(parts_of(form), word)) != word:
+            if (other := owner.setdefault(folded_words(form), word)) != word:
                 raise ValueError(f"{where}: words: {form!r} stands for {other!r} and {word!r}")
         words[word] = tuple(dict.fromkeys(forms))
     return words
 
 
-def parts_of(text: str) -> str:
+def folded_words(text: str) -> str:
     """Returns the words of a text without differences of case and accents, parted by one blank."""
     return " ".join(regex.findall(r"[\p{L}\p{M}\p{N}]+", folded(text)))
 

@@ -20,6 +20,8 @@ from beyond_text.tables.tables import Tables
 from beyond_text.tables.templates import Template
 from beyond_text.terminal import plain, say
 
+# What else a file of fields may call its column product_id.
+OTHER_IDS = ("article_id", "id", "sku")
 # Columns that a message names.
 MOST_NAMED = 20
 # Our field -> names of its column, of which the first that is there counts.
@@ -121,7 +123,7 @@ def cells_of_file(
         {"product_id": _filled_up(id_template), **columns},
         optional=frozenset(optional),
         other_names={
-            "product_id": ("article_id", "id", "sku"),
+            "product_id": OTHER_IDS,
             **{first: tuple(rest) for first, *rest in wanted.values()},
         },
     )

@@ -43,6 +43,7 @@ from beyond_text.tables.layouts import Reject, TableFile
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.text import normal_text
 from beyond_text.terminal import errors_in_one_line, plain
+from data_prep.asking.columns import OTHER_IDS
 from data_prep.asking.parts import cell_text, parts_of
 
 PAGE = Environment(
@@ -50,7 +51,7 @@ PAGE = Environment(
 )
 # Pixels a side of a picture on the page, and products that are shown of a ranking.
 SIDE, TOP = 96, 6
-ID_NAMES = frozenset(map(fold, ("product_id", "article_id", "id", "sku")))
+ID_NAMES = frozenset(map(fold, ("product_id", *OTHER_IDS)))
 JUDGED = ["query_id", "product_id", "relevance"]
 
 

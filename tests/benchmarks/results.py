@@ -229,7 +229,10 @@ class Making:
                 print(plain(f"{name}: failed with exit code {code}; see {log}.err"))
                 self.failed.append(name)
                 return True
-            seconds = sum(json.loads(log.with_suffix(SPENT).read_text("utf-8")))
+            spent = log.with_suffix(SPENT)
+            seconds = sum(json.loads(spent.read_text("utf-8")))
+            # Made anew, it begins from nothing.
+            spent.unlink()
             ended.append({"words": words, "before": before, "seconds": seconds})
             write_json(self.folder / "state" / f"{name}.json", ended)
         if result.page:
@@ -365,8 +368,8 @@ def overview(making: Making) -> str:
     lacking = {name: making.lacks(making.results[name]) for name in making.results}
     left = [name for name in lacking if name not in done and not lacking[name]]
     lines += ["", f"Left: {', '.join(left) or 'nothing'}."]
-    out = [f"{name} (no {', '.join(why)})" for name, why in lacking.items() if why]
-    if out := [each for each in out if each.partition(" ")[0] not in done]:
+    without = ((name, why) for name, why in lacking.items() if why and name not in done)
+    if out := [f"{name} (no {', '.join(why)})" for name, why in without]:
         lines += ["", f"Left out: {', '.join(out)}."]
     return "\n".join([*lines, ""])
 
@@ -375,7 +378,7 @@ def _minutes(text: str) -> float:
     """Reads how long may be worked.
 
     Raises:
-        ArgumentTypeError: it is no number above 0.
+        ArgumentTypeError: it is no number, or one below 0.
     """
     with suppress(ValueError):
         if (minutes := float(text)) >= 0:
