@@ -115,7 +115,7 @@ class QueryKeys(NamedTuple):
 
 
 class Qrels(NamedTuple):
-    """A batch's judgments as columns: query's keys, product's row, gain."""
+    """A batch's judgments as columns: query's keys, product's first row, gain."""
 
     query: QueryKeys
     product: Int[Tensor, " judgments"]

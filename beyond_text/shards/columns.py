@@ -112,17 +112,23 @@ class Columns:
             self._checked[number] = part
         return self._checked[number]
 
-    def row(self, number: int) -> list[Any]:
-        """Returns the values of a row.
+    def rows(self, numbers: Int64[np.ndarray, " rows"]) -> list[tuple[Any, ...]]:
+        """Returns the values of rows, in the order of their numbers as these are given.
 
         Raises:
-            IndexError: there is none of that number.
+            IndexError: there is none of a number.
         """
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        part = int(np.searchsorted(self.starts, number, side="right")) - 1
-        position = number - int(self.starts[part])
-        return [column[position].as_py() for column in self.part(part).columns]
+        for number in numbers[(numbers < 0) | (numbers >= len(self))]:
+            raise IndexError(int(number))
+        found: list[tuple[Any, ...]] = [()] * len(numbers)
+        of_rows = np.searchsorted(self.starts, numbers, side="right") - 1
+        for number in np.unique(of_rows):
+            places = np.flatnonzero(of_rows == number)
+            taken = self.part(number).take(pa.array(numbers[places] - self.starts[number]))
+            values = zip(*(column.to_pylist() for column in taken.columns), strict=True)
+            for place, row in zip(places.tolist(), values, strict=True):
+                found[place] = row
+        return found
 
     def _read(self, number: int) -> pa.RecordBatch:
         """Maps a part, and checks that its columns are as long as it says."""

@@ -77,9 +77,10 @@ class Products(Dataset[Sample | str]):
     `picture` is as in `Split.read`, for queries too. `losses` are those that each split supplies;
     its queries are drawn where one of them has queries, `queries_per_product` for each product.
     Of several pictures of a product one is drawn, anew in each epoch.
-    Each query takes a row of the batch; only the first row reads the sample. Product ids of
-    different `namespaces`, one for each split, are different products. Where there are `vectors`,
-    those of each split, they stand in the places of pictures, which are not decoded.
+    Each query takes a row of the batch; the first row alone reads the sample, and has its
+    judgments. Product ids of different `namespaces`, one for each split, are different products.
+    Where there are `vectors`, those of each split, they stand in the places of pictures, which are
+    not decoded.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class Products(Dataset[Sample | str]):
             fields["product_id"],
             self.sources[index.source].text_of(fields),
             product.picture,
-            product.judgments,
+            [] if index.slot else product.judgments,
             query,
             index.epoch,
             query_image,

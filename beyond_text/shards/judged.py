@@ -72,7 +72,11 @@ class Asked:
 
     def __getitem__(self, row: int) -> Query:
         """Returns the query of a row."""
-        return Query(*self.columns.row(row))
+        return self.of(np.array([row]))[0]
+
+    def of(self, rows: Int64[np.ndarray, " rows"]) -> list[Query]:
+        """Returns the queries of rows."""
+        return list(map(Query._make, self.columns.rows(rows)))
 
     def table(self) -> pa.Table:
         """Returns all queries, which stay in the file."""

@@ -267,12 +267,16 @@ class Split:
         """
         pairs = self.judged.of(sample)
         gains = np.where(pairs.own, SELF_MATCH, self.gains(pairs.grades))
-        found = []
-        for row, gain in zip(pairs.query.tolist(), gains.tolist(), strict=True):
-            query = self.asked[row]
-            picture = None if query.picture < 0 else query.picture
-            found.append(Judgment(query.query_id, query.query, query.kind, gain, picture))
-        return found
+        return [
+            Judgment(
+                query.query_id,
+                query.query,
+                query.kind,
+                gain,
+                None if query.picture < 0 else query.picture,
+            )
+            for query, gain in zip(self.asked.of(pairs.query), gains.tolist(), strict=True)
+        ]
 
     def gains(
         self, grades: Float[np.ndarray, "grades judgments"]

@@ -78,7 +78,8 @@ def gather(
     first_rows = slice(None, None, queries_per_product)
     own_keys = Keys(batch.query_keys, batch.product_key[first_rows], batch.text_key[first_rows])
     keys, present, losses = own_keys, own.present, batch.losses
-    judged = _of_first_rows(batch.qrels, queries_per_product)
+    qrels = batch.qrels
+    judged = qrels._replace(product=qrels.product // queries_per_product)
     seen, skipped, anchors = (batch.counts or counts_of(batch))[:3]
     if processes.world > 1:
         bits = sum(1 << i for i, name in enumerate(OBJECTIVE_VIEWS) if name in losses)
@@ -114,18 +115,6 @@ def _once(embeddings: Embeddings, queries_per_product: int) -> Embeddings:
     return Embeddings(
         *({view: part[view][:: step[view]] for view in sorted(step)} for part in embeddings)
     )
-
-
-def _of_first_rows(qrels: Qrels, queries_per_product: int) -> Qrels:
-    """Returns the judgments of each product's first row, by its number; the others lose their keys.
-
-    Dropping these would need to know how many there are.
-    """
-    if queries_per_product == 1:
-        return qrels
-    first = qrels.product % queries_per_product == 0
-    keys = QueryKeys(*(key * first for key in qrels.query))
-    return Qrels(keys, qrels.product // queries_per_product, qrels.gain)
 
 
 def _gather_columns(

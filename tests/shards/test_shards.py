@@ -157,6 +157,9 @@ def test_the_query_slots_of_a_product_share_what_is_read_and_differ_in_the_query
             # Queries ask for the kind of a tiny product in three colours.
             assert len({sample.query.query_id for sample in group[:3]}) == 3
             assert group[3].query is None
+            # The judgments of a product stand in a batch once.
+            assert group[0].judgments
+            assert not any(sample.judgments for sample in group[1:])
             assert group[0].query == Products([split], 0, 32)[draws[start]].query
 
 

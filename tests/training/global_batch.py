@@ -28,7 +28,7 @@ def global_batch(products: int, queries: int, judgments: int, seed: int) -> Batc
     """Returns the batch of all processes: a product in `queries` adjacent rows.
 
     Products share texts, queries share words and pictures, and are judged in several batches, where
-    a wording is under several ids. Every row of a product repeats its judgments.
+    a wording is under several ids.
     """
     random = torch.Generator().manual_seed(seed)
 
@@ -44,7 +44,6 @@ def global_batch(products: int, queries: int, judgments: int, seed: int) -> Batc
     judged[:, 0] = asked[::queries]
     gain = GAINS[torch.randint(0, 5, judged.shape, generator=random)]
     gain[:, 0] = 1.0
-    own_judgments = torch.arange(products).repeat_interleave(queries)
     every, none = torch.arange(rows), torch.full((rows,), -1)
     empty = torch.zeros(0, 1, dtype=torch.long)
     return Batch(
@@ -60,9 +59,9 @@ def global_batch(products: int, queries: int, judgments: int, seed: int) -> Batc
         image_row=none,
         query_image_row=none,
         qrels=Qrels(
-            keys_of(judged[own_judgments].flatten()),
-            every.repeat_interleave(judgments),
-            gain[own_judgments].flatten(),
+            keys_of(judged.flatten()),
+            every[::queries].repeat_interleave(judgments),
+            gain.flatten(),
         ),
         losses=tuple(UNTAUGHT),
         skipped=[],

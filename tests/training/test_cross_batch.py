@@ -23,7 +23,8 @@ from tests.training.test_module import (
 
 
 def gathered(queries_per_product: int = 1, batch: Batch | None = None) -> Gathered:
-    return gather(batch or some_batch(), some_embeddings(), queries_per_product, Processes(), True)
+    batch = batch or some_batch(queries_per_product=queries_per_product)
+    return gather(batch, some_embeddings(), queries_per_product, Processes(), True)
 
 
 def remembered(memory: CrossBatchMemory) -> tuple[Candidates, list[Qrels]]:
@@ -43,9 +44,7 @@ def test_the_first_row_of_each_product_is_kept_with_what_is_judged_of_it() -> No
         assert candidates.present[view].equal(embeddings.present[view][::2])
     columns = judged.query.query, judged.product, judged.gain
     found = {
-        (key, row): gain
-        for key, row, gain in zip(*(c.tolist() for c in columns), strict=True)
-        if key
+        (key, row): gain for key, row, gain in zip(*(c.tolist() for c in columns), strict=True)
     }
     assert found == {(key, row // 2): gain for (key, row), gain in GAINS.items() if row % 2 == 0}
 

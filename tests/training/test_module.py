@@ -68,10 +68,14 @@ def query_keys(keys: Sequence[int]) -> QueryKeys:
     return QueryKeys(*(torch.tensor(keys),) * 3)
 
 
-def some_batch(query_pictures: bool = True) -> Batch:
-    """Returns rows with text, picture or both; their queries have one of them, both or neither."""
+def some_batch(query_pictures: bool = True, queries_per_product: int = 1) -> Batch:
+    """Returns rows with text, picture or both; their queries have one of them, both or neither.
+
+    A product has its judgments in the first of its rows.
+    """
     (ids, mask), every = some_tokens(ROWS), torch.arange(ROWS)
-    (keys, rows), gains = zip(*GAINS, strict=True), list(GAINS.values())
+    judged = {key: gain for key, gain in GAINS.items() if key[1] % queries_per_product == 0}
+    (keys, rows), gains = zip(*judged, strict=True), list(judged.values())
     asked = torch.tensor([0, 1, 2, -1, 4, 5, 6, 6])
     shown = torch.tensor([8, -1, 8, 9, -1, -1, 10, 10])
     return Batch(
@@ -104,7 +108,7 @@ def by_hand(
 ) -> Tensor:
     """Returns relevance[i, j] by looking up the ids; optionally the best among equal ones.
 
-    Of a product's `queries_per_product` rows, the first one's judgments count.
+    Of a product's `queries_per_product` rows, the first has its judgments.
     """
     found = torch.zeros(ROWS, ROWS)
     keys = TEXT_KEY if equal_texts else PRODUCT_KEY if equal_products else list(range(ROWS))
@@ -232,8 +236,7 @@ def test_losses_are_summed_over_the_widths_with_their_gradients(
 
 def test_a_product_with_several_rows_is_a_candidate_once(folder: Path) -> None:
     module, embeddings = some_module(folder, batch_size=ROWS // 2), some_embeddings()
-    # Each product has two rows; the judgments of the second one are not used.
-    found = module.losses(some_batch(), embeddings)
+    found = module.losses(some_batch(queries_per_product=2), embeddings)
     vectors, present = embeddings
     relevance = {
         "text_image": twins()[::2, ::2],
