@@ -31,6 +31,7 @@ from data_prep.asking.shop import (
     check_attributes,
     known_attributes,
     read_shop,
+    write_fields,
     write_products,
 )
 from data_prep.asking.write import (
@@ -58,7 +59,7 @@ def make_queries(
     map_path: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Writes `out`: products without their fields, queries and judgments; returns the counts.
+    """Writes `out`: products, their fields apart, queries and judgments; returns the counts.
 
     A query of a split is composed of a product of that split, and judged for its products alone.
 
@@ -95,6 +96,7 @@ def make_queries(
     with atomic_folder(out, _is_made) as folder:
         made["rejects"] = write_rejects(shop.rejects, folder)
         write_products(shop, out, folder)
+        write_fields(shop, folder)
         made["splits"] = write_queries(shop, rules, draw, mapped, folder)
         _check_asked(made["splits"], shop, fields or tables_path)
         (folder / MADE).write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")

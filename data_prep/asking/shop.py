@@ -53,7 +53,7 @@ WRITTEN = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 class Shop(NamedTuple):
     """Products, and their fields by name; `hidden` are columns that are no text of a product's.
 
-    `rejects` are rows of the products and of a file of fields that are not used.
+    `cells` are those that fields and families of shades were read from, by our names. `rejects` are rows of the products and of a file of fields that are not used.
 
     `details` are those of title and description, None where the rules ask for none. `is_foreign`
     says that fields are in another script than the forms' words, `has_clothes` that it may sell
@@ -62,6 +62,7 @@ class Shop(NamedTuple):
 
     tables: Tables
     fields: dict[str, Field]
+    cells: dict[str, list[str]]
     hidden: set[str]
     rejects: list[Reject]
     details: Details | None = None
@@ -181,11 +182,14 @@ def read_shop(
     own, used = own_cells(tables, lacking, near) if lacking else ({}, set())
     cells |= own
     fields = {}
+    read = {name: cells[name] for name in attributes if name in asked}
     for name in sorted(asked):
         fields[name] = Field(name, rules.fields[name], cells[name], rules.missing)
-        for column in rules.fields[name].near_by:
+        near_by = rules.fields[name].near_by
+        for column in near_by:
             if column in cells:
                 fields[name].set_families(column, cells[column], rules.missing)
+                read[near_by[0]] = cells[column]
                 break
     number = Counter(key for field in fields.values() for key in field.codes_of)
     shared = {key for key, count in number.items() if count > 1}
@@ -201,7 +205,7 @@ def read_shop(
     if any(ask.details for ask in rules.asks_of(attributes)):
         details = _details_of(tables.products, rules, fields, hidden)
     script = is_foreign(fields)
-    return Shop(tables, fields, hidden, rejects, details, script, has_clothes(fields))
+    return Shop(tables, fields, read, hidden, rejects, details, script, has_clothes(fields))
 
 
 def has_clothes(fields: Mapping[str, Field]) -> bool:
@@ -290,6 +294,16 @@ def write_products(shop: Shop, out: Path, folder: Path) -> None:
                 writer.writerow([*cells, *(values.get(name, "") for name in further)])
     if has_picture:
         (folder / PICTURES).symlink_to(os.path.relpath(root, out.resolve()), True)
+
+
+def write_fields(shop: Shop, folder: Path) -> None:
+    """Writes attributes.csv: the fields as the shop says them, to be read beside the products."""
+    with (folder / f"{ATTRIBUTES.file}.csv").open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["product_id", *shop.cells])
+        writer.writerows(
+            zip(shop.tables.products["product_id"], *shop.cells.values(), strict=True)
+        )
 
 
 def _left_out(hidden: Collection[str]) -> list[str]:

@@ -95,6 +95,9 @@ def test_the_guide_to_kaggles_files_runs_as_it_stands(
         assert kinds["human"] == 2
         assert kinds["attribute"] > 10
         assert not re.search("blue|stripe", (out / "products.csv").read_text(), re.IGNORECASE)
+        assert list(read_csv(out / "attributes.csv")[0]) == [
+            "product_id", "product_type", "colour", "pattern", "audience", "colour_family"
+        ]  # fmt: skip
         judged = grades_of(out)
         navy = next(grades for (_, text), grades in judged.items() if text == "navy skirt")
         assert set(navy.values()) == {2.0}

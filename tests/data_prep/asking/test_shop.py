@@ -61,6 +61,10 @@ def test_products_keep_their_texts_and_nothing_of_the_fields(
     ]
     assert after["further"].tolist() == [{"price": "5.00"}] * 40
     assert not any(path.suffix == ".jpg" for path in out.iterdir())
+    # The fields that were left out are read from beside the products.
+    assert main([str(out), str(tmp_path / "again"), *options[:2]]) == 0
+    for name in ("attributes.csv", "queries.csv", "qrels.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     capsys.readouterr()
     manifest = build_shards(out, tmp_path / "shards", workers=1)
     packed = manifest["splits"].values()
