@@ -53,7 +53,8 @@ WRITTEN = ("product_id", *TEXT_COLUMNS, "image", "group_id", "split")
 class Shop(NamedTuple):
     """Products, and their fields by name; `hidden` are columns that are no text of a product's.
 
-    `cells` are those that fields and families of shades were read from, by our names. `rejects` are rows of the products and of a file of fields that are not used.
+    `cells` are those that fields and families of shades were read from, by our names. `rejects` are
+    rows of the products and of a file of fields that are not used.
 
     `details` are those of title and description, None where the rules ask for none. `is_foreign`
     says that fields are in another script than the forms' words, `has_clothes` that it may sell
@@ -301,9 +302,7 @@ def write_fields(shop: Shop, folder: Path) -> None:
     with (folder / f"{ATTRIBUTES.file}.csv").open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(["product_id", *shop.cells])
-        writer.writerows(
-            zip(shop.tables.products["product_id"], *shop.cells.values(), strict=True)
-        )
+        writer.writerows(zip(shop.tables.products["product_id"], *shop.cells.values(), strict=True))
 
 
 def _left_out(hidden: Collection[str]) -> list[str]:
