@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import regex
-import yaml
 
+from beyond_text.config.mapping import read_mapping
 from beyond_text.retrieval.words import folded
-from beyond_text.terminal import one_line
 
 WORDS = Path(__file__).with_name("words.yaml")
 PRODUCT_TYPE = "product_type"
@@ -79,16 +78,11 @@ def read_fields(path: Path | None = None) -> list[Field]:
     """Reads fields from a YAML of words; the default is the package's own.
 
     Raises:
-        ValueError: the file is not as `words.yaml`; names the file, the field and the word.
-        OSError: it cannot be read.
+        ValueError: the file is not as `words.yaml`, or cannot be read; names the file, the field
+            and the word.
     """
     path = path or WORDS
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {one_line(error)}") from None
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path}: expected a field such as `colour:`, got {_shown(content)}")
+    content = read_mapping(path, "a field such as `colour:`")
     return [_field(path, name, field) for name, field in content.items()]
 
 

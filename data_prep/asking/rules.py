@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
+from beyond_text.config.mapping import read_mapping
 from beyond_text.tables.layouts import HIGHEST_GRADE
 from data_prep.asking.keys import key_of
 from data_prep.asking.schema import (
@@ -23,6 +23,8 @@ from data_prep.asking.schema import (
 )
 
 DEFAULT_RULES = Path(__file__).with_name("rules.yaml")
+# What a file of rules begins with.
+LIKE = "a mapping such as fields: ..."
 
 
 def read_rules(path: Path | None = None) -> Rules:
@@ -31,9 +33,9 @@ def read_rules(path: Path | None = None) -> Rules:
     Raises:
         ValueError: a file cannot be read, or says what rules cannot say.
     """
-    content = _load(DEFAULT_RULES)
+    content = read_mapping(DEFAULT_RULES, LIKE)
     if path is not None:
-        content = _merged(content, _load(path))
+        content = _merged(content, read_mapping(path, LIKE))
     name = path or DEFAULT_RULES
     try:
         rules = msgspec.convert(content, Rules)
@@ -53,34 +55,6 @@ def _fault(content: Mapping[str, Any], error: msgspec.ValidationError) -> str:
             known = ", ".join(each.name for each in msgspec.structs.fields(FieldRules))
             return f"fields.{name}: {found}; a field may have {known}"
     return str(error)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML in which no key stands twice: of two, PyYAML would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Reads a mapping.
-
-        Raises:
-            ConstructorError: a key stands twice.
-        """
-        found = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [at for at, key in enumerate(found) if key in found[:at]]
-        if twice:
-            problem, mark = f"{found[twice[0]]!r} stands twice", node.value[twice[0]][0].start_mark
-            raise yaml.constructor.ConstructorError(None, None, problem, mark)
-        return super().construct_mapping(node, deep)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Reads a mapping of YAML."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: expected rules in YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping such as fields: ..., got {content!r:.80}")
-    return content
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

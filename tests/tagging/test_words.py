@@ -73,6 +73,7 @@ def test_a_file_may_list_words_without_forms(tmp_path: Path) -> None:
         ("", "expected a field such as `colour:`"),
         ("- red", "expected a field such as"),
         ("colour: [", "not readable as YAML"),
+        ("colour: {}\nmaterial: {}\ncolour: {}", "'colour' stands twice"),
         ("product_id: {prompts: ['{word}'], words: [a, b]}", "a field called 'product_id'"),
         ("product_type: {prompts: ['{word}'], words: [a, b]}", "a field called 'product_type'"),
         ("'a b': {prompts: ['{word}'], words: [a, b]}", "a field called 'a b'"),

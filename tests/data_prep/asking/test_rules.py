@@ -40,8 +40,8 @@ from tests.data_prep.asking.shops import (
         ("exact: .inf", "exact: expected a grade above 0, at most 100, got inf"),
         ("asks: [{forms: ['{colour {product_type}']}]", "expected places such as {colour}"),
         ("exact: 2\nexact: 3", "'exact' stands twice"),
-        ("a: {b", "expected rules in YAML"),
-        ("!!python/object/apply:os.system [ls]", "expected rules in YAML"),
+        ("a: {b", "not readable as YAML"),
+        ("!!python/object/apply:os.system [ls]", "not readable as YAML"),
     ],
 )
 def test_rules_that_say_nothing_sensible_are_refused(
