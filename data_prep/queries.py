@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from beyond_text.files import atomic_folder, check_replaceable
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout
 from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, plain, say
 from data_prep.adapters import ADAPTERS, layout_of
+from data_prep.asking.keys import key_of
 from data_prep.asking.mapped import Mapped, Mapper, read_mapped
-from data_prep.asking.rules import read_rules
+from data_prep.asking.rules import added_values, read_rules
 from data_prep.asking.schema import Rules
 from data_prep.asking.shop import (
     Shop,
@@ -88,6 +90,7 @@ def make_queries(
     check_replaceable(out, _is_made)
     check_writable(out)
     shop = read_shop(tables_path, layout, rules, attributes, fields, **options)
+    _say_unmet(rules, shop)
     rules = _fitting(rules, shop)
     mapped = [] if map_path is None else _mapped(map_path, rules, shop)
     made: dict[str, Any] = {"made_by": MADE_BY, "rules": digest, **draw._asdict()}
@@ -116,6 +119,19 @@ def _fitting(rules: Rules, shop: Shop) -> Rules:
         "FILE lays forms of yours over them"
     )
     return rules.without_words()
+
+
+def _say_unmet(rules: Rules, shop: Shop) -> None:
+    """Prints the values that rules have beside the default ones and no product has."""
+    for name, table, values in added_values(rules):
+        if name not in shop.fields:
+            continue
+        known = {key_of(each): each for each in shop.fields[name].names_of_products}
+        for value in values:
+            if key_of(value) not in known:
+                near = get_close_matches(key_of(value), known, 1)
+                hint = f"; the nearest is {known[near[0]]!r}" if near else ""
+                say(f"rules: fields.{name}.{table}: no product has {value!r}{hint}")
 
 
 def _mapped(path: Path, rules: Rules, shop: Shop) -> list[Mapped]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,18 @@ def read_rules(path: Path | None = None) -> Rules:
         raise ValueError(f"{name}: {_fault(content, error)}") from error
     _check(name, rules)
     return rules
+
+
+def added_values(rules: Rules) -> Iterator[tuple[str, str, list[str]]]:
+    """Yields the values that rules name and the default ones do not: field, table, values."""
+    default = read_rules()
+    for name, field in rules.fields.items():
+        before = default.fields.get(name, default.others.field)
+        for table in ("words", "first_words", "covers"):
+            known = {key_of(each) for each in getattr(before, table)}
+            added = [each for each in getattr(field, table) if key_of(each) not in known]
+            if added:
+                yield name, table, added
 
 
 def _fault(content: Mapping[str, Any], error: msgspec.ValidationError) -> str:

@@ -185,6 +185,11 @@ class Field:
         is_left = any(fnmatchcase(folded, normal_text(each)) for each in self.rules.not_asked)
         return is_list and not is_left and not folded.startswith(('{"', "{'"))
 
+    @property
+    def names_of_products(self) -> set[str]:
+        """What products have: whole values, and the names of their parts in the table of words."""
+        return set(self.values).union(*self.entries)
+
     def name_shared(self, shared: set[str]) -> None:
         """Says the field's name beside words by which other fields are asked for, too."""
         if self.rules.numbers and not shared.isdisjoint(self.codes_of):

@@ -8,6 +8,7 @@ import pytest
 
 from data_prep.asking.rules import DEFAULT_RULES, read_rules
 from data_prep.asking.values import Field
+from data_prep.queries import main
 from tests.data_prep.asking.shops import (
     ATTRIBUTES,
     HEADER,
@@ -80,3 +81,16 @@ def test_a_field_that_forms_leave_out_is_asked_for_once(tmp_path: Path) -> None:
     found = [form for ask in with_colour.asks_of(["colour", "product_type"]) for form in ask.forms]
     assert "{colour} {product_type}" in found
     assert all(form.count("{colour}") == form.count("{product_type}") == 1 for form in found)
+
+
+def test_a_value_of_ones_own_rules_that_no_product_has_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_csv(tmp_path / "products.csv", HEADER, shop_rows(40))
+    words = {"Drak Red": ["wine"], "Dark Red": ["ox blood"]}
+    write_rules(tmp_path / "r.yaml", {"fields": {"colour": {"words": words}}})
+    options = ["--attributes", ATTRIBUTES, "--rules", str(tmp_path / "r.yaml")]
+    assert main([str(tmp_path), str(tmp_path / "out"), *options]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rules:")]
+    expected = "fields.colour.words: no product has 'Drak Red'; the nearest is 'Dark Red'"
+    assert said == [f"rules: {expected}"]
