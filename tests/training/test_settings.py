@@ -101,7 +101,7 @@ FLIPPED: dict[str, list[str]] = {
 
 # Settings that must not change the weights, and where it is tested that they do what they say.
 ELSEWHERE = {
-    "losses.clal",  # test_losses: tiny models lie within its slack
+    "losses.clal",  # test_uniecs_losses: tiny models lie within its slack
     "run", "resume",  # test_exact
     "auto_steps.passes", "auto_steps.least", "auto_steps.most",  # test_steps
     "auto_steps.few_queries", "auto_steps.few_steps", "auto_steps.text_share",
