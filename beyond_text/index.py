@@ -35,7 +35,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "products", type=place_of, help="tables, or shards or their URL, with queries or without"
     )
     parser.add_argument("index", type=path_of, metavar="INDEX", help="folder to make or to update")
-    parser.add_argument("--model", type=path_of, required=True, metavar="RUN", help="finished run")
+    parser.add_argument("--model", type=path_of, required=True, metavar="MODEL",
+                        help="finished run or export")  # fmt: skip
     parser.add_argument("--kind", choices=INDEX_KINDS, default="exact", help="default: exact")
     parser.add_argument("--dim", type=int, help="width of the vectors; default: the model's")
     add_run_options(parser)

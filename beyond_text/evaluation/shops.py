@@ -74,7 +74,10 @@ def compare_shops(
     out.mkdir(parents=True, exist_ok=True)
     searched = "; ".join(f"{label}: {of_shop[2]}" for label, of_shop in of_shops.items())
     write_text(out / "shops.md", f"{markdown(rows)}\nSplit {split}. {searched}.\n")
-    write_json(out / "shops.json", rows)
+    # JSON has no NaN, which the interval of one need is.
+    numbers = [{name: None if value != value else value for name, value in row.items()}
+               for row in rows]  # fmt: skip
+    write_json(out / "shops.json", numbers)
     return rows
 
 

@@ -24,7 +24,12 @@ def opened(data, size):
     """Returns a picture upright, in RGB over white; a JPEG may be decoded at half its size."""
     file = Image.open(BytesIO(data))
     file.draft(None, (size, size))
-    image = ImageOps.exif_transpose(file).convert("RGBA")
+    image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I"):
+        # Pillow's own conversion turns grey of 16 bits white.
+        grey = np.asarray(image).clip(0, 65535).astype(np.uint16) >> 8
+        image = Image.fromarray(grey.astype(np.uint8))
+    image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 

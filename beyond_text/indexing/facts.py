@@ -149,10 +149,12 @@ def write_facts(index: Path, facts: Facts) -> None:
 def files_of(folder: Path) -> dict[str, File]:
     """Returns size and checksum of every file in a folder and in those below."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): File(path.stat().st_size, sha256_of(path))
-        for path in paths
-    }
+    return {path.relative_to(folder).as_posix(): file_of(path) for path in paths}
+
+
+def file_of(path: Path) -> File:
+    """Returns size and checksum of a file."""
+    return File(path.stat().st_size, sha256_of(path))
 
 
 def check_files(folder: Path, files: Mapping[str, File], checked: int = CHECKED) -> None:

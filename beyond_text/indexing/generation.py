@@ -135,7 +135,7 @@ class Generation(NamedTuple):
                 return cls._open(index, facts)
             except IndexFormatError:
                 # Updates may have replaced and removed it since.
-                if read_facts(index).generation == facts.generation:
+                if read_facts(index) == facts:
                     raise
         raise IndexFormatError(f"{index}: changes faster than it can be opened")
 

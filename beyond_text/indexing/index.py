@@ -104,7 +104,7 @@ class Index:
     def is_current(self) -> bool:
         """Says whether the folder is as it was opened; if not, open it again."""
         try:
-            return read_facts(self.path).generation == self.facts.generation
+            return read_facts(self.path) == self.facts
         except IndexFormatError:
             return False
 
@@ -172,6 +172,7 @@ class Index:
             top: products for each query.
             where: conditions on columns, such as `price<50`; a product must fulfil all.
             weight: of the vector's score beside that of the words, 0 to 1; None for the index's.
+                By 0, words alone, products without any of the words are not found.
 
         Raises:
             ValueError: an argument that cannot be used.
@@ -243,7 +244,7 @@ class Index:
     def facets(self, where: Sequence[str] = (), most: int = 20) -> dict[str, list[tuple[Any, int]]]:
         """Returns the most frequent values of each column, with their numbers of products.
 
-        Columns that differ with nearly every product, such as titles and prices, are left out.
+        Columns of more than FACET_VALUES values, such as titles and prices, are left out.
 
         Raises:
             ValueError: a condition that cannot be used.
@@ -267,6 +268,8 @@ class Index:
         """Returns the rows that fulfil all conditions, in order; None where there is none."""
         if not where:
             return None
+        if isinstance(where, str):
+            raise ValueError(f"where: expected a list of filters, got one str {where!r:.100}")
         from beyond_text.retrieval.filters import parse_filter, rows_of
 
         return rows_of(self._filtered, [parse_filter(each) for each in where])
@@ -305,13 +308,13 @@ class Index:
         width = min(max(NEAREST_BESIDE_WORDS, 2 * top), most)
         scores, rows = (each[0] for each in self._nearest_rows(query[None], width, allowed))
         scores, rows = top_weighted((scores, rows), lexical, cosines, weight, top, allowed)
+        if not weight:
+            # Words alone find what has one of them.
+            scores, rows = (each[lexical[rows] > 0] for each in (scores, rows))
         if not np.isfinite(scores).all():
             raise IndexFormatError(f"{self.path}: damaged: a score is not finite")
-        parts = rows.tolist(), scores.tolist(), cosines(rows).tolist(), lexical[rows]
-        return [
-            self._hit(row, score, vector, float(share))
-            for row, score, vector, share in zip(*parts, strict=True)
-        ]
+        parts = rows.tolist(), scores.tolist(), cosines(rows).tolist(), lexical[rows].tolist()
+        return [self._hit(*each) for each in zip(*parts, strict=True)]
 
     def _nearest_rows(
         self, queries: Queries, k: int, allowed: np.ndarray | None

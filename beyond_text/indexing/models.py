@@ -16,7 +16,7 @@ from beyond_text.config.settings import ConfigError
 from beyond_text.encoding.digest import digest_of_run
 from beyond_text.encoding.preprocessing import PREPROCESSING, read_preprocessing
 from beyond_text.files import atomic_folder
-from beyond_text.indexing.facts import KeptModel, files_of
+from beyond_text.indexing.facts import KeptModel, file_of, files_of
 from beyond_text.indexing.source import Reads
 
 # The folder of an index that holds what encodes queries.
@@ -77,16 +77,17 @@ def model_facts(path: Path) -> ModelFacts:
 
 
 def keep_model(model: ModelFacts, index: Path) -> KeptModel:
-    """Copies what encodes queries into INDEX/models, unless it is there; says what it is."""
+    """Copies what encodes queries into INDEX/models, unless it is there whole; says what it is."""
     name = f"{model.digest[:16]}-{'export' if model.is_export else 'run'}"
     folder = index / MODELS / name
-    if not folder.is_dir():
+    files = {file.as_posix(): file_of(model.path / file) for file in _query_side(model)}
+    if files_of(folder) != files:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder, is_ours=Path.is_dir) as partial:
-            for file in _query_side(model):
+            for file in files:
                 (partial / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(model.path / file, partial / file)
-    return KeptModel(name, files_of(folder))
+    return KeptModel(name, files)
 
 
 def _query_side(model: ModelFacts) -> list[Path]:

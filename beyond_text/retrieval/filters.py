@@ -24,13 +24,16 @@ from jaxtyping import Int64
 
 from beyond_text.retrieval.described import BOOLEANS
 
-QUOTED = r'"(?:[^"]|"")*"'
-# A name without quotes ends at the first character of an operator.
+QUOTED = r'"(?:[^"]|"")*+"'
+# A name without quotes ends at the first character of an operator, a value at `|`; blanks around
+# them are no part of them. Each part is matched in one way alone (`*+`): a hostile text costs no
+# more time than another of its length.
+NAME = r'[^"<>=!\s][^<>=!]*+'
 FILTER = re.compile(
-    rf'\s*(?P<column>{QUOTED}|[^"<>=!][^<>=!]*?)\s*(?P<op><=|>=|!=|=|<|>)(?P<value>.*)', re.DOTALL
+    rf"\s*+(?P<column>{QUOTED}|{NAME})\s*+(?P<op><=|>=|!=|=|<|>)(?P<value>.*)", re.DOTALL
 )
-FLAG = re.compile(rf'\s*(?P<no>!?)\s*(?P<column>{QUOTED}|[^"<>=!\s][^<>=!]*?)\s*', re.DOTALL)
-VALUE = re.compile(rf'\s*(?P<value>{QUOTED}|[^"|][^|]*?)\s*(?:\||\Z)', re.DOTALL)
+FLAG = re.compile(rf"\s*+(?P<no>!?+)\s*+(?P<column>{QUOTED}|{NAME})\s*+", re.DOTALL)
+VALUE = re.compile(rf'\s*+(?P<value>{QUOTED}|[^"|\s][^|]*+)\s*+(?:\||\Z)', re.DOTALL)
 # Not what float() takes: nan, inf, 1_000 and digits of other scripts.
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 ASKED = BOOLEANS | {"1": True, "0": False}

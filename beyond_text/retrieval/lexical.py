@@ -175,15 +175,22 @@ class Lexical:
 def searched_text(product_id: str, text: str, columns: Mapping[str, str]) -> str:
     """Returns what words are searched in: a product's id, its text and its columns.
 
-    Of these, what the text holds and truth values are left out, and numbers of fewer than
+    Of these, what the text says and truth values are left out, and numbers of fewer than
     LEAST_DIGITS digits, which are amounts rather than names: nobody means a price by `20`.
     """
+    words: set[str] = set()
+
+    def is_in_text(value: str) -> bool:
+        # "red" stands in "covered", and is no word of it.
+        if value.strip(" .") not in text:
+            return False
+        words.update(words or words_of(text))
+        return words.issuperset(words_of(value))
+
     named = [
         value
         for value in columns.values()
-        if value.strip(" .") not in text
-        and value.lower() not in BOOLEANS
-        and not AMOUNT.fullmatch(value)
+        if value.lower() not in BOOLEANS and not AMOUNT.fullmatch(value) and not is_in_text(value)
     ]
     return "\n".join([product_id, text, *named])
 

@@ -40,6 +40,8 @@ class Indexes(Mapping[str, Index]):
         self._precision = precision
         self._kind = kind
         self._threads = threads
+        # What was last said of an index that cannot be opened: once, not at every look.
+        self._said: dict[str, str] = {}
         self._open = {name: self._opened(name) for name in self._paths}
 
     def __getitem__(self, name: str) -> Index:
@@ -65,8 +67,11 @@ class Indexes(Mapping[str, Index]):
             except Exception as error:
                 self._measures.reloads.labels(name, "failed").inc()
                 line = f"{self._paths[name]}: not opened again: {one_line(error)}"
-                say(line)
+                if self._said.get(name) != line:
+                    say(line)
+                self._said[name] = line
             else:
+                self._said.pop(name, None)
                 self._measures.reloads.labels(name, "opened").inc()
                 names.append(name)
         return names

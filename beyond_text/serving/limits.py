@@ -7,7 +7,7 @@ from dataclasses import dataclass
 MAX_TEXT = 2_000
 MAX_TOP = 200
 MAX_FILTERS = 20
-MAX_FILTER = 500
+MAX_FILTER = 2_000
 
 
 @dataclass(frozen=True)

@@ -200,9 +200,10 @@ async def facets(
 def _facets(index: Index, filters: list[str]) -> dict[str, list[dict[str, Any]]]:
     found = dict(index.facets(filters))
     columns = {text: parse_filter(text).column for text in filters}
-    for column in set(columns.values()) & set(found):
+    for column in set(columns.values()) & set(index.columns):
         others = [text for text in filters if columns[text] != column]
-        found[column] = index.facets(others).get(column, [])
+        if values := index.facets(others).get(column):
+            found[column] = values
     return {
         column: [{"value": value, "products": count} for value, count in values]
         for column, values in found.items()

@@ -144,6 +144,9 @@ def test_words_are_searched_in_id_text_and_further_columns_but_not_in_amounts() 
     further = {"sku": "AB-1", "price": "20", "sale": "19.99", "in_stock": "true", "gtin": "400638",
                "size": "20 cm", "colour": "No"}  # fmt: skip
     assert searched_text("p1", "Vase", further) == "p1\nVase\nAB-1\n400638\n20 cm"
+    # What the text says already is left out; a word that is part of another is not said.
+    text, colours = "Cushion. Covered in linen", {"colour": "red", "fabric": "linen"}
+    assert searched_text("p1", text, colours) == f"p1\n{text}\nred"
 
 
 def test_the_table_has_every_ranking_kind_and_difference(scores: Scores) -> None:

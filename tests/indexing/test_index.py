@@ -159,7 +159,8 @@ def test_words_weigh_as_much_as_they_are_given(tmp_path: Path) -> None:
     cosine = {hit.product_id: hit.vector for hit in nearest}
     for weight in (0.0, 0.3, 0.9):
         (hits,) = index.search_vectors(query, ["red 0042"], top=90, weight=weight)
-        assert len(hits) == 90
+        # Words alone find what has one of them.
+        assert len(hits) == (90 if weight else 30)
         for hit in hits:
             assert hit.lexical is not None
             assert hit.vector == pytest.approx(cosine[hit.product_id], abs=1e-6)
@@ -174,6 +175,28 @@ def test_words_weigh_as_much_as_they_are_given(tmp_path: Path) -> None:
         assert {name for name, each in share.items() if each} == {
             f"p{number:04}" for number in range(0, 90, 3)
         }
+
+
+def test_words_alone_find_what_has_one_of_them(tmp_path: Path) -> None:
+    index = Index.open(write_index(tmp_path, random_vectors(9)))
+    query = random_vectors(1, seed=5)
+    (found,) = index.search_vectors(query, ["red"], weight=0.0)
+    assert [hit.product_id for hit in found] == ["p0006", "p0003", "p0000"]
+    assert index.search_vectors(query, ["xyzzy"], weight=0.0) == [[]]
+    assert len(index.search_vectors(query, ["xyzzy"], weight=0.1)[0]) == 9
+
+
+def test_another_index_in_the_place_of_one_is_not_current(tmp_path: Path) -> None:
+    """As where each build has a folder of its own behind a link, all of generation 1."""
+    one, other = (
+        write_index(tmp_path / str(seed), random_vectors(9, seed=seed)) for seed in (1, 2)
+    )
+    (tmp_path / "now").symlink_to(one)
+    index = Index.open(tmp_path / "now")
+    assert index.is_current()
+    (tmp_path / "now").unlink()
+    (tmp_path / "now").symlink_to(other)
+    assert not index.is_current()
 
 
 def test_the_weight_of_an_index_holds_where_a_search_names_none(tmp_path: Path) -> None:
@@ -194,6 +217,7 @@ def test_the_weight_of_an_index_holds_where_a_search_names_none(tmp_path: Path) 
         ({"weight": float("nan")}, "expected 0"),
         ({"weight": 0.5}, "expected texts too"),
         ({"texts": ["a", "b"]}, "2 texts for 1 vectors"),
+        ({"where": "price<50"}, "where: expected a list of filters, got one str 'price<50'"),
     ],
 )
 def test_what_cannot_be_searched_is_said(

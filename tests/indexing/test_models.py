@@ -110,6 +110,21 @@ def test_a_damaged_model_is_found_before_it_is_read(
         index.encode(["red rug"])
 
 
+def test_a_damaged_model_is_copied_anew_by_the_command_that_made_the_index(
+    shop: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    build(shop, index, tiny_run)
+    expected = Index.open(index).encode(["red rug"])
+    (tokenizer,) = (index / "models").rglob("tokenizer.json")
+    whole = tokenizer.read_bytes()
+    tokenizer.write_bytes(whole.replace(b"rug", b"mat"))
+    assert tokenizer.read_bytes() != whole
+    build(shop, index, tiny_run)
+    assert tokenizer.read_bytes() == whole
+    np.testing.assert_array_equal(Index.open(index).encode(["red rug"]), expected)
+
+
 def test_a_further_picture_that_is_none_is_not_used_by_run_and_export_alike(
     shop: Path, tiny_export: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -181,6 +181,19 @@ def test_long_filters_are_refused_at_once(text: str) -> None:
         parse_filter(text)
 
 
+def test_a_text_that_fits_in_many_ways_is_read_in_one() -> None:
+    """Cubic time in blanks took minutes, not a moment."""
+    assert parse_filter(" " * 1999 + "b") == Filter("b", "is")
+    blank = " " * 480
+    for text in (
+        f"{blank}b{blank}c{blank}<",
+        f"{blank}!{blank}b{blank}<",
+        f'a="b"{blank}c|{blank}',
+    ):
+        with pytest.raises(FilterError):
+            parse_filter(text)
+
+
 def test_whole_numbers_beyond_what_a_float_holds_are_compared() -> None:
     table = pa.table({"gtin": pa.array([2**60 + 1, 5, None], pa.int64())})
     assert rows_of(table, [parse_filter("gtin>5")]).tolist() == [0]

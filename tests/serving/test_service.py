@@ -180,6 +180,10 @@ def test_facets_count_a_column_among_what_passes_the_other_filters(
     filtered = counted("brand=Norrby")
     assert filtered["brand"] == brands
     assert sum(filtered["in_stock"].values()) == brands["Norrby"]
+    # Where nothing passes both, each tells what it could be beside the other.
+    none = counted("brand=Nobody", "in_stock")
+    assert sum(none["brand"].values()) < len(opened)
+    assert set(none) == {"brand"}
 
 
 def test_the_service_says_what_it_serves(client: httpx.Client, opened: Index) -> None:
@@ -473,6 +477,9 @@ def test_an_update_that_cannot_be_opened_leaves_the_old_index_answering(
     (folder / "index.json").write_text("{")
     assert indexes.reload() == []
     assert "not opened again" in capsys.readouterr().err
+    # The same is not said at every look.
+    assert indexes.reload() == []
+    assert not capsys.readouterr().err
     assert len(indexes["shop"].search(["red rug"], top=3)[0]) == 3
     assert 'outcome="failed"' in measures.text().decode()
 

@@ -1,7 +1,7 @@
 // The filters beside the results: values with their counts, numbers as a range.
 
 import { make, number, title } from "./dom.js";
-import { filtered } from "./state.js";
+import { byColumn, filtered } from "./state.js";
 
 const FEW = 7;
 const NOT_SHOWN = ["title", "description", "split", "group_id"];
@@ -21,7 +21,7 @@ function checks(column, values, state, change) {
   const toggle = (value, on) => {
     const now = on ? [...chosen, value] : chosen.filter((other) => other !== value);
     const { [column]: _, ...others } = state.is;
-    change({ is: now.length ? { ...others, [column]: now } : others });
+    change({ is: byColumn(now.length ? { ...others, [column]: now } : others) });
   };
   const list = make("ul", {}, rows.map(({ value, products }, place) => {
     const text = String(value);
@@ -44,7 +44,7 @@ function range(column, state, change) {
     input.dataset.facet = `${kind}.${column}`;
     input.addEventListener("change", () => {
       const { [column]: _, ...others } = state[kind];
-      change({ [kind]: input.value === "" ? others : { ...others, [column]: input.value } });
+      change({ [kind]: byColumn(input.value === "" ? others : { ...others, [column]: input.value }) });
     });
     return input;
   };

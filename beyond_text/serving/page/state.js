@@ -8,8 +8,14 @@
 export const TOP = 24;
 export const MOST = 200;
 
+/** Returns values by column, where a column called `constructor` is one like any other. */
+export const byColumn = (values = {}) => Object.assign(Object.create(null), values);
+
 export function empty() {
-  return { q: "", like: null, picture: null, index: null, versus: null, weight: null, top: TOP, product: null, is: {}, from: {}, to: {} };
+  return {
+    q: "", like: null, picture: null, index: null, versus: null, weight: null, top: TOP, product: null,
+    is: byColumn(), from: byColumn(), to: byColumn(),
+  };
 }
 
 const ids = ["like", "index", "versus", "product"];
