@@ -88,8 +88,8 @@ def build_shards(
         raise BuildError("samples_per_shard and picture_size must be at least 1")
     sizes = picture_size, max_pixels, samples_per_shard, max_rejected
     options = Options(layout, *sizes, dev_share, seed, pictures, test_share, grades)
-    out.with_name(f"{out.name}.rejects.csv").unlink(missing_ok=True)
     with _as_build_error(out):
+        out.with_name(f"{out.name}.rejects.csv").unlink(missing_ok=True)
         check_replaceable(out, _is_build)
         return _build(tables_path, out, options, workers, **run)
 
@@ -208,6 +208,9 @@ def main(argv: list[str] | None = None) -> int:
         advice = known if isinstance(error, MissingError) and not name else ""
         print(f"error: {error}{advice}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"error: interrupted; {KEPT}", file=sys.stderr)
+        return 130
     if manifest:
         _print_counts(manifest)
     else:

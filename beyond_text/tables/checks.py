@@ -23,6 +23,8 @@ from beyond_text.tables.layouts import (
 from beyond_text.tables.near import near_ids
 
 URL_PICTURE = "picture is a URL"
+# What these splits are called in any case.
+SPLITS = ("train", "dev", "test")
 # A path that is absolute (POSIX or Windows), goes up, is a URL or holds a NUL.
 OUTSIDE = re.compile(r"[\\/]|[A-Za-z][A-Za-z0-9+.-]*:|.*\0|(?:.*[\\/])?\.\.(?:[\\/]|\Z)", re.DOTALL)
 
@@ -69,7 +71,9 @@ class RowFilter:
         return self.drop(frame, frame[column].duplicated(), "duplicate id", column, "a new id")
 
     def splits(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Drops rows whose split cannot be part of a shard's file name."""
+        """Drops rows whose split cannot be part of a shard's file name; Train is train."""
+        lower = frame["split"].str.lower()
+        frame = frame.assign(split=lower.where(lower.isin(SPLITS), frame["split"]))
         unfit = ~frame["split"].str.fullmatch(SPLIT_NAME).astype(bool)
         return self.drop(frame, unfit, "bad split", "split", "a name of letters, digits, - or _")
 

@@ -100,7 +100,9 @@ def read_compact(
     if source.merge:
         ours = _merged(ours, pd.concat([part.last for part in parts], ignore_index=True), source)
     rows, left_out = (sum(getattr(part, name) for part in parts) for name in ("rows", "left_out"))
-    return ours.reset_index(drop=True), TableFile(path.name, rows - left_out, left_out)
+    # Rejects are counted by what is rejected: of merged rows all together.
+    number = len(ours) if source.merge else rows - left_out
+    return ours.reset_index(drop=True), TableFile(path.name, number, left_out)
 
 
 def _part_of(path: Path, source: Source, table: RawTable) -> _Part:

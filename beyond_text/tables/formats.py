@@ -85,7 +85,7 @@ def _read_parquet(path: Path, wanted: Collection[str], others: bool) -> Iterator
             nothing = schema.empty_table().select(columns).to_batches(PART)
             for batch in chain(batches, [] if file.metadata.num_rows else nothing):
                 table = pa.Table.from_batches([batch])
-                values = {name: _texts(table[name]) for name in columns}
+                values = {name: _column(name, table[name]) for name in columns}
                 frame = pd.DataFrame(values, index=range(len(batch)), columns=columns, dtype=str)
                 # Names of columns that are not read still help to say what is near.
                 frame.attrs["names"] = names
@@ -93,6 +93,14 @@ def _read_parquet(path: Path, wanted: Collection[str], others: bool) -> Iterator
                 row += len(batch)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: expected Parquet columns of text or numbers: {error}") from error
+
+
+def _column(name: str, column: pa.ChunkedArray) -> list[str]:
+    """Returns the values of a column as text; names it where they are something else."""
+    try:
+        return _texts(column)
+    except pa.ArrowException as error:
+        raise pa.ArrowInvalid(f"column {name!r} of {column.type}: {error}") from error
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -136,6 +144,8 @@ def _read_lines(path: Path, rejects: list[Reject]) -> Iterator[RawTable]:
             if isinstance(fields, str)
         ]
         rejects += faults
+        if not names and faults:
+            raise TableError(f"{path} row {faults[0].row}: {faults[0].detail}")
         used = [(row, fields) for row, fields in part if not isinstance(fields, str)]
         index = pd.RangeIndex(len(used))
         texts = {name: [_scalar(fields.get(name)) for _, fields in used] for name in names}

@@ -6,7 +6,7 @@ further rows, in `data_prep.adapters`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -212,8 +212,22 @@ def find_table(folder: Path, source: Source | None) -> Path | None:
     if len(paths) > 1:
         found = ", ".join(path.name for path in paths)
         number = "both" if len(paths) == 2 else "all"
-        raise TableError(f"{folder}: expected one of {found}, got {number}; name the file instead")
+        raise TableError(f"{folder}: expected one of {found}, got {number}; remove the others")
     return paths[0] if paths else None
+
+
+def find_judgments(folder: Path, source: Source | None) -> list[Path]:
+    """Lists the files of judgments: one, or where the layout has one for each split, all.
+
+    Raises:
+        TableError: there are several of one name.
+    """
+    if source is None or not source.split_by_file:
+        path = find_table(folder, source)
+        return [path] if path else []
+    paths = find_tables(folder, source)
+    _check_one_format(paths)
+    return paths
 
 
 def find_parts(folder: Path, source: Source | None) -> list[Path]:
@@ -230,11 +244,16 @@ def find_parts(folder: Path, source: Source | None) -> list[Path]:
         raise TableError(
             f"{folder}: expected {whole.name} or files in {source.file}/, got both; remove one"
         )
+    _check_one_format(parts)
+    return [whole] if whole else parts
+
+
+def _check_one_format(paths: Sequence[Path]) -> None:
+    """Raises TableError where two files have one name and different endings."""
     seen: dict[str, Path] = {}
-    for path in parts:
+    for path in paths:
         other = seen.setdefault(stem_and_ending(path)[0], path)
         if other != path:
             raise TableError(
                 f"{path.parent}: expected {other.name} or {path.name}, got both; remove one"
             )
-    return [whole] if whole else parts

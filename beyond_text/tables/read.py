@@ -36,6 +36,7 @@ from beyond_text.tables.layouts import (
     Source,
     TableError,
     TableFile,
+    find_judgments,
     find_parts,
     find_table,
     find_tables,
@@ -50,6 +51,9 @@ from beyond_text.tables.splits import (
 )
 from beyond_text.tables.tables import Shares, Tables, split_tables
 from beyond_text.terminal import say
+
+# Columns beside grades, of judgments as they are read and as shards hold them.
+NO_GRADES = ("query_id", "product_id", "row", "split", "file", "sample", "query", "own")
 
 
 def read_tables(
@@ -85,6 +89,8 @@ def read_tables(
     path = Path(path)
     check_shares(path, dev_share, test_share)
     folder = path.parent if path.is_file() else path
+    if pictures is not None and not Path(pictures).exists():
+        raise TableError(f"{pictures}: expected the folder of the pictures, got none")
     pictures = Path(pictures or folder)
     pictures = pictures.parent if pictures.is_file() else pictures
     tables = _read(path, with_grades(layout, grades), Shares(dev_share, test_share), pictures)
@@ -139,6 +145,11 @@ def with_grades(layout: Layout, grades: Sequence[str] | None) -> Layout:
             f"grades: expected names of letters, digits, - or _, got {unfit[0]!r}; "
             "give the column another name"
         )
+    for name in grades:
+        if name in NO_GRADES or list(grades).count(name) > 1:
+            raise TableError(
+                f"grades: expected names other than {', '.join(NO_GRADES)}, each once, got {name!r}"
+            )
     if "relevance" not in grades or layout.qrels is None:
         raise TableError(f"grades: expected relevance among {', '.join(grades)}, and judgments")
     old = layout.qrels
@@ -186,7 +197,7 @@ def _read_folder(
 
     queries_path = find_table(folder, layout.queries)
     clicks_paths = find_parts(folder, layout.clicks)
-    qrels_paths = find_tables(folder, layout.qrels)
+    qrels_paths = find_judgments(folder, layout.qrels)
     if bool(queries_path) != bool(qrels_paths):
         present = queries_path or qrels_paths[0]
         raise TableError(f"{present}: expected queries and qrels together, the other is missing")
@@ -241,7 +252,7 @@ def _read_judgments(tables: Tables, layout: Layout, path: Path, shares: Shares) 
     row_filter = RowFilter(files["queries"].name, rejects, "query_id")
     queries = check_queries(queries, products, tables.pictures, layout, row_filter)
     parts: list[tuple[pd.DataFrame, RowFilter]] = []
-    part_paths = find_tables(folder, layout.qrels)
+    part_paths = find_judgments(folder, layout.qrels)
     part_names = [part.name for part in part_paths]
     for part in part_paths:
         qrels, file = read_compact(part, layout.qrels, rejects)

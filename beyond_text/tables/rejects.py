@@ -46,6 +46,10 @@ class Rejects:
         list_path: Path | None = None,
         layout: str = "",
     ) -> None:
+        if not 0 <= max_share <= 1:
+            raise RejectError(
+                f"expected a share from 0 to 1 of rows that may be rejected, got {max_share:g}"
+            )
         self.rejects = dict.fromkeys(rejects)
         self.files = list(dict.fromkeys(files))
         self.bad_rows = {file.name: set[int]() for file in self.files}

@@ -225,6 +225,13 @@ def test_a_folder_of_beir_names_its_splits_by_its_files(tmp_path: Path) -> None:
     assert manifest["crossing"]["test"] == {
         "queries": 1, "products": 1, "groups": 1, "texts": 1, "pictures": 0,
     }  # fmt: skip
+    (tmp_path / "qrels" / "train.csv").write_text("query-id,corpus-id,score\nq1,d1,2\n")
+    with pytest.raises(TableError, match=r"expected train\.csv or train\.tsv, got both"):
+        shop(tmp_path, "beir")
+    # Of lines none of which is an object, the first is named.
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "\\ud800"}\n')
+    with pytest.raises(TableError, match=r"corpus\.jsonl row 1: expected a JSON object"):
+        shop(tmp_path, "beir")
 
 
 def test_urls_stop_the_build_with_what_to_do_and_texts_go_on_where_asked(

@@ -184,6 +184,27 @@ def test_the_limit_of_rejects_is_that_of_the_whole_and_leaves_no_work(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "shop", "strict.rejects.csv"]
 
 
+@pytest.mark.parametrize("share", [5.0, -0.1, float("nan")])
+def test_a_share_of_rejects_is_one(shop: Path, tmp_path: Path, share: float) -> None:
+    with pytest.raises(BuildError, match="expected a share from 0 to 1"):
+        build(shop, tmp_path / "out", workers=1, max_rejected=share)
+
+
+def test_a_build_that_is_interrupted_or_lies_below_a_file_ends_in_one_line(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert main([str(shop), str(tmp_path / "file" / "out")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_prep.shards.run_plan", interrupt)
+    assert main([str(shop), str(tmp_path / "out")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
 def test_a_folder_of_something_else_is_refused_before_any_work(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="expected a new or empty folder or an earlier build"):
         build(shop, shop, workers=1)

@@ -6,12 +6,15 @@ import gzip
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet as pq
 
 from beyond_text.tables.layouts import TableError
 from beyond_text.tables.read import read_tables
+from beyond_text.tables.rejects import RejectError, Rejects
 from beyond_text.tables.splits import content_id
 from beyond_text.tables.tables import Tables
 
@@ -331,6 +334,49 @@ def test_missing_and_ambiguous_files_are_errors(tmp_path: Path) -> None:
         read_tables(tmp_path)
     (tmp_path / "products.csv").unlink()
     with pytest.raises(TableError, match="expected Parquet columns of text or numbers"):
+        read_tables(tmp_path)
+
+
+def test_judgments_in_two_files_are_not_added_up(tmp_path: Path) -> None:
+    folder(tmp_path, products=PRODUCTS, queries=QUERIES, qrels=QRELS)
+    (tmp_path / "qrels.tsv").write_text(QRELS.replace(",", "\t"))
+    with pytest.raises(TableError, match=r"expected one of qrels\.csv, qrels\.tsv, got both"):
+        read_tables(tmp_path)
+
+
+def test_a_folder_of_pictures_that_is_not_there_is_named(tmp_path: Path) -> None:
+    folder(tmp_path, products=PRODUCTS)
+    with pytest.raises(TableError, match="nowhere: expected the folder of the pictures, got none"):
+        read_tables(tmp_path, pictures=tmp_path / "nowhere")
+
+
+def test_known_splits_are_found_in_any_case(tmp_path: Path) -> None:
+    text = "product_id,title,split\na,vase,Train\nb,lamp,TEST\nc,rug,Holdout\n"
+    tables = read_tables(folder(tmp_path, products=text))
+    assert tables.products["split"].tolist() == ["train", "test", "Holdout"]
+
+
+def test_rows_that_are_merged_are_one_in_the_share_of_rejects(tmp_path: Path) -> None:
+    products = "product_id,title\n" + "".join(f"p{at},vase\n" for at in range(10))
+    rows = [f"p{at},{at}-{number}.jpg\n" for at in range(1, 11) for number in range(9)]
+    folder(tmp_path, products=products, images="product_id,image\n" + "".join(rows))
+    tables = read_tables(tmp_path)
+    with pytest.raises(RejectError, match=r"images\.csv: 1 of 10 rows rejected"):
+        Rejects(tables.rejects, tables.files.values(), 0.05).check()
+
+
+@pytest.mark.parametrize("name", ["desirability", "split", "own"])
+def test_a_grade_has_a_name_of_its_own(tmp_path: Path, name: str) -> None:
+    folder(tmp_path, products=PRODUCTS, queries=QUERIES, qrels=QRELS)
+    grades = ["relevance", "desirability", name]
+    with pytest.raises(TableError, match=f"grades: expected names other than .*, got '{name}'"):
+        read_tables(tmp_path, grades=grades)
+
+
+def test_a_parquet_column_that_is_no_text_is_named(tmp_path: Path) -> None:
+    table = pa.table({"product_id": ["a"], "title": ["vase"], "image": [{"path": "a.jpg"}]})
+    pq.write_table(table, tmp_path / "products.parquet")
+    with pytest.raises(TableError, match=r"column 'image' of struct<path: string>"):
         read_tables(tmp_path)
 
 
