@@ -103,9 +103,12 @@ def numbers_of(asked: Sequence[str], setup: Setup) -> dict[int, int | None]:
     check_distinct(asked)
     if wrong := [word for word in asked if word != "all" and not word.isdecimal()]:
         raise ValueError(f"--labels: expected numbers or all, got {wrong[0]!r}")
-    stages = (stage for row in setup.rows for stage in row.stages)
-    configs = (configure(s, setup.seeds[0], setup.settings, setup.overrides) for s in stages)
-    needing = [config for config in configs if needs_labels(config)]
+    needing = []
+    for row in setup.rows:
+        with errors_named(row.name):
+            configs = [configure(stage, setup.seeds[0], setup.settings, setup.overrides)
+                       for stage in row.stages]  # fmt: skip
+        needing += filter(needs_labels, configs)
     if not needing:
         raise ValueError("--labels: none of the rows has a stage that learns from judgments")
     asked_splits = {name: split for config in needing for name, split in _asked(config).items()}

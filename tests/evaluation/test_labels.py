@@ -275,3 +275,18 @@ def test_mistakes_of_the_command_are_one_line(
     out = settings.parent.parent / "out"
     with pytest.raises(SystemExit, match="error: --labels: expected numbers or all, got 'few'"):
         main(f"--labels few --start {settings.parent} --out {out}".split())
+
+
+def test_a_row_that_is_not_asked_for_may_set_what_an_override_sets(
+    settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[list[Config]] = []
+    monkeypatch.setattr("beyond_text.ablate.run_chains", trained.extend)
+    monkeypatch.setattr("beyond_text.evaluation.labels_report.report_labels", lambda *_: "")
+    argv = ["--labels", "3", "--start", str(settings.parent), "--out", str(tmp_path / "out")]
+    overrides = ["batch_size=8", "lr.image_encoder=0"]
+    with pytest.raises(SystemExit, match=r"full-slow-picture: lr\.image_encoder: set by"):
+        main([*argv, *overrides])
+    main([*argv, "--only", "full", "stage3-only", "--seeds", "0", *overrides])
+    assert [len(chain) for chain in trained] == [1, 3]
+    assert all(config.lr.image_encoder == 0 for chain in trained for config in chain)
