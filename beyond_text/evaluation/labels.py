@@ -103,7 +103,7 @@ def numbers_of(asked: Sequence[str], setup: Setup) -> dict[int, int | None]:
     check_distinct(asked)
     if wrong := [word for word in asked if word != "all" and not word.isdecimal()]:
         raise ValueError(f"--labels: expected numbers or all, got {wrong[0]!r}")
-    needing = []
+    needing: list[Config] = []
     for row in setup.rows:
         with errors_named(row.name):
             configs = [configure(stage, setup.seeds[0], setup.settings, setup.overrides)
