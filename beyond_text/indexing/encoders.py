@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float16
 
 from beyond_text.indexing.models import ModelFacts, model_facts
-from beyond_text.retrieval.described import Described, Place, where
+from beyond_text.retrieval.described import Described, Place, check_there, where
 from beyond_text.retrieval.truncate import truncate
 from beyond_text.shards.store import Folder
 from beyond_text.terminal import plain
@@ -158,9 +158,11 @@ class ExportEncoder:
         return part_of(products, rows, vectors, self.job.dim)
 
     def _read(self, place: Place) -> bytes:
-        """Reads a picture; of tables, one that is gone is empty."""
+        """Reads a picture; of tables, one that is too large is empty, one that is gone an error."""
         from beyond_text.tables.pictures import PictureError
 
+        if not place.size:
+            check_there(Path(where(self.job.root, place.file)))
         try:
             return place.read(self.job.root)
         except PictureError as error:

@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from beyond_text.config.names import Pool
-from beyond_text.retrieval.described import Described, Place, described, place_of_file, where
+from beyond_text.retrieval.described import (
+    Described,
+    Place,
+    check_there,
+    described,
+    place_of_file,
+    where,
+)
 from beyond_text.shards.archive import PICTURES
 from beyond_text.shards.batch import Sample, product_sample
 from beyond_text.shards.split import Split
@@ -135,7 +142,8 @@ class PlacedProducts(Dataset[Sample]):
         """Returns the number-th product.
 
         Raises:
-            PictureError: a picture of a shard cannot be read; of a table it is not used.
+            PictureError: a picture of a shard cannot be read, or one of a table is gone; of a
+                table one that is no picture is not used.
         """
         product = self.products[number]
         found = map(self._picture, product.pictures)
@@ -145,6 +153,7 @@ class PlacedProducts(Dataset[Sample]):
     def _picture(self, place: Place) -> Tensor | None:
         if not place.size:
             path = where(self.folder, place.file)
+            check_there(Path(path))
             return file_picture(path, self.stored_size, self.picture_size)
         try:
             return decode_pixels(place.read(self.folder), reduce_to=self.picture_size)

@@ -57,6 +57,21 @@ class Place(NamedTuple):
         return data
 
 
+def check_there(path: Path) -> None:
+    """Checks that a picture of tables is still where it was when these were read.
+
+    Its product would have a vector of the text alone, until its tables change.
+
+    Raises:
+        PictureError: it is not.
+    """
+    from beyond_text.tables.pictures import PictureError
+
+    if not path.is_file():
+        detail = f"{path}: gone since the tables were read: give the command again"
+        raise PictureError("picture missing", detail)
+
+
 def where(folder: Folder, file: object) -> str:
     """Returns the name of a file of a folder in messages."""
     return str(folder / str(file)) if isinstance(folder, Path) else folder.where(str(file))

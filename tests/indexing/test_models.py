@@ -14,9 +14,12 @@ import beyond_text
 from beyond_text.encoding.digest import digest_of_run
 from beyond_text.exporting.graphs import write_graphs
 from beyond_text.exporting.preprocessing import write_preprocessing_of
+from beyond_text.indexing.encoders import Job, encode_by, load_encoder
 from beyond_text.indexing.facts import IndexFormatError
 from beyond_text.indexing.index import Index
+from beyond_text.indexing.models import model_facts
 from beyond_text.models.checkpoint import load_model
+from beyond_text.retrieval.described import Described, Place
 from beyond_text.search import main as search
 from tests import ROOT
 from tests.indexing.shop import build, copied_shop, rows_of, write_rows
@@ -140,3 +143,18 @@ def test_a_further_picture_that_is_none_is_not_used_by_run_and_export_alike(
         for model in (tiny_run, tiny_export)
     )
     np.testing.assert_allclose(one, two, atol=2e-3)
+
+
+def test_a_picture_that_is_gone_since_the_tables_were_read_is_an_error(
+    tiny_run: Path, tiny_export: Path, tmp_path: Path
+) -> None:
+    """Else its product would have a vector of the text alone, until its tables change."""
+    (tmp_path / "page.jpg").write_text("<html>404</html>")
+    for model in (tiny_run, tiny_export):
+        facts = model_facts(model)
+        encode = load_encoder(Job(facts, tmp_path, facts.dim, threads=1))
+        product = Described("a", "red rug", {}, (Place("page.jpg"),))
+        assert encode([product]).present.all()
+        with pytest.raises(ValueError, match=r"gone\.jpg: gone since the tables were read"):
+            encode([product._replace(pictures=(Place("gone.jpg"),))])
+    encode_by(None)
