@@ -231,17 +231,19 @@ def compare_labels(arguments: argparse.Namespace, settings: Path) -> None:
     Raises:
         ValueError: as `numbers_of` and `plan_labels`, or the rows cannot be read.
     """
-    from beyond_text.evaluation.labels import Setup, numbers_of, plan_labels, read_labels
+    from beyond_text.evaluation.labels import (
+        Setup,
+        fitting,
+        numbers_of,
+        plan_labels,
+        read_labels,
+    )
     from beyond_text.evaluation.labels_report import report_labels
-    from beyond_text.evaluation.ladder import check_chains, keys_of
+    from beyond_text.evaluation.ladder import check_chains
 
     rows, grid = read_labels(arguments.rows)
     _check_named(arguments.only, rows)
-    overridden = keys_of(arguments.overrides)
-    if arguments.only:
-        # A row that is not asked for may set what an override sets.
-        rows = [row for row in rows if row.name in arguments.only
-                or not any(keys_of(stage.words) & overridden for stage in row.stages)]  # fmt: skip
+    rows = fitting(rows, arguments.only, arguments.overrides)
     setup = Setup(rows, arguments.seeds, settings, arguments.overrides, arguments.out)
     numbers = numbers_of(arguments.labels, setup)
     points = plan_labels(setup, numbers, grid if arguments.grid is not None else [{}])

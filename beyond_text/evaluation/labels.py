@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -129,6 +129,18 @@ def _asked(config: Config) -> dict[str, Split]:
         for name, supply in supplies_by_name(config).items()
         if config.data.sources[name].labels is None and uses_queries(supply.losses)
     }
+
+
+def fitting(rows: Sequence[Row], only: Collection[str], overrides: Sequence[str]) -> Sequence[Row]:
+    """Returns rows without those that are not asked for and set what an override sets."""
+    overridden = keys_of(overrides)
+    return [
+        row
+        for row in rows
+        if not only
+        or row.name in only
+        or not any(keys_of(stage.words) & overridden for stage in row.stages)
+    ]
 
 
 def needs_labels(config: Config) -> bool:

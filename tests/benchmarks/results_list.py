@@ -272,6 +272,20 @@ RESULTS: dict[str, Result] = {
     # How much do judged queries bring? Then each row by its own best settings.
     **{f"{shop}_labels": _labels(shop) for shop in ("catalogue", "hm", "ikea")},
     **{f"{shop}_labels_grid": _labels(shop, grid=True) for shop in ("catalogue", "hm", "ikea")},
+    # The same on frozen encoders, where stage 1 sees the pictures of other shops, too.
+    "hm_labels_frozen": _ladder(
+        "hm_labels_frozen",
+        "--labels 0 12 37 100 400 all --only full stage3-only",
+        "0 1",
+        f"{FROZEN} data.sources.tables.weight=1 "
+        f"data.sources.myntra.path={OF_SHOPS['myntra']} data.sources.myntra.weight=2 "
+        "data.sources.myntra.losses=[text_image] "
+        f"data.sources.ikea.path={OF_SHOPS['ikea']} data.sources.ikea.weight=0.3 "
+        "data.sources.ikea.losses=[text_image]",
+        start="{runs}/hm-0/untouched",
+        after=("hm_frozen_untouched", *OF_SHOPS),
+        picture="labels",
+    ),
     # Labels for free, of a shop's fields; and of tags, by a model of other shops' queries.
     "hm_fields": replace(
         _of_stage2(

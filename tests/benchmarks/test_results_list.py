@@ -15,13 +15,13 @@ import yaml
 from beyond_text import ablate
 from beyond_text.config.load import load_config, to_yaml
 from beyond_text.evaluation.grid import points_of, read_grid, tried_rows
-from beyond_text.evaluation.labels import Setup, numbers_of, plan_labels, read_labels
+from beyond_text.evaluation.labels import Setup, fitting, numbers_of, plan_labels, read_labels
 from beyond_text.evaluation.ladder import plan
 from beyond_text.files import write_json
 from beyond_text.metrics.results import METRICS
 from beyond_text.terminal import split_settings
 from tests import ROOT
-from tests.benchmarks.results_list import RESULTS
+from tests.benchmarks.results_list import OF_SHOPS, RESULTS
 
 
 class Places:
@@ -65,11 +65,19 @@ class Places:
 
 
 @pytest.fixture(scope="module")
-def places(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+def places(
+    tiny_settings: list[str], tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Places]:
     with pytest.MonkeyPatch.context() as patch:
         # Recipes are named from here.
         patch.chdir(ROOT)
-        yield Places(tmp_path_factory.mktemp("results"), tiny_settings)
+        found = Places(tmp_path_factory.mktemp("results"), tiny_settings)
+        # A ladder of labels counts the queries of its shops.
+        for shop in OF_SHOPS.values():
+            shards = Path(shop.format(**found.folders))
+            shards.parent.mkdir(parents=True, exist_ok=True)
+            shards.symlink_to(tiny_shards)
+        yield found
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -92,6 +100,7 @@ def check_ladder(arguments: argparse.Namespace) -> None:
     given = arguments.overrides, arguments.out
     if arguments.labels:
         rows, grid = read_labels(arguments.rows)
+        rows = fitting(rows, arguments.only, arguments.overrides)
         setup = Setup(rows, arguments.seeds[:1], settings, *given)
         assert "all" in arguments.labels
         entries = grid if arguments.grid is not None else [{}]
