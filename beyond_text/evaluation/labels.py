@@ -131,7 +131,7 @@ def _asked(config: Config) -> dict[str, Split]:
     }
 
 
-def fitting(rows: Sequence[Row], only: Collection[str], overrides: Sequence[str]) -> Sequence[Row]:
+def fitting(rows: Sequence[Row], only: Collection[str], overrides: Sequence[str]) -> list[Row]:
     """Returns rows without those that are not asked for and set what an override sets."""
     overridden = keys_of(overrides)
     return [
