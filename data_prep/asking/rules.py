@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def read_rules(path: Path | None = None) -> Rules:
     Raises:
         ValueError: a file cannot be read, or says what rules cannot say.
     """
-    content = read_mapping(DEFAULT_RULES, LIKE)
+    content: Mapping[str, Any] = _default()
     if path is not None:
         content = _merged(content, read_mapping(path, LIKE))
     name = path or DEFAULT_RULES
@@ -43,6 +44,12 @@ def read_rules(path: Path | None = None) -> Rules:
         raise ValueError(f"{name}: {_fault(content, error)}") from error
     _check(name, rules)
     return rules
+
+
+@cache
+def _default() -> Mapping[str, Any]:
+    """Reads the default rules, once: others are laid over them, and compared with them."""
+    return read_mapping(DEFAULT_RULES, LIKE)
 
 
 def added_values(rules: Rules) -> Iterator[tuple[str, str, list[str]]]:

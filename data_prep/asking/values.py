@@ -186,9 +186,9 @@ class Field:
         return is_list and not is_left and not folded.startswith(('{"', "{'"))
 
     @property
-    def names_of_products(self) -> set[str]:
-        """What products have: whole values, and the names of their parts in the table of words."""
-        return set(self.values).union(*self.entries)
+    def names_of_products(self) -> list[str]:
+        """What products have: names of parts in the table of words, then values as they stand."""
+        return [*sorted(set().union(*self.entries)), *self.values]
 
     def name_shared(self, shared: set[str]) -> None:
         """Says the field's name beside words by which other fields are asked for, too."""
