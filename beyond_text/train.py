@@ -62,6 +62,7 @@ def _train(config: Config) -> dict[str, Any]:
     from beyond_text.models.cpu.memory import keep_freed_memory
     from beyond_text.training.alignment import align_pictures
     from beyond_text.training.callbacks import Retrieval, Throughput
+    from beyond_text.training.embedding_cache import EmbeddingCache
     from beyond_text.training.finish import finish
     from beyond_text.training.inputs import write_inputs
     from beyond_text.training.launch import join
@@ -84,10 +85,13 @@ def _train(config: Config) -> dict[str, Any]:
         keep_freed_memory()
     module, data = share.together(partial(_read, config, trainer, retrieval, share))
     with share.named(), explain_killed_workers(trainer):
+        module.to(trainer.strategy.root_device)
+        if config.cache:
+            EmbeddingCache(config.cache).use(module, data, retrieval)
         if not begun.checkpoint:
             if not config.start:
-                encoder = retrieval.encoder(module.to(trainer.strategy.root_device))
-                align_pictures(encoder, [source.split for source in data.sources.values()], config)
+                splits = [source.split for source in data.sources.values()]
+                align_pictures(retrieval.encoder(module), splits, config, data.cached)
             # Only now, when every input has been read.
             share.first(partial(write_inputs, config), type(None))
         # Else the garbage collector visits all that was loaded, within steps: 0.1 s each time. What

@@ -175,10 +175,8 @@ class TwoTower(nn.Module):
 
         A fusion of tokens has each token projected; here their mean stands for them.
         """
-        if self.fusion.tokens:
-            tokens, _ = self.image_tower.tokens(image)
-            return F.normalize(tokens.float(), dim=2).mean(dim=1)
-        return self.image_tower(image)
+        first = self.image_tower.read(image)[0]
+        return F.normalize(first.float(), dim=2).mean(dim=1) if self.fusion.tokens else first
 
     def _unit(self, tower: Tower, projection: nn.Linear, inputs: tuple[Tensor, ...]) -> Tensor:
         """Returns unit vectors of a tower's inputs [inputs, dim]."""
@@ -186,7 +184,9 @@ class TwoTower(nn.Module):
             return torch.zeros(0, self.settings.dim, device=inputs[0].device)
 
         def vectors(*rows: Tensor) -> Tensor:
-            return F.normalize(projection(tower(*rows)).float(), dim=1)
+            # Of a tower that gives tokens no vectors are kept.
+            found = tower(*rows) if tower.gives == "tokens" else tower.read(*rows)[0]
+            return F.normalize(projection(found).float(), dim=1)
 
         return in_chunks(vectors, tower, inputs, self.chunk_size)
 

@@ -71,6 +71,24 @@ class PictureVectors(Protocol):
         """Returns the vector [features] of a query's picture."""
 
 
+def read_product(
+    split: Split, sample: int, picture: int | None, which: int, vectors: PictureVectors | None
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Reads the JSON of a sample and one of its pictures, as `Split.read`.
+
+    With `vectors` that of the picture stands in its place.
+
+    Raises:
+        SampleError: as `Split.read`, or there is no vector of the picture.
+    """
+    if vectors is None:
+        return split.read(sample, picture, which)
+    fields, _ = split.read(sample, None)
+    if picture is None or not split.picture_numbers(sample):
+        return fields, None
+    return fields, _known(vectors.of_product(sample, which), f"{split.store} sample {sample}")
+
+
 class Products(Dataset[Sample | str]):
     """Reads samples of several splits by SampleIndex.
 
@@ -119,7 +137,8 @@ class Products(Dataset[Sample | str]):
         source = self.sources[index.source]
         try:
             which = self._drawn_picture(source, index)
-            fields, picture = self._fields_and_picture(source, index, which)
+            vectors = self.vectors[index.source] if self.vectors else None
+            fields, picture = read_product(source, index.sample, self.picture, which, vectors)
         except SampleError as error:
             return str(error)
         judgments = source.judgments(index.sample) if self.draws_queries[index.source] else []
@@ -132,18 +151,6 @@ class Products(Dataset[Sample | str]):
             # All rows of the product are skipped: its first row is the one among the candidates.
             return f"{source.store} sample {index.sample}: {error}"
         return _Product(fields, picture, judgments, queries)
-
-    def _fields_and_picture(
-        self, source: Split, index: SampleIndex, which: int
-    ) -> tuple[dict[str, Any], Tensor | None]:
-        """Reads a product and one of its pictures, or the vector of that."""
-        if not self.vectors:
-            return source.read(index.sample, self.picture, which)
-        fields, _ = source.read(index.sample, None)
-        if self.picture is None or not source.picture_numbers(index.sample):
-            return fields, None
-        name = f"{source.store} sample {index.sample}"
-        return fields, _known(self.vectors[index.source].of_product(index.sample, which), name)
 
     def _drawn_picture(self, source: Split, index: SampleIndex) -> int:
         """Draws one of a product's pictures, another in another epoch; 0 where it has none."""

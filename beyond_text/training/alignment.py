@@ -24,6 +24,7 @@ from beyond_text.models.digests import digest_of
 from beyond_text.retrieval.encode import Encoder, collate_for, device_of, evaluating, to_device
 from beyond_text.shards.archive import SampleError
 from beyond_text.shards.batch import EMPTY_SAMPLE, Sample
+from beyond_text.shards.dataset import PictureVectors, read_product
 from beyond_text.shards.split import Split
 from beyond_text.terminal import say
 
@@ -37,18 +38,24 @@ HELD_OUT = 5
 SMALLEST_WEIGHT = 0.1
 
 
-def align_pictures(encoder: Encoder, splits: Sequence[Split], config: Config) -> None:
+def align_pictures(
+    encoder: Encoder,
+    splits: Sequence[Split],
+    config: Config,
+    cached: Sequence[PictureVectors] = (),
+) -> None:
     """Gives a new model's image projection the map that fits its pictures to their texts.
 
     In the fused vector a picture counts as much as the share of the texts' variance that the map
     explains, where a text counts 1. A projection between equal widths stays the identity: such
-    encoders were trained together.
+    encoders were trained together. `cached` are the vectors of each split's pictures, where a
+    frozen tower has made them.
     """
     model = encoder.model
     projection = model.image_projection
     if config.align_pairs == 0 or projection.in_features == projection.out_features:
         return
-    fit = _fit(encoder, splits, config)
+    fit = _fit(encoder, splits, config, cached)
     if fit is None:
         line = f"not fitted: fewer than {FEWEST} products have both text and picture"
     else:
@@ -76,12 +83,14 @@ class Fit(NamedTuple):
 _FITS: dict[str, Fit] = {}
 
 
-def _fit(encoder: Encoder, splits: Sequence[Split], config: Config) -> Fit | None:
+def _fit(
+    encoder: Encoder, splits: Sequence[Split], config: Config, cached: Sequence[PictureVectors]
+) -> Fit | None:
     """Returns the fit that a run begins with: an earlier run's where that began alike.
 
     Several processes of a run fit anew, for not all of them may have done the earlier run.
     """
-    work = partial(fit_image_projection, encoder, splits, config.align_pairs, config.seed)
+    work = partial(fit_image_projection, encoder, splits, config.align_pairs, config.seed, cached)
     if encoder.share.world > 1:
         return work()
     model = encoder.model
@@ -92,7 +101,9 @@ def _fit(encoder: Encoder, splits: Sequence[Split], config: Config) -> Fit | Non
     kind = model.fusion.tokens
     weights = [tower.digest() for tower in (model.text_tower, model.image_tower)]
     read = [(split.checksums, split.text_fields) for split in splits]
-    chosen = FEWEST, config.align_pairs, config.seed, encoder.bf16
+    # What is kept is rounded to float16.
+    rounded = bool(cached), model.text_tower.cached is not None
+    chosen = FEWEST, config.align_pairs, config.seed, encoder.bf16, rounded
     key = repr(
         (chosen, settings, kind, weights, digest_of(model.text_projection.state_dict()), read)
     )
@@ -103,14 +114,18 @@ def _fit(encoder: Encoder, splits: Sequence[Split], config: Config) -> Fit | Non
 
 @torch.inference_mode()
 def fit_image_projection(
-    encoder: Encoder, splits: Sequence[Split], most: int, seed: int
+    encoder: Encoder,
+    splits: Sequence[Split],
+    most: int,
+    seed: int,
+    cached: Sequence[PictureVectors] = (),
 ) -> Fit | None:
     """Fits the map from picture features to the unit vectors of the products' texts, by ridge.
 
     At most `most` products are drawn, by `seed`. Returns None where fewer than 32 of them have
     both.
     """
-    products = _Products(splits, most, encoder.model.settings.image_size, seed)
+    products = _Products(splits, most, encoder.model.settings.image_size, seed, cached)
     features, texts = _pairs(encoder, products, len(products))
     if len(texts) < FEWEST:
         return None
@@ -210,8 +225,16 @@ class _Products(Dataset[Sample]):
     One that cannot be read is empty here: training meets and counts it.
     """
 
-    def __init__(self, splits: Sequence[Split], most: int, picture_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        splits: Sequence[Split],
+        most: int,
+        picture_size: int,
+        seed: int,
+        cached: Sequence[PictureVectors],
+    ) -> None:
         self.splits = splits
+        self.cached: Sequence[PictureVectors | None] = cached or [None] * len(splits)
         self.picture_size = picture_size
         numbers = [range(len(split)) for split in splits]
         every = [(which, number) for which, part in enumerate(numbers) for number in part]
@@ -226,7 +249,7 @@ class _Products(Dataset[Sample]):
         which, number = self.numbers[position]
         split = self.splits[which]
         try:
-            fields, picture = split.read(number, self.picture_size)
+            fields, picture = read_product(split, number, self.picture_size, 0, self.cached[which])
         except SampleError:
             return EMPTY_SAMPLE
         return Sample(f"{which}/{fields['product_id']}", split.text_of(fields), picture, [], None)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import pytorch_lightning as pl
 from torch.utils.data import Dataset
 
 from beyond_text.config.settings import Config, ConfigError
@@ -43,8 +42,8 @@ from beyond_text.training.optim import frozen_towers
 LAYOUT = 2
 
 
-class EmbeddingCache(pl.Callback):
-    """Fills a folder with the outputs of the frozen towers, and makes the run use them.
+class EmbeddingCache:
+    """Fills a folder with the outputs of the frozen towers, and makes a run use them.
 
     Training pictures that are augmented are left out: they are different each time.
     """
@@ -52,18 +51,14 @@ class EmbeddingCache(pl.Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Computes the missing blocks, each in one of the processes.
+    def use(self, module: ContrastiveModule, data: ShardData, retrieval: Retrieval) -> None:
+        """Computes the missing blocks, each in one of the processes, and takes all of them.
 
         Raises:
             ConfigError: the processes do not share the folder, or its disk has not the room.
             OSError: the folder cannot be written; names it or the file.
             ShardError: a file in it is damaged.
         """
-        assert isinstance(module, ContrastiveModule)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ShardData)
-        retrieval = next(c for c in trainer.callbacks if isinstance(c, Retrieval))  # type: ignore
         model, share = module.model, retrieval.share
         frozen = frozen_towers(model)
         if not frozen:

@@ -21,7 +21,6 @@ from beyond_text.config.urls import without_credentials
 from beyond_text.models.precision import precision_of
 from beyond_text.training.averaging import Averaging
 from beyond_text.training.checkpoints import CHECKPOINTS, Origin, RunCheckpoints, StepCheckpoint
-from beyond_text.training.embedding_cache import EmbeddingCache
 from beyond_text.training.module import TrainingError
 from beyond_text.training.strategies import check_strategy
 
@@ -95,8 +94,6 @@ def _callbacks(config: Config, further: Sequence[pl.Callback]) -> list[pl.Callba
         enable_version_counter=False,
     )
     callbacks: list[pl.Callback] = [checkpoints, LearningRateMonitor("step")]
-    if config.cache:
-        callbacks.append(EmbeddingCache(config.cache))
     if config.average_span:
         # Before the further ones, which measure an average that includes the current step.
         callbacks.append(Averaging(config.average_span))

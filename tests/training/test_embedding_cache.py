@@ -25,7 +25,7 @@ from beyond_text.models.two_tower import TwoTower
 from beyond_text.shards import split as splits
 from beyond_text.shards.manifest import ShardError
 from beyond_text.train import train
-from beyond_text.training import callbacks
+from beyond_text.training import alignment, callbacks
 from beyond_text.training.cached_embeddings import (
     Block,
     CachedPictures,
@@ -200,6 +200,33 @@ def test_frozen_towers_run_once_for_all_runs(
     # Another precision: other outputs.
     run(tiny_settings, tmp_path / "other", *more, f"cache={cache}", "precision=bf16-mixed")
     assert len(list(cache.iterdir())) == 8
+
+
+@pytest.mark.parametrize("fusion", ["bilinear", "attended", "uniecs"])
+def test_the_fit_of_the_image_projection_takes_what_is_kept(
+    tiny_settings: list[str],
+    tmp_path: Path,
+    counted: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    fusion: str,
+) -> None:
+    monkeypatch.setattr(alignment, "FEWEST", 8)
+    more = ["data.augment=false", "align_pairs=8192", f"fusion={fusion}"]
+    cache = f"cache={tmp_path / 'cache'}"
+
+    def fitted(name: str, *words: str) -> dict[str, Tensor]:
+        monkeypatch.setattr(alignment, "_FITS", {})
+        found = run(tiny_settings, tmp_path / name, *more, *words)
+        assert alignment._FITS
+        return found
+
+    without = fitted("without")
+    first = fitted("first", cache)
+    assert counted == {"text": 2 * 12 + 2 * 5, "image": 2 * 22}
+    close(first, without)
+    second = fitted("second", cache)
+    assert counted == {"text": 0, "image": 0}
+    assert all(torch.equal(second[name], first[name]) for name in first)
 
 
 @pytest.mark.parametrize("fusion", ["attended", "uniecs"])
