@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from beyond_text.config.urls import path_of
 from beyond_text.tables.layouts import DEFAULT_LAYOUT, Layout, Reject, TableError
 from beyond_text.tables.pictures import MAX_BYTES
 from beyond_text.tables.read import with_grades
@@ -32,10 +33,10 @@ from beyond_text.terminal import command_parser, one_line
 from data_prep.adapters import add_layout_options, layout_of
 from data_prep.fetch.earlier import LOCK, STATUS, counted, outcomes_before
 from data_prep.fetch.fetcher import FetchSettings, fetch_all
-from data_prep.fetch.shop import Shop, read_shop, with_files, write_table
+from data_prep.fetch.shop import TABLES, Shop, copy_fields, read_shop, with_files, write_table
 from data_prep.fetch.slices import outcomes_of, plan_slices, remove_plans
 from data_prep.fetch.status import FAILED, FETCHED, Outcome, add_outcome, write_outcomes
-from data_prep.rejects import BuildError
+from data_prep.rejects import BuildError, check_max_pixels
 
 WAITS = (
     "this share is done: the job that finds all shares done writes the tables, or the same command "
@@ -145,6 +146,10 @@ def _write_tables(
 ) -> dict[str, tuple[int, int]]:
     """Writes the tables; returns how many rows of each have a picture, of how many."""
     rows = {}
+    # What a shop no longer has would be read beside the rest.
+    for name in {*TABLES} - {table.name for table in shop.tables}:
+        (out / f"{name}.csv").unlink(missing_ok=True)
+    copy_fields(shop.folder, out)
     for table in shop.tables:
         failures: list[Reject] = []
         places = shop.folder, out
@@ -158,9 +163,10 @@ def _write_tables(
 
 def _check_settings(settings: FetchSettings) -> None:
     """Raises BuildError where a setting is out of range."""
-    for name in ("concurrency", "per_host", "attempts", "max_bytes", "max_pixels"):
+    for name in ("concurrency", "per_host", "attempts", "max_bytes"):
         if getattr(settings, name) < 1:
             raise BuildError(f"{name}: expected at least 1, got {getattr(settings, name)}")
+    check_max_pixels(settings.max_pixels)
     if not settings.timeout > 0 or not settings.backoff >= 0:
         raise BuildError("timeout and backoff: expected seconds, above 0 and at least 0")
     if settings.max_bytes > MAX_BYTES:
@@ -168,8 +174,10 @@ def _check_settings(settings: FetchSettings) -> None:
             f"max_bytes: no picture above {MAX_BYTES} is used, got {settings.max_bytes}"
         )
     agent = settings.user_agent
-    if not (agent.isascii() and agent.isprintable() and agent.strip()):
-        raise BuildError(f"user_agent: expected printable ASCII, got {agent!r}")
+    if not (agent and agent.isascii() and agent.isprintable() and agent == agent.strip()):
+        raise BuildError(
+            f"user_agent: expected printable ASCII without blanks at its ends, got {agent!r}"
+        )
 
 
 @contextmanager
@@ -264,8 +272,8 @@ def _print(fetched: Fetched) -> None:
 def _parser() -> argparse.ArgumentParser:
     """Makes the parser; every setting of the requests is an option."""
     parser = command_parser("data_prep.pictures", __doc__)
-    parser.add_argument("tables", type=Path, help="folder of tables, or an export's file")
-    parser.add_argument("out", type=Path, help="folder to make, or to go on with")
+    parser.add_argument("tables", type=path_of, help="folder of tables, or an export's file")
+    parser.add_argument("out", type=path_of, help="folder to make, or to go on with")
     add_layout_options(parser)
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     parser.add_argument(
@@ -319,7 +327,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{out}: {WAITS}")
         return 0
     _print(fetched)
-    if fetched.urls and not fetched.fetched + fetched.kept:
+    has_pictures = any(pictured for pictured, _ in fetched.rows.values())
+    if fetched.urls and not has_pictures:
         print(f"error: {out}: none of the {fetched.urls} pictures was fetched", file=sys.stderr)
         return 1
     return 0

@@ -36,7 +36,7 @@ from data_prep.planned import (
     rejects_of,
     work_folders,
 )
-from data_prep.rejects import BuildError
+from data_prep.rejects import BuildError, check_max_pixels
 
 # Products of which one process makes shards before others have started.
 FEW = 2000
@@ -86,6 +86,7 @@ def build_shards(
     tables_path, out = Path(tables_path).resolve(), Path(out).resolve()
     if min(samples_per_shard, picture_size) < 1:
         raise BuildError("samples_per_shard and picture_size must be at least 1")
+    check_max_pixels(max_pixels)
     sizes = picture_size, max_pixels, samples_per_shard, max_rejected
     options = Options(layout, *sizes, dev_share, seed, pictures, test_share, grades)
     with _as_build_error(out):

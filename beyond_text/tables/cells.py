@@ -12,8 +12,14 @@ from beyond_text.files import MALFORMED
 
 # A scheme of one letter is a drive of Windows.
 URL = re.compile(r"[a-z][a-z0-9+.-]*://|//|data:", re.IGNORECASE)
-# A `|` may be part of a URL, so one ends only before the next.
-BEFORE_URL = re.compile(r"\|(?=\s*(?:$|\||(?:https?:)?//))", re.IGNORECASE)
+# A `|` may be part of a URL, so one ends only before the next, or where both sides are named as
+# pictures are.
+AFTER_URL = re.compile(
+    r"\|(?=\s*(?:$|\||(?:https?:)?//))"
+    r"|(?:(?<=\.jpg)|(?<=\.jpeg)|(?<=\.png)|(?<=\.webp)|(?<=\.gif))\s*"
+    r"\|(?=[^|]*\.(?:jpe?g|png|webp|gif)\s*(?:\||$))",
+    re.IGNORECASE,
+)
 LIST = msgspec.json.Decoder(list[str | None])
 
 
@@ -26,7 +32,7 @@ def picture_names(cell: str) -> list[str]:
         except MALFORMED:
             names = [cell]
     elif "|" in cell:
-        names = BEFORE_URL.split(cell) if is_url(cell.lstrip(" |")) else cell.split("|")
+        names = AFTER_URL.split(cell) if is_url(cell.lstrip(" |")) else cell.split("|")
     return list(dict.fromkeys(name for each in names if (name := (each or "").strip())))
 
 

@@ -276,13 +276,17 @@ def _pictures(
     return mapped(frame, paths_of, TEXTS)
 
 
-def _paths(cell: str, root: Path, absent_pictures: bool) -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns absolute paths of a cell's pictures, and reason and detail of every fault."""
+def names_in(cell: str, root: Path) -> list[str]:
+    """Lists the pictures that a cell names: itself, where it is a file of a folder."""
     # A name may hold what parts names elsewhere.
     whole = "|" in cell and not is_url(cell) and not leaves_folder(cell)
-    names = [cell] if whole and os.path.isfile(root / cell) else picture_names(cell)
+    return [cell] if whole and os.path.isfile(root / cell) else picture_names(cell)
+
+
+def _paths(cell: str, root: Path, absent_pictures: bool) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns absolute paths of a cell's pictures, and reason and detail of every fault."""
     paths, faults = [], []
-    for name in names:
+    for name in names_in(cell, root):
         if is_url(name):
             if not absent_pictures:
                 faults.append((URL_PICTURE, f"image {name[:200]!r}, expected a file"))

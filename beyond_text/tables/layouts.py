@@ -131,6 +131,8 @@ def same_names(names: tuple[str, ...]) -> dict[str, Template]:
     return {name: f"{{{name}}}" for name in names}
 
 
+# The table of fields that may lie beside the products of any layout.
+ATTRIBUTES = Source("attributes", same_names(("product_id",)))
 DEFAULT_LAYOUT = Layout(
     products=Source(
         "products",

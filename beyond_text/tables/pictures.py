@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
+# Pillow refuses pictures above twice its own limit.
+MOST_PIXELS = 2 * 89_478_485
 # MAX_PIXELS of eight bytes each: no picture in use is larger.
 MAX_BYTES = 8 * MAX_PIXELS
 JPEG_QUALITY = 90

@@ -20,13 +20,12 @@ from beyond_text.tables.cells import picture_cell
 from beyond_text.tables.compact import parts, unpacked
 from beyond_text.tables.delimited import fold
 from beyond_text.tables.layouts import (
+    ATTRIBUTES,
     TEXT_COLUMNS,
     Layout,
     Reject,
-    Source,
     TableError,
     find_table,
-    same_names,
 )
 from beyond_text.tables.read import read_tables
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
@@ -41,8 +40,6 @@ from data_prep.asking.schema import DETAILS, Rules
 from data_prep.asking.values import Field, number_of
 
 PICTURES = "pictures"
-# The table of fields that may lie beside the products.
-ATTRIBUTES = Source("attributes", same_names(("product_id",)))
 # Where details are looked for.
 TEXT = ("title", "description")
 # Share of a shop's products that are of types which the rules name, where it sells clothes.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from beyond_text.tables.cells import is_url, picture_names
+from beyond_text.tables.cells import is_url
+from beyond_text.tables.checks import names_in
 
 
 def clean_url(url: str) -> str:
@@ -16,6 +18,6 @@ def clean_url(url: str) -> str:
     return f"https:{url}" if url.startswith("//") else url
 
 
-def clean_names(cell: str) -> list[str]:
-    """Lists the pictures that a cell names, URLs cleaned."""
-    return [clean_url(name) if is_url(name) else name for name in picture_names(cell)]
+def clean_names(cell: str, folder: Path) -> list[str]:
+    """Lists the pictures that a cell of a folder's table names, URLs cleaned."""
+    return [clean_url(name) if is_url(name) else name for name in names_in(cell, folder)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -97,6 +98,10 @@ async def _sent(
         reason = "bad certificate" if certificate else "no connection"
         detail = f"{request.url.host}: {error}"
         raise FetchError(reason, detail, passing=not certificate, unreachable=True) from error
+    except ssl.SSLError as error:
+        # Of what comes after the handshake, httpcore makes no error of its own.
+        detail = f"{request.url.host}: {error}"
+        raise FetchError("connection broken", detail, passing=True, unreachable=True) from error
     except (httpcore.NetworkError, httpcore.RemoteProtocolError) as error:
         raise FetchError("connection broken", str(error) or "by the host", passing=True) from error
     except (httpcore.ProtocolError, httpx.ProtocolError, httpx.InvalidURL) as error:

@@ -147,7 +147,7 @@ class _Fetcher:
     async def _fetch(self, host: _Host, url: str) -> Outcome:
         """Fetches a URL in as many attempts as it takes and is granted."""
         if host.unanswered >= GIVEN_UP_AFTER:
-            detail = f"{GIVEN_UP_AFTER} pictures before this one were not answered"
+            detail = f"{GIVEN_UP_AFTER} pictures before this one were not answered, or as busy"
             return Outcome(url, FAILED, "", 0, 0, "host given up", detail)
         attempt = 0
         while True:
@@ -159,7 +159,8 @@ class _Fetcher:
             except FetchError as error:
                 wait = self._wait_after(error, attempt)
                 if wait is None:
-                    host.unanswered = host.unanswered + 1 if error.unreachable else 0
+                    refused = error.unreachable or error.reason in BUSY
+                    host.unanswered = host.unanswered + 1 if refused else 0
                     detail = error.detail[:500]
                     return Outcome(url, FAILED, "", 0, attempt, error.reason, detail)
                 if error.reason in BUSY:

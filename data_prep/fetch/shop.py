@@ -16,6 +16,7 @@ from beyond_text.tables.cells import is_url, picture_cell
 from beyond_text.tables.checks import RowFilter, add_images, leaves_folder
 from beyond_text.tables.columns import read_source
 from beyond_text.tables.layouts import (
+    ATTRIBUTES,
     CLICK_COLUMNS,
     PRODUCT_COLUMNS,
     QUERY_COLUMNS,
@@ -31,11 +32,13 @@ from beyond_text.tables.layouts import (
 from data_prep.fetch.cells import clean_names
 from data_prep.fetch.status import Outcome
 
+TABLES = ("products", "queries", "qrels", "clicks")
+
 
 class Table(NamedTuple):
     """One of our tables as it was read: `row` and text columns, and the pictures of each row.
 
-    `name` is "products", "queries", "qrels" or "clicks"; without a column `image` no row has any.
+    `name` is one of TABLES; without a column `image` no row has any.
     """
 
     name: str
@@ -97,14 +100,19 @@ def read_shop(path: Path, layout: Layout, rejects: list[Reject]) -> Shop:
         if read:
             frame = pd.concat([part for part, _ in read], ignore_index=True)
             files += [other for _, other in read]
-            tables.append(_table(name, identity, read[0][1], frame, columns))
+            tables.append(_table(folder, name, identity, read[0][1], frame, columns))
     # Products last: without them a folder is not yet one of tables.
-    tables.append(_table("products", "product_id", file, products, PRODUCT_COLUMNS))
+    tables.append(_table(folder, "products", "product_id", file, products, PRODUCT_COLUMNS))
     return Shop(folder, tables, files)
 
 
 def _table(
-    name: str, identity: str, file: TableFile, frame: pd.DataFrame, columns: tuple[str, ...]
+    folder: Path,
+    name: str,
+    identity: str,
+    file: TableFile,
+    frame: pd.DataFrame,
+    columns: tuple[str, ...],
 ) -> Table:
     """Makes a table of those columns, or of all where none are named."""
     if "further" in frame:
@@ -112,7 +120,7 @@ def _table(
         columns, frame = (*columns, *further), pd.concat([frame, further], axis=1)
     kept = [column for column in frame if not columns or column in ("row", *columns)]
     cells = frame["image"] if "image" in frame else [""] * len(frame)
-    return Table(name, identity, file, frame[kept], [clean_names(cell) for cell in cells])
+    return Table(name, identity, file, frame[kept], [clean_names(c, folder) for c in cells])
 
 
 def with_files(
@@ -178,6 +186,15 @@ def _link(image: str, folder: Path, out: Path) -> bool:
         with (folder / image).open("rb") as source, atomic_write(target, binary=True) as file:
             shutil.copyfileobj(source, file)
     return True
+
+
+def copy_fields(folder: Path, out: Path) -> None:
+    """Copies the table of fields, if the folder has one, in the place of an earlier one."""
+    for earlier in find_tables(out, ATTRIBUTES):
+        earlier.unlink()
+    for found in find_tables(folder, ATTRIBUTES):
+        with found.open("rb") as source, atomic_write(out / found.name, binary=True) as file:
+            shutil.copyfileobj(source, file)
 
 
 def write_table(out: Path, name: str, frame: pd.DataFrame) -> None:

@@ -169,7 +169,12 @@ def left_outcomes(out: Path) -> dict[str, Outcome]:
     """
     found: dict[str, Outcome] = {}
     for path in sorted((out / PLANS).glob("*/*.csv")):
-        found |= read_outcomes(path)
+        # Plans of other settings have no order: what one has fetched is there.
+        found |= {
+            url: outcome
+            for url, outcome in read_outcomes(path).items()
+            if url not in found or found[url].status != FETCHED
+        }
     return found
 
 

@@ -302,6 +302,56 @@ def test_a_host_that_does_not_answer_is_given_up_and_others_are_not(
     assert 20 <= fetched.failed["no connection"] <= 24
 
 
+def test_a_host_that_is_always_busy_is_given_up(host: Host, tmp_path: Path) -> None:
+    tables = shop(tmp_path, *(f"{host.url}/busy/{number}" for number in range(30)))
+    fetched = fetch(tables, tmp_path / "out", attempts=1, per_host=1)
+    assert fetched.failed == {"status 429": 20, "host given up": 10}
+
+
+def test_tables_that_the_shop_no_longer_has_go_and_fields_come_along(
+    host: Host, tmp_path: Path
+) -> None:
+    tables, out = shop(tmp_path, f"{host.url}/ok.png"), tmp_path / "out"
+    write(tables, "queries", [{"query_id": "q", "query": "red"}])
+    write(tables, "qrels", [{"query_id": "q", "product_id": "p0", "relevance": "2"}])
+    write(tables, "attributes", [{"product_id": "p0", "colour": "red"}])
+    fetch(tables, out)
+    (out / "notes.txt").touch()
+    assert rows_of(out / "attributes.csv") == [{"product_id": "p0", "colour": "red"}]
+    for name in ("queries", "qrels", "attributes"):
+        (tables / f"{name}.csv").unlink()
+    (tables / "attributes.tsv").write_text("product_id\tcolour\np0\tblue\n")
+    fetch(tables, out)
+    assert {path.name for path in out.iterdir() if path.suffix} == {
+        "products.csv", "attributes.tsv", "pictures.csv", "rejects.csv", "notes.txt",
+    }  # fmt: skip
+
+
+def test_a_shop_whose_pictures_lie_there_is_done_though_a_url_is_dead(
+    host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables, out = shop(tmp_path, "a|b.png", f"{host.url}/gone.jpg"), tmp_path / "out"
+    (tables / "a|b.png").write_bytes(PNG)
+    assert main([str(tables), str(out), "--allow-private"]) == 0
+    assert "2 rows, 1 with a picture" in capsys.readouterr().out
+    assert [Path(path).name for path in read_tables(out).products["image"]] == ["a|b.png", ""]
+
+
+def test_a_folder_that_is_a_url_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([str(shop(tmp_path, "")), "s3://bucket/out"])
+
+
+def test_what_one_stopped_plan_has_fetched_is_there_whatever_another_says(tmp_path: Path) -> None:
+    found = {"a": "fetched", "b": "failed"}
+    for plan, status in found.items():
+        folder = tmp_path / "fetching" / plan
+        folder.mkdir(parents=True)
+        file = "x.png" if status == "fetched" else ""
+        write_outcomes(folder / "0.csv", [Outcome("http://a/x", status, file, 1, 1, "", "")])
+    assert slices.left_outcomes(tmp_path)["http://a/x"].status == "fetched"
+
+
 def test_private_addresses_are_refused_unless_they_are_allowed(
     host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,6 +392,8 @@ def test_the_command_prints_counts_and_asks_as_whom_it_is_told(
         ("--backoff", "-1", "backoff"),
         ("--max-bytes", "999999999999", "max_bytes"),
         ("--max-pixels", "0", "max_pixels"),
+        ("--max-pixels", "400000000", "max_pixels: expected 1 to 178956970, got 400000000"),
+        ("--user-agent", " shop", "user_agent"),
         ("--user-agent", "a\r\nX: b", "user_agent"),
         ("--user-agent", "Ä", "user_agent"),
     ],

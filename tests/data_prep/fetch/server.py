@@ -127,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.cut(PNG)
         elif path in ANSWERS:
             self.answer(*ANSWERS[path])
+        elif path.startswith("/busy/"):
+            self.answer(429, {}, b"")
         elif path.startswith("/many/"):
             self.answer(200, {}, PNG)
         elif path.startswith("/endless/"):

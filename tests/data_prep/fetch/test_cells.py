@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from beyond_text.tables.cells import is_url
@@ -22,6 +24,10 @@ from data_prep.fetch.cells import clean_names, clean_url
         ("a.jpg|b.jpg", ["a.jpg", "b.jpg"]),
         ("a.jpg|https://a/2.jpg", ["a.jpg", "https://a/2.jpg"]),
         ("https://a/x?view/1|slim", ["https://a/x?view/1|slim"]),
+        ("https://a/1.JPG|b/2.png", ["https://a/1.JPG", "b/2.png"]),
+        ("https://a/1.jpeg | b.webp|//a/3", ["https://a/1.jpeg", "b.webp", "https://a/3"]),
+        ("https://a/x?w=1|b.png", ["https://a/x?w=1|b.png"]),
+        ("https://a/1.png|slim", ["https://a/1.png|slim"]),
         ('["https://a/1.jpg", " //a/2.jpg"]', ["https://a/1.jpg", "https://a/2.jpg"]),
         ('["https://a/1.jpg", null, ""]', ["https://a/1.jpg"]),
         ("[]", []),
@@ -30,9 +36,15 @@ from data_prep.fetch.cells import clean_names, clean_url
     ],
 )
 def test_a_cell_holds_a_picture_or_a_list_in_one_of_two_forms(
-    value: str, images: list[str]
+    value: str, images: list[str], tmp_path: Path
 ) -> None:
-    assert clean_names(value) == images
+    assert clean_names(value, tmp_path) == images
+
+
+def test_a_file_whose_name_has_a_bar_is_one_picture(tmp_path: Path) -> None:
+    assert clean_names("a|b.png", tmp_path) == ["a", "b.png"]
+    (tmp_path / "a|b.png").touch()
+    assert clean_names("a|b.png", tmp_path) == ["a|b.png"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext, suppress
 
 import httpx
@@ -47,6 +48,32 @@ def error_of(url: str, **limits: float) -> FetchError:
     with pytest.raises(FetchError) as error:
         get(url, **limits)  # type: ignore[arg-type]
     return error.value
+
+
+class _Broken(httpx.AsyncByteStream):
+    """A body within which TLS fails."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield PNG[:9]
+        raise ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC]")
+
+
+def test_a_fault_of_tls_is_one_pictures() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/refused":
+            raise ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]")
+        return httpx.Response(200, stream=_Broken())
+
+    async def run(url: str) -> bytes:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            return await download(client, url, 5, 1000, lambda _: _Anyone())
+
+    for path in ("refused", "broken"):
+        with pytest.raises(FetchError, match=r"shop\.example: .*SSL") as error:
+            asyncio.run(run(f"https://shop.example/{path}"))
+        assert error.value.reason == "connection broken"
+        assert error.value.passing
+        assert error.value.unreachable
 
 
 @pytest.mark.parametrize(
