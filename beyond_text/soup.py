@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument
     add("run", type=path_of, metavar="RUN", help="finished run folder")
-    add("further", type=path_of, nargs="+", metavar="START",
+    add("further", type=_start, nargs="+", metavar="START",
         help="a finished run folder or `untouched`; with --average, further runs")
     add("--alpha", type=_share, nargs="+", metavar="A",
         help="shares of RUN, 0 to 1 (default: 0 0.25 0.5 0.75 1); 1 is always measured as well")
@@ -53,6 +53,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     run = arguments.run if arguments.run.name.strip(".") else arguments.run.resolve()
     arguments.out = arguments.out or run.with_name(f"{run.name or 'run'}-soup")
     return arguments
+
+
+def _start(text: str) -> Path:
+    """Returns the path of a run; of a folder `./untouched` one that is not the word."""
+    path = path_of(text)
+    return path.absolute() if text != UNTOUCHED and str(path) == UNTOUCHED else path
 
 
 def _share(text: str) -> float:

@@ -5,15 +5,17 @@ r"""The command that tags products with what a model sees in their pictures; it 
         --attributes colour,product_type
 
 RUN may be stage 1 alone. OUT/attributes.csv has product_id, a column for each field (colour,
-pattern, material) and product_type; a cell is empty where neither text nor picture says enough.
-A word that the product's text names is taken as it is; else the words are compared with the picture
-and the nearest is kept where it is sure. How sure is the softmax over the words, each set against
-its scores over all products: it orders products, and is no probability.
+pattern, material) and product_type; a cell is empty where neither text nor picture says enough. It
+replaces one that this command has written; OUT/tagged.json says how. A word that the product's text
+names is taken as it is; else the words are compared with the picture and the nearest is kept where
+it is sure. How sure is the softmax over the words, each set against its scores over all products:
+it orders products, and is no probability.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 # What imports torch is imported in `main`, so that --help and a mistake cost no wait.
 CONFIDENCE = 0.7
 ATTRIBUTES = "attributes.csv"
+# Says that this command has written them.
+MARK = "tagged.json"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -93,7 +97,7 @@ def tag(
         TableError, ShardError: no such tables or split.
         ValueError: no such words, or no product has a text or a picture that they could be of.
     """
-    from beyond_text.files import atomic_write
+    from beyond_text.files import atomic_write, write_text
     from beyond_text.retrieval.read_split import read_products
     from beyond_text.retrieval.run import load_run
     from beyond_text.tagging.tag import tag_products
@@ -106,6 +110,8 @@ def tag(
     catalogue = read_products(tables, split, settings.text_fields, *sizes)
     tagged = tag_products(encoder, catalogue, fields, confidence, top_share)
     out.mkdir(parents=True, exist_ok=True)
+    made = {"run": str(run), "confidence": confidence, "top_share": top_share, "split": split}
+    write_text(out / MARK, json.dumps(made))
     with atomic_write(out / ATTRIBUTES) as file:
         tagged.table.to_csv(file, index=False)
     return tagged
@@ -134,8 +140,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_finished(run)
         check_place(tables)
         check_writable(out)
-        if isinstance(tables, Path) and out.resolve() == tables.resolve():
+        own = tables.parent if isinstance(tables, Path) and tables.is_file() else tables
+        if isinstance(own, Path) and out.resolve() == own.resolve():
             raise ValueError(f"{out}: the shop's own folder: expected another one to write to")
+        if (out / ATTRIBUTES).exists() and not (out / MARK).is_file():
+            raise FileExistsError(
+                f"{out / ATTRIBUTES}: not of this command: expected another folder to write to"
+            )
         from beyond_text.shards.store import folder_of
 
         choice = arguments.words, arguments.confidence, arguments.top_share, arguments.split

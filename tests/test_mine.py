@@ -291,6 +291,8 @@ def test_a_run_without_mined_negatives_or_room_for_them_says_so(
         ("data.hard_negatives=-1",): "expected a value from 0",
         ("data.sources.tables.mined=x",): "only data.hard_negatives reads it",
         ("data.hard_negatives=2", "data.sources.tables.mined=s3://a/b"): "folder of this machine",
+        ("data.hard_negatives=2", folder, "data.sources.tables.weight=0"): "its weight is 0",
+        ("data.hard_negatives=2", folder, "data.sources.tables.losses=[text_image]"): "no queries",
     }.items():
         with pytest.raises(ConfigError, match=message):
             settings("run", *words)

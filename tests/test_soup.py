@@ -333,6 +333,9 @@ def test_a_soup_of_this_folder_lies_beside_it(
 ) -> None:
     (tmp_path / "a" / "run").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "run")
+    # The word, and a folder of that name.
+    assert parse([".", "untouched"]).further == [Path("untouched")]
+    assert parse([".", "./untouched"]).further == [Path.cwd() / "untouched"]
     assert parse([".", "untouched"]).out == tmp_path / "a" / "run-soup"
     assert parse(["..", "untouched"]).out == tmp_path / "a-soup"
     assert parse(["../run", "untouched"]).out == Path("../run-soup")

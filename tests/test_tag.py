@@ -153,11 +153,16 @@ def test_the_command_prints_the_share_and_refuses_in_one_line(
     out = tmp_path / "out"
     given = [str(stage1), str(shop), str(out), "--words", str(words), "--confidence", "0"]
     main([*given, "--split", "dev"])
+    main([*given, "--split", "dev"])
+    (other := tmp_path / "other").mkdir()
+    (other / "attributes.csv").touch()
     printed = capsys.readouterr().out
     assert "48 (100%)" in printed
     assert "attributes.csv" in printed
     for bad, message in (
         ([str(stage1), str(shop), str(shop)], "the shop's own folder"),
+        ([str(stage1), str(shop / "products.csv"), str(shop)], "the shop's own folder"),
+        ([str(stage1), str(shop), str(other)], "attributes.csv: not of this command"),
         ([str(stage1), str(tmp_path / "no"), str(out)], "no such file or folder"),
         ([str(tmp_path / "no"), str(shop), str(out)], "no finished model"),
         ([*given, "--split", "test"], "no products in split 'test'"),

@@ -21,11 +21,13 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from beyond_text.config.load import load_config, to_yaml
+from beyond_text.config.names import check_finished
 from beyond_text.config.settings import ConfigError
 from beyond_text.metrics.history import print_history, read_history
 from beyond_text.shards.manifest import ShardError
 from beyond_text.train import main, train
 from beyond_text.training.module import TrainingError
+from beyond_text.training.resume import begin_or_resume
 from data_prep.shards import build_shards
 from tests import RECIPES
 
@@ -180,7 +182,12 @@ def test_resume_never_begins_again(tiny_overrides: list[str], tmp_path: Path) ->
     stale[0].parent.mkdir()
     for checkpoint in stale:
         checkpoint.write_text("of an older run")
-    train(load_config([], [*tiny_overrides, *PRODUCT, "steps=2", "seed=1", "resume=never"]))
+    again = load_config([], [*tiny_overrides, *PRODUCT, "steps=2", "seed=1", "resume=never"])
+    begin_or_resume(again)
+    # Not before it is finished again.
+    with pytest.raises(ConfigError, match="no finished model there"):
+        check_finished(tmp_path / "run")
+    train(again)
     assert not any(checkpoint.exists() for checkpoint in stale)
     assert not same(before, weights(tmp_path / "run"))
 

@@ -33,3 +33,6 @@ def check_hard_negatives(config: Config) -> None:
             raise ConfigError(
                 f"data.sources.{name}.mined: only data.hard_negatives reads it, which is 0"
             )
+        if source.mined and (source.weight == 0 or not uses_queries(source.losses or with_queries)):
+            why = "its losses have no queries" if source.weight else "its weight is 0"
+            raise ConfigError(f"data.sources.{name}.mined: not read, for {why}")

@@ -285,7 +285,9 @@ def _write_run(tasting: Tasting, best: Mix, run: Path, out: Path, partial: Path)
     write_text(partial / "config.yaml", to_yaml(replace(config, run=str(out))))
     history = read_history(run)
     save_history(partial, {**history, name_in(history, out): measured.by_view})
-    metrics = json.loads((run / METRICS).read_text(encoding="utf-8"))
+    # A run that was stopped after it wrote its model has none.
+    found = run / METRICS
+    metrics = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
     training = metrics.get("training", {})
     if measured.by_width:
         training["widths"] = measured.by_width

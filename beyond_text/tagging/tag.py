@@ -100,12 +100,18 @@ def type_of(category: str) -> str:
 
 def types_of(types: Sequence[str], described: Sequence[Described]) -> list[str]:
     """Returns the types; a product without one has the longest that its title names, of others'."""
-    names = sorted(set(types) - {""}, key=len, reverse=True)
-    known = {f" {folded_words(name)} ": name for name in names}
+    known = {folded_words(name): name for name in sorted(set(types) - {""})}
+    longest = max((len(form.split()) for form in known), default=0)
     found = []
     for name, each in zip(types, described, strict=True):
-        title = f" {folded_words(each.columns.get('title', ''))} "
-        found.append(name or next((known[form] for form in known if form in title), ""))
+        words = [] if name else folded_words(each.columns.get("title", "")).split()
+        runs = (
+            " ".join(words[start : start + size])
+            for size in range(1, longest + 1)
+            for start in range(len(words) - size + 1)
+        )
+        named = max((run for run in runs if run in known), key=len, default="")
+        found.append(name or known.get(named, ""))
     return found
 
 

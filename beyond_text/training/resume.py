@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from beyond_text.config.compare import differences
 from beyond_text.config.load import load_config, to_yaml
-from beyond_text.config.names import SOUP
+from beyond_text.config.names import MODEL, SOUP, WEIGHTS
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.config.urls import shown, without_credentials
 from beyond_text.files import write_text
@@ -164,7 +164,8 @@ def begin_or_resume(config: Config) -> Checkpoint | None:
     if config.resume == "auto":
         checkpoint = _checkpoint_to_resume(config)
     else:
-        _delete(run / METRICS, *(run / CHECKPOINTS).glob("*"))
+        # Without weights no command takes the run for a finished one.
+        _delete(run / METRICS, run / MODEL / WEIGHTS, *(run / CHECKPOINTS).glob("*"))
     if not config.data.dev:
         raise ConfigError("data.dev: expected a folder of shards to measure retrieval on, got ''")
     run.mkdir(parents=True, exist_ok=True)

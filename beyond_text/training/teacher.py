@@ -19,6 +19,7 @@ from beyond_text.models.temperature import Temperature
 from beyond_text.models.tokenizer import reads_alike
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.shards.batch import Batch
+from beyond_text.terminal import say
 from beyond_text.training.blocks import Direction, Sums, Term, sums_over_blocks
 from beyond_text.training.losses import MASKED
 
@@ -113,6 +114,9 @@ def check_reads_batches(
         raise ConfigError(
             f"text_encoder.max_length: the teacher {name} takes {expected}, got {length}"
         )
+    if list(theirs.settings.text_fields) != list(ours.settings.text_fields):
+        learned, read = ("+".join(each.settings.text_fields) for each in (theirs, ours))
+        say(f"teacher={name} learned from texts of {learned}, and reads the student's, of {read}")
 
 
 def _resized(pictures: Tensor, size: int) -> Tensor:

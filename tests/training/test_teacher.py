@@ -284,6 +284,16 @@ def test_a_teacher_that_cannot_read_the_batches_is_refused(
 
 
 @pytest.mark.slow
+def test_a_teacher_of_other_texts_is_told(
+    settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in (([], 0), (["data.text_fields=[title]"], 1)):
+        config = load_config([], [*settings, *words])
+        build_teacher(config, *build(config))
+        assert capsys.readouterr().err.count("learned from texts of") == said
+
+
+@pytest.mark.slow
 def test_the_temperature_is_the_teachers_own_or_the_setting(
     settings: list[str], tiny_run: Path
 ) -> None:
