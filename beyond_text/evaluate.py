@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beyond_text.config.names import MEASURE_NAMES, POOLS, Pool, check_finished
+from beyond_text.config.names import MEASURE_NAMES, MODEL, POOLS, Pool, check_finished
 from beyond_text.config.urls import check_place, path_of, place_of
 from beyond_text.config.views import View
 from beyond_text.terminal import (
@@ -93,6 +93,10 @@ def evaluate(
     return metrics
 
 
+# Of view and pool: what a folder's name does not say.
+DEFAULTS = ("product", None)
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; `comparison` is one of `COMPARISONS`, "others" or None."""
     parser = command_parser("beyond_text.evaluate", __doc__)
@@ -107,7 +111,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="search all products of the split, or those of every split (default: split; all where "
         "products have no split of their own)",
     )
-    parser.add_argument("--out", type=path_of, help="default, of one run: RUN/eval-SPLIT")
+    parser.add_argument(
+        "--out", type=path_of, help="default, of one run: RUN/eval-SPLIT[-VIEW][-POOL]"
+    )
     parser.add_argument(
         "--view",
         choices=PRODUCT_VIEWS,
@@ -166,13 +172,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     arguments = parse(argv)
     run, tables, split = arguments.runs[0], arguments.tables, arguments.split
-    out = arguments.out or run / f"eval-{split}"
+    asked = [split, *(word for word in (arguments.view, arguments.pool) if word not in DEFAULTS)]
+    out = arguments.out or run / "-".join(("eval", *asked))
     with errors_in_one_line(RuntimeError):
         for each in arguments.runs:
             check_finished(each)
         for each in (tables, *arguments.others):
             check_place(each)
         check_writable(out)
+        if (out / MODEL).exists():
+            raise FileExistsError(f"--out: expected another folder than a run's, got {out}")
         from beyond_text.shards.store import folder_of
 
         tables = folder_of(tables)

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,6 +45,12 @@ def _shown(character: str) -> str:
     if character in JOINERS or unicodedata.category(character) not in OBEYED:
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """Returns a row of a Markdown table, in which a `|` of a cell parts nothing."""
+    kept = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(kept)} |"
 
 
 def print_table(

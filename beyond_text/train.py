@@ -12,15 +12,17 @@ bit on a CPU.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beyond_text.config.load import load_config
 from beyond_text.files import errors_name
+from beyond_text.tasks.lock import locked
 from beyond_text.terminal import check_writable, command_parser, errors_in_one_line, split_settings
-from beyond_text.training.started import is_started
+from beyond_text.training.started import is_first, is_started
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -46,7 +48,7 @@ def train(config: Config) -> dict[str, Any]:
         TrainingError: the loss became NaN, too many samples were unreadable, or a loader's worker
             was killed.
         ProcessError: another process failed.
-        OSError: the disk is full; names the file, or else the run.
+        OSError: the disk is full; names the file, or else the run. Another process trains it.
     """
     with errors_name(Path(config.run)):
         from beyond_text.training.resume import finished_metrics
@@ -55,7 +57,25 @@ def train(config: Config) -> dict[str, Any]:
         config = with_steps(config)
         # Of several processes the first one looks, when they are together.
         metrics = None if is_started() else finished_metrics(config)
-        return _train(config) if metrics is None else metrics
+        if metrics is not None:
+            return metrics
+        with _held(Path(config.run)):
+            return _train(config)
+
+
+@contextmanager
+def _held(run: Path) -> Iterator[None]:
+    """Holds a run against a second training of it, which would replace its checkpoints.
+
+    Raises:
+        BlockingIOError: another process trains it.
+    """
+    if not is_first():
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run / ".lock", f"{run}: another process trains this run"):
+        yield
 
 
 def _train(config: Config) -> dict[str, Any]:

@@ -267,10 +267,14 @@ def test_the_command_prints_a_table_and_says_mistakes_in_one_line(
     metrics = json.loads((run / "eval-dev" / "metrics.json").read_text())
     assert f"{metrics['attribute']['ndcg@10']:.3f}" in printed
     assert "attribute" in printed
+    call(run, "--tables", tiny_tables, "--view", "text")
+    assert json.loads((run / "eval-dev" / "metrics.json").read_text()) == metrics
+    assert (run / "eval-dev-text" / "metrics.json").is_file()
     for argv, expected in (
         ((tmp_path, "--tables", tiny_tables), "no finished model there"),
         ((run, "--tables", tmp_path / "nowhere"), "nowhere: "),
         ((run, "--tables", tiny_tables, "--split", "test"), "split 'test' has 0 products"),
+        ((run, "--tables", tiny_tables, "--out", run), "--out: expected another folder than a run"),
     ):
         with pytest.raises(SystemExit, match=expected) as caught:
             call(*argv)

@@ -200,7 +200,9 @@ def test_a_mistake_is_one_line(run: Path, tmp_path: Path, words: list[str], mess
 
 
 @contextmanager
-def fake_hub() -> Iterator[tuple[str, dict[str, bytes], list[dict[str, Any]]]]:
+def fake_hub(
+    is_private: bool = True,
+) -> Iterator[tuple[str, dict[str, bytes], list[dict[str, Any]]]]:
     """Yields the address of a hub on the loopback, the files it was sent, and its repositories."""
     files: dict[str, bytes] = {}
     created: list[dict[str, Any]] = []
@@ -225,6 +227,8 @@ def fake_hub() -> Iterator[tuple[str, dict[str, bytes], list[dict[str, Any]]]]:
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    if line["key"] == "deletedFile":
+                        del files[line["value"]["path"]]
                 answer = {
                     "commitUrl": f"http://{self.headers['Host']}/owner/name/commit/1",
                     "commitOid": "1" * 40,
@@ -232,7 +236,10 @@ def fake_hub() -> Iterator[tuple[str, dict[str, bytes], list[dict[str, Any]]]]:
             self._answer(answer)
 
         def do_GET(self) -> None:
-            self._answer({"id": "owner/name", "sha": "0" * 40, "siblings": [], "tags": []})
+            listed = [{"type": "file", "path": p, "size": 1, "oid": "0" * 40} for p in files]
+            about = {"id": "owner/name", "sha": "0" * 40, "tags": [], "private": is_private}
+            of_files = [{"rfilename": path} for path in files]
+            self._answer(listed if "/tree/" in self.path else about | {"siblings": of_files})
 
         def _chunks(self) -> bytes:
             content = b""
@@ -241,7 +248,7 @@ def fake_hub() -> Iterator[tuple[str, dict[str, bytes], list[dict[str, Any]]]]:
                 self.rfile.readline()
             return content
 
-        def _answer(self, answer: dict[str, Any]) -> None:
+        def _answer(self, answer: Any) -> None:
             content = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -281,11 +288,22 @@ def test_an_export_is_uploaded_to_a_hub(tmp_path: Path) -> None:
     (tmp_path / "out" / "README.md").write_text("# a card\n")
     (tmp_path / "out" / "onnx" / "query.onnx").write_bytes(bytes(range(256)))
     with fake_hub() as (endpoint, files, created):
+        files["vectors.parquet"] = b"of an earlier export"
         done = push(tmp_path / "out", endpoint)
     assert done.returncode == 0, done.stderr
     assert "/owner/name" in done.stdout
     assert files == {"README.md": b"# a card\n", "onnx/query.onnx": bytes(range(256))}
     assert [(each["name"], each["visibility"]) for each in created] == [("name", "private")]
+
+
+def test_nothing_is_uploaded_to_a_repository_that_is_public(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("# a card\n")
+    with fake_hub(is_private=False) as (endpoint, files, _):
+        done = push(tmp_path / "out", endpoint)
+    assert done.returncode == 1
+    assert "owner/name: not uploaded: the repository is public" in done.stderr
+    assert files == {}
 
 
 def test_a_hub_that_does_not_answer_is_one_line(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from beyond_text.terminal import (
     plain,
     print_table,
     split_settings,
+    table_row,
 )
 
 
@@ -94,3 +95,7 @@ def test_a_recipe_in_a_folder_with_an_equals_sign_is_a_path(
     assert (config.steps, config.run) == (7, "shop: first try")
     assert config.data.sources["my-shop"].path == "a=b"
     assert load_config([], ["run=[x] {y}", "data.dev=10"]).run == "[x] {y}"
+
+
+def test_a_bar_parts_no_cells_of_a_markdown_table() -> None:
+    assert table_row(["a|b", "c"]) == "| a\\|b | c |"

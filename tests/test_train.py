@@ -25,6 +25,7 @@ from beyond_text.config.names import check_finished
 from beyond_text.config.settings import ConfigError
 from beyond_text.metrics.history import print_history, read_history
 from beyond_text.shards.manifest import ShardError
+from beyond_text.tasks.lock import locked
 from beyond_text.train import main, train
 from beyond_text.training.module import TrainingError
 from beyond_text.training.resume import begin_or_resume
@@ -172,6 +173,23 @@ def test_tensorboard_holds_losses_beside_chance_rates_speed_and_retrieval(chain:
     assert "_hparams_/experiment" in events.summary_metadata
     first = board(chain / "stage1").Scalars("dev_ndcg@10/product/all")
     assert [event.step for event in first] == [0, 20, 40]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(
+    tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    config = load_config([], [*tiny_overrides, *PRODUCT, "steps=2"])
+    (tmp_path / "run").mkdir()
+    with (
+        locked(tmp_path / "run" / ".lock", ""),
+        pytest.raises(BlockingIOError, match="run: another process trains this run"),
+    ):
+        train(config)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    metrics = train(config)
+    # A finished run is only read.
+    with locked(tmp_path / "run" / ".lock", ""):
+        assert train(config) == metrics
 
 
 def test_resume_never_begins_again(tiny_overrides: list[str], tmp_path: Path) -> None:

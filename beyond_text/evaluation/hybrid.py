@@ -36,6 +36,7 @@ from beyond_text.retrieval.hybrid import (
 from beyond_text.retrieval.lexical import TRUST, Lexical, best_of, searched_text
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import BELOW_ALL, own_products
+from beyond_text.terminal import table_row
 
 MEASURE = "ndcg@10"
 METHODS = {
@@ -214,15 +215,15 @@ def markdown(results: Mapping[str, Scores]) -> str:
     for run, scores in results.items():
         parts = parts_of(scores["queries"])
         heads = [run, *(f"{kind} ({part.sum()})" for kind, part in parts.items())]
-        lines += [f"| {' | '.join(heads)} |", "|---" + "|---" * len(parts) + "|"]
+        lines += [table_row(heads), "|---" + "|---" * len(parts) + "|"]
         for method, words in METHODS.items():
             cells = [with_interval(*_interval(scores, method, part)) for part in parts.values()]
-            lines.append(f"| {words} | {' | '.join(cells)} |")
+            lines.append(table_row([words, *cells]))
         for ours, theirs in COMPARED:
             a, b = _values(scores, ours), _values(scores, theirs)
             need = needs_of(scores["queries"])
             cells = [in_words(compare_paired(a[p], b[p], need[p])) for p in parts.values()]
-            lines.append(f"| {METHODS[ours]} less {METHODS[theirs]} | {' | '.join(cells)} |")
+            lines.append(table_row([f"{METHODS[ours]} less {METHODS[theirs]}", *cells]))
         lines += ["", _tuning(run, scores), ""]
     return "\n".join([*lines, NOTE, ""])
 
@@ -250,7 +251,9 @@ def chart(results: Mapping[str, Scores]) -> Figure:
             found = np.array([_interval(scores, method, part) for part in parts.values()])
             mean, low, high = found.T
             places = np.arange(len(parts)) + 0.2 * (number - 1.5)
-            panel.bar(places, mean, 0.18, label=words, yerr=[mean - low, high - mean])
+            # Of equal values in needs of several sizes, a mean may be rounded beyond the interval.
+            errors = np.maximum([mean - low, high - mean], 0)
+            panel.bar(places, mean, 0.18, label=words, yerr=errors)
         panel.set_xticks(range(len(parts)), [f"{k} ({p.sum()})" for k, p in parts.items()])
         panel.set_title(f"{run}: weight {scores['weight']:g}", fontsize=10)
         panel.set_ylabel(MEASURE)

@@ -22,6 +22,7 @@ from beyond_text.retrieval.catalogue import MODALITIES, Catalogue, Modality, is_
 from beyond_text.retrieval.encode import Encoder, Vectors, encode_products, encode_queries
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import own_products, search
+from beyond_text.terminal import table_row
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MEASURE = "ndcg@10"
@@ -96,15 +97,15 @@ def markdown(results: Mapping[str, Scores]) -> str:
     base, *others = results
     lines = []
     for removed, noun in REMOVED.items():
-        lines += [f"| {noun} removed | queries | {' | '.join(LABELS)} |"]
+        lines += [table_row([f"{noun} removed", "queries", *LABELS])]
         lines += ["|---|---" + "|--:" * len(LABELS) + "|"]
         for run, scores in results.items():
             for kind, part in parts_of(scores["queries"]).items():
                 means = [f"{_values(scores, removed, label)[part].mean():.3f}" for label in LABELS]
-                lines.append(f"| {run} | {kind} | {' | '.join(means)} |")
+                lines.append(table_row([run, kind, *means]))
         for run in others:
             for kind, words in _differences(results[run], results[base], removed).items():
-                lines.append(f"| {run} less {base} | {kind} | {' | '.join(words)} |")
+                lines.append(table_row([f"{run} less {base}", kind, *words]))
         lines.append("")
     return "\n".join([*lines, NOTE, ""])
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from beyond_text.files import write_text
 from beyond_text.metrics.ranking import needs, per_query
-from beyond_text.metrics.results import METRICS
+from beyond_text.metrics.results import METRICS, whole
 from beyond_text.metrics.significance import (
     Comparison,
     compare_paired,
@@ -28,6 +28,7 @@ from beyond_text.metrics.significance import (
     with_interval,
 )
 from beyond_text.metrics.trec import read_trec
+from beyond_text.terminal import table_row
 
 # The file that names the runs of a ladder.
 RUNS = "runs.csv"
@@ -107,10 +108,13 @@ def _statistics(
     }
 
 
+SIGNIFICANT = 0.05
+
+
 def verdict(table: pd.DataFrame) -> str:
     """Says for each ladder and kind which row is the best, and whether it differs from the first.
 
-    Two rows differ where the 95 % interval of their paired difference excludes 0.
+    Two rows differ where the 95 % interval of their paired difference excludes 0 and p < 0.05.
     """
     groups = table.groupby(["ladder", "kind"], sort=False)
     return "\n".join(f"{ladder}, {_verdict(kind, rows)}" for (ladder, kind), rows in groups)
@@ -121,14 +125,14 @@ def markdown(table: pd.DataFrame) -> str:
     kinds, measure = list(dict.fromkeys(table["kind"])), table["measure"][0]
     header = ["ladder", "row", "fusion parameters", "minutes", "seeds"]
     header += [f"{measure} {kind}" for kind in kinds] + [f"difference, {kind}" for kind in kinds]
-    lines = ["| " + " | ".join(header) + " |", "|---|---" + "|--:" * (len(header) - 2) + "|"]
+    lines = [table_row(header), "|---|---" + "|--:" * (len(header) - 2) + "|"]
     firsts = set(table.groupby("ladder")["name"].first().items())
     for (ladder, name), rows in table.groupby(["ladder", "name"], sort=False):
         row = rows.iloc[0]
         line = [ladder, name, f"{row['fusion_parameters']:,}", f"{row['minutes']:.1f}"]
         line += [str(row["seeds"]), *(_value(row) for _, row in rows.iterrows())]
         line += ["-" if (ladder, name) in firsts else _difference(r) for _, r in rows.iterrows()]
-        lines.append("| " + " | ".join(line) + " |")
+        lines.append(table_row(line))
     seeds = (
         "averaged over the seeds (± their standard deviation)"
         if table["seeds"].max() > 1
@@ -211,7 +215,7 @@ def _training(run: Path) -> dict[str, float]:
 def _products(run: Path) -> int:
     """Returns among how many products a run's metrics.json says that it searched; 0: not said."""
     metrics = json.loads((run / METRICS).read_text(encoding="utf-8"))
-    return metrics.get("all", {}).get("products", 0)
+    return int(whole(metrics).get("products", 0))
 
 
 def _seconds(cell: Cell) -> float:
@@ -233,7 +237,9 @@ def _verdict(kind: str, rows: pd.DataFrame) -> str:
     first, others = rows.iloc[0], rows.iloc[1:]
     if others.empty:
         return f"{kind}: {first['name']} alone, nothing to compare it with."
+    # Of few needs an interval is too narrow, and p tells.
     apart = (others["difference_low"] > 0) | (others["difference_high"] < 0)
+    apart &= others["p"] < SIGNIFICANT
     best = rows.loc[rows["mean"].idxmax()]
     if best["name"] != first["name"]:
         result = "separate them" if apart[best.name] else "do not separate them"

@@ -30,6 +30,7 @@ from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank
 from beyond_text.retrieval.run import load_run, split_for
 from beyond_text.shards.store import Folder
+from beyond_text.terminal import table_row
 from beyond_text.training.untouched import untouched
 
 MEASURE = "ndcg@10"
@@ -138,13 +139,13 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for shop in shops:
         heads += [f"{shop} ({queries[shop]}), {heading}" for heading in HEADINGS.values()]
         heads.append(f"{shop}, fused less untouched text")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [table_row(heads), "|---" * len(heads) + "|"]
     for run in runs:
         cells = [run]
         for shop in shops:
             cells += [value_of(of_all.get((run, shop, view))) for view in HEADINGS]
             cells.append(_difference(of_all.get((run, shop, "product"))))
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_row(cells))
     note = (
         f"{MEASURE} of all queries (their number in round brackets); kinds are in shops.json. "
         f"Square brackets: 95 % bootstrap intervals over queries, those that are judged alike "

@@ -13,6 +13,7 @@ from beyond_text.evaluation.shops import HEADINGS, value_of
 from beyond_text.metrics.ranking import needs, query_kinds
 from beyond_text.metrics.significance import Comparison, compare_paired, in_words, interval
 from beyond_text.retrieval.query_set import QuerySet
+from beyond_text.terminal import table_row
 
 # nDCG@10 of each query, by view; and the queries.
 Measured = tuple[Mapping[View, pd.Series], QuerySet]
@@ -86,7 +87,7 @@ def markdown(table: pd.DataFrame, axis: str, base: str, best: str) -> str:
     views = [view for view in HEADINGS if (table["view"] == view).any()]
     header = ["shop", "queries", axis, *(HEADINGS[view] for view in views)]
     header += ["fused less the better of text and picture", f"fused less {axis} {base}"]
-    lines = ["| " + " | ".join(header) + " |", "|---|---|--:" + "|---" * (len(header) - 3) + "|"]
+    lines = [table_row(header), "|---|---|--:" + "|---" * (len(header) - 3) + "|"]
     home = table["shop"][0]
     for (shop, kind, name), rows in table.groupby(["shop", "kind", "name"], sort=False):
         of_view = {row["view"]: row for _, row in rows.iterrows()}
@@ -95,7 +96,7 @@ def markdown(table: pd.DataFrame, axis: str, base: str, best: str) -> str:
         line = [place, f"{kind} ({first['queries']})", f"**{name}**" if name == best else name]
         line += [value_of(of_view.get(view)) for view in views]
         line += [_difference(of_view.get("product"), f"over_{part}") for part in ("own", "base")]
-        lines.append("| " + " | ".join(line) + " |")
+        lines.append(table_row(line))
     return "\n".join([*_sorted(lines[:2], lines[2:]), "", _note(table, axis, best, home), ""])
 
 

@@ -18,6 +18,7 @@ from beyond_text.config.settings import Config
 from beyond_text.exporting.check import Quality
 from beyond_text.exporting.snippets import databases, loading
 from beyond_text.metrics.ranking import needs, per_query, query_kinds
+from beyond_text.metrics.results import whole
 from beyond_text.metrics.significance import interval
 from beyond_text.metrics.trec import read_trec
 from beyond_text.models.two_tower import TwoTower
@@ -105,7 +106,7 @@ def _metrics(run: Path) -> str:
         values = per_query(ranking, queries, qrels)
     except (OSError, ValueError) as error:
         return f"The run keeps no measurement ({as_data(error)})."
-    measured = _read_json(run / "metrics.json").get("all", {})
+    measured = whole(_read_json(run / "metrics.json"))
     kinds = query_kinds(queries).reindex(values.index)
     rows = ["| queries | number | nDCG@10 | 95 % interval |", "|---|--:|--:|---|"]
     for kind in ("all", *sorted(kinds.unique())):
@@ -113,7 +114,7 @@ def _metrics(run: Path) -> str:
         mean, low, high = interval(part.to_numpy(), needs(part.index, qrels))
         between = "not known" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
         rows.append(f"| {as_data(kind)} | {len(part)} | {mean:.3f} | {between} |")
-    pool = {"all": "the whole catalogue", "split": "all of the split"}.get(measured.get("pool"))
+    pool = {"all": "the whole catalogue", "split": "all of the split"}.get(measured.get("pool", ""))
     searched = f"{measured.get('products', 'an unknown number of')} products searched"
     return "\n".join([*rows, "", f"{searched}, {pool or 'which ones is not known'}."])
 

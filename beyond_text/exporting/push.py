@@ -25,18 +25,29 @@ def check_name(name: str) -> str:
 def push(folder: Path, name: str) -> str:
     """Uploads a folder as a private repository, which is made where it is missing; returns its URL.
 
+    The repository then holds the folder's files and no others.
+
     The hub is HF_ENDPOINT, and the token that of `hf auth login` or HF_TOKEN.
 
     Raises:
-        OSError: the hub does not answer, or refuses; names the repository.
+        OSError: the hub does not answer, or refuses, or the repository is public; names it.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     try:
         url = api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of Beyond Text")
+        # Of a repository that was there, `private` changes nothing.
+        is_private = bool(api.repo_info(name).private)
+        if is_private:
+            # What an earlier export had, and this one has not, goes.
+            message = "Export of Beyond Text"
+            api.upload_folder(
+                repo_id=name, folder_path=folder, commit_message=message, delete_patterns="*"
+            )
     # The library's errors, and those of the HTTP client below it, have no class in common.
     except Exception as error:
         raise OSError(f"--push {name}: not uploaded: {first_line(error)}") from error
+    if not is_private:
+        raise OSError(f"--push {name}: not uploaded: the repository is public; make it private")
     return str(url)

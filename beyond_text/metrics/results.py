@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ METRICS = "metrics.json"
 def with_pool(metrics: Metrics, products: int, pool: str) -> Metrics:
     """Returns metrics whose every block says among how many products was searched, and which."""
     return {kind: {**block, "products": products, "pool": pool} for kind, block in metrics.items()}
+
+
+def whole(metrics: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns the block of all queries; of a shop without queries, which has none, the first."""
+    blocks = (block for block in metrics.values() if "products" in block)
+    return metrics.get("all") or next(blocks, {})
 
 
 def write_results(

@@ -18,10 +18,11 @@ from beyond_text.files import write_text
 from beyond_text.tables.layouts import TableError
 from beyond_text.tables.pictures import MAX_PIXELS
 from beyond_text.tables.read import read_tables
-from beyond_text.tables.rejects import MAX_REJECTED
+from beyond_text.tables.rejects import MAX_REJECTED, RejectError
 from beyond_text.tables.tables import Tables
-from beyond_text.terminal import command_parser
+from beyond_text.terminal import at_least, command_parser
 from data_prep.adapters import add_layout_options, layout_of
+from data_prep.rejects import BuildError, check_max_pixels
 from data_prep.report.lengths import EncoderError, length_counter, measure
 from data_prep.report.page import render_page
 from data_prep.report.sheet import draw_cards
@@ -61,6 +62,7 @@ def write_report(
     """
     if out.is_dir():
         raise FileExistsError(f"{out}: expected a file to write, got a folder")
+    check_max_pixels(max_pixels)
     out.parent.mkdir(parents=True, exist_ok=True)
     config = load_config(recipe or [])
     unit, count = length_counter(encoder)
@@ -93,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--sample", type=int, default=24, help="products on the contact sheet")
     parser.add_argument("--seed", type=int, default=0, help="of their draw")
-    parser.add_argument("--workers", type=int, help="default: one per core")
+    parser.add_argument("--workers", type=at_least(1), help="default: one per core")
     arguments = vars(parser.parse_args(argv))
     if arguments["sample"] < 0:
         parser.error(f"--sample: expected at least 0, got {arguments['sample']}")
@@ -102,7 +104,9 @@ def main(argv: list[str] | None = None) -> int:
     path, *options = (arguments.pop(option) for option in names)
     try:
         write_report(read_tables(path, layout, *options), **arguments)
-    except (TableError, ConfigError, EncoderError, OSError, BrokenProcessPool) as error:
+    except (
+        BuildError, ConfigError, EncoderError, OSError, RejectError, TableError, BrokenProcessPool,
+    ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"written: {arguments['out']}")

@@ -42,7 +42,7 @@ from beyond_text.tables.formats import read_file
 from beyond_text.tables.layouts import Reject, TableFile
 from beyond_text.tables.rejects import MAX_REJECTED, Rejects
 from beyond_text.tables.text import normal_text
-from beyond_text.terminal import errors_in_one_line, plain
+from beyond_text.terminal import errors_in_one_line, plain, table_row
 from data_prep.asking.columns import OTHER_IDS
 from data_prep.asking.parts import cell_text, parts_of
 
@@ -179,18 +179,14 @@ def differences(
     return sorted(rows, key=lambda row: (order[field[row.group]], row.sort))
 
 
-def cell(text: str) -> str:
-    """Returns a text as it stands in a cell of a table."""
-    return text.replace("|", "\\|")
-
-
 def markdown(a: Side, b: Side, rows: Sequence[Row]) -> str:
     """Returns the differences as a table."""
-    one, other = (cell(side.name) for side in (a, b))
-    head = f"| queries | number | needs | {one} | {other} | {other} less {one} |"
-    lines = [head, "|---|--:|--:|--:|--:|---|"]
+    heads = ["queries", "number", "needs", a.name, b.name, f"{b.name} less {a.name}"]
+    lines = [table_row(heads), "|---|--:|--:|--:|--:|---|"]
     lines += [
-        f"| {cell(r.group)} | {r.queries} | {r.needs} | {r.a:.3f} | {r.b:.3f} | {r.difference} |"
+        table_row(
+            [r.group, f"{r.queries}", f"{r.needs}", f"{r.a:.3f}", f"{r.b:.3f}", str(r.difference)]
+        )
         for r in rows
     ]
     note = (

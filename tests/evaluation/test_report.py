@@ -151,6 +151,12 @@ def rows(*values: tuple[str, float, float, float]) -> pd.DataFrame:
             "b is the best, +0.100 [-0.020, +0.180], p = 0.010 against a: "
             "the intervals do not separate them.",
         ),
+        # Of two needs an interval says nothing.
+        (
+            rows(("a", 0.5, 0, 0), ("b", 0.6, 0.02, 0.18)).assign(p=0.5),
+            "b is the best, +0.100 [+0.020, +0.180], p = 0.500 against a: "
+            "the intervals do not separate them.",
+        ),
         (
             rows(("a", 0.5, 0, 0), ("b", 0.4, -0.2, 0.01), ("c", 0.3, -0.3, -0.1)),
             "a is the best: the intervals do not separate it from b.",
