@@ -161,18 +161,17 @@ class Data:
 class AutoSteps:
     """The rule of `steps: auto` (`config/steps.py`), before `budget`.
 
-    Stage 1 is short, because more of it was measured to be worse (recipes/results).
-    400 steps of stage 3 for thousands of queries are the recipes'. The slope between few queries
-    and many is a guess, not measured yet.
+    Stages are short where more was measured to be worse (recipes/results): stage 1, and stage 3 of
+    few queries, which it learns by heart. 400 steps for thousands of queries are the recipes'.
     """
 
     # Stages without queries: passes over the products of the sources, and limits of the steps.
     passes: float = 0.5
     least: int = 20
     most: int = 400
-    # Stages with queries: steps at few judged queries or fewer, and at many or more.
+    # Stages with queries: steps at few judged queries, and at many or more.
     few_queries: int = 30
-    few_steps: int = 60
+    few_steps: int = 10
     many_queries: int = 3000
     many_steps: int = 400
     # Share of these steps for a stage that sees queries and texts alone.

@@ -17,16 +17,22 @@ def auto_steps(config: Config, products: int, queries: int) -> int:
 
         passes * products / (batch_size * accumulate)
 
-    With them, from `few_steps` at `few_queries` to `many_steps` at `many_queries`, as the logarithm
-    of the queries grows. Of that, a stage of queries and texts alone (stage 2) takes `text_share`.
+    With them, `few_steps` at `few_queries` and `many_steps` at `many_queries`; between them, and
+    below, as a power of the queries:
+
+        few_steps * (queries / few_queries)^p,
+        p = log(many_steps / few_steps) / log(many_queries / few_queries)
+
+    Of that, a stage of queries and texts alone (stage 2) takes `text_share`.
     """
     rule, views = config.auto_steps, views_of(config)
     if not uses_queries(active_losses(config)):
         steps = rule.passes * products / (config.batch_size * config.accumulate)
         return round(min(max(steps, rule.least), rule.most))
-    grown = math.log(max(queries, 1) / rule.few_queries)
-    grown /= math.log(rule.many_queries / rule.few_queries)
-    steps = rule.few_steps + (rule.many_steps - rule.few_steps) * min(max(grown, 0), 1)
+    power = math.log(rule.many_steps / rule.few_steps)
+    power /= math.log(rule.many_queries / rule.few_queries)
+    asked = min(max(queries, 1), rule.many_queries)
+    steps = rule.few_steps * (asked / rule.few_queries) ** power
     return max(1, round(steps * (rule.text_share if views <= {"query", "text"} else 1)))
 
 
@@ -44,7 +50,7 @@ def check_steps(config: Config) -> None:
         ("least", 1, rule.most),
         ("few_queries", 1, rule.many_queries - 1),
         ("few_steps", 1, math.inf),
-        ("many_steps", 1, math.inf),
+        ("many_steps", rule.few_steps, math.inf),
         ("text_share", 1e-3, 1),
     ):
         value = getattr(rule, name)

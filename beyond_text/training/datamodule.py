@@ -26,6 +26,7 @@ from beyond_text.shards.sampler import BatchSampler
 from beyond_text.shards.sources import supplies_of
 from beyond_text.terminal import say
 from beyond_text.training.launch import check_processes, workers_of
+from beyond_text.training.steps import say_too_long
 
 # Views that need the products' pictures, whatever the source.
 PICTURED: set[View] = {"image", "product", "trigger_image"}
@@ -77,6 +78,7 @@ class ShardData(pl.LightningDataModule):
         check_processes(self.config, processes)
         for name, roles in self.roles.items():
             self._say_few_anchors(name, roles, batch)
+        say_too_long(self.config, self.sources.values())
         for name, source in self.sources.items():
             source.split.check_window(WINDOW)
             if len(source.split) < batch:

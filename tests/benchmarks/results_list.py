@@ -153,6 +153,26 @@ def _labels(shop: str, grid: bool = False) -> Result:
     )  # fmt: skip
 
 
+def _labels_frozen(shop: str, **others: float) -> Result:
+    """Returns the same for two rows on frozen encoders; stage 1 sees other shops, by weight."""
+    own = f"{{runs}}/{shop}-0"
+    further = " ".join(
+        f"data.sources.{other}.path={OF_SHOPS[other]} data.sources.{other}.weight={weight} "
+        f"data.sources.{other}.losses=[text_image]"
+        for other, weight in others.items()
+    )
+    return _ladder(
+        f"{shop}_labels_frozen",
+        "--labels 0 12 37 100 400 all --only full stage3-only",
+        "0 1",
+        f"{FROZEN} data.sources.tables.weight=1 {further}",
+        start=f"{own}/untouched",
+        after=tuple(OF_SHOPS),
+        before=(f"make untouched TABLES={{tables}}/{shop} RUNS={own}",),
+        picture="labels",
+    )
+
+
 def _asked(name: str, fields: str, attributes: str) -> tuple[str, str]:
     """Returns the commands that make queries of fields of H&M's products, and their shards."""
     return (
@@ -273,19 +293,8 @@ RESULTS: dict[str, Result] = {
     **{f"{shop}_labels": _labels(shop) for shop in ("catalogue", "hm", "ikea")},
     **{f"{shop}_labels_grid": _labels(shop, grid=True) for shop in ("catalogue", "hm", "ikea")},
     # The same on frozen encoders, where stage 1 sees the pictures of other shops, too.
-    "hm_labels_frozen": _ladder(
-        "hm_labels_frozen",
-        "--labels 0 12 37 100 400 all --only full stage3-only",
-        "0 1",
-        f"{FROZEN} data.sources.tables.weight=1 "
-        f"data.sources.myntra.path={OF_SHOPS['myntra']} data.sources.myntra.weight=2 "
-        "data.sources.myntra.losses=[text_image] "
-        f"data.sources.ikea.path={OF_SHOPS['ikea']} data.sources.ikea.weight=0.3 "
-        "data.sources.ikea.losses=[text_image]",
-        start="{runs}/hm-0/untouched",
-        after=("hm_frozen_untouched", *OF_SHOPS),
-        picture="labels",
-    ),
+    "hm_labels_frozen": _labels_frozen("hm", myntra=2, ikea=0.3),
+    "ikea_labels_frozen": _labels_frozen("ikea", myntra=2, hm=1),
     # Labels for free, of a shop's fields; and of tags, by a model of other shops' queries.
     "hm_fields": replace(
         _of_stage2(
@@ -432,7 +441,10 @@ RESULTS: dict[str, Result] = {
         after=("hm",),
     ),
     "search": Result(
-        (f"{BENCHMARK}search {{runs}}/hm-0/stage3 --shards {{runs}}/hm-0/shards",),
+        (
+            f"{BENCHMARK}search {{runs}}/hm-0/stage3 --shards {{runs}}/hm-0/shards "
+            "--out {out}/search",
+        ),
         after=("hm",),
         pool="10,000 to a million grown vectors",
     ),

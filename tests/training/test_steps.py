@@ -13,8 +13,9 @@ from beyond_text.config.settings import Config, ConfigError
 from beyond_text.config.steps import auto_steps
 from beyond_text.evaluation.ladder import Stage, configure
 from beyond_text.shards.manifest import ShardError
+from beyond_text.shards.sources import supplies_of
 from beyond_text.train import train
-from beyond_text.training.steps import with_steps
+from beyond_text.training.steps import say_too_long, with_steps
 
 STAGES = {
     1: ["losses.text_image=1"],
@@ -50,19 +51,21 @@ def test_a_stage_without_queries_passes_over_the_products_between_limits(
 @pytest.mark.parametrize(
     ("queries", "overrides", "steps"),
     [
-        (0, [], 60),
-        (1, [], 60),
-        (30, [], 60),
-        (300, [], 230),
+        (0, [], 1),
+        (1, [], 1),
+        (12, [], 5),
+        (30, [], 10),
+        (300, [], 63),
         (3000, [], 400),
         (10**9, [], 400),
-        (30, ["auto_steps.few_steps=10"], 10),
-        (300, ["auto_steps.many_steps=100"], 80),
-        (300, ["auto_steps.few_queries=300"], 60),
+        (30, ["auto_steps.few_steps=4"], 4),
+        (300, ["auto_steps.few_steps=4"], 40),
+        (300, ["auto_steps.many_steps=1000"], 100),
+        (300, ["auto_steps.few_queries=300"], 10),
         (300, ["auto_steps.many_queries=300"], 400),
     ],
 )
-def test_a_stage_with_queries_grows_with_their_logarithm(
+def test_a_stage_with_queries_grows_as_a_power_of_them(
     queries: int, overrides: list[str], steps: int
 ) -> None:
     assert {auto_steps(config(3, *overrides), n, queries) for n in (100, 10**7)} == {steps}
@@ -83,7 +86,10 @@ def test_what_is_no_rule_is_refused() -> None:
         ("auto_steps.least=500", "auto_steps.least: expected a value from 1 to 400, got 500"),
         ("auto_steps.few_queries=3000", "auto_steps.few_queries: expected a value from 1 to 2999"),
         ("auto_steps.few_steps=0", "auto_steps.few_steps: expected"),
-        ("auto_steps.many_steps=0", "auto_steps.many_steps: expected"),
+        (
+            "auto_steps.many_steps=9",
+            "auto_steps.many_steps: expected a value from 10 to inf, got 9",
+        ),
         ("auto_steps.text_share=2", "auto_steps.text_share: expected"),
         ("auto_steps.pases=1", "unknown setting auto_steps.pases; .* auto_steps.passes"),
     ):
@@ -100,12 +106,30 @@ def test_queries_that_are_kept_decide_and_the_number_is_printed(
     given = [*tiny_settings, "steps=auto", "budget=0.5", *STAGES[3],
              "auto_steps.few_queries=3", "auto_steps.few_steps=10",
              "auto_steps.many_queries=12", "auto_steps.many_steps=30"]  # fmt: skip
-    for labels, steps in (("null", 30), ("6", 20), ("3", 10), ("1", 10)):
+    for labels, steps in (("null", 30), ("6", 17), ("3", 10), ("1", 4)):
         found = with_steps(load_config([], [*given, f"data.labels={labels}"]))
         assert (found.steps, found.total_steps) == (steps, steps // 2)
-    assert "steps auto of 24 products, 6 judged queries: 20, 10 with" in capsys.readouterr().err
+    assert "steps auto of 24 products, 6 judged queries: 17, 8 with" in capsys.readouterr().err
     fixed = load_config([], tiny_settings)
     assert with_steps(fixed) is fixed
+
+
+def test_a_stage_that_is_long_for_few_queries_is_told(
+    tiny_settings: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    given = [*tiny_settings, "auto_steps.few_queries=3", "auto_steps.few_steps=10"]
+    for words, said in (
+        ([*STAGES[3], "data.labels=3", "steps=41"], "3 judged queries are few for 41 steps, which"),
+        ([*STAGES[3], "data.labels=3", "steps=40"], ""),
+        ([*STAGES[3], "data.labels=3", "steps=82", "budget=0.5"], "steps=auto takes 10"),
+        ([*STAGES[3], "data.labels=1", "steps=20", "auto_steps.few_steps=1"], ""),
+        ([*STAGES[1], "data.labels=3", "steps=1000"], ""),
+    ):
+        config = load_config([], [*given, *words])
+        say_too_long(config, supplies_of(config).values())
+        err = capsys.readouterr().err
+        assert said in err
+        assert bool(said) == ("judged queries are few" in err)
 
 
 def test_sources_of_one_shop_count_its_products_once(
@@ -138,7 +162,7 @@ def test_a_run_keeps_its_steps_and_is_found_finished_without_its_data(
     # As a number it is the same run; another rule that gives another number is not.
     assert train(load_config([], [*given, "steps=2"])) == metrics
     with pytest.raises(ConfigError, match=r"other settings: steps \(asked 4, found 2\)"):
-        train(load_config([], [*given, "auto_steps.few_steps=4"]))
+        train(load_config([], [*given, "auto_steps.few_steps=4", "auto_steps.many_steps=4"]))
     shutil.rmtree(shards)
     assert train(load_config([], given)) == metrics
     # A ladder that takes its settings does not take the length of its stage for that of others.
