@@ -15,6 +15,7 @@ from beyond_text.retrieval.catalogue import Catalogue, ShardProducts, TableProdu
 from beyond_text.retrieval.encode import encode_products
 from beyond_text.retrieval.read_split import read_products
 from beyond_text.shards.store import Folder
+from beyond_text.terminal import say
 
 VECTORS = "vectors.parquet"
 SHOWN = ("title", "category")
@@ -38,6 +39,8 @@ def write_vectors(run: RunModel, products: Folder, out: Path) -> int:
     ids, vectors = encode_products(run.encoder, catalogue)["product"]
     if not ids:
         raise ValueError(f"{products}: no product has a text or a picture")
+    if left := len(catalogue.product_ids) - len(ids):
+        say(f"{products}: {left:,} products are left out that have neither text nor picture")
     if len(wrong := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
         raise ValueError(f"vector of product {ids[wrong[0]]!r} is not finite")
     numbers = shown.positions

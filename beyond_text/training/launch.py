@@ -6,6 +6,7 @@ and build; what a run goes on from is decided by the first.
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import pytorch_lightning as pl
@@ -54,4 +55,13 @@ def workers_of(config: Config, processes: int) -> int:
     """
     if config.data.workers is not None:
         return config.data.workers
-    return max(1, min(MOST_WORKERS, cores() // processes - 1))
+    own = cores() if _has_own_cores(processes) else cores() // processes
+    return max(1, min(MOST_WORKERS, own - 1))
+
+
+def _has_own_cores(processes: int) -> bool:
+    """Says whether SLURM has bound each process, a task of its, to cores of its own."""
+    of_task, tasks = (
+        int(os.environ.get(name) or 0) for name in ("SLURM_CPUS_PER_TASK", "SLURM_NTASKS")
+    )
+    return tasks >= processes > 1 and cores() <= of_task

@@ -17,12 +17,15 @@ import numpy as np
 import pandas as pd
 
 from beyond_text.config.load import load_config
+from beyond_text.config.urls import place_of
 from beyond_text.config.views import View
 from beyond_text.metrics.ranking import needs, per_query
 from beyond_text.metrics.significance import compare_paired, in_words, interval
 from beyond_text.retrieval.query_set import QuerySet
 from beyond_text.retrieval.ranking import rank
 from beyond_text.retrieval.run import load_run, split_for
+from beyond_text.shards.store import folder_of
+from beyond_text.terminal import errors_in_one_line
 from beyond_text.training.untouched import untouched
 
 STAGES = ("stage1", "stage2", "stage3")
@@ -33,7 +36,7 @@ Values = dict[tuple[str, View], pd.Series]
 
 def measure(runs: Path, split: str) -> tuple[Values, QuerySet, str]:
     """Measures a seed's stages; also returns the queries, and how many products are searched."""
-    shards = Path(load_config([runs / "stage1" / "config.yaml"]).data.dev)
+    shards = folder_of(place_of(load_config([runs / "stage1" / "config.yaml"]).data.dev))
     values: Values = {}
     for stage in ("step 0", *STAGES):
         encoder = load_run(runs / stage) if stage != "step 0" else untouched(runs / "stage1")
@@ -78,7 +81,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="a folder of stage1 to stage3 a seed")
     parser.add_argument("--split", default="test")
     arguments = parser.parse_args()
-    print(table(arguments.runs, arguments.split))
+    with errors_in_one_line(RuntimeError):
+        print(table(arguments.runs, arguments.split))
 
 
 if __name__ == "__main__":

@@ -90,3 +90,23 @@ def test_loaders_have_the_cores_that_training_leaves(
     assert workers_of(load_config([], []), processes) == workers
     assert workers_of(load_config([], ["data.workers=0"]), processes) == 0
     assert workers_of(load_config([], ["data.workers=5"]), processes) == 5
+
+
+@pytest.mark.parametrize(
+    ("cores", "of_task", "tasks", "workers"),
+    [
+        # Eight tasks of eight cores each; the same where SLURM binds none; torchrun in one task.
+        (8, "8", "8", 7),
+        (64, "8", "8", 7),
+        (64, "64", "1", 7),
+        (16, "16", "1", 1),
+        (8, "", "8", 1),
+    ],
+)
+def test_cores_that_slurm_gives_each_task_are_not_parted_again(
+    cores: int, of_task: str, tasks: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", of_task)
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    assert workers_of(load_config([], []), 8) == workers
