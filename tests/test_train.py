@@ -127,13 +127,21 @@ def test_a_run_begun_with_other_data_or_weights_is_refused_by_setting(
     assert train(config) == finished
 
 
-def test_runs_of_one_name_are_two_stages(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_runs_of_one_name_are_two_stages_and_another_shop_begins_a_table_of_its_own(
+    tiny_settings: list[str], tiny_shards: Path, tmp_path: Path
+) -> None:
     first, second = tmp_path / "a/run", tmp_path / "b/run"
     train(load_config([], [*tiny_settings, *PRODUCT, "steps=1", f"run={first}"]))
     words = ["steps=1", f"run={second}", f"start={first}"]
     train(load_config([], [*tiny_settings, *PRODUCT, *words]))
     assert list(read_history(second)) == ["step 0", "run", str(second)]
     print_history(second)
+    shutil.copytree(tiny_shards, other := tmp_path / "other")
+    (other / "manifest.json").write_text((other / "manifest.json").read_text() + " ")
+    words = ["steps=1", f"run={tmp_path / 'third'}", f"start={first}", f"data.dev={other}"]
+    train(load_config([], [*tiny_settings, *PRODUCT, *words]))
+    assert list(read_history(tmp_path / "third")) == ["third"]
+    print_history(tmp_path / "third")
 
 
 def test_saved_settings_are_those_of_the_run(chain: Path) -> None:

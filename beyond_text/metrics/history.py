@@ -40,7 +40,7 @@ def print_history(run: Path) -> None:
     history = read_history(run)
     before = history.get("step 0", {})
     sections = []
-    for view in next(iter(history.values())):
+    for view in dict.fromkeys(view for stage in history.values() for view in stage):
         rows = []
         for kind in list(history.values())[-1].get(view, {}):
             blocks = [stage.get(view, {}).get(kind, {}) for stage in history.values()]

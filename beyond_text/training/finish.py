@@ -21,6 +21,7 @@ from beyond_text.models.precision import precision_of
 from beyond_text.models.two_tower import TwoTower
 from beyond_text.training.callbacks import Retrieval
 from beyond_text.training.checkpoints import CHECKPOINTS
+from beyond_text.training.inputs import shares_dev
 from beyond_text.training.module import ContrastiveModule
 
 
@@ -41,7 +42,7 @@ def finish(
     measured = retrieval.measure_and_log(trainer, module)
     if measured is None:
         return {}
-    _add_to_history(run, config.start, measured.by_view)
+    _add_to_history(config, measured.by_view)
     training = _facts(config, module.model, seconds)
     _log_final(trainer, config, measured.metrics)
     if measured.by_width:
@@ -53,9 +54,12 @@ def finish(
     return metrics
 
 
-def _add_to_history(run: Path, start: str, by_view: dict[View, Any]) -> None:
-    """Appends the run's metrics to the history of the runs before it."""
-    history = read_history(Path(start)) if start else read_history(run)
+def _add_to_history(config: Config, by_view: dict[View, Any]) -> None:
+    """Appends the run's metrics to the history of the runs before it, if that is of one shop."""
+    run, start = Path(config.run), config.start
+    history: dict[str, dict[View, Any]] = {}
+    if not start or shares_dev(config):
+        history = read_history(Path(start) if start else run)
     name = name_in(history, run) if start else run.name
     # A run killed between writing history.json and metrics.json finishes twice and is listed once.
     save_history(run, {**history, name: by_view})

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from beyond_text.config.load import load_config
 from beyond_text.config.names import MODEL, SOUP, WEIGHTS
 from beyond_text.config.settings import Config, ConfigError
 from beyond_text.files import MALFORMED, sha256_of, write_json
@@ -59,6 +60,17 @@ def check_inputs(config: Config, again: str = AGAIN) -> None:
             f"{config.run}: what {', '.join(sorted(changed))} held when the run began is "
             f"not what is there now; {again}"
         )
+
+
+def shares_dev(config: Config) -> bool:
+    """Says whether a run is measured on the dev split of its start, as far as that tells."""
+    start, run = Path(config.start), Path(config.run)
+    try:
+        its, own = (msgspec.json.decode((each / INPUTS).read_bytes()) for each in (start, run))
+        split = load_config([start / "config.yaml"]).data.dev_split
+    except (OSError, ConfigError, *MALFORMED):
+        return True
+    return its.get("data.dev") == own.get("data.dev") and split == config.data.dev_split
 
 
 def digests_of(config: Config) -> dict[str, str]:
