@@ -8,6 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Of this process. A forked one, such as a loader, would keep the lock when this one is killed.
+_HANDLES: set[int] = set()
+
+
+def _leave() -> None:
+    for handle in _HANDLES:
+        os.close(handle)
+    _HANDLES.clear()
+
+
+os.register_at_fork(after_in_child=_leave)
+
 
 class Lock:
     """A lock that this process holds, by the kernel, on an open file or folder."""
@@ -42,6 +54,7 @@ def locked(path: Path, message: str, shared: bool = False) -> Iterator[Lock]:
     """
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     handle = os.open(path, flags, 0o666)
+    _HANDLES.add(handle)
     try:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -49,4 +62,7 @@ def locked(path: Path, message: str, shared: bool = False) -> Iterator[Lock]:
             raise BlockingIOError(message) from error
         yield Lock(handle)
     finally:
-        os.close(handle)
+        # Not in a process that was forked meanwhile.
+        if handle in _HANDLES:
+            _HANDLES.remove(handle)
+            os.close(handle)
